@@ -1,0 +1,40 @@
+"""Small things that several tests need."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wsss.datasets import shapes
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors are slower on many threads, and sums differ with their number."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    """A shapes dataset of 12 + 6 photos; read only."""
+    return shapes.generate(tmp_path_factory.mktemp("data") / "shapes", train=12, val=6)
+
+
+@pytest.fixture(scope="session")
+def voc_sample():
+    """The folder with real VOC photos beside the repository, where there is one."""
+    root = SHARED / "voc-sample"
+    if not root.is_dir():
+        pytest.skip("the VOC sample is not beside this checkout")
+    return root
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights():
+    """ImageNet weights of MobileNetV2 beside the repository, where there are any."""
+    path = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
+    if not path.exists():
+        pytest.skip("the MobileNetV2 weights are not beside this checkout")
+    return path

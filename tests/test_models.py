@@ -1,0 +1,188 @@
+"""One battery over all trunks: strides, shapes, frozen norms, weights that fit and weights that do
+not.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from wsss import models
+from wsss.errors import InputError
+from wsss.models.backbones import FrozenNormConv2d, build_trunk, freeze_batch_norm
+
+TORCHVISION = {
+    "mobilenet_v2": torchvision_models.mobilenet_v2,
+    "resnet50": torchvision_models.resnet50,
+}
+
+
+@pytest.mark.parametrize("backbone", models.BACKBONES)
+@pytest.mark.parametrize("stride", [8, 16])
+def test_levels_have_the_channels_and_strides_that_the_trunk_claims(backbone, stride):
+    trunk = build_trunk(backbone, output_stride=stride).eval()
+    with torch.inference_mode():
+        features = trunk(torch.rand(1, 3, 70, 90))
+    assert trunk.strides[-1] == stride
+    for level, channels, cell in zip(features, trunk.channels, trunk.strides, strict=True):
+        assert level.shape == (1, channels, -(-70 // cell), -(-90 // cell))
+
+
+@pytest.mark.parametrize("backbone", models.BACKBONES)
+def test_parts_cover_the_trunk_once(backbone):
+    trunk = build_trunk(backbone)
+    named = [
+        p
+        for level in range(len(trunk.channels))
+        for part in trunk.parts(level)
+        for p in part.parameters()
+    ]
+    assert len({id(p) for p in named}) == len(named) == len(list(trunk.parameters()))
+
+
+@pytest.mark.parametrize("backbone", TORCHVISION)
+def test_atrous_trunk_equals_torchvision_on_every_stride_th_position(backbone):
+    """Holding the stride back keeps the old positions' values: the dense map, sampled, is
+    torchvision's own.
+    """
+    torch.manual_seed(0)
+    reference = TORCHVISION[backbone](weights=None).eval()
+    trunk = build_trunk(backbone, output_stride=8).eval()
+    state = {
+        k: v for k, v in reference.state_dict().items() if not k.startswith(("fc.", "classifier."))
+    }
+    trunk.body.load_state_dict(state)
+    images = torch.rand(1, 3, 128, 128)
+    trunk.double(), reference.double()
+    images = images.double()
+    normalised = trunk.normalise(images)
+    with torch.inference_mode():
+        dense = trunk(images)[-1]
+        if backbone == "mobilenet_v2":
+            coarse = reference.features(normalised)
+        else:
+            x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(normalised))))
+            coarse = reference.layer4(reference.layer3(reference.layer2(reference.layer1(x))))
+    torch.testing.assert_close(dense[:, :, ::4, ::4], coarse, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("backbone", TORCHVISION)
+def test_frozen_norm_changes_no_output_and_no_gradient(backbone):
+    torch.manual_seed(0)
+    plain = build_trunk(backbone)
+    for module in plain.modules():  # statistics of a trained net, not zeros and ones
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    frozen = build_trunk(backbone).double()
+    frozen.load_state_dict(plain.state_dict())
+    freeze_batch_norm(frozen)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    plain.double().eval()
+    frozen.train()  # no module of it may behave differently in training
+    outputs = [trunk(images)[-1] for trunk in (plain, frozen)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-6, atol=1e-9)
+    for output in outputs:
+        output.square().mean().backward()
+    convolutions = [[m for m in t.modules() if isinstance(m, nn.Conv2d)] for t in (plain, frozen)]
+    for a, b in zip(*convolutions, strict=True):
+        torch.testing.assert_close(b.weight.grad, a.weight.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_maps_average_to_the_class_scores():
+    """Pooling and a linear layer commute: a CAM network's score is the mean of its map."""
+    network = models.build_cam("small", 4).eval()
+    images = torch.rand(2, 3, 48, 64)
+    torch.testing.assert_close(network.maps(images).mean((2, 3)), network(images))
+
+
+def test_affinity_features_have_stride_8_whatever_the_trunk():
+    for stride in (8, 16):
+        network = models.build_affinity("small", output_stride=stride, reduced=(4, 6, 8)).eval()
+        assert network(torch.rand(1, 3, 50, 75)).shape == (1, 18, 7, 10)
+
+
+def test_frozen_levels_get_no_gradient_and_the_others_do():
+    network = models.build_cam("mobilenet_v2", 3, frozen_levels=2)
+    network(torch.rand(1, 3, 64, 64)).sum().backward()
+    for level in range(4):
+        for part in network.trunk.parts(level):
+            for parameter in part.parameters():
+                assert (parameter.grad is None) == (level < 2)
+    assert len(network.head_parameters()) == 1 and network.classifier.weight.grad is not None
+
+
+def test_segmentation_rate_spans_the_same_pixels_at_both_strides():
+    spans = [
+        models.build_segmentation("small", 5, output_stride=s).head[0].dilation[0] * s
+        for s in (8, 16)
+    ]
+    assert spans == [96, 96]  # rate 12 at stride 8 (paper)
+
+
+def test_real_weights_fit_strictly(mobilenet_weights):
+    network = models.build_cam("mobilenet_v2", 20, weights=mobilenet_weights)
+    state = torch.load(mobilenet_weights, weights_only=True)
+    first = next(m for m in network.trunk.modules() if isinstance(m, FrozenNormConv2d))
+    assert torch.equal(first.weight, state["features.0.0.weight"])
+
+
+def test_checkpoints_round_trip_and_parts_of_them(tmp_path):
+    network = models.build_cam("small", 4)
+    models.save_state(network, tmp_path / "weights.pt")
+    again = models.build_cam("small", 4)
+    models.load_into(again, tmp_path / "weights.pt")
+    trunk = models.build_affinity("small", reduced=(4, 6, 8)).trunk
+    models.load_into(trunk, tmp_path / "weights.pt", prefix="trunk.")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+        assert not name.startswith("trunk.") or torch.equal(trunk.state_dict()[name[6:]], tensor)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+class Unwanted:
+    """Something that must never be unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("the file's code was run",))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such weight file"),
+        (b"not a file of torch", "not a state dict"),
+        ({"code": Unwanted()}, "not a state dict"),
+        ([torch.zeros(2)], "expected a dict of name to tensor"),
+        ({"classifier.weight": torch.zeros(9, 128, 1, 1)}, "has no 'trunk"),
+    ],
+)
+def test_wrong_weight_files_are_refused_by_name(tmp_path, content, reason):
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=reason) as raised:
+        models.load_into(models.build_cam("small", 4), path)
+    assert "w.pth" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_weights_of_another_shape_name_the_tensor(tmp_path):
+    models.save_state(models.build_cam("small", 5), tmp_path / "w.pt")
+    with pytest.raises(
+        InputError,
+        match=r"'classifier.weight' of shape \(5, 128, 1, 1\), expected \(4, 128, 1, 1\)",
+    ):
+        models.load_into(models.build_cam("small", 4), tmp_path / "w.pt")
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="expected one of: resnet50, mobilenet_v2, small"):
+        models.build_cam("resnet51", 4)
+    with pytest.raises(InputError, match="expected 8 or 16"):
+        models.build_cam("small", 4, output_stride=32)
+    with pytest.raises(InputError, match="leave weights empty"):
+        models.build_cam("small", 4, weights="download")

@@ -1,0 +1,217 @@
+"""The driver: checks first, one notebook after another, reuse by fingerprint, and a record in
+MLflow.
+"""
+
+import json
+import time
+
+import nbformat
+import pytest
+import yaml
+
+from wsss import cli, pipeline, stages, tracking
+from wsss.datasets import shapes
+from wsss.errors import InputError
+
+SMOKE = {
+    "common": {"dataset": "shapes", "processes": 2, "workers": 0},
+    "stages": {
+        "dataset": {},
+        "train_cam": {"epochs": 1, "crop": 64},
+        "infer_cam": {"scales": [1.0]},
+        "affinity_labels": {"crf_steps": 1},
+        "train_affinity": {"epochs": 1, "crop": 64},
+        "random_walk": {"steps": 8, "crf_steps": 1},
+        "train_segmentation": {"epochs": 1, "crop": 64, "channels": 16},
+        "evaluate": {"channels": 16},
+        "report": {},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of its own for outputs, data and the tracking store."""
+    root = tmp_path_factory.mktemp("place")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    shapes.generate(root / "data", train=16, val=6)
+    smoke = {**SMOKE, "common": SMOKE["common"] | {"data_root": str(root / "data")}}
+    (root / "smoke.yaml").write_text(yaml.safe_dump(smoke))
+    yield root
+    patch.undo()
+
+
+def planned(place, *overrides, **options):
+    experiment = pipeline.read_experiment(place / "smoke.yaml")
+    return pipeline.plan(experiment, pipeline.parse_overrides(overrides), **options)
+
+
+def test_bad_input_is_one_line_and_exit_code_2_and_starts_nothing(place, capsys):
+    sheet = str(place / "smoke.yaml")
+    cases = {
+        ("nowhere.yaml",): "no such experiment file; experiments/ has:",
+        (sheet, "random_walk.bta=4"): "random_walk.bta: no such parameter",
+        (sheet, "random_walk.beta=much"): "random_walk.beta: expected float but got 'much'",
+        (sheet, "walk.beta=4"): "'walk' is no stage of this experiment",
+        (sheet, "beta=4"): "expected stage.parameter=value",
+        (sheet, "--only", "walk"): "'walk' is no stage of this experiment",
+        (sheet, "--only", "random_walk"): "these stages before it are not done: dataset, train_cam",
+        (sheet, "dataset.data_root=/nowhere/at/all", "dataset.dataset=voc"): "no such folder",
+        (sheet, "dataset.dataset=coco"): "dataset 'coco' is not known",
+    }
+    for arguments, told in cases.items():
+        assert cli.main(["run", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+    (place / "broken.yaml").write_text("stages: [")
+    assert cli.main(["run", str(place / "broken.yaml")]) == 2
+    assert "not readable as YAML" in capsys.readouterr().err
+    assert not (place / "outputs").exists() and not (place / "mlflow.db").exists()
+
+
+def test_common_values_must_be_somebodys(place):
+    experiment = pipeline.read_experiment(place / "smoke.yaml")
+    experiment["common"]["bta"] = 1
+    with pytest.raises(InputError, match=r"common\.bta: no stage"):
+        pipeline.plan(experiment)
+
+
+def test_changing_one_parameter_changes_that_stage_and_what_follows(place):
+    before = {item.name: item.fingerprint for item in planned(place)}
+    after = {item.name: item.fingerprint for item in planned(place, "random_walk.beta=4")}
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["random_walk", "train_segmentation", "evaluate", "report"]
+
+
+def test_dry_run_prints_commands_that_name_what_differs(place, capsys):
+    assert cli.main(["run", str(place / "smoke.yaml"), "--dry-run", "infer_cam.flip=false"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 9
+    assert lines[2].startswith("papermill notebooks/20_infer_cam.ipynb ")
+    assert "-p flip False" in lines[2] and "-y 'scales: [1.0]'" in lines[2]
+
+
+def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, capsys):
+    """A truncated photo: the integrity check names it, and MLflow knows why."""
+    photo = sorted((place / "data" / "JPEGImages").iterdir())[0]
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[: len(whole) // 2])
+    try:
+        assert cli.main(["run", str(place / "smoke.yaml"), "--only", "dataset"]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert photo.name in error and "not a readable photo" in error
+        folder = planned(place)[0].folder
+        assert stages.completion(folder) is None
+        runs = tracking.client().search_runs([tracking.experiment_id("smoke")])
+        assert {run.info.status for run in runs} == {"FAILED"}
+        assert any(photo.name in run.data.tags.get("wsss.error", "") for run in runs)
+    finally:
+        photo.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """The whole chain, run once by the command line."""
+    began = time.time()
+    assert cli.main(["run", str(place / "smoke.yaml")]) == 0
+    return {item.name: item for item in planned(place)} | {"began": began}
+
+
+def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
+    items = [item for item in finished.values() if isinstance(item, pipeline.Planned)]
+    assert [item.name for item in items] == list(SMOKE["stages"]) and all(
+        item.done for item in items
+    )
+    runs = tracking.client().search_runs(
+        [tracking.experiment_id("smoke")],
+        f"attributes.start_time > {int(1000 * finished['began']) - 1}",
+    )
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1 and parents[0].info.status == "FINISHED"
+    children = {
+        run.data.tags["wsss.stage"]: run
+        for run in runs
+        if run.info.run_id != parents[0].info.run_id
+    }
+    assert children.keys() == SMOKE["stages"].keys()
+    for item in items:
+        child = children[item.name]
+        assert child.info.status == "FINISHED" and child.data.tags["wsss.complete"] == "true"
+        assert child.data.params == {name: str(value) for name, value in item.values.items()}
+        assert child.data.metrics["seconds"] > 0
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert parents[0].data.tags[f"wsss.stage.{item.name}"] == child.info.run_id
+        names = {
+            file.path for file in tracking.client().list_artifacts(child.info.run_id, "notebook")
+        }
+        assert names == {"notebook/executed.ipynb", "notebook/executed.html"}
+        outputs = nbformat.read(item.folder / "executed.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in outputs.cells if cell.cell_type == "code")
+    walk = children["random_walk"].data.metrics
+    assert parents[0].data.metrics["random_walk.labels_miou/train"] == walk["labels_miou/train"]
+    assert {"cam_miou/train", "cam_miou_best_threshold/train"} <= children[
+        "infer_cam"
+    ].data.metrics.keys()
+    gallery = {
+        f.path
+        for f in tracking.client().list_artifacts(children["random_walk"].info.run_id, "images")
+    }
+    assert len(gallery) >= 16
+
+
+def test_report_holds_the_figures_of_the_runs(finished):
+    text = (finished["report"].folder / "report.md").read_text()
+    record = stages.completion(finished["random_walk"].folder)
+    row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
+    assert f"{record['metrics']['labels_miou/train']:.1f}" in row and record["run_id"][:8] in row
+
+
+def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):
+    runs = len(tracking.client().search_runs([tracking.experiment_id("smoke")]))
+    began = time.monotonic()
+    assert cli.main(["run", str(place / "smoke.yaml")]) == 0
+    assert "all 9 stages are done; nothing to do" in capsys.readouterr().out
+    assert time.monotonic() - began < 60  # nothing ran: a chain takes longer anywhere
+    assert len(tracking.client().search_runs([tracking.experiment_id("smoke")])) == runs
+
+
+def test_one_changed_parameter_runs_again_only_what_follows(place, finished):
+    items = planned(place, "evaluate.flip=true")
+    assert [item.name for item in items if not item.done] == ["evaluate", "report"]
+
+
+def test_force_from_a_stage_runs_it_and_what_follows(place, finished):
+    items = planned(place, force=True, start="evaluate")
+    assert [item.name for item in items if not item.done] == ["evaluate", "report"]
+
+
+def test_forced_stage_repeats_its_figures(place, finished):
+    before = stages.completion(finished["train_affinity"].folder)
+    assert cli.main(["run", str(place / "smoke.yaml"), "--only", "train_affinity", "--force"]) == 0
+    after = stages.completion(finished["train_affinity"].folder)
+    assert after["run_id"] != before["run_id"]
+    timeless = [
+        {k: v for k, v in r["metrics"].items() if k != "images_per_second"} for r in (before, after)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatch):
+    """What a killed driver leaves: a folder with half the maps and a run that is still RUNNING."""
+    experiment = pipeline.read_experiment(place / "smoke.yaml")
+    item = next(i for i in planned(place, "infer_cam.flip=false") if i.name == "infer_cam")
+    source = finished["infer_cam"].folder / "cams"
+    kept = sorted(source.iterdir())[:10]
+    (item.folder / "cams").mkdir(parents=True)
+    for path in kept:
+        (item.folder / "cams" / path.name).write_bytes(path.read_bytes())
+    run_id = tracking.create_run("smoke", "infer_cam", {"wsss.stage": "infer_cam"})
+    (item.folder / "run.json").write_text(json.dumps({"run_id": run_id, "seconds": 1000.0}))
+    pipeline.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
+    run = tracking.client().get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["seconds"] > 1000
+    for path in kept:  # not computed again: these are the maps with mirror images
+        assert (item.folder / "cams" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((item.folder / "cams").iterdir())) == 16

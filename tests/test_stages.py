@@ -1,0 +1,106 @@
+"""The parameters cell is the schema: types, names, and what a fingerprint depends on."""
+
+import json
+
+import pytest
+
+from wsss import stages
+from wsss.errors import InputError
+from wsss.stages import Stage
+
+
+def notebook(folder, parameters, code="x = 1", prose="# Title"):
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": prose},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": parameters},
+        {"cell_type": "code", "metadata": {}, "source": code},
+    ]
+    path = folder / "10_walk.ipynb"
+    path.write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    return Stage("walk", path)
+
+
+SCHEMA = """beta: float = 8.0  # sharpness
+steps: int = 256  # t
+flip: bool = True  # mirror
+name: str = "a"  # of it
+scales: list[float] = [1.0, 2.0]  # factors"""
+
+
+def test_schema_gives_names_types_defaults_and_comments(tmp_path):
+    parameters = notebook(tmp_path, SCHEMA).parameters
+    assert {n: (p.type, p.default, p.comment) for n, p in parameters.items()} == {
+        "beta": ("float", 8.0, "sharpness"),
+        "steps": ("int", 256, "t"),
+        "flip": ("bool", True, "mirror"),
+        "name": ("str", "a", "of it"),
+        "scales": ("list[float]", [1.0, 2.0], "factors"),
+    }
+
+
+def test_values_are_checked_and_whole_numbers_may_stand_for_floats(tmp_path):
+    values = notebook(tmp_path, SCHEMA).resolve({"beta": 4, "scales": [1, 0.5]})
+    assert values["beta"] == 4.0 and isinstance(values["beta"], float)
+    assert values["steps"] == 256 and values["scales"] == [1, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"bta": 4}, r"walk\.bta: no such parameter; 10_walk.ipynb has: beta, steps"),
+        ({"beta": "four"}, r"walk\.beta: expected float but got 'four' \(str\); beta is sharpness"),
+        ({"steps": 2.5}, r"walk\.steps: expected int"),
+        ({"steps": True}, r"walk\.steps: expected int"),
+        ({"flip": 1}, r"walk\.flip: expected bool"),
+        ({"name": 3}, r"walk\.name: expected str"),
+        ({"scales": 2.0}, r"walk\.scales: expected list"),
+        ({"scales": ["a"]}, r"walk\.scales: expected list"),
+    ],
+)
+def test_wrong_names_and_types_are_refused(tmp_path, given, reason):
+    with pytest.raises(InputError, match=reason):
+        notebook(tmp_path, SCHEMA).resolve(given)
+
+
+def test_untyped_parameters_are_refused(tmp_path):
+    with pytest.raises(InputError, match="line 1: expected 'name: type = default"):
+        notebook(tmp_path, "beta = 8").parameters  # noqa: B018
+
+
+def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose(tmp_path):
+    def made(*, code="x = 1", prose="# T", beta=8.0, upstream="u", data="d"):
+        stage = notebook(
+            tmp_path, "beta: float = 8.0  # b\ncam_run: str = ''  # folder", code, prose
+        )
+        return stage.fingerprint(
+            {"beta": beta, "cam_run": "/anywhere/else"}, {"cam": upstream}, data
+        )
+
+    base = made()
+    assert made(prose="# Another") == base
+    assert len({base, made(code="x = 2"), made(beta=4.0), made(upstream="v"), made(data="e")}) == 5
+
+
+def test_the_real_chain_is_connected():
+    chain = stages.read_stages()
+    assert list(chain)[0] == "dataset" and list(chain)[-1] == "report"
+    order = list(chain)
+    for name, stage in chain.items():
+        for other in stages.upstream_of(stage, chain).values():
+            assert order.index(other) < order.index(name)
+        assert all(parameter.comment for parameter in stage.parameters.values())
+
+
+def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
+    with pytest.raises(InputError, match="no completed run on dataset 'shapes'"):
+        stages.latest("train_cam", "shapes")
+    for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
+        folder = tmp_path / "train_cam" / name
+        folder.mkdir(parents=True)
+        record = {"parameters": {"dataset": dataset}, "ended": ended}
+        (folder / "complete.json").write_text(json.dumps(record))
+    (tmp_path / "train_cam" / "unfinished").mkdir()
+    assert stages.latest("train_cam", "shapes").name == "b"

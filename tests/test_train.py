@@ -1,0 +1,223 @@
+"""The loop: its optimisers, its schedule, and that an interrupted training ends where an
+undisturbed one does.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss import train
+from wsss.datasets.transforms import Samples, augment
+from wsss.datasets.voc import Devkit
+from wsss.errors import InputError
+from wsss.models import build_affinity, build_cam, build_segmentation
+from wsss.train import Schedule, build_optimiser, fit
+
+
+class Points(torch.utils.data.Dataset):
+    """Samples of a line, noisy by key."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, key):
+        generator = torch.Generator().manual_seed(100 * key[0] + key[1])
+        x = torch.randn(3, 4, 4, generator=generator)
+        return x, x.mean()[None]
+
+
+class Regressor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(0.2))
+        self.head = nn.Conv2d(4, 1, 1)
+
+    def head_parameters(self):
+        return list(self.head.parameters())
+
+    def forward(self, x):
+        return self.head(self.trunk(x)).mean((1, 2, 3))[:, None]
+
+
+def squared(network, images, targets):
+    return {"loss": F.mse_loss(network(images), targets)}
+
+
+def network():
+    torch.manual_seed(1)
+    return Regressor()
+
+
+SCHEDULE = Schedule(
+    epochs=4, batch_size=4, optimiser="sgd", learning_rate=0.05, workers=0, checkpoint_minutes=0
+)
+
+
+def test_optimisers_are_what_their_names_say():
+    def made(name):
+        optimiser = build_optimiser(
+            network(), name, learning_rate=0.1, head_factor=10, weight_decay=5e-4
+        )
+        return optimiser, [
+            {k: g.get(k) for k in ("lr", "momentum", "weight_decay")}
+            for g in optimiser.param_groups
+        ]
+
+    sgd, groups = made("sgd")
+    assert isinstance(sgd, torch.optim.SGD)
+    assert groups == [
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        {"lr": 1.0, "momentum": 0.9, "weight_decay": 5e-4},
+    ]
+    released, groups = made("sgd_released")
+    assert isinstance(released, torch.optim.SGD)
+    assert [g["momentum"] for g in groups] == [5e-4] * 2 and [
+        g["weight_decay"] for g in groups
+    ] == [0, 0]
+    adam, groups = made("adam")
+    assert isinstance(adam, torch.optim.Adam) and [g["weight_decay"] for g in groups] == [5e-4] * 2
+    with pytest.raises(InputError, match="expected one of: adam, sgd, sgd_released"):
+        made("lion")
+
+
+def test_every_trained_parameter_is_in_one_group():
+    net = build_cam("small", 3, frozen_levels=1)
+    optimiser = build_optimiser(net, "sgd", learning_rate=0.1)
+    grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+
+
+def test_learning_rate_decays_as_the_polynomial(tmp_path):
+    rates = []
+    fit(
+        network(),
+        Points(),
+        squared,
+        SCHEDULE,
+        folder=tmp_path,
+        on_epoch=lambda _, m: rates.append(m["learning_rate"]),
+    )
+    expected = [
+        0.05 * (1 - (3 * epoch + 2) / 12) ** 0.9 for epoch in range(4)
+    ]  # at each epoch's last step
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_training_lowers_the_loss_and_repeats_exactly(tmp_path):
+    runs = [network(), network()]
+    histories = [
+        fit(net, Points(), squared, SCHEDULE, folder=tmp_path / str(i))
+        for i, net in enumerate(runs)
+    ]
+    assert histories[0][-1]["loss"] < 0.5 * histories[0][0]["loss"]
+    assert [m["loss"] for m in histories[0]] == [m["loss"] for m in histories[1]]
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 8])
+def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
+    undisturbed = network()
+    expected = fit(undisturbed, Points(), squared, SCHEDULE, folder=tmp_path / "a")
+    calls = 0
+
+    def interrupted(net, images, targets):
+        nonlocal calls
+        calls += 1
+        if calls > cut:
+            raise KeyboardInterrupt
+        return squared(net, images, targets)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Points(), interrupted, SCHEDULE, folder=tmp_path / "b")
+    resumed, logged = network(), []
+    torch.manual_seed(77)  # whatever happened in between
+    history = fit(
+        resumed,
+        Points(),
+        squared,
+        SCHEDULE,
+        folder=tmp_path / "b",
+        on_epoch=lambda e, _: logged.append(e),
+    )
+    assert [m["loss"] for m in history] == [m["loss"] for m in expected]
+    assert logged == [0, 1, 2, 3]  # a new record gets the epochs from before, too
+    for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(tmp_path):
+    with pytest.raises(FloatingPointError, match="step 0; lower learning_rate"):
+        fit(
+            network(),
+            Points(),
+            lambda n, x, _: {"loss": n(x).sum() * float("nan")},
+            SCHEDULE,
+            folder=tmp_path,
+        )
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    def steep(net, images, targets):
+        return {"loss": 1e4 * squared(net, images, targets)["loss"]}
+
+    net = network()
+    before = [p.detach().clone() for p in net.parameters()]
+    schedule = Schedule(
+        epochs=1,
+        batch_size=12,
+        optimiser="sgd",
+        learning_rate=1.0,
+        head_factor=1,
+        weight_decay=0,
+        clip_norm=0.5,
+        workers=0,
+    )
+    fit(net, Points(), steep, schedule, folder=tmp_path)
+    moved = [float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, net.parameters(), strict=True)]
+    assert sum(moved) ** 0.5 == pytest.approx(
+        0.5, rel=1e-4
+    )  # one step at rate 1 moves by the clipped norm
+
+
+def test_samples_do_not_depend_on_the_number_of_workers(tiny_shapes):
+    data = Devkit(tiny_shapes)
+    losses = []
+    for workers in (0, 2):
+        samples = Samples(
+            data, data.ids("train"), augment(48, long_side=(60, 90)), data.label_vector
+        )
+        torch.manual_seed(0)
+        net = build_cam("small", len(data.classes))
+        schedule = Schedule(
+            epochs=1, batch_size=6, optimiser="adam", learning_rate=0.001, workers=workers
+        )
+        history = fit(
+            net, samples, train.classification_loss, schedule, folder=tiny_shapes / f"w{workers}"
+        )
+        losses.append(history[0]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_losses_of_the_real_networks_reach_every_parameter():
+    images = torch.rand(2, 3, 48, 48)
+    masks = torch.zeros(2, 48, 48, dtype=torch.long)
+    masks[:, :24] = 1
+    masks[0, :, :8] = 255
+    affinity = build_affinity("small", reduced=(4, 6, 8))
+    terms = train.pair_loss(affinity, images, masks, radius=5, reduction="mean")
+    assert terms["loss"].item() == pytest.approx(
+        (terms["foreground"] + terms["background"] + 2 * terms["negative"]).item(), rel=1e-6
+    )
+    terms["loss"].backward()
+    segmentation = build_segmentation("small", 5, channels=16)
+    loss = train.segmentation_loss(segmentation, images, masks)["loss"]
+    loss.backward()
+    for net in (affinity, segmentation):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    everything_ignored = train.segmentation_loss(segmentation, images, torch.full_like(masks, 255))[
+        "loss"
+    ]
+    assert everything_ignored.item() == 0

@@ -1,0 +1,7 @@
+"""``python -m wsss`` is ``wsss``."""
+
+import sys
+
+from wsss.cli import main
+
+sys.exit(main())

@@ -1,0 +1,146 @@
+"""Pairwise affinities of nearby cells, and how they are learnt (paper, section 3.2; equations 3 to
+10).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
+
+
+def neighbour_offsets(radius):
+    """The (dy, dx) with ``dy*dy + dx*dx < radius*radius``, one of each symmetric pair (equation 4).
+
+    The one kept points downwards, or right in the same row: 34 offsets for radius 5.
+    """
+    reach = range(-radius + 1, radius)
+    return [
+        (dy, dx)
+        for dy in range(radius)
+        for dx in reach
+        if dy * dy + dx * dx < radius * radius and (dy > 0 or dx > 0)
+    ]
+
+
+def pair_slices(dy, dx, height, width):
+    """Index pairs ``(source, partner)``, each (row slice, column slice), of the cells whose
+    partner at (dy, dx) exists.
+    """
+    rows, columns = max(height - dy, 0), max(width - abs(dx), 0)
+    left, right = max(-dx, 0), max(dx, 0)
+    source = (slice(0, rows), slice(left, left + columns))
+    partner = (slice(dy, dy + rows), slice(right, right + columns))
+    return source, partner
+
+
+def pair_distance(features, *, radius=5, reduction="mean"):
+    """L1 distance over channels between each cell and its neighbours; affinity is
+    ``exp(-distance)``.
+
+    Args:
+        features: float (B, C, H, W).
+        radius: in cells; see ``neighbour_offsets`` for the K offsets and their order.
+        reduction: ``mean`` over channels (released code) or ``sum`` (paper, equation 3).
+
+    Returns:
+        (B, K, H, W), inf where the partner lies outside the image.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction '{reduction}' is not known; expected mean or sum")
+    return _PairDistance.apply(
+        features, radius, 1 / features.shape[1] if reduction == "mean" else 1.0
+    )
+
+
+class _PairDistance(torch.autograd.Function):
+    """Autograd through K shifted differences would keep K copies of the features; this keeps the
+    features.
+    """
+
+    @staticmethod
+    def forward(context, features, radius, factor):
+        context.save_for_backward(features)
+        context.radius, context.factor = radius, factor
+        batch, _, height, width = features.shape
+        offsets = neighbour_offsets(radius)
+        # summed in float32 at least, and the channels last, where a reduction runs over contiguous
+        # memory
+        wide = torch.promote_types(features.dtype, torch.float32)
+        cells = features.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
+        distance = features.new_full((batch, len(offsets), height, width), torch.inf, dtype=wide)
+        for index, (dy, dx) in enumerate(offsets):
+            source, partner = pair_slices(dy, dx, height, width)
+            difference = cells[:, *source] - cells[:, *partner]
+            distance[:, index, *source] = difference.abs_().sum(-1, dtype=wide) * factor
+        return distance
+
+    @staticmethod
+    def backward(context, upstream):
+        (features,) = context.saved_tensors
+        height, width = features.shape[-2:]
+        cells = features.permute(0, 2, 3, 1).contiguous()
+        gradient = torch.zeros_like(cells)
+        for index, (dy, dx) in enumerate(neighbour_offsets(context.radius)):
+            source, partner = pair_slices(dy, dx, height, width)
+            sign = (cells[:, *source] - cells[:, *partner]).sign_()
+            sign *= (upstream[:, index, *source] * context.factor).unsqueeze(-1).to(sign.dtype)
+            gradient[:, *source] += sign
+            gradient[:, *partner] -= sign
+        return gradient.permute(0, 3, 1, 2), None, None
+
+
+def pair_targets(labels, *, radius=5):
+    """What the confident labels say of each pair (equations 5 and 6).
+
+    Args:
+        labels: uint8 (B, H, W): 0 background, 1.. classes, 255 neutral.
+        radius: in cells.
+
+    Returns:
+        uint8 (B, K, H, W): 0 ignored (an end is neutral or outside), 1 both background, 2 both the
+        same object class, 3 different.
+    """
+    batch, height, width = labels.shape
+    offsets = neighbour_offsets(radius)
+    targets = labels.new_zeros((batch, len(offsets), height, width), dtype=torch.uint8)
+    for index, (dy, dx) in enumerate(offsets):
+        source, partner = pair_slices(dy, dx, height, width)
+        here, there = labels[:, *source], labels[:, *partner]
+        same = torch.where(here == 0, BACKGROUND_PAIR, OBJECT_PAIR)
+        target = torch.where(here == there, same, DIFFERENT)
+        neutral = (here == 255) | (there == 255)
+        targets[:, index, *source] = target.masked_fill(neutral, IGNORED).to(torch.uint8)
+    return targets
+
+
+class AffinityLoss(NamedTuple):
+    """The terms of equation 10, scalars; ``total = foreground + background + 2 * negative``."""
+
+    total: torch.Tensor
+    foreground: torch.Tensor
+    background: torch.Tensor
+    negative: torch.Tensor
+
+
+def affinity_loss(distance, targets):
+    """Equations 7 to 10, in log space: ``log W = -distance`` and ``log(1 - W) =
+    log(-expm1(-distance))``.
+
+    Args:
+        distance: float (B, K, H, W) from ``pair_distance``.
+        targets: uint8 (B, K, H, W) from ``pair_targets``.
+
+    Returns:
+        ``AffinityLoss``. A kind of pair that does not occur contributes 0.
+    """
+    # equal features have affinity 1 exactly, whose loss as a negative is infinite: the smallest
+    # normal number stands for a distance of zero, and passes no gradient
+    tiny = torch.finfo(distance.dtype).tiny
+    object_pairs = distance[targets == OBJECT_PAIR]
+    background_pairs = distance[targets == BACKGROUND_PAIR]
+    different = distance[targets == DIFFERENT].clamp(min=tiny)
+    foreground = object_pairs.sum() / max(object_pairs.numel(), 1)
+    background = background_pairs.sum() / max(background_pairs.numel(), 1)
+    negative = -torch.log(-torch.expm1(-different)).sum() / max(different.numel(), 1)
+    return AffinityLoss(foreground + background + 2 * negative, foreground, background, negative)

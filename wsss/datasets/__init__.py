@@ -1,0 +1,40 @@
+"""Where photos, image labels and masks come from."""
+
+import numpy as np
+
+from wsss.datasets import shapes
+from wsss.datasets.voc import IGNORE, Devkit
+from wsss.errors import InputError
+
+NAMES = ("shapes", "voc")
+
+
+def open(name, root):
+    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``.
+
+    Args:
+        name: ``voc`` (a devkit folder) or ``shapes`` (generated into ``root`` when that is empty).
+        root: its folder.
+    """
+    if name == "shapes":
+        shapes.generate(root)
+    elif name not in NAMES:
+        raise InputError(f"dataset '{name}' is not known; expected one of: {', '.join(NAMES)}")
+    return Devkit(root)
+
+
+def tuning_split(ids, count, *, seed=0):
+    """Split ids into (tuning, reporting): constants are chosen on the first, scores told on the
+    second.
+
+    ``count`` ids drawn without replacement from a generator seeded with ``seed``; both keep the
+    list's order.
+    """
+    chosen = set(np.random.default_rng(seed).permutation(len(ids))[:count].tolist())
+    return (
+        [id for place, id in enumerate(ids) if place in chosen],
+        [id for place, id in enumerate(ids) if place not in chosen],
+    )
+
+
+__all__ = ["IGNORE", "NAMES", "Devkit", "open", "tuning_split"]

@@ -1,0 +1,98 @@
+"""Training samples: a photo with its labels or mask, cropped and jittered together."""
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from wsss.datasets.voc import IGNORE
+
+PAD = (
+    124,
+    116,
+    104,
+)  # ImageNet's mean colour, which normalisation turns into about zero
+
+
+class RandomLongSide(v2.Transform):
+    """Resize so that the longer side is a random whole number of pixels in [low, high]."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def make_params(self, flat_inputs):
+        height, width = v2.functional.get_size(flat_inputs[0])
+        long = int(torch.randint(self.low, self.high + 1, ()))
+        scale = long / max(height, width)
+        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
+
+    def transform(self, inpt, params):
+        return v2.functional.resize(inpt, params["size"], antialias=True)
+
+
+def augment(crop, *, long_side=None, jitter=0.3):
+    """Random rescale (where ``long_side`` = (low, high) is given), flip, colour jitter, square
+    crop.
+
+    Where the photo is smaller than the crop it is padded with the mean colour, its mask with 255.
+    """
+    steps = [RandomLongSide(*long_side)] if long_side else []
+    steps += [
+        v2.RandomHorizontalFlip(),
+        v2.ColorJitter(
+            jitter, jitter, jitter
+        ),  # brightness, contrast, saturation; hue costs four times as much
+        v2.RandomCrop(
+            crop,
+            pad_if_needed=True,
+            fill={tv_tensors.Image: PAD, tv_tensors.Mask: IGNORE},
+        ),
+        v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+    ]
+    return v2.Compose(steps)
+
+
+class Samples(torch.utils.data.Dataset):
+    """Augmented samples of a list of photos; the same key gives the same sample in any process.
+
+    A key is ``(epoch, index)``: every random choice of the sample is seeded from it and ``seed``,
+    so that neither the number of workers nor an interruption changes what is trained on.
+
+    Args:
+        dataset: an open dataset.
+        ids: photo ids.
+        transform: as made by ``augment``.
+        target: ``id -> label vector (classes,) float32`` or ``id -> mask (H, W) uint8``; masks go
+            through the transform together with the photo and come back as int64.
+        seed: of the random choices.
+
+    Each sample is ``(image (3, crop, crop) float32 in [0, 1], target)``.
+    """
+
+    def __init__(self, dataset, ids, transform, target, *, seed=0):
+        self.dataset, self.ids, self.transform, self.target, self.seed = (
+            dataset,
+            list(ids),
+            transform,
+            target,
+            seed,
+        )
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        id = self.ids[index]
+        image = tv_tensors.Image(
+            torch.from_numpy(self.dataset.image(id)).permute(2, 0, 1)
+        )  # HWC -> CHW
+        target = torch.from_numpy(np.asarray(self.target(id)))
+        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed >> np.uint64(1)))
+            if target.ndim == 1:
+                return self.transform(image), target
+            image, mask = self.transform(image, tv_tensors.Mask(target))
+        return image, mask.as_subclass(torch.Tensor).long()

@@ -1,0 +1,188 @@
+"""Scores: which photos, against which masks, at which threshold, by which protocol."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss import storage
+from wsss.crf import CrfParams, DenseCRF
+from wsss.datasets import IGNORE, Devkit, tuning_split
+from wsss.datasets.voc import read_mask
+from wsss.devices import autocast, pick_device
+from wsss.metrics import ConfusionMatrix, ThresholdSweep
+from wsss.synthesis import resize
+
+
+def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
+    """The id lists that a score is told for.
+
+    Returns:
+        dict of list name to ids: the split, and where ``tuning_photos`` of it were used to choose
+        constants, also
+        ``<split>_tuning`` and the rest as ``<split>_held_out``.
+    """
+    ids = dataset.ids(split)
+    lists = {split: ids}
+    if tuning_photos:
+        lists[f"{split}_tuning"], lists[f"{split}_held_out"] = tuning_split(
+            ids, tuning_photos, seed=seed
+        )
+    return lists
+
+
+def gallery_ids(dataset, split, count=16):
+    """The fixed photos that every stage shows: evenly spaced in the split's list."""
+    ids = dataset.ids(split)
+    return [
+        ids[place]
+        for place in np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    ]
+
+
+def score_labels(dataset, ids, folder):
+    """Label maps ``folder/<id>.png`` against the dataset's masks, one ``ConfusionMatrix`` per
+    photo, by id.
+    """
+    matrices = {}
+    for id in ids:
+        labels = read_mask(Path(folder) / f"{id}.png", num_classes=len(dataset.classes))
+        matrices[id] = ConfusionMatrix(len(dataset.classes) + 1)
+        matrices[id].update(labels, dataset.mask(id))
+    return matrices
+
+
+def total(matrices, ids):
+    """The merged ``ConfusionMatrix`` of some photos."""
+    result = None
+    for id in ids:
+        result = result or ConfusionMatrix(matrices[id].num_classes)
+        result.merge(matrices[id])
+    return result
+
+
+def sweep_cams(dataset, ids, folder):
+    """Activation maps ``folder/<id>.npz`` against the masks, at every background threshold."""
+    sweep = ThresholdSweep(len(dataset.classes) + 1)
+    for id in ids:
+        classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
+        target = dataset.mask(id)
+        sweep.update(resize(cams, target.shape).numpy(), classes, target)
+    return sweep
+
+
+def score_regions(dataset, ids, folder):
+    """Affinity labels against the masks: coverage and precision, in [0, 1], of objects and of
+    background.
+
+    Coverage is the share of the pixels whose label is not neutral; precision, the share of the
+    pixels labelled as an object (as background) whose mask says the same. Pixels that the mask
+    ignores do not count.
+    """
+    confident = pixels = 0
+    hits, labelled = np.zeros(2), np.zeros(2)
+    for id in ids:
+        labels, target = (
+            read_mask(Path(folder) / f"{id}.png", num_classes=len(dataset.classes)),
+            dataset.mask(id),
+        )
+        counted = target != IGNORE
+        confident += ((labels != IGNORE) & counted).sum()
+        pixels += counted.sum()
+        for kind, chosen in enumerate(((labels > 0) & (labels != IGNORE), labels == 0)):
+            labelled[kind] += (chosen & counted).sum()
+            hits[kind] += (chosen & counted & (labels == target)).sum()
+    precision = hits / np.maximum(labelled, 1)
+    return {
+        "regions_coverage": confident / pixels,
+        "regions_object_share": labelled[0] / pixels,
+        "regions_object_precision": precision[0],
+        "regions_background_precision": precision[1],
+    }
+
+
+def iou_table(dataset, columns):
+    """A table of IoU in percent: a row a class and the mean, a column for each named
+    ``ConfusionMatrix``.
+    """
+    frame = pd.DataFrame({name: 100 * matrix.iou() for name, matrix in columns.items()})
+    frame.insert(0, "class", ["background", *dataset.classes])
+    frame.loc[len(frame)] = [
+        "mean",
+        *(100 * matrix.miou() for matrix in columns.values()),
+    ]
+    return frame
+
+
+@dataclass
+class SegmentJob:
+    """Photos to label maps by a segmentation network alone: ``folder/<id>.png``."""
+
+    dataset: Devkit
+    network: nn.Module
+    folder: Path
+    scales: tuple = (1.0,)
+    flip: bool = False
+    crf: CrfParams | None = None
+    crf_steps: int = 10
+
+    def path(self, id):
+        return Path(self.folder) / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    @cached_property
+    def _network(self):
+        return self.network.to(pick_device()).eval()
+
+    def forward(self, id):
+        return (
+            segment(
+                self._network,
+                self.dataset.image(id),
+                scales=self.scales,
+                flip=self.flip,
+            )
+            .cpu()
+            .numpy()
+        )
+
+    def finish(self, id, probabilities):
+        if self.crf:
+            probabilities = DenseCRF(self.dataset.image(id), self.crf).infer(
+                probabilities, self.crf_steps
+            )
+        storage.save_labels(self.path(id), probabilities.argmax(0))
+
+
+@torch.inference_mode()
+def segment(network, image, *, scales=(1.0,), flip=False):
+    """Class probabilities (classes, H, W) of a photo, uint8 RGB (H, W, 3), averaged over scales
+    and mirror images.
+    """
+    device = next(network.parameters()).device
+    pixels = torch.as_tensor(image).to(device).permute(2, 0, 1)[None].float() / 255
+    height, width = pixels.shape[-2:]
+    total = 0
+    for scale in scales:
+        scaled = pixels
+        if scale != 1:
+            size = (max(1, round(height * scale)), max(1, round(width * scale)))
+            scaled = F.interpolate(
+                pixels, size, mode="bilinear", align_corners=False, antialias=scale < 1
+            )
+        if flip:
+            scaled = torch.cat([scaled, scaled.flip(-1)])
+        with autocast(device):
+            scores = network(scaled.contiguous(memory_format=torch.channels_last))
+        scores = F.interpolate(
+            scores.float(), (height, width), mode="bilinear", align_corners=False
+        ).softmax(1)
+        total = total + (scores[0] + scores[1].flip(-1) if flip else scores[0])
+    return total / total.sum(0)

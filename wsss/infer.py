@@ -1,0 +1,95 @@
+"""One map over a list of photos: what exists is skipped, the rest is computed in parallel."""
+
+import multiprocessing
+import os
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from typing import Protocol
+
+import torch
+
+from wsss.devices import pick_device
+from wsss.errors import InputError
+from wsss.progress import progress
+
+
+class Job(Protocol):
+    """What is done to a photo; picklable, and importable where the workers are."""
+
+    def done(self, id):
+        """Whether the photo's results are there, whole."""
+
+    def forward(self, id):
+        """The networks' part; what it returns goes to ``finish``."""
+
+    def finish(self, id, payload):
+        """The rest, on the CPU, ending with an atomic write."""
+
+
+def infer(ids, job, *, label, processes=None):
+    """Run a job over photos.
+
+    With a GPU, this process runs ``forward`` and a pool runs ``finish``. Without one, each process
+    of the
+    pool runs both with its share of the threads: several small networks side by side keep the cores
+    busier
+    than one network on all of them.
+
+    Args:
+        ids: photo ids.
+        job: a ``Job``.
+        label: for the progress line.
+        processes: of the pool; None takes one a core.
+
+    Returns:
+        how many photos were computed, the others having been there.
+
+    Raises:
+        InputError: after the last photo, if any failed for its input; the message names the first.
+    """
+    todo = [id for id in ids if not job.done(id)]
+    if not todo:
+        return 0
+    processes = min(processes or os.cpu_count() or 1, len(todo))
+    faults = []
+    device = pick_device()
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with ProcessPoolExecutor(processes, context, _initialise, (job, threads)) as pool:
+        waiting = set()
+        for count, id in enumerate(progress(todo, label, total=len(todo))):
+            if device.type == "cuda":
+                waiting.add(pool.submit(_finish, id, job.forward(id)))
+            else:
+                waiting.add(pool.submit(_both, id))
+            # a bounded queue: payloads of a fast forward must not pile up before a slow finish
+            last = count == len(todo) - 1
+            while waiting and (last or len(waiting) >= 2 * processes):
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                faults += [fault for future in ready if (fault := future.result())]
+    if faults:
+        more = f" (and {len(faults) - 1} more photos failed)" if len(faults) > 1 else ""
+        raise InputError(faults[0] + more)
+    return len(todo)
+
+
+_job = None  # of a worker process, set once when it starts
+
+
+def _initialise(job, threads):
+    global _job
+    _job = job
+    torch.set_num_threads(threads)
+
+
+def _both(id):
+    try:
+        _job.finish(id, _job.forward(id))
+    except InputError as fault:
+        return str(fault)
+
+
+def _finish(id, payload):
+    try:
+        _job.finish(id, payload)
+    except InputError as fault:
+        return str(fault)

@@ -1,0 +1,123 @@
+"""Mean intersection over union as PASCAL VOC counts it: over all pixels of a list, not per
+photo.
+"""
+
+import numpy as np
+
+from wsss.errors import InputError
+
+
+class ConfusionMatrix:
+    """Counts of (target, prediction) pairs of classes; ``matrix[target, prediction]`` is int64.
+
+    Args:
+        num_classes: with the background.
+        ignore: pixels with this target are not counted.
+    """
+
+    def __init__(self, num_classes, ignore=255):
+        self.num_classes, self.ignore = num_classes, ignore
+        self.matrix = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, prediction, target):
+        """Count one label map (H, W) of class numbers against its mask.
+
+        Raises:
+            InputError: other shapes, or a value that is no class.
+        """
+        prediction, target = np.asarray(prediction), np.asarray(target)
+        if prediction.shape != target.shape:
+            raise InputError(
+                f"prediction is {prediction.shape} but target is {target.shape}; they must be equal"
+            )
+        counted = target != self.ignore
+        target = target[counted].astype(np.int64)
+        prediction = prediction[counted].astype(np.int64)
+        for name, values in (("prediction", prediction), ("target", target)):
+            if values.size and (values.min() < 0 or values.max() >= self.num_classes):
+                wrong = values.min() if values.min() < 0 else values.max()
+                raise InputError(
+                    f"{name} holds {wrong}, expected 0 to {self.num_classes - 1}; mend the label map"
+                )
+        pairs = np.bincount(target * self.num_classes + prediction, minlength=self.num_classes**2)
+        self.matrix += pairs.reshape(self.num_classes, self.num_classes)
+
+    def merge(self, other):
+        """Add another's counts; returns self."""
+        self.matrix += other.matrix
+        return self
+
+    def iou(self):
+        """Intersection over union of each class, float64 in [0, 1]; nan for one neither present
+        nor predicted.
+        """
+        hit = np.diag(self.matrix).astype(np.float64)
+        union = self.matrix.sum(0) + self.matrix.sum(1) - hit
+        return np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+
+    def miou(self):
+        """The mean of ``iou()`` over the classes that occur, in [0, 1]."""
+        return float(np.nanmean(self.iou())) if self.matrix.any() else float("nan")
+
+
+class ThresholdSweep:
+    """Confusion matrices of activation maps at every background threshold, in one pass over the
+    photos.
+
+    A pixel is background where its largest map is below the threshold. ``(1 - m)^alpha`` beats m
+    exactly where m is below the root of ``(1 - m)^alpha = m``, so a threshold stands for an alpha
+    and back (``threshold_of``).
+
+    Args:
+        num_classes: with the background.
+        thresholds: ascending, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        thresholds=tuple(np.round(np.arange(0.02, 0.81, 0.02), 2)),
+        ignore=255,
+    ):
+        self.num_classes, self.ignore = num_classes, ignore
+        self.thresholds = np.asarray(thresholds)
+        self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
+
+    def update(self, maps, classes, target):
+        """Count maps (C, H, W) in [0, 1] of the present classes (numbers from 1) against a mask
+        (H, W).
+        """
+        counted = target != self.ignore
+        best = np.array(classes)[maps.argmax(0)][counted].astype(np.int64)
+        passed = np.searchsorted(
+            self.thresholds, maps.max(0)[counted], side="right"
+        )  # thresholds that it reaches
+        cells = (target[counted].astype(np.int64) * self.num_classes + best) * self.counts.shape[
+            2
+        ] + passed
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other):
+        self.counts += other.counts
+        return self
+
+    def confusion(self, index):
+        """The ``ConfusionMatrix`` at ``thresholds[index]``."""
+        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        above = self.counts[:, :, index + 1 :].sum(2)
+        matrix.matrix = above.copy()
+        matrix.matrix[:, 0] += self.counts[:, :, : index + 1].sum((1, 2))
+        return matrix
+
+    def miou(self):
+        """Mean IoU at each threshold, float64 (len(thresholds),)."""
+        return np.array([self.confusion(index).miou() for index in range(len(self.thresholds))])
+
+
+def threshold_of(alpha):
+    """The m in (0, 1) at which ``(1 - m)^alpha = m``."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 - middle) ** alpha > middle else (low, middle)
+    return low

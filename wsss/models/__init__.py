@@ -1,0 +1,108 @@
+"""Networks: ``build_cam``, ``build_affinity`` and ``build_segmentation`` over any of the trunks."""
+
+from torch.hub import load_state_dict_from_url
+
+from wsss.errors import InputError
+from wsss.models.backbones import TRUNKS, build_trunk, freeze_batch_norm
+from wsss.models.heads import AffinityNetwork, CamNetwork, SegmentationNetwork
+from wsss.models.weights import fit_state, load_state, save_state
+from wsss.stages import from_root
+
+BACKBONES = tuple(TRUNKS)
+
+
+def build_cam(backbone, num_classes, *, weights="", output_stride=16, dropout=0.5, frozen_levels=0):
+    """The classifier whose maps localise (paper, section 3.1). ``num_classes`` counts objects only.
+
+    Args:
+        backbone: one of ``BACKBONES``.
+        num_classes: object classes, without background.
+        weights: ImageNet weights for the trunk: a state-dict file in torchvision's layout,
+            ``download`` for torchvision's own, or empty for random weights.
+        output_stride: pixels a cell of the last level, 8 or 16.
+        dropout: of whole channels before the classifier.
+        frozen_levels: how many of the trunk's four levels are not trained.
+    """
+    trunk = _trunk(backbone, output_stride, weights)
+    return CamNetwork(trunk, num_classes, dropout=dropout, frozen_levels=frozen_levels)
+
+
+def build_affinity(
+    backbone, *, weights="", output_stride=8, frozen_levels=0, reduced=(64, 128, 256)
+):
+    """AffinityNet (section 3.2): class-agnostic features at stride 8. Arguments as in
+    ``build_cam``.
+
+    ``reduced`` are the channels that each of the trunk's last levels is brought down to; their sum
+    is the number of channels of the features.
+    """
+    trunk = _trunk(backbone, output_stride, weights)
+    return AffinityNetwork(trunk, reduced=reduced, frozen_levels=frozen_levels)
+
+
+def build_segmentation(
+    backbone,
+    num_classes,
+    *,
+    weights="",
+    output_stride=16,
+    frozen_levels=0,
+    channels=512,
+):
+    """The segmentation network (section 3.5). ``num_classes`` counts the background too."""
+    trunk = _trunk(backbone, output_stride, weights)
+    return SegmentationNetwork(trunk, num_classes, channels=channels, frozen_levels=frozen_levels)
+
+
+def weights_path(weights):
+    """The ``weights`` parameter of a notebook for the builders: a relative path is taken from the
+    repository's root.
+    """
+    return weights if weights in ("", "download") else from_root(weights)
+
+
+def load_into(module, path, *, prefix=""):
+    """Load one of our own checkpoints into a module, strictly; ``prefix`` picks a part of it, such
+    as ``trunk.``.
+    """
+    state = load_state(path)
+    part = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    fit_state(module, part, path)
+
+
+def _trunk(backbone, output_stride, weights):
+    """A trunk with its weights; batch norm is frozen where the backbone comes pretrained.
+
+    Crops in small batches are too few and too alike to learn the norm's statistics from.
+    """
+    trunk = build_trunk(backbone, output_stride=output_stride)
+    if weights and trunk.pretrained is None:
+        raise InputError(f"backbone '{backbone}' has no ImageNet weights; leave weights empty")
+    if weights == "download":
+        state = load_state_dict_from_url(trunk.pretrained.url, progress=True, check_hash=True)
+        fit_state(trunk.body, state, trunk.pretrained.url, ignore=("fc.", "classifier."))
+    elif weights:
+        fit_state(trunk.body, load_state(weights), weights, ignore=("fc.", "classifier."))
+    if trunk.pretrained is not None:
+        freeze_batch_norm(trunk)
+    return trunk
+
+
+__all__ = [
+    "BACKBONES",
+    "AffinityNetwork",
+    "CamNetwork",
+    "SegmentationNetwork",
+    "build_affinity",
+    "build_cam",
+    "build_segmentation",
+    "fit_state",
+    "load_into",
+    "load_state",
+    "save_state",
+    "weights_path",
+]

@@ -1,0 +1,136 @@
+"""Tables of results, ours from completed MLflow runs and the published ones with their marks."""
+
+import json
+from importlib import resources
+
+import pandas as pd
+
+
+def markdown_table(header, rows):
+    """A Markdown table of text cells."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _figure(value):
+    return "" if value is None else f"{value:.1f}"
+
+
+def ours(records, dataset, *, score_split, val_split):
+    """Label quality at each step, and the segmentation network, as Markdown.
+
+    Args:
+        records: stage name to ``tracking.Completed`` of infer_cam, random_walk and evaluate.
+        dataset: the open dataset.
+        score_split, val_split: the id lists of the scores.
+    """
+    cam, walk, final = (records[name] for name in ("infer_cam", "random_walk", "evaluate"))
+    lists = sorted((m.split("/")[1] for m in walk.metrics if m.startswith("labels_miou/")), key=len)
+    lines = [
+        (
+            f"CAM, threshold {cam.metrics['background_threshold']:.2f} (fixed beforehand)",
+            cam,
+            "cam_miou",
+        ),
+        ("CAM, best threshold on these masks", cam, "cam_miou_best_threshold"),
+        ("CAM + walk", walk, "walk_miou"),
+        ("CAM + walk + dCRF", walk, "labels_miou"),
+    ]
+    rows = [
+        [
+            title,
+            *(_figure(stage.metrics.get(f"{metric}/{name}")) for name in lists),
+            stage.run_id[:8],
+        ]
+        for title, stage, metric in lines
+    ]
+    parameters = final.record["parameters"]
+    protocol = (
+        f"scales {parameters['scales']}, {'flip' if parameters['flip'] else 'no flip'}, "
+        f"{'dCRF' if parameters['crf_steps'] else 'no dCRF'}"
+    )
+    data = f"{parameters['dataset']}, digest {final.record['data_digest']}, masks {dataset.mask_folder}"
+    header = [
+        "labels, image labels given",
+        *(f"{name} ({_count(dataset, walk, name, score_split)})" for name in lists),
+        "run",
+    ]
+    score = _figure(final.metrics[f"segmentation_miou/{val_split}"])
+    return "\n\n".join(
+        [
+            f"mIoU in percent on {data}.",
+            markdown_table(header, rows),
+            markdown_table(
+                [
+                    f"segmentation network, photo only; {protocol}",
+                    f"{val_split} ({len(dataset.ids(val_split))})",
+                    "run",
+                ],
+                [[parameters["backbone"], score, final.run_id[:8]]],
+            ),
+        ]
+    )
+
+
+def _count(dataset, walk, name, score_split):
+    everything, tuning = (
+        len(dataset.ids(score_split)),
+        walk.record["parameters"]["tuning_photos"],
+    )
+    return {
+        f"{score_split}_tuning": tuning,
+        f"{score_split}_held_out": everything - tuning,
+    }.get(name, everything)
+
+
+def per_class(records, *, score_split):
+    """IoU in percent: a row a class and the mean; a column for the maps, the walk, the labels, the
+    network.
+    """
+    frames = [records[name].iou for name in ("infer_cam", "random_walk", "evaluate")]
+    table = pd.DataFrame({"class": frames[0]["class"]})
+    for frame in frames:
+        for column in frame.columns:
+            if column.startswith("segmentation network") or column.endswith(f", {score_split}"):
+                table[column] = frame[column].astype(float)
+    return table
+
+
+def final_scores(records):
+    """Every mIoU of the stages, for the report's own run."""
+    return {
+        name: value
+        for stage in records.values()
+        for name, value in stage.metrics.items()
+        if "miou" in name
+    }
+
+
+def published():
+    """The published figures on VOC 2012 as Markdown, each with its mark."""
+    data = json.loads(resources.files("wsss").joinpath("published.json").read_text())
+    rows = [
+        [
+            row["method"], row.get("variant", ""), _figure(row["miou"]), _figure(row.get("val")), row["status"],
+            row.get("source", ""),
+        ]
+        for row in data["label_synthesis_voc12_train"]
+    ]  # fmt: skip
+    methods = [
+        [
+            row["method"],
+            _figure(row.get("val")),
+            _figure(row.get("test")),
+            row["status"],
+            row.get("source", ""),
+        ]
+        for row in data["image_label_methods_voc12"]
+    ]
+    return "\n\n".join(
+        [
+            "Published, VOC 2012, synthesized labels (train: 1,464 photos, image labels given):",
+            markdown_table(["labels", "variant", "train", "val", "mark", "source"], rows),
+            "Published, VOC 2012, segmentation networks from image labels:",
+            markdown_table(["method", "val", "test", "mark", "source"], methods),
+        ]
+    )

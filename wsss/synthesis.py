@@ -1,0 +1,273 @@
+"""Label synthesis: from photo and image labels to a label map, whole (``synthesize``) or stage by
+stage.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss import storage
+from wsss.affinity import neighbour_offsets, pair_distance, pair_slices
+from wsss.cam import background_score, multi_scale_cam
+from wsss.crf import CrfParams, DenseCRF
+from wsss.datasets import IGNORE, Devkit
+from wsss.devices import autocast, pick_device
+from wsss.random_walk import random_walk
+
+AFFINITY_STRIDE = 8
+
+
+def resize(maps, size):
+    """Bilinear resampling of maps (C, h, w) to (C, *size); averages where it shrinks."""
+    maps = torch.as_tensor(maps)
+    shrinks = size[0] < maps.shape[-2]
+    return F.interpolate(
+        maps[None], tuple(size), mode="bilinear", align_corners=False, antialias=shrinks
+    )[0]
+
+
+def label_map(scores, classes):
+    """Argmax of (1 + C, H, W) scores, background first, as class numbers: uint8 (H, W)."""
+    return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
+
+
+def confident_regions(
+    image,
+    cams,
+    classes,
+    *,
+    alpha_low=4.0,
+    alpha_high=24.0,
+    crf=CrfParams(),
+    crf_steps=10,
+):
+    """Where the maps and the photo agree on object or background (section 3.2.2).
+
+    Pixels that the CRF calls an object even beside the background amplified by ``alpha_low`` are
+    that object; those that it calls background even beside the background weakened by
+    ``alpha_high`` are background; where both or neither say so, the pixel is neutral.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        cams: float (C, h, w) in [0, 1], of the present classes.
+        classes: their numbers, from 1.
+
+    Returns:
+        uint8 (H, W): 0 background, class numbers, 255 neutral.
+    """
+    maps = resize(cams, image.shape[:2]).numpy()
+    model = DenseCRF(image, crf)
+
+    def label(alpha):
+        return label_map(
+            model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps),
+            classes,
+        )
+
+    low, high = label(alpha_low), label(alpha_high)
+    is_object, is_background = low > 0, high == 0
+    return np.where(
+        is_object & ~is_background, low, np.where(is_background & ~is_object, 0, IGNORE)
+    ).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How maps are spread and turned into labels (section 3.4); the defaults are the paper's."""
+
+    background_alpha: float = 16.0
+    beta: float = 8.0
+    steps: int = 256
+    reduction: str = "mean"  # of the L1 distance over channels
+    radius: int = 5
+    crf: CrfParams = field(default_factory=CrfParams)
+    crf_steps: int = 10  # 0 leaves the CRF out
+    crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
+
+
+@torch.inference_mode()
+def affinities(affinity_network, image, *, radius=5, reduction="mean"):
+    """Affinities (K, ceil(H/8), ceil(W/8)) in [0, 1] of a uint8 RGB photo (H, W, 3), on the
+    network's device.
+    """
+    device = next(affinity_network.parameters()).device
+    pixels = torch.as_tensor(image).to(device).permute(2, 0, 1)[None].float() / 255
+    with autocast(device):
+        features = affinity_network(pixels.contiguous(memory_format=torch.channels_last))
+    return torch.exp(-pair_distance(features.float(), radius=radius, reduction=reduction))[0]
+
+
+def boundaries(affinity):
+    """One minus the mean affinity of each cell to its neighbours: (H, W) in [0, 1] from (K, H,
+    W).
+    """
+    height, width = affinity.shape[-2:]
+    radius = next(r for r in range(1, 99) if len(neighbour_offsets(r)) == len(affinity))
+    total, count = (
+        affinity.new_zeros((height, width)),
+        affinity.new_zeros((height, width)),
+    )
+    for weight, (dy, dx) in zip(affinity, neighbour_offsets(radius), strict=True):
+        for cells in pair_slices(dy, dx, height, width):
+            total[cells] += weight[pair_slices(dy, dx, height, width)[0]]
+            count[cells] += 1
+    return (1 - total / count.clamp(min=1)).cpu().numpy()
+
+
+def walk_scores(cams, affinity, walk):
+    """Background and class maps after the walk (equations 2, 11, 12): (1 + C, h, w) on the
+    affinities' grid.
+    """
+    maps = resize(cams, affinity.shape[-2:]).to(affinity.device)
+    scores = torch.cat([background_score(maps, walk.background_alpha)[None], maps])
+    return random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
+
+
+def crf_labels(image, scores, classes, walk):
+    """Labels (H, W) of scores (1 + C, H, W) after dense CRF."""
+    return label_map(
+        DenseCRF(image, walk.crf).infer(np.asarray(scores) ** walk.crf_sharpness, walk.crf_steps),
+        classes,
+    )
+
+
+def synthesize(
+    image,
+    classes,
+    cam_network,
+    affinity_network,
+    *,
+    scales=(1.0, 0.5, 1.5, 2.0),
+    flip=True,
+    walk=None,
+):
+    """The synthesized label map of one photo: maps, walk, dense CRF, argmax.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        classes: numbers of the classes that the photo is tagged with, from 1.
+        cam_network, affinity_network: trained networks in evaluation mode.
+        scales, flip: of the activation maps.
+        walk: a ``Walk``; None takes the paper's.
+
+    Returns:
+        uint8 (H, W): 0 background, else class numbers.
+    """
+    walk = walk or Walk()
+    cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip)
+    affinity = affinities(affinity_network, image, radius=walk.radius, reduction=walk.reduction)
+    scores = resize(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
+    return (
+        crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
+    )
+
+
+@dataclass
+class CamJob:
+    """Photos to activation maps: ``folder/<id>.npz``."""
+
+    dataset: Devkit
+    network: nn.Module
+    folder: Path
+    scales: tuple
+    flip: bool
+
+    def path(self, id):
+        return Path(self.folder) / f"{id}.npz"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    def forward(self, id):
+        classes = self.dataset.labels(id)
+        network = self.network.to(pick_device()).eval()
+        cams = multi_scale_cam(
+            network, self.dataset.image(id), classes, scales=self.scales, flip=self.flip
+        )
+        return classes, cams.cpu().numpy()
+
+    def finish(self, id, payload):
+        storage.save_cams(self.path(id), *payload)
+
+
+@dataclass
+class AffinityLabelJob:
+    """Activation maps to confident regions: ``folder/<id>.png``."""
+
+    dataset: Devkit
+    cams: Path
+    folder: Path
+    alpha_low: float
+    alpha_high: float
+    crf: CrfParams
+    crf_steps: int
+
+    def path(self, id):
+        return Path(self.folder) / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    def forward(self, id):
+        return storage.load_cams(Path(self.cams) / f"{id}.npz")
+
+    def finish(self, id, payload):
+        classes, cams = payload
+        labels = confident_regions(
+            self.dataset.image(id),
+            cams,
+            classes,
+            alpha_low=self.alpha_low,
+            alpha_high=self.alpha_high,
+            crf=self.crf,
+            crf_steps=self.crf_steps,
+        )
+        storage.save_labels(self.path(id), labels)
+
+
+@dataclass
+class WalkJob:
+    """Activation maps and affinities to labels: ``walk/<id>.png`` before the CRF,
+    ``labels/<id>.png`` after.
+    """
+
+    dataset: Devkit
+    cams: Path
+    network: nn.Module
+    folder: Path
+    walk: Walk
+
+    def path(self, id, kind="labels"):
+        return Path(self.folder) / kind / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    @cached_property
+    def _network(self):
+        return self.network.to(pick_device()).eval()
+
+    def forward(self, id):
+        classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
+        image = self.dataset.image(id)
+        affinity = affinities(
+            self._network, image, radius=self.walk.radius, reduction=self.walk.reduction
+        )
+        return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
+
+    def finish(self, id, payload):
+        classes, scores = payload
+        image = self.dataset.image(id)
+        scores = resize(scores, image.shape[:2]).numpy()
+        walked = label_map(scores, classes)
+        storage.save_labels(self.path(id, "walk"), walked)
+        # written last: it says that the photo is done
+        storage.save_labels(
+            self.path(id),
+            crf_labels(image, scores, classes, self.walk) if self.walk.crf_steps else walked,
+        )

@@ -1,0 +1,270 @@
+"""The one training loop: polynomial schedule, per-group rates, checkpoints, images per second."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from wsss.affinity import affinity_loss, pair_distance, pair_targets
+from wsss.datasets.voc import IGNORE, read_mask
+from wsss.devices import autocast, pick_device
+from wsss.errors import InputError
+from wsss.models.heads import AffinityNetwork
+from wsss.progress import progress
+
+OPTIMISERS = ("adam", "sgd", "sgd_released")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train. Every field is a parameter of the training notebooks under the same name."""
+
+    epochs: int = 5
+    batch_size: int = 16
+    optimiser: str = "sgd"  # adam, sgd, or sgd_released (see build_optimiser)
+    learning_rate: float = 0.01  # of the trunk, at the first step
+    head_factor: float = 10.0  # the head learns this many times faster than the trunk
+    weight_decay: float = 5e-4
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
+    power: float = 0.9  # of the polynomial decay to zero
+    workers: int = 1  # processes that decode and augment photos
+    seed: int = 0
+    checkpoint_minutes: float = 2.0
+
+
+def build_optimiser(network, name, *, learning_rate, head_factor=10.0, weight_decay=5e-4):
+    """The optimiser with two groups: the trunk, and the head at ``head_factor`` times its rate.
+
+    ``sgd`` has momentum 0.9. ``sgd_released`` is what the authors' code ran: the weight decay stood
+    in the momentum's position, so momentum is 5e-4 and nothing decays.
+    """
+    head = network.head_parameters()
+    in_head = {id(parameter) for parameter in head}
+    trunk = [p for p in network.parameters() if id(p) not in in_head and p.requires_grad]
+    groups = [
+        {"params": trunk, "lr": learning_rate},
+        {
+            "params": [p for p in head if p.requires_grad],
+            "lr": learning_rate * head_factor,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "adam":
+        return torch.optim.Adam(groups, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay)
+    if name == "sgd_released":
+        return torch.optim.SGD(groups, momentum=weight_decay, weight_decay=0.0)
+    raise InputError(f"optimiser '{name}' is not known; expected one of: {', '.join(OPTIMISERS)}")
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on."""
+
+    def __init__(self, length, schedule, *, start=0):
+        self.length, self.schedule, self.start = length, schedule, start
+        self.per_epoch = max(
+            1, length // schedule.batch_size
+        )  # the last, smaller batch is left out
+
+    def __len__(self):
+        return self.per_epoch * self.schedule.epochs - self.start
+
+    def __iter__(self):
+        order = None
+        for step in range(self.start, self.per_epoch * self.schedule.epochs):
+            epoch, place = divmod(step, self.per_epoch)
+            if order is None or place == 0:
+                generator = torch.Generator().manual_seed(self.schedule.seed * 100_003 + epoch)
+                order = torch.randperm(self.length, generator=generator).tolist()
+            batch = order[place * self.schedule.batch_size : (place + 1) * self.schedule.batch_size]
+            yield [(epoch, index) for index in batch]
+
+
+def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metrics: None):
+    """Train a network in place, resuming from ``folder/checkpoint.pt`` where there is one.
+
+    Args:
+        network: a module with ``head_parameters()``.
+        samples: a data set that takes ``(epoch, index)`` keys, as ``datasets.transforms.Samples``.
+        loss: ``(network, images, targets) -> dict of scalar tensors``; the one called "loss" is
+        minimised.
+        schedule: a ``Schedule``.
+        folder: where the checkpoint is kept while training lasts.
+        on_epoch: called after each epoch with its number and the means of the losses, the images
+            per second and the learning rate.
+
+    Returns:
+        list of each epoch's metrics.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the last checkpoint stays.
+    """
+    torch.manual_seed(schedule.seed)
+    device = pick_device()
+    network.to(device, memory_format=torch.channels_last).train()
+    optimiser = build_optimiser(
+        network,
+        schedule.optimiser,
+        learning_rate=schedule.learning_rate,
+        head_factor=schedule.head_factor,
+        weight_decay=schedule.weight_decay,
+    )
+    base_rates = [group["lr"] for group in optimiser.param_groups]
+    checkpoint = Path(folder) / "checkpoint.pt"
+    state = {"step": 0, "history": [], "sums": {}}
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        torch.set_rng_state(saved["random"].cpu())
+        state = saved["state"]
+        for epoch, metrics in enumerate(state["history"]):
+            on_epoch(epoch, metrics)
+    sampler = EpochSampler(len(samples), schedule, start=state["step"])
+    total = sampler.per_epoch * schedule.epochs
+    loader = DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=schedule.workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own: resuming must not draw from the global one
+        prefetch_factor=4 if schedule.workers else None,
+        multiprocessing_context="spawn" if schedule.workers else None,
+    )
+    saved_at = time.monotonic()
+    for images, targets in progress(
+        loader, "train", total=total, initial=state["step"], unit="step"
+    ):
+        began = time.monotonic()
+        for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+            group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
+        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        with autocast(device):
+            losses = loss(network, images, targets.to(device, non_blocking=True))
+        optimiser.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        if schedule.clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
+        optimiser.step()
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss is {values['loss']} at step {state['step']}; lower learning_rate or set clip_norm"
+            )
+        state["step"] += 1
+        for name, value in (
+            values.items() | {"images": len(images), "seconds": time.monotonic() - began}.items()
+        ):
+            state["sums"][name] = state["sums"].get(name, 0.0) + value
+        if state["step"] % sampler.per_epoch == 0:
+            metrics = _epoch_metrics(state["sums"], sampler.per_epoch, optimiser)
+            state["sums"] = {}
+            state["history"].append(metrics)
+            on_epoch(len(state["history"]) - 1, metrics)
+        if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes and state["step"] < total:
+            _save(checkpoint, network, optimiser, state)
+            saved_at = time.monotonic()
+    network.eval()
+    return state["history"]
+
+
+def _epoch_metrics(sums, steps, optimiser):
+    metrics = {
+        name: value / steps for name, value in sums.items() if name not in ("images", "seconds")
+    }
+    metrics["images_per_second"] = sums["images"] / sums["seconds"]
+    metrics["learning_rate"] = optimiser.param_groups[0]["lr"]
+    return metrics
+
+
+def _save(path, network, optimiser, state):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    everything = {
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "random": torch.get_rng_state(),
+        "state": state,
+    }
+    torch.save(everything, partial)
+    os.replace(partial, path)
+
+
+def schedule_from(parameters):
+    """The ``Schedule`` among a notebook's parameters: those that bear its fields' names."""
+    names = {field.name for field in fields(Schedule)}
+    return Schedule(**{name: value for name, value in parameters.items() if name in names})
+
+
+def seed_all(seed):
+    """Seed the generators of weights, dropout and shuffling."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+
+
+def logger(log_metrics):
+    """An ``on_epoch`` that logs under ``train/`` and prints a line."""
+
+    def on_epoch(epoch, metrics):
+        log_metrics({f"train/{name}": value for name, value in metrics.items()}, epoch)
+        print(
+            f"epoch {epoch + 1}: "
+            + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        )
+
+    return on_epoch
+
+
+class MaskFolder:
+    """``id -> label map (H, W) uint8`` from a folder of PNGs; callable, and picklable for worker
+    processes.
+    """
+
+    def __init__(self, folder, num_classes):
+        self.folder, self.num_classes = Path(folder), num_classes
+
+    def __call__(self, id):
+        return read_mask(self.folder / f"{id}.png", num_classes=self.num_classes)
+
+
+def classification_loss(network, images, targets):
+    """Multi-label logistic loss of a CAM network, targets (B, classes) in {0, 1}."""
+    return {"loss": F.multilabel_soft_margin_loss(network(images).float(), targets)}
+
+
+def pair_loss(network, images, targets, *, radius, reduction):
+    """Equation 10 for an affinity network; targets (B, H, W) are affinity labels at the photo's
+    resolution.
+
+    Each cell of the network's grid takes the label of the pixel at its centre.
+    """
+    features = network(images).float()
+    height, width = features.shape[-2:]
+    offset = AffinityNetwork.stride // 2
+    labels = targets[:, offset :: AffinityNetwork.stride, offset :: AffinityNetwork.stride][
+        :, :height, :width
+    ]
+    distance = pair_distance(features, radius=radius, reduction=reduction)
+    terms = affinity_loss(distance, pair_targets(labels.to(torch.uint8), radius=radius))
+    return {
+        "loss": terms.total,
+        "foreground": terms.foreground,
+        "background": terms.background,
+        "negative": terms.negative,
+    }
+
+
+def segmentation_loss(network, images, targets):
+    """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored."""
+    scores = network(images).float()
+    targets = targets[:, 2::4, 2::4]  # the pixel at the centre of each cell
+    scores = F.interpolate(scores, targets.shape[-2:], mode="bilinear", align_corners=False)
+    summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
+    return {"loss": summed / (targets != IGNORE).sum().clamp(min=1)}

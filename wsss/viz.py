@@ -1,0 +1,109 @@
+"""Pictures for people: overlays, contact sheets, curves. Arrays in, arrays or figures out."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from wsss.storage import voc_palette
+from wsss.synthesis import resize
+
+
+def overlay_labels(image, labels, strength=0.6):
+    """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
+    white. uint8 (H, W, 3).
+    """
+    palette = voc_palette()
+    palette[255] = 255
+    weight = np.where(labels == 0, 0.0, strength)[..., None]
+    return (image * (1 - weight) + palette[labels] * weight).round().astype(np.uint8)
+
+
+def overlay_map(image, heat):
+    """A map (h, w) in [0, 1], of any resolution, as colours over its photo: uint8 (H, W, 3)."""
+    heat = resize(np.asarray(heat, np.float32)[None], image.shape[:2]).numpy()[0].clip(0, 1)
+    colours = plt.get_cmap("inferno")(heat)[..., :3] * 255
+    return (0.45 * image + 0.55 * colours).round().astype(np.uint8)
+
+
+def contact_sheet(rows, titles, *, names=None, width=2.2):
+    """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, a title a column, optionally a
+    name a row.
+    """
+    figure, axes = plt.subplots(
+        len(rows),
+        len(titles),
+        figsize=(width * len(titles), 0.8 * width * len(rows)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for place, row in enumerate(rows):
+        for axis, picture in zip(axes[place], row, strict=True):
+            axis.imshow(picture)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+        if names:
+            axes[place][0].set_ylabel(names[place], fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def curves(history, names, *, title):
+    """A figure of training's metrics over epochs; ``history`` is what ``train.fit`` returns."""
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name in names:
+        axis.plot(
+            range(1, len(history) + 1),
+            [metrics[name] for metrics in history],
+            marker="o",
+            label=name,
+        )
+    axis.set(xlabel="epoch", ylabel="loss", title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    sns.despine(figure)
+    return figure
+
+
+def confusion(matrix, classes, *, title):
+    """A figure of a ``ConfusionMatrix``: of each class's pixels, the share predicted as each
+    class.
+    """
+    counts = matrix.matrix / np.maximum(matrix.matrix.sum(1, keepdims=True), 1)
+    names = ["background", *classes]
+    size = 2.5 + 0.33 * len(names)
+    figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
+    sns.heatmap(100 * counts, ax=axis, xticklabels=names, yticklabels=names, cmap="rocket_r", vmin=0, vmax=100,
+                annot=len(names) < 10, fmt=".0f", cbar_kws={"label": "% of the class's pixels"})  # fmt: skip
+    axis.set(xlabel="predicted", ylabel="mask", title=title)
+    return figure
+
+
+def iou_bars(table, *, title):
+    """A figure of an IoU table (see ``evaluation.iou_table``): bars a class, one colour a
+    column.
+    """
+    long = table.melt("class", var_name="labels", value_name="IoU (%)")
+    figure, axis = plt.subplots(figsize=(2 + 0.42 * len(table), 3.2), layout="constrained")
+    sns.barplot(long, x="class", y="IoU (%)", hue="labels", ax=axis)
+    axis.set(title=title, xlabel="", ylim=(0, 100))
+    axis.tick_params(axis="x", rotation=60)
+    sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def sweep(thresholds, columns, fixed, *, title):
+    """A figure of mIoU over the background threshold, one line for each named list, and the
+    threshold fixed beforehand.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name, values in columns.items():
+        axis.plot(thresholds, 100 * np.asarray(values), label=name)
+    axis.axvline(fixed, color="grey", linestyle="--", label="fixed beforehand")
+    axis.set(xlabel="background threshold", ylabel="mIoU (%)", title=title)
+    axis.legend()
+    sns.despine(figure)
+    return figure
