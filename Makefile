@@ -1,50 +1,57 @@
-# `make demo` and `make test` install what they need into $(VENV) first; `make help` lists the targets.
-
+# `make demo` and `make test` are the two commands; what they need is installed into $(VENV) on first use.
 PYTHON ?= python3
 VENV ?= .venv
-# passed to pip, such as an index with CPU builds of torch: make demo PIP_ARGS="--extra-index-url ..."
+# Passed on to pip: without a GPU, an index of CPU builds of torch saves several GB (see `make help`).
 PIP_ARGS ?=
-BIN = $(VENV)/bin
-INSTALLED = $(VENV)/.installed
 
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# mlflow reports usage by default; where it cannot reach anyone, each start waits for a time-out (measured: 40 to 90 s).
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
 .PHONY: help install demo test lint format ui clean
 
-help:
-	@echo "make demo    install, and run the whole chain on generated photos (5 minutes on 2 cores)"
-	@echo "make test    install, and run the tests"
-	@echo "make lint    check code and notebooks with ruff;  make format  mends what it can"
-	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
-	@echo "make clean   remove the environment and caches; outputs/, data/ and mlflow.db stay"
+help:  ## list what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV) (where packages go), PIP_ARGS (for pip)."
+	@echo "On Linux pip takes torch with CUDA, several GB. For the CPU build, the one pytorch.org names:"
+	@echo "    make demo PIP_ARGS='--extra-index-url URL-OF-THE-CPU-INDEX'"
 
-install: $(INSTALLED)
+install: $(INSTALLED)  ## put wsss, its dependencies and the developers' tools into $(VENV)
 
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); give another: make PYTHON=python3.12"; exit 2; }
-	@command -v $${CXX:-c++} >/dev/null || \
-	  { echo "no C++ compiler, which pydensecrf2 is built with; install one (apt-get install g++)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "wsss needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@{ command -v c++ || command -v g++ || command -v clang++; } >/dev/null || { \
+	    echo "wsss needs a C++ compiler (for pydensecrf2): install g++ or clang++" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP_ARGS) -e '.[dev]'
-	touch $@
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[dev]'
+	@touch $@
 
-demo: install
+demo: install  ## run the whole chain on generated photos
 	$(BIN)/wsss run experiments/shapes.yaml
+	@echo
+	@echo "Compare the runs:   make ui, then open http://127.0.0.1:5000"
+	@echo "Read the notebooks: $(BIN)/jupyter lab notebooks"
 
-test: install
+test: install  ## run the tests
 	$(BIN)/python -m pytest -q
 
-lint: install
+lint: install  ## check style, notebooks included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: install
+format: install  ## put style right, notebooks included, and strip notebooks of outputs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-# the UI is for this machine alone; to open it to others, put a proxy with a password before it
-ui: install
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+ui: install  ## show the recorded runs at http://127.0.0.1:5000, to this machine only
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
-	find wsss tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+clean:  ## remove $(VENV) and caches; data, outputs and recorded runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find wsss tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true

@@ -116,7 +116,8 @@ def test_distance_of_bfloat16_features(reduction):
     features = random_features(2, 448, 6, 7).bfloat16()  # as many channels as the network has
     out = pair_distance(features, reduction=reduction)
     expected = slow_distance(features.double().numpy(force=True), 5, reduction)
-    np.testing.assert_allclose(out.double().numpy(), expected, rtol=0.01)
+    # closer than bfloat16 can hold (0.4 %): summed and kept in float32
+    np.testing.assert_allclose(out.double().numpy(), expected, rtol=0.001)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -85,7 +85,7 @@ def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose(tmp_pat
 
 def test_the_real_chain_is_connected():
     chain = stages.read_stages()
-    assert list(chain)[0] == "dataset" and list(chain)[-1] == "report"
+    assert next(iter(chain)) == "dataset" and list(chain)[-1] == "report"
     order = list(chain)
     for name, stage in chain.items():
         for other in stages.upstream_of(stage, chain).values():

@@ -176,7 +176,9 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         workers=0,
     )
     fit(net, Points(), steep, schedule, folder=tmp_path)
-    moved = [float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, net.parameters(), strict=True)]
+    moved = [
+        float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, net.parameters(), strict=True)
+    ]
     assert sum(moved) ** 0.5 == pytest.approx(
         0.5, rel=1e-4
     )  # one step at rate 1 moves by the clipped norm

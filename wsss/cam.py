@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from wsss.devices import autocast
+from wsss.devices import as_batch, autocast
 
 STRIDE = 4  # pixels a cell of the maps that are kept
 
@@ -35,7 +35,7 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
 
     Args:
         network: a CAM network in evaluation mode.
-        image: uint8 RGB (H, W, 3), array or tensor.
+        image: uint8 RGB (H, W, 3).
         classes: numbers of the present classes, from 1.
         scales: factors of the photo's size.
         flip: also add the maps of the mirrored photo, mirrored back.
@@ -44,10 +44,10 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
         float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], each map's maximum 1.
     """
     device = next(network.parameters()).device
-    pixels = torch.as_tensor(image).to(device).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)
+    pixels = as_batch(image, device)
     height, width = pixels.shape[-2:]
     size = (-(-height // STRIDE), -(-width // STRIDE))
-    channels = torch.as_tensor(classes, device=device) - 1
+    channels = torch.tensor([int(number) - 1 for number in classes], device=device).long()
     total = torch.zeros((len(classes), *size), device=device)
     for scale in scales:
         scaled = pixels

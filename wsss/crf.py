@@ -51,7 +51,8 @@ class DenseCRF:
         count, height, width = scores.shape
         if (height, width) != self._image.shape[:2]:
             raise ValueError(
-                f"scores are {height}x{width} but the image is {self._image.shape[0]}x{self._image.shape[1]}"
+                f"scores are {height}x{width} but the image is "
+                f"{self._image.shape[0]}x{self._image.shape[1]}"
             )
         model = self._models.get(count)
         if model is None:

@@ -1,5 +1,6 @@
 """Where networks run, and in which precision."""
 
+import numpy as np
 import torch
 
 
@@ -18,3 +19,9 @@ def autocast(device):
         or torch.cpu._is_amx_tile_supported()
     )
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def as_batch(image, device):
+    """A photo, uint8 RGB (H, W, 3), as float (1, 3, H, W) in [0, 1] on a device."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # a copy: photos may be read-only
+    return pixels.to(device).permute(2, 0, 1)[None].float() / 255

@@ -14,7 +14,7 @@ from wsss import storage
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
-from wsss.devices import autocast, pick_device
+from wsss.devices import as_batch, autocast, pick_device
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
 from wsss.synthesis import resize
 
@@ -167,7 +167,7 @@ def segment(network, image, *, scales=(1.0,), flip=False):
     and mirror images.
     """
     device = next(network.parameters()).device
-    pixels = torch.as_tensor(image).to(device).permute(2, 0, 1)[None].float() / 255
+    pixels = as_batch(image, device)
     height, width = pixels.shape[-2:]
     total = 0
     for scale in scales:

@@ -38,7 +38,7 @@ def infer(ids, job, *, label, processes=None):
         ids: photo ids.
         job: a ``Job``.
         label: for the progress line.
-        processes: of the pool; None takes one a core.
+        processes: of the pool; 0 or None takes one a core, 1 does without a pool.
 
     Returns:
         how many photos were computed, the others having been there.
@@ -50,7 +50,10 @@ def infer(ids, job, *, label, processes=None):
     if not todo:
         return 0
     processes = min(processes or os.cpu_count() or 1, len(todo))
-    faults = []
+    if processes == 1:
+        _initialise(job, torch.get_num_threads())
+        return _report([_both(id) for id in progress(todo, label, total=len(todo))])
+    outcomes = []
     device = pick_device()
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
@@ -65,11 +68,17 @@ def infer(ids, job, *, label, processes=None):
             last = count == len(todo) - 1
             while waiting and (last or len(waiting) >= 2 * processes):
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                faults += [fault for future in ready if (fault := future.result())]
+                outcomes += [future.result() for future in ready]
+    return _report(outcomes)
+
+
+def _report(outcomes):
+    """How many photos there were, or their faults raised as one."""
+    faults = [outcome for outcome in outcomes if outcome]
     if faults:
         more = f" (and {len(faults) - 1} more photos failed)" if len(faults) > 1 else ""
         raise InputError(faults[0] + more)
-    return len(todo)
+    return len(outcomes)
 
 
 _job = None  # of a worker process, set once when it starts

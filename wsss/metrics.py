@@ -6,6 +6,9 @@ import numpy as np
 
 from wsss.errors import InputError
 
+# background thresholds that activation maps are scored at
+THRESHOLDS = tuple(n / 50 for n in range(1, 41))
+
 
 class ConfusionMatrix:
     """Counts of (target, prediction) pairs of classes; ``matrix[target, prediction]`` is int64.
@@ -37,7 +40,8 @@ class ConfusionMatrix:
             if values.size and (values.min() < 0 or values.max() >= self.num_classes):
                 wrong = values.min() if values.min() < 0 else values.max()
                 raise InputError(
-                    f"{name} holds {wrong}, expected 0 to {self.num_classes - 1}; mend the label map"
+                    f"{name} holds {wrong}, expected 0 to {self.num_classes - 1}; mend the label "
+                    "map"
                 )
         pairs = np.bincount(target * self.num_classes + prediction, minlength=self.num_classes**2)
         self.matrix += pairs.reshape(self.num_classes, self.num_classes)
@@ -76,7 +80,7 @@ class ThresholdSweep:
     def __init__(
         self,
         num_classes,
-        thresholds=tuple(np.round(np.arange(0.02, 0.81, 0.02), 2)),
+        thresholds=THRESHOLDS,
         ignore=255,
     ):
         self.num_classes, self.ignore = num_classes, ignore

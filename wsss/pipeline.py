@@ -26,7 +26,8 @@ KEYS = ("name", "description", "common", "stages", "smoke")
 # On glibc, huge pages and a heap that is kept make training on CPU about a third faster:
 # activations of many megabytes are otherwise mapped, faulted in and given back at every step.
 ALLOCATOR = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=17179869184"
 }
 
 
@@ -146,7 +147,8 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
                 record = stages.completion(stages.from_root(values[parameter]))
                 if record is None:
                     raise InputError(
-                        f"{name}.{parameter}: {values[parameter]} holds no completed stage; run it first"
+                        f"{name}.{parameter}: {values[parameter]} holds no completed stage; run "
+                        "it first"
                     )
                 upstream[other] = record["fingerprint"]
             elif other in planned:
@@ -154,7 +156,8 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
                 values[parameter] = str(planned[other].folder)
             else:
                 raise InputError(
-                    f"{name}: builds on {other}, which comes later or is not in this experiment; add it"
+                    f"{name}: builds on {other}, which comes later or is not in this experiment; "
+                    "add it"
                 )
         fingerprint = stage.fingerprint(values, upstream, digest)
         folder = stages.stage_folder(name, fingerprint)
@@ -165,14 +168,16 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
         missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
         if missing:
             raise InputError(
-                f"--only {only}: these stages before it are not done: {', '.join(missing)}; leave --only out"
+                f"--only {only}: these stages before it are not done: {', '.join(missing)}; leave "
+                "--only out"
             )
         planned = {name: p for name, p in planned.items() if names.index(name) <= names.index(only)}
     elif start and not force:
         missing = [p.name for p in list(planned.values())[: names.index(start)] if not p.done]
         if missing:
             raise InputError(
-                f"--from {start}: these stages before it are not done: {', '.join(missing)}; leave it out"
+                f"--from {start}: these stages before it are not done: {', '.join(missing)}; "
+                "leave it out"
             )
     return list(planned.values())
 
@@ -330,7 +335,8 @@ def _run_stage(experiment, item, parent, label, say):
         if error[0] == InputError.__name__:
             raise InputError(error[1])
         raise StageFailed(
-            f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and {item.folder / 'papermill.log'}"
+            f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and "
+            f"{item.folder / 'papermill.log'}"
         )
     figures = "  ".join(
         f"{name} {value:.4g}" for name, value in sorted(record["metrics"].items())[:6]

@@ -36,6 +36,8 @@ def random_walk(scores, affinity, *, beta=8.0, steps=256, radius=5):
     several = isinstance(steps, Sequence)
     wanted = list(steps) if several else [steps]
     height, width = scores.shape[-2:]
+    # hundreds of steps: half precision would be lost on the way
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     edges = _edges(affinity.to(scores.dtype).clamp(min=0) ** beta, radius, height, width)
     degree = torch.ones((height, width), dtype=scores.dtype, device=scores.device)  # W_ii = 1
     for (source, partner), weight in edges:

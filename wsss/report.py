@@ -16,6 +16,15 @@ def _figure(value):
     return "" if value is None else f"{value:.1f}"
 
 
+def protocol(parameters):
+    """What an evaluation does at test time, in words, from the parameters of 70_evaluate."""
+    steps = parameters["crf_steps"]
+    return (
+        f"scales {parameters['scales']}, {'flip' if parameters['flip'] else 'no flip'}, "
+        f"{f'dCRF {steps} steps' if steps else 'no dCRF'}"
+    )
+
+
 def ours(records, dataset, *, score_split, val_split):
     """Label quality at each step, and the segmentation network, as Markdown.
 
@@ -45,11 +54,8 @@ def ours(records, dataset, *, score_split, val_split):
         for title, stage, metric in lines
     ]
     parameters = final.record["parameters"]
-    protocol = (
-        f"scales {parameters['scales']}, {'flip' if parameters['flip'] else 'no flip'}, "
-        f"{'dCRF' if parameters['crf_steps'] else 'no dCRF'}"
-    )
-    data = f"{parameters['dataset']}, digest {final.record['data_digest']}, masks {dataset.mask_folder}"
+    digest = final.record["data_digest"]
+    data = f"{parameters['dataset']}, digest {digest}, masks {dataset.mask_folder}"
     header = [
         "labels, image labels given",
         *(f"{name} ({_count(dataset, walk, name, score_split)})" for name in lists),
@@ -62,7 +68,7 @@ def ours(records, dataset, *, score_split, val_split):
             markdown_table(header, rows),
             markdown_table(
                 [
-                    f"segmentation network, photo only; {protocol}",
+                    f"segmentation network, photo only; {protocol(parameters)}",
                     f"{val_split} ({len(dataset.ids(val_split))})",
                     "run",
                 ],
@@ -111,11 +117,11 @@ def published():
     data = json.loads(resources.files("wsss").joinpath("published.json").read_text())
     rows = [
         [
-            row["method"], row.get("variant", ""), _figure(row["miou"]), _figure(row.get("val")), row["status"],
-            row.get("source", ""),
+            *(row["method"], row.get("variant", ""), _figure(row["miou"]), _figure(row.get("val"))),
+            *(row["status"], row.get("source", "")),
         ]
         for row in data["label_synthesis_voc12_train"]
-    ]  # fmt: skip
+    ]
     methods = [
         [
             row["method"],

@@ -67,7 +67,8 @@ class Parameter:
 
     def _refuse(self, value, where):
         raise InputError(
-            f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); {self.name} is {self.comment}"
+            f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
+            f"{self.name} is {self.comment}"
         )
 
 
@@ -104,7 +105,8 @@ class Stage:
         for node in ast.parse(source).body:
             if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
                 raise InputError(
-                    f"{self.path}: parameters cell, line {node.lineno}: expected 'name: type = default  # comment' "
+                    f"{self.path}: parameters cell, line {node.lineno}: expected 'name: type = "
+                    "default  # comment' "
                     f"with a type of {', '.join(TYPES)}; got {lines[node.lineno - 1]!r}"
                 )
             comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("# ")
@@ -126,7 +128,8 @@ class Stage:
         for name in given:
             if name not in self.parameters:
                 raise InputError(
-                    f"{self.name}.{name}: no such parameter; {self.path.name} has: {', '.join(self.parameters)}"
+                    f"{self.name}.{name}: no such parameter; {self.path.name} has: "
+                    f"{', '.join(self.parameters)}"
                 )
         return {
             name: parameter.check(given.get(name, parameter.default), f"{self.name}.{name}")
@@ -195,6 +198,7 @@ def latest(name, dataset):
             best = record["ended"], marker.parent
     if best is None:
         raise InputError(
-            f"{name}: no completed run on dataset '{dataset}' under {outputs_root()}; run the notebook of {name} first"
+            f"{name}: no completed run on dataset '{dataset}' under {outputs_root()}; run the "
+            f"notebook of {name} first"
         )
     return best[1]

@@ -57,8 +57,8 @@ def save_cams(path, classes, cams):
 def load_cams(path):
     """``(classes, cams)``: a list of numbers and float32 (C, h, w), as ``save_cams`` kept them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["classes"].tolist(), file["cams"].astype(np.float32)
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["classes"].tolist(), arrays["cams"].astype(np.float32)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no activation maps of this photo; run infer_cam on its split"

@@ -16,7 +16,7 @@ from wsss.affinity import neighbour_offsets, pair_distance, pair_slices
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit
-from wsss.devices import autocast, pick_device
+from wsss.devices import as_batch, autocast, pick_device
 from wsss.random_walk import random_walk
 
 AFFINITY_STRIDE = 8
@@ -96,7 +96,7 @@ def affinities(affinity_network, image, *, radius=5, reduction="mean"):
     network's device.
     """
     device = next(affinity_network.parameters()).device
-    pixels = torch.as_tensor(image).to(device).permute(2, 0, 1)[None].float() / 255
+    pixels = as_batch(image, device)
     with autocast(device):
         features = affinity_network(pixels.contiguous(memory_format=torch.channels_last))
     return torch.exp(-pair_distance(features.float(), radius=radius, reduction=reduction))[0]

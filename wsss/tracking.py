@@ -118,7 +118,8 @@ def completed(folder):
             iou = client().load_table(run.info.experiment_id, "iou.json", [run_id])
     except mlflow.MlflowException:
         raise InputError(
-            f"{folder}: its run {run_id} is not in {tracking_uri()}; run the stage again with --force"
+            f"{folder}: its run {run_id} is not in {tracking_uri()}; run the stage again with "
+            "--force"
         ) from None
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")
@@ -243,7 +244,8 @@ def start(name, namespace, dataset):
         record = stages.completion(folder)
         if record is None:
             raise InputError(
-                f"{name}.{parameter}: {folder} holds no completed stage; give the folder of a completed {other}"
+                f"{name}.{parameter}: {folder} holds no completed stage; give the folder of a "
+                f"completed {other}"
             )
         inputs[other], upstream[other] = folder, record["fingerprint"]
     digest = dataset.digest()

@@ -156,7 +156,8 @@ def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metr
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
-                f"the loss is {values['loss']} at step {state['step']}; lower learning_rate or set clip_norm"
+                f"the loss is {values['loss']} at step {state['step']}; lower learning_rate or "
+                "set clip_norm"
             )
         state["step"] += 1
         for name, value in (

@@ -75,8 +75,18 @@ def confusion(matrix, classes, *, title):
     names = ["background", *classes]
     size = 2.5 + 0.33 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
-    sns.heatmap(100 * counts, ax=axis, xticklabels=names, yticklabels=names, cmap="rocket_r", vmin=0, vmax=100,
-                annot=len(names) < 10, fmt=".0f", cbar_kws={"label": "% of the class's pixels"})  # fmt: skip
+    sns.heatmap(
+        100 * counts,
+        ax=axis,
+        xticklabels=names,
+        yticklabels=names,
+        cmap="rocket_r",
+        vmin=0,
+        vmax=100,
+        annot=len(names) < 10,
+        fmt=".0f",
+        cbar_kws={"label": "% of the class's pixels"},
+    )
     axis.set(xlabel="predicted", ylabel="mask", title=title)
     return figure
 

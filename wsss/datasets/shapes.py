@@ -41,7 +41,7 @@ BADGE_SHARE = (
     0.115,
     0.16,
 )  # of the body's area; of the creature's a little less, as the head sticks out
-NUMBER_ODDS = (0.15, 0.35, 0.3, 0.2)  # of 1, 2, 3 and 4 creatures in a photo
+NUMBER_ODDS = (0.4, 0.4, 0.2)  # of 1, 2 and 3 creatures in a photo
 VISIBLE_BODY, VISIBLE_BADGE = (
     0.5,
     0.85,
@@ -49,7 +49,7 @@ VISIBLE_BODY, VISIBLE_BADGE = (
 TRIES = 60  # places tried for a creature: the first always finds one, a later one may be left out
 
 
-def generate(root, *, train=240, val=60, seed=0):
+def generate(root, *, train=240, val=60, seed=1):
     """Write the dataset in VOC's devkit layout into ``root``, unless it is there already.
 
     The folder appears whole or not at all; its ``shapes.json`` says how it was made. ``train`` and
@@ -73,7 +73,8 @@ def generate(root, *, train=240, val=60, seed=0):
         return root
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         raise InputError(
-            f"{root}: expected a missing or empty folder, or a finished shapes dataset (with shapes.json), "
+            f"{root}: expected a missing or empty folder, or a finished shapes dataset (with "
+            "shapes.json), "
             "but found other things; choose another data_root or empty this one"
         )
     if min(train, val) < 1 or seed < 0:
@@ -133,7 +134,7 @@ def compose(rng):
     y, x = np.indices(sides).astype(float)
     canvas = _ground(rng, y, x)  # (H, W, 3) in [0, 1]
 
-    number = rng.choice(4, p=NUMBER_ODDS) + 1
+    number = rng.choice(len(NUMBER_ODDS), p=NUMBER_ODDS) + 1
     present = rng.choice(len(GLYPHS), size=rng.integers(1, min(number, 3) + 1), replace=False) + 1
     owner = np.zeros(sides, int)  # which creature is seen at a pixel, counted from 1
     placed, class_of = [], [0]

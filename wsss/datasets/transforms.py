@@ -31,13 +31,14 @@ class RandomLongSide(v2.Transform):
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-def augment(crop, *, long_side=None, jitter=0.3):
-    """Random rescale (where ``long_side`` = (low, high) is given), flip, colour jitter, square
-    crop.
+def augment(crop, *, long_side=(0, 0), jitter=0.3):
+    """Random rescale, flip, colour jitter, square crop.
+
+    The longer side becomes ``long_side`` = (low, high) pixels; (0, 0) does not rescale.
 
     Where the photo is smaller than the crop it is padded with the mean colour, its mask with 255.
     """
-    steps = [RandomLongSide(*long_side)] if long_side else []
+    steps = [RandomLongSide(*long_side)] if any(long_side) else []
     steps += [
         v2.RandomHorizontalFlip(),
         v2.ColorJitter(

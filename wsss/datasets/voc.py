@@ -60,7 +60,8 @@ class Devkit:
         self.root = nested if nested.is_dir() else root
         if not (self.root / "JPEGImages").is_dir():
             raise InputError(
-                f"{root}: expected a VOC devkit folder (JPEGImages/, ImageSets/Segmentation/) but found "
+                f"{root}: expected a VOC devkit folder (JPEGImages/, ImageSets/Segmentation/) but "
+                "found "
                 f"{'no such folder' if not root.exists() else 'no JPEGImages/ in it'}; "
                 "set data_root to the folder that holds VOCdevkit/VOC2012"
             )
@@ -154,7 +155,8 @@ class Devkit:
         for name in names:
             if name not in self.classes:
                 raise InputError(
-                    f"{where}: label '{name}' is not a class; the classes are: {', '.join(self.classes)}"
+                    f"{where}: label '{name}' is not a class; the classes are: "
+                    f"{', '.join(self.classes)}"
                 )
             numbers.add(self.classes.index(name) + 1)
         return sorted(numbers)
@@ -213,7 +215,8 @@ class Devkit:
                     continue
                 if mask.shape != (height, width):
                     faults.append(
-                        f"{self.mask_path(id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but its photo is "
+                        f"{self.mask_path(id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but "
+                        "its photo is "
                         f"{width}x{height}; replace the mask"
                     )
         return faults

@@ -7,6 +7,8 @@ A trunk is a module with ``channels`` (of each level it returns, coarsest last),
 It normalises its input itself, since that belongs to the weights.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -111,7 +113,7 @@ class Small(nn.Module):
     def __init__(self, output_stride):
         super().__init__()
         self.normalise = Normalise()
-        self.channels = (32, 64, 96, 128)
+        self.channels = (16, 32, 64, 128)
         self.strides = (2, 4, 8, 8) if output_stride == 8 else (2, 4, 8, 16)
         levels, inputs = [], 3
         for index, outputs in enumerate(self.channels):
@@ -193,7 +195,7 @@ def freeze_batch_norm(trunk):
     """Turn every convolution followed by a batch norm into a ``FrozenNormConv2d``, in place."""
     for parent in list(trunk.modules()):
         children = list(parent.named_children())
-        for (name, conv), (following, norm) in zip(children, children[1:], strict=False):
+        for (name, conv), (following, norm) in itertools.pairwise(children):
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, FrozenNormConv2d(conv, norm))
                 setattr(parent, following, nn.Identity())

@@ -32,7 +32,8 @@ def load_state(path):
         isinstance(value, torch.Tensor) for value in state.values()
     ):
         raise InputError(
-            f"{path}: expected a dict of name to tensor, found {type(state).__name__}; give another file"
+            f"{path}: expected a dict of name to tensor, found {type(state).__name__}; give "
+            "another file"
         )
     return state
 

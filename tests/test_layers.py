@@ -1,0 +1,87 @@
+"""Which module may import what (CONTRIBUTING.md), read from the source without running it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METHOD = ("cam", "affinity", "random_walk", "crf", "metrics")
+OUTSIDE_THE_METHOD = {"mlflow", "papermill", "matplotlib", "seaborn"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted((ROOT / "wsss").rglob("*.py"))}
+
+
+def imports(module):
+    """Dotted names imported anywhere in a module; ``from a import b`` gives a and a.b."""
+    path = FILES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reached(module):
+    """Packages from outside that a module imports itself or through other modules of wsss."""
+    seen, waiting, outside = set(), [module], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for target in imports(name) | {
+            name.rpartition(".")[0] or "wsss"
+        }:  # a package's __init__ runs too
+            if target.split(".")[0] != "wsss":
+                outside.add(target.split(".")[0])
+            elif target in FILES:
+                waiting.append(target)
+    return outside
+
+
+def importers(package):
+    return {
+        module for module in FILES if package in {name.split(".")[0] for name in imports(module)}
+    }
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in FILES if name.startswith("wsss.models")]
+    + [f"wsss.{name}" for name in METHOD],
+)
+def test_the_method_stands_alone(module):
+    assert not reached(module) & OUTSIDE_THE_METHOD
+
+
+def test_imports_are_followed():
+    assert "numpy" in reached("wsss.random_walk") | reached("wsss.crf")
+    assert {"mlflow", "papermill"} <= reached("wsss.cli")
+
+
+def test_only_tracking_imports_mlflow():
+    assert importers("mlflow") == {"wsss.tracking"}
+
+
+def test_only_pipeline_imports_papermill():
+    assert importers("papermill") == {"wsss.pipeline"}
+
+
+def test_no_file_of_odds_and_ends():
+    assert not [
+        name
+        for name in FILES
+        if name.split(".")[-1] in {"utils", "util", "helpers", "common", "misc"}
+    ]

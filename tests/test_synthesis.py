@@ -1,0 +1,132 @@
+"""Label synthesis: the stages in turn equal the one call; confident regions mean what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+import wsss
+import wsss.errors
+from wsss import models, storage
+from wsss.affinity import neighbour_offsets
+from wsss.crf import CrfParams, DenseCRF
+from wsss.datasets.voc import Devkit, read_mask
+from wsss.synthesis import (
+    AffinityLabelJob,
+    CamJob,
+    Walk,
+    WalkJob,
+    boundaries,
+    confident_regions,
+    label_map,
+    resize,
+)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return models.build_cam("small", 5).eval(), models.build_affinity("small").eval()
+
+
+WALK = Walk(background_alpha=4, beta=2, steps=12, crf_steps=2)
+
+
+def test_jobs_in_turn_equal_synthesize(tmp_path, tiny_shapes, networks):
+    data, (cam, affinity) = Devkit(tiny_shapes), networks
+    for id in data.ids("train")[:3]:
+        jobs = [
+            CamJob(data, cam, tmp_path / "cams", (1.0, 0.5), True),
+            WalkJob(data, tmp_path / "cams", affinity, tmp_path, WALK),
+        ]
+        for job in jobs:
+            assert not job.done(id)
+            job.finish(id, job.forward(id))
+            assert job.done(id)
+        whole = wsss.synthesize(
+            data.image(id), data.labels(id), cam, affinity, scales=(1.0, 0.5), walk=WALK
+        )
+        stored = read_mask(tmp_path / "labels" / f"{id}.png", num_classes=5)
+        assert whole.dtype == np.uint8 and whole.shape == data.image(id).shape[:2]
+        assert (whole == stored).mean() > 0.99  # the stored maps are float16
+        assert set(np.unique(whole)) <= {0, *data.labels(id)}
+
+
+def test_a_photo_smaller_than_the_stride_is_labelled(networks):
+    image = np.random.default_rng(0).integers(0, 256, (9, 5, 3), dtype=np.uint8)
+    image.flags.writeable = False
+    assert wsss.synthesize(image, [2], *networks, walk=WALK).shape == (9, 5)
+
+
+def test_confident_regions_follow_the_two_alphas():
+    """Straight from the definition, with the CRF called once for each alpha."""
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    cams = rng.random((2, 6, 8), dtype=np.float32) ** 2
+    regions = confident_regions(image, cams, [3, 7], alpha_low=2, alpha_high=9, crf_steps=3)
+    maps = resize(cams, (24, 32)).numpy()
+    labels = []
+    for alpha in (2, 9):
+        scores = np.concatenate([(1 - maps.max(0, keepdims=True)) ** alpha, maps])
+        labels.append(np.array([0, 3, 7])[DenseCRF(image).infer(scores, 3).argmax(0)])
+    for y in range(24):
+        for x in range(32):
+            low, high = labels[0][y, x], labels[1][y, x]
+            says_object, says_background = low != 0, high == 0
+            if says_object == says_background:
+                assert regions[y, x] == 255
+            else:
+                assert regions[y, x] == (low if says_object else 0)
+    assert len(set(np.unique(regions)) & {0, 3, 7, 255}) >= 3
+
+
+def test_affinity_label_job_writes_the_regions_of_the_maps(tmp_path, tiny_shapes, networks):
+    data = Devkit(tiny_shapes)
+    id = data.ids("train")[0]
+    cam_job = CamJob(data, networks[0], tmp_path / "cams", (1.0,), False)
+    cam_job.finish(id, cam_job.forward(id))
+    job = AffinityLabelJob(data, tmp_path / "cams", tmp_path / "l", 4.0, 16.0, CrfParams(), 2)
+    job.finish(id, job.forward(id))
+    classes, cams = storage.load_cams(tmp_path / "cams" / f"{id}.npz")
+    expected = confident_regions(data.image(id), cams, classes, alpha_high=16.0, crf_steps=2)
+    assert (read_mask(job.path(id), num_classes=5) == expected).all()
+
+
+def test_label_map_names_the_present_classes():
+    scores = np.zeros((3, 2, 2))
+    scores[1, 0, 0] = scores[2, 0, 1] = scores[0, 1] = 1
+    assert label_map(scores, [4, 9]).tolist() == [[4, 9], [0, 0]]
+
+
+def test_boundaries_average_over_all_neighbours():
+    """Against every cell's own list of neighbours; a column is cut off from the next."""
+    height, width = 5, 7
+    weights = torch.zeros(34, height, width)
+    inside = {}
+    for k, (dy, dx) in enumerate(neighbour_offsets(5)):
+        for y in range(height):
+            for x in range(width):
+                if y + dy < height and 0 <= x + dx < width:
+                    weights[k, y, x] = value = float((x < 3) == (x + dx < 3))
+                    inside.setdefault((y, x), []).append(value)
+                    inside.setdefault((y + dy, x + dx), []).append(value)
+    expected = [[1 - np.mean(inside[y, x]) for x in range(width)] for y in range(height)]
+    np.testing.assert_allclose(boundaries(weights), expected, atol=1e-6)
+
+
+def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):
+    cams = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
+    storage.save_cams(tmp_path / "a.npz", [3, 20], cams)
+    classes, again = storage.load_cams(tmp_path / "a.npz")
+    assert classes == [3, 20] and again.dtype == np.float32
+    np.testing.assert_allclose(again, cams, atol=5e-4)
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:150])
+    with pytest.raises(wsss.errors.InputError, match=r"b\.npz: not a file of activation maps"):
+        storage.load_cams(tmp_path / "b.npz")
+    with pytest.raises(wsss.errors.InputError, match="run infer_cam"):
+        storage.load_cams(tmp_path / "c.npz")
+
+
+def test_palette_is_vocs():
+    assert storage.voc_palette()[[0, 1, 2, 8, 15, 20]].tolist() == [
+        *([0, 0, 0], [128, 0, 0], [0, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128])
+    ]
