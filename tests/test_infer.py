@@ -1,5 +1,8 @@
 """The map over photos: what exists is skipped, faults are told at the end, files appear whole."""
 
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +57,34 @@ def test_interrupted_writes_leave_nothing(tmp_path):
         partial.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_infer import Doubling
+from wsss.infer import infer
+
+if __name__ == "__main__":
+    infer([str(n) for n in range(100_000)], Doubling(Path({folder!r})), label="t", processes=2)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Work stops: no worker goes on writing after the process that asked for it is gone."""
+    folder = tmp_path / "out"
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder.exists() and any(folder.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    time.sleep(1)
+    counts = []
+    for _ in range(2):
+        counts.append(sum(1 for _ in folder.iterdir()))
+        time.sleep(1)
+    assert 0 < counts[0] == counts[1] < 100_000

@@ -23,5 +23,5 @@ def autocast(device):
 
 def as_batch(image, device):
     """A photo, uint8 RGB (H, W, 3), as float (1, 3, H, W) in [0, 1] on a device."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # a copy: photos may be read-only
+    pixels = torch.tensor(np.ascontiguousarray(image))  # a copy: photos may be read-only
     return pixels.to(device).permute(2, 0, 1)[None].float() / 255

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Protocol
 
@@ -51,7 +52,7 @@ def infer(ids, job, *, label, processes=None):
         return 0
     processes = min(processes or os.cpu_count() or 1, len(todo))
     if processes == 1:
-        _initialise(job, torch.get_num_threads())
+        _set_job(job, torch.get_num_threads())
         return _report([_both(id) for id in progress(todo, label, total=len(todo))])
     outcomes = []
     device = pick_device()
@@ -84,10 +85,17 @@ def _report(outcomes):
 _job = None  # of a worker process, set once when it starts
 
 
-def _initialise(job, threads):
+def _set_job(job, threads):
     global _job
     _job = job
     torch.set_num_threads(threads)
+
+
+def _initialise(job, threads):
+    """Set a worker up; it ends with the process that started it, even one that was killed."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    _set_job(job, threads)
 
 
 def _both(id):
