@@ -2,6 +2,7 @@
 all came from.
 """
 
+import logging
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its lines break ours
 
 import mlflow
 import numpy as np
@@ -21,6 +23,9 @@ from mlflow.tracking import MlflowClient
 
 from wsss import stages, storage
 from wsss.errors import InputError
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 RUN_VARIABLE = "WSSS_RUN_ID"  # set by the driver, which owns the run's status
 
@@ -43,8 +48,9 @@ def experiment_id(name):
     found = client().get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    local = tracking_uri().startswith("sqlite")
-    artifacts = (stages.project_root() / "mlartifacts").as_uri() if local else None
+    artifacts = None  # a server keeps them where it was told to
+    if tracking_uri().startswith("sqlite:///"):
+        artifacts = (Path(tracking_uri()[10:]).resolve().parent / "mlartifacts").as_uri()
     return client().create_experiment(name, artifact_location=artifacts)
 
 
