@@ -18,7 +18,7 @@ SMOKE = {
     "stages": {
         "dataset": {},
         "train_cam": {"epochs": 1, "crop": 64},
-        "infer_cam": {"scales": [1.0]},
+        "infer_cam": {"scales": [0.5]},
         "affinity_labels": {"crf_steps": 1},
         "train_affinity": {"epochs": 1, "crop": 64},
         "random_walk": {"steps": 8, "crf_steps": 1},
@@ -90,7 +90,7 @@ def test_dry_run_prints_commands_that_name_what_differs(place, capsys):
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 9
     assert lines[2].startswith("papermill notebooks/20_infer_cam.ipynb ")
-    assert "-p flip False" in lines[2] and "-y 'scales: [1.0]'" in lines[2]
+    assert "-p flip False" in lines[2] and "-y 'scales: [0.5]'" in lines[2]
 
 
 def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, capsys):

@@ -69,7 +69,13 @@ def parser():
 
 def main(arguments=None):
     """Run a command; returns the exit code."""
-    parsed = parser().parse_args(arguments)
+    grammar = parser()
+    parsed, rest = grammar.parse_known_args(arguments)
+    # argparse takes positional arguments in one go: those behind an option come back as a rest
+    if any(text.startswith("-") or "=" not in text for text in rest):
+        grammar.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides += rest
     try:
         parsed.action(parsed)
     except InputError as fault:
