@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import papermill  # noqa: F401 - run as a subprocess; imported so that a missing install fails before any work
+import papermill  # noqa: F401 - a missing install must fail before any work
 import yaml
 
 from wsss import datasets, stages, storage, tracking
@@ -29,6 +29,18 @@ ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=17179869184"
 }
+
+# What runs a stage: papermill by its own function, since only that can coalesce streams, which
+# keeps a progress bar to one line of the executed notebook.
+EXECUTE = """
+import json, sys, papermill
+source, target, parameters = sys.argv[1:]
+with open(parameters) as file:
+    values = json.load(file)
+papermill.execute_notebook(
+    source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
+)
+"""
 
 
 class StageFailed(RuntimeError):
@@ -182,22 +194,6 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
     return list(planned.values())
 
 
-def papermill_command(planned, notebook, parameters):
-    """The command that runs a stage by hand."""
-    return [
-        *(
-            sys.executable,
-            "-m",
-            "papermill",
-            str(planned.stage.path),
-            str(notebook),
-            "-f",
-            str(parameters),
-        ),
-        *("--cwd", str(stages.project_root()), "-k", "python3", "--no-progress-bar"),
-    ]
-
-
 def dry_run(planned):
     """The plain papermill commands of what would run, one a line."""
     lines = []
@@ -291,7 +287,7 @@ def _run_stage(experiment, item, parent, label, say):
         item.folder / "parameters.json",
         item.folder / "executed.ipynb",
     )
-    storage.save_json(parameters, item.values)  # JSON is YAML, which papermill reads
+    storage.save_json(parameters, item.values)
     storage.save_json(item.folder / "run.json", {"run_id": run_id, "seconds": before})
     watched = item.folder / ".progress"
     environment = (
@@ -309,9 +305,12 @@ def _run_stage(experiment, item, parent, label, say):
     status, error = "KILLED", None
     try:
         with (item.folder / "papermill.log").open("w") as log:
-            command = papermill_command(item, notebook, parameters)
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment
+                [sys.executable, "-c", EXECUTE, item.stage.path, notebook, parameters],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=stages.project_root(),
             )
             try:
                 _watch(process, watched, label)
