@@ -170,10 +170,8 @@ def test_report_holds_the_figures_of_the_runs(finished):
 
 def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):
     runs = len(tracking.client().search_runs([tracking.experiment_id("smoke")]))
-    began = time.monotonic()
     assert cli.main(["run", str(place / "smoke.yaml")]) == 0
     assert "all 9 stages are done; nothing to do" in capsys.readouterr().out
-    assert time.monotonic() - began < 60  # nothing ran: a chain takes longer anywhere
     assert len(tracking.client().search_runs([tracking.experiment_id("smoke")])) == runs
 
 
