@@ -34,6 +34,16 @@ def lopsided(pixels):
     return torch.cat([cells, 1 - 2 * cells], 1) * ramp
 
 
+def at_stride_4(maps):
+    """Copies of a value per class, (C,), at stride 4 of whatever photo."""
+
+    def answer(pixels):
+        height, width = (-(-side // 4) for side in pixels.shape[-2:])
+        return maps[None, :, None, None].expand(len(pixels), len(maps), height, width)
+
+    return Fake(answer)
+
+
 def random_maps(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -98,18 +108,21 @@ def test_one_scale_without_mirroring():
     np.testing.assert_allclose(out.numpy(), slow_normalise(maps.numpy()[[0, 2]]), rtol=1e-6)
 
 
-def test_coarser_maps_are_interpolated_to_stride_4():
+def test_coarser_maps_are_interpolated_between_the_pixels_that_their_cells_stand_on():
     network = Fake(lopsided)
     image = photo(23, 34)
     out = multi_scale_cam(network, image, [2, 4], scales=(1.0,), flip=False)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-    maps = lopsided(pixels)[:, [1, 3]].clamp(min=0)
-    expected = F.interpolate(maps, (6, 9), mode="bilinear", align_corners=False)[0]
-    np.testing.assert_allclose(out.numpy(), slow_normalise(expected.numpy()), rtol=1e-4, atol=1e-6)
+    maps = lopsided(pixels)[0, [1, 3]].clamp(min=0).numpy()
+    rows = np.stack([[np.interp(range(0, 34, 4), range(0, 40, 8), r) for r in m] for m in maps])
+    expected = np.stack(
+        [[np.interp(range(0, 23, 4), range(0, 24, 8), c) for c in m.T] for m in rows]
+    ).swapaxes(1, 2)
+    np.testing.assert_allclose(out.numpy(), slow_normalise(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_the_network_sees_rgb_from_0_to_1_at_every_scale_and_its_mirror_image():
-    network = fixed(random_maps(2, 4, 5))
+    network = at_stride_4(torch.tensor([1.0, 2.0]))
     image = photo(14, 18)
     image[0, 0], image[0, 1] = [0, 51, 255], [255, 0, 0]
     multi_scale_cam(network, image, [1], scales=(1.0, 0.5, 1.5, 2.0))
@@ -125,26 +138,29 @@ def test_the_network_sees_rgb_from_0_to_1_at_every_scale_and_its_mirror_image():
 
 
 def test_positive_parts_are_summed_over_scales():
-    by_width = {
-        20: random_maps(2, 3, 5),
-        10: random_maps(2, 3, 5, seed=1),
-        40: random_maps(2, 3, 5, seed=2),
-    }
-    network = Fake(lambda pixels: by_width[pixels.shape[-1]].expand(len(pixels), 2, 3, 5))
-    out = multi_scale_cam(network, photo(12, 20), [1, 2], scales=(1.0, 0.5, 2.0), flip=False)
-    total = sum(np.maximum(maps.numpy(), 0) for maps in by_width.values())
-    np.testing.assert_allclose(out.numpy(), slow_normalise(total), rtol=1e-5, atol=1e-6)
+    halves = {80: (1.0, -3.0), 40: (-1.0, 2.0), 160: (4.0, 0.5)}  # left and right, by width
+
+    def answer(pixels):
+        left, right = halves[pixels.shape[-1]]
+        across = -(-pixels.shape[-1] // 4)
+        row = torch.cat([torch.full((across // 2,), left), torch.full((across // 2,), right)])
+        return row.expand(1, 1, -(-pixels.shape[-2] // 4), across)
+
+    out = multi_scale_cam(Fake(answer), photo(12, 80), [1], scales=(1.0, 0.5, 2.0), flip=False)
+    left, right = out[0, :, :6], out[0, :, -6:]  # far from the step
+    torch.testing.assert_close(left, left[:1, :1].expand(3, 6))
+    torch.testing.assert_close(left, right * (1 + 0 + 4) / (0 + 2 + 0.5))
 
 
 def test_the_mirror_image_s_maps_are_mirrored_back():
     straight, mirrored = random_maps(2, 3, 5), random_maps(2, 3, 5, seed=1)
     network = Fake(lambda pixels: torch.stack([straight, mirrored]))
-    out = multi_scale_cam(network, photo(12, 20), [1, 2], scales=(1.0,))
+    out = multi_scale_cam(network, photo(9, 17), [1, 2], scales=(1.0,))
     total = np.maximum(straight.numpy(), 0) + np.maximum(mirrored.numpy(), 0)[:, :, ::-1]
     np.testing.assert_allclose(out.numpy(), slow_normalise(total), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(24, 32), (23, 34)])
+@pytest.mark.parametrize("size", [(25, 33), (21, 45)])  # cells on the first pixel and the last
 def test_the_mirrored_photo_has_the_mirrored_maps(size):
     image = photo(*size)
     mirror = np.ascontiguousarray(image[:, ::-1])
@@ -167,9 +183,7 @@ def test_only_the_present_classes_in_the_order_asked():
 
 
 def test_a_map_with_nothing_positive_is_zero():
-    maps = random_maps(2, 3, 5)
-    maps[0] = -maps[0].abs() - 0.1
-    out = multi_scale_cam(fixed(maps), photo(12, 20), [1, 2])
+    out = multi_scale_cam(at_stride_4(torch.tensor([-0.1, 2.0])), photo(12, 20), [1, 2])
     assert torch.isfinite(out).all()
     assert out[0].abs().max() == 0
     assert out[1].max() == 1

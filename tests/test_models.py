@@ -182,7 +182,7 @@ def test_weights_of_another_shape_name_the_tensor(tmp_path):
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="expected one of: resnet50, mobilenet_v2, small"):
         models.build_cam("resnet51", 4)
-    with pytest.raises(InputError, match="expected 8 or 16"):
+    with pytest.raises(InputError, match="expected one of: 8, 16"):
         models.build_cam("small", 4, output_stride=32)
     with pytest.raises(InputError, match="leave weights empty"):
         models.build_cam("small", 4, weights="download")

@@ -10,6 +10,7 @@ from wsss import models, storage
 from wsss.affinity import neighbour_offsets
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
+from wsss.geometry import upsample
 from wsss.synthesis import (
     AffinityLabelJob,
     CamJob,
@@ -18,7 +19,6 @@ from wsss.synthesis import (
     boundaries,
     confident_regions,
     label_map,
-    resize,
 )
 
 
@@ -63,7 +63,7 @@ def test_confident_regions_follow_the_two_alphas():
     image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     cams = rng.random((2, 6, 8), dtype=np.float32) ** 2
     regions = confident_regions(image, cams, [3, 7], alpha_low=2, alpha_high=9, crf_steps=3)
-    maps = resize(cams, (24, 32)).numpy()
+    maps = upsample(cams, (24, 32)).numpy()
     labels = []
     for alpha in (2, 9):
         scores = np.concatenate([(1 - maps.max(0, keepdims=True)) ** alpha, maps])

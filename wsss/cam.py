@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.devices import as_batch, autocast
+from wsss.geometry import upsample
 
 STRIDE = 4  # pixels a cell of the maps that are kept
 
@@ -46,9 +47,8 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
     device = next(network.parameters()).device
     pixels = as_batch(image, device)
     height, width = pixels.shape[-2:]
-    size = (-(-height // STRIDE), -(-width // STRIDE))
     channels = torch.tensor([int(number) - 1 for number in classes], device=device).long()
-    total = torch.zeros((len(classes), *size), device=device)
+    total = 0
     for scale in scales:
         scaled = pixels
         if scale != 1:
@@ -64,7 +64,11 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
             scaled = torch.cat([scaled, scaled.flip(-1)])
         with autocast(device):
             maps = network.maps(scaled.contiguous(memory_format=torch.channels_last))
-        maps = maps[:, channels].float().clamp(min=0)
-        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-        total += maps[0] + maps[1].flip(-1) if flip else maps[0]
+        maps = upsample(maps[:, channels].float().clamp(min=0), scaled.shape[-2:])
+        maps = maps[:1] + maps[1:].flip(-1) if flip else maps
+        if scale != 1:
+            maps = F.interpolate(
+                maps, (height, width), mode="bilinear", align_corners=False, antialias=scale > 1
+            )
+        total = total + maps[0, :, ::STRIDE, ::STRIDE]
     return normalise(total)

@@ -15,8 +15,8 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast, pick_device
+from wsss.geometry import upsample
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
-from wsss.synthesis import resize
 
 
 def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
@@ -72,7 +72,7 @@ def sweep_cams(dataset, ids, folder):
     for id in ids:
         classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
         target = dataset.mask(id)
-        sweep.update(resize(cams, target.shape).numpy(), classes, target)
+        sweep.update(upsample(cams, target.shape).numpy(), classes, target)
     return sweep
 
 
@@ -181,8 +181,11 @@ def segment(network, image, *, scales=(1.0,), flip=False):
             scaled = torch.cat([scaled, scaled.flip(-1)])
         with autocast(device):
             scores = network(scaled.contiguous(memory_format=torch.channels_last))
-        scores = F.interpolate(
-            scores.float(), (height, width), mode="bilinear", align_corners=False
-        ).softmax(1)
-        total = total + (scores[0] + scores[1].flip(-1) if flip else scores[0])
+        scores = upsample(scores.float(), scaled.shape[-2:]).softmax(1)
+        scores = scores[:1] + scores[1:].flip(-1) if flip else scores
+        if scale != 1:
+            scores = F.interpolate(
+                scores, (height, width), mode="bilinear", align_corners=False, antialias=scale > 1
+            )
+        total = total + scores[0]
     return total / total.sum(0)

@@ -8,27 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from wsss import storage
 from wsss.affinity import neighbour_offsets, pair_distance, pair_slices
+from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit
 from wsss.devices import as_batch, autocast, pick_device
+from wsss.geometry import upsample
+from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
 
-AFFINITY_STRIDE = 8
-
-
-def resize(maps, size):
-    """Bilinear resampling of maps (C, h, w) to (C, *size); averages where it shrinks."""
-    maps = torch.as_tensor(maps)
-    shrinks = size[0] < maps.shape[-2]
-    return F.interpolate(
-        maps[None], tuple(size), mode="bilinear", align_corners=False, antialias=shrinks
-    )[0]
+AFFINITY_STRIDE = AffinityNetwork.stride
 
 
 def label_map(scores, classes):
@@ -60,7 +53,7 @@ def confident_regions(
     Returns:
         uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
-    maps = resize(cams, image.shape[:2]).numpy()
+    maps = upsample(cams, image.shape[:2]).numpy()
     model = DenseCRF(image, crf)
 
     def label(alpha):
@@ -123,7 +116,8 @@ def walk_scores(cams, affinity, walk):
     """Background and class maps after the walk (equations 2, 11, 12): (1 + C, h, w) on the
     affinities' grid.
     """
-    maps = resize(cams, affinity.shape[-2:]).to(affinity.device)
+    step = AFFINITY_STRIDE // CAM_STRIDE
+    maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
     scores = torch.cat([background_score(maps, walk.background_alpha)[None], maps])
     return random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
 
@@ -161,7 +155,7 @@ def synthesize(
     walk = walk or Walk()
     cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip)
     affinity = affinities(affinity_network, image, radius=walk.radius, reduction=walk.reduction)
-    scores = resize(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
+    scores = upsample(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
     return (
         crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
     )
@@ -263,7 +257,7 @@ class WalkJob:
     def finish(self, id, payload):
         classes, scores = payload
         image = self.dataset.image(id)
-        scores = resize(scores, image.shape[:2]).numpy()
+        scores = upsample(scores, image.shape[:2]).numpy()
         walked = label_map(scores, classes)
         storage.save_labels(self.path(id, "walk"), walked)
         # written last: it says that the photo is done

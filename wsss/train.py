@@ -15,6 +15,7 @@ from wsss.affinity import affinity_loss, pair_distance, pair_targets
 from wsss.datasets.voc import IGNORE, read_mask
 from wsss.devices import autocast, pick_device
 from wsss.errors import InputError
+from wsss.geometry import upsample
 from wsss.models.heads import AffinityNetwork
 from wsss.progress import progress
 
@@ -244,14 +245,10 @@ def pair_loss(network, images, targets, *, radius, reduction):
     """Equation 10 for an affinity network; targets (B, H, W) are affinity labels at the photo's
     resolution.
 
-    Each cell of the network's grid takes the label of the pixel at its centre.
+    Each cell of the network's grid takes the label of the pixel that it stands on.
     """
     features = network(images).float()
-    height, width = features.shape[-2:]
-    offset = AffinityNetwork.stride // 2
-    labels = targets[:, offset :: AffinityNetwork.stride, offset :: AffinityNetwork.stride][
-        :, :height, :width
-    ]
+    labels = targets[:, :: AffinityNetwork.stride, :: AffinityNetwork.stride]
     distance = pair_distance(features, radius=radius, reduction=reduction)
     terms = affinity_loss(distance, pair_targets(labels.to(torch.uint8), radius=radius))
     return {
@@ -265,7 +262,7 @@ def pair_loss(network, images, targets, *, radius, reduction):
 def segmentation_loss(network, images, targets):
     """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored."""
     scores = network(images).float()
-    targets = targets[:, 2::4, 2::4]  # the pixel at the centre of each cell
-    scores = F.interpolate(scores, targets.shape[-2:], mode="bilinear", align_corners=False)
+    targets = targets[:, ::4, ::4]
+    scores = upsample(scores, targets.shape[-2:])
     summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
     return {"loss": summed / (targets != IGNORE).sum().clamp(min=1)}

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
+from wsss.geometry import upsample
 from wsss.storage import voc_palette
-from wsss.synthesis import resize
 
 
 def overlay_labels(image, labels, strength=0.6):
@@ -20,7 +20,7 @@ def overlay_labels(image, labels, strength=0.6):
 
 def overlay_map(image, heat):
     """A map (h, w) in [0, 1], of any resolution, as colours over its photo: uint8 (H, W, 3)."""
-    heat = resize(np.asarray(heat, np.float32)[None], image.shape[:2]).numpy()[0].clip(0, 1)
+    heat = upsample(np.asarray(heat, np.float32)[None], image.shape[:2]).numpy()[0].clip(0, 1)
     colours = plt.get_cmap("inferno")(heat)[..., :3] * 255
     return (0.45 * image + 0.55 * colours).round().astype(np.uint8)
 

@@ -1,11 +1,9 @@
 """Networks: ``build_cam``, ``build_affinity`` and ``build_segmentation`` over any of the trunks."""
 
-from torch.hub import load_state_dict_from_url
-
 from wsss.errors import InputError
 from wsss.models.backbones import TRUNKS, build_trunk, freeze_batch_norm
 from wsss.models.heads import AffinityNetwork, CamNetwork, SegmentationNetwork
-from wsss.models.weights import fit_state, load_state, save_state
+from wsss.models.weights import fit_state, load_state, pretrained_state, save_state
 from wsss.stages import from_root
 
 BACKBONES = tuple(TRUNKS)
@@ -19,7 +17,7 @@ def build_cam(backbone, num_classes, *, weights="", output_stride=16, dropout=0.
         num_classes: object classes, without background.
         weights: ImageNet weights for the trunk: a state-dict file in torchvision's layout,
             ``download`` for torchvision's own, or empty for random weights.
-        output_stride: pixels a cell of the last level, 8 or 16.
+        output_stride: pixels a cell of the last level: 8, 16, or the pretrained network's own 32.
         dropout: of whole channels before the classifier.
         frozen_levels: how many of the trunk's four levels are not trained.
     """
@@ -82,11 +80,8 @@ def _trunk(backbone, output_stride, weights):
     trunk = build_trunk(backbone, output_stride=output_stride)
     if weights and trunk.pretrained is None:
         raise InputError(f"backbone '{backbone}' has no ImageNet weights; leave weights empty")
-    if weights == "download":
-        state = load_state_dict_from_url(trunk.pretrained.url, progress=True, check_hash=True)
-        fit_state(trunk.body, state, trunk.pretrained.url, ignore=("fc.", "classifier."))
-    elif weights:
-        fit_state(trunk.body, load_state(weights), weights, ignore=("fc.", "classifier."))
+    if weights:
+        fit_state(trunk.body, *pretrained_state(trunk, weights), ignore=("fc.", "classifier."))
     if trunk.pretrained is not None:
         freeze_batch_norm(trunk)
     return trunk

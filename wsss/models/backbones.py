@@ -33,10 +33,11 @@ class ResNet50(nn.Module):
     """torchvision's ResNet-50 with the last one or two levels atrous."""
 
     pretrained = models.ResNet50_Weights.IMAGENET1K_V1
+    output_strides = (8, 16, 32)
 
     def __init__(self, output_stride):
         super().__init__()
-        atrous = [False, output_stride == 8, True]
+        atrous = [False, output_stride == 8, output_stride <= 16]
         self.normalise = Normalise()
         self.body = models.resnet50(weights=None, replace_stride_with_dilation=atrous)
         del self.body.fc
@@ -62,6 +63,7 @@ class MobileNetV2(nn.Module):
     """torchvision's MobileNetV2 with the blocks after the output stride atrous."""
 
     pretrained = models.MobileNet_V2_Weights.IMAGENET1K_V1
+    output_strides = (8, 16, 32)
     ends = (3, 6, 13, 18)  # the last block of each level in torchvision's `features`
 
     def __init__(self, output_stride):
@@ -109,6 +111,7 @@ class Small(nn.Module):
     """A light net for the built-in dataset, trained from scratch: four levels, 0.3 M parameters."""
 
     pretrained = None
+    output_strides = (8, 16)
 
     def __init__(self, output_stride):
         super().__init__()
@@ -205,11 +208,15 @@ TRUNKS = {"resnet50": ResNet50, "mobilenet_v2": MobileNetV2, "small": Small}
 
 
 def build_trunk(backbone, *, output_stride=16):
-    """The trunk of that name without weights; ``output_stride`` is 8 or 16 pixels a cell."""
+    """The trunk of that name without weights; ``output_stride`` is in pixels a cell."""
     if backbone not in TRUNKS:
         raise InputError(
             f"backbone '{backbone}' is not known; expected one of: {', '.join(TRUNKS)}"
         )
-    if output_stride not in (8, 16):
-        raise InputError(f"output_stride {output_stride} is not supported; expected 8 or 16")
+    possible = TRUNKS[backbone].output_strides
+    if output_stride not in possible:
+        raise InputError(
+            f"output_stride {output_stride} is not supported by {backbone}; expected one of: "
+            + ", ".join(map(str, possible))
+        )
     return TRUNKS[backbone](output_stride)

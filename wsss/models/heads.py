@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wsss.geometry import upsample
+
 
 class Network(nn.Module):
     """A trunk and a head; ``head_parameters`` learn faster than the trunk's, which come pretrained.
@@ -71,10 +73,15 @@ class AffinityNetwork(Network):
         levels = self.trunk(images)[-len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         reduced = [
-            F.interpolate(F.elu(layer(level)), size, mode="bilinear", align_corners=False)
+            self._at_stride(F.elu(layer(level)), size)
             for layer, level in zip(self.reduce, levels, strict=True)
         ]
         return F.elu(self.mix(torch.cat(reduced, 1)))
+
+    @staticmethod
+    def _at_stride(level, size):
+        step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the features
+        return upsample(level[..., ::step, ::step], size)
 
 
 class SegmentationNetwork(Network):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError
 
@@ -36,6 +37,19 @@ def load_state(path):
             "another file"
         )
     return state
+
+
+def pretrained_state(trunk, weights):
+    """The ImageNet state dict that ``weights`` means for a trunk, and its name for messages.
+
+    Args:
+        trunk: see ``backbones``.
+        weights: a file, or ``download`` for torchvision's own.
+    """
+    if weights != "download":
+        return load_state(weights), weights
+    url = trunk.pretrained.url
+    return load_state_dict_from_url(url, progress=True, check_hash=True), url
 
 
 def save_state(module, path):

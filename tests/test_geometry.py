@@ -1,0 +1,59 @@
+"""Cells of a map and pixels of a photo: what the trunks do, and what ``upsample`` makes of it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wsss.geometry import upsample
+from wsss.models.backbones import build_trunk
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet50"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_cell_looks_at_the_pixels_around_its_own(backbone, stride):
+    """With every kernel flat and nothing clipped, how strongly a pixel acts on a cell is symmetric
+    about the pixel that the cell stands on.
+    """
+    trunk = build_trunk(backbone, output_stride=stride).eval()
+    for parent in list(trunk.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, (nn.ReLU, nn.ReLU6, nn.BatchNorm2d)):
+                setattr(parent, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(parent, name, nn.AvgPool2d(3, stride=2, padding=1))
+            elif isinstance(child, nn.Conv2d):
+                child.weight.data.fill_(1 / child.weight[0].numel())
+    photo = torch.zeros(1, 3, 65, 1281, requires_grad=True)
+    level = trunk(photo)[-1]
+    level[0, 0, 32 // stride, 640 // stride].backward()
+    weight = photo.grad[0].sum((0, 1)).numpy()
+    assert (weight > 0).sum() > 16
+    np.testing.assert_allclose(weight, weight[::-1], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(33, 49), (37, 40), (48, 33), (17, 5)])
+@pytest.mark.parametrize("stride", [1, 4, 16])
+def test_every_cell_keeps_its_value_at_its_pixel(size, stride):
+    cells = [-(-side // stride) for side in size]
+    maps = torch.randn(2, *cells, generator=torch.Generator().manual_seed(0))
+    fine = upsample(maps, size)
+    assert fine.shape == (2, *size)
+    torch.testing.assert_close(fine[:, ::stride, ::stride], maps, rtol=1e-4, atol=1e-5)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            rows, columns = np.arange(cells[0]) * stride, np.arange(cells[1]) * stride
+            along = [np.interp(x, columns, row) for row in maps[0].numpy()]
+            assert float(fine[0, y, x]) == pytest.approx(np.interp(y, rows, along), abs=1e-4)
+
+
+def test_a_batch_and_numpy_maps():
+    maps = np.random.default_rng(0).random((3, 2, 4, 5), dtype=np.float32)
+    fine = upsample(maps, (13, 20))
+    assert fine.shape == (3, 2, 13, 20) and fine.dtype == torch.float32
+    torch.testing.assert_close(fine[1], upsample(maps[1], (13, 20)))
+
+
+def test_maps_of_another_photo_are_refused():
+    with pytest.raises(ValueError, match="5 cells do not tile 24"):
+        upsample(torch.zeros(1, 5, 5), (24, 24))
