@@ -75,8 +75,8 @@ def test_only_tracking_imports_mlflow():
     assert importers("mlflow") == {"wsss.tracking"}
 
 
-def test_only_pipeline_imports_papermill():
-    assert importers("papermill") == {"wsss.pipeline"}
+def test_only_execution_imports_papermill():
+    assert importers("papermill") == {"wsss.execution"}
 
 
 def test_no_file_of_odds_and_ends():

@@ -46,10 +46,16 @@ def build_segmentation(
     output_stride=16,
     frozen_levels=0,
     channels=512,
+    reach=96,
 ):
-    """The segmentation network (section 3.5). ``num_classes`` counts the background too."""
+    """The segmentation network (section 3.5). ``num_classes`` counts the background too.
+
+    ``channels`` and ``reach`` are of its head, see ``SegmentationNetwork``.
+    """
     trunk = _trunk(backbone, output_stride, weights)
-    return SegmentationNetwork(trunk, num_classes, channels=channels, frozen_levels=frozen_levels)
+    return SegmentationNetwork(
+        trunk, num_classes, channels=channels, reach=reach, frozen_levels=frozen_levels
+    )
 
 
 def weights_path(weights):

@@ -85,13 +85,16 @@ class AffinityNetwork(Network):
 
 
 class SegmentationNetwork(Network):
-    """The paper's own head: two 3x3 atrous convolutions, rate 12 at stride 8 (96 pixels, kept at
-    other strides).
+    """The paper's own head: two 3x3 atrous convolutions.
+
+    Args:
+        reach: pixels from a convolution's middle tap to its outer ones, kept at any stride; the
+            paper's rate of 12 at stride 8 is 96, for photos of 500 pixels.
     """
 
-    def __init__(self, trunk, num_classes, *, channels=512, frozen_levels=0):
+    def __init__(self, trunk, num_classes, *, channels=512, reach=96, frozen_levels=0):
         super().__init__(trunk, frozen_levels=frozen_levels)
-        rate = 96 // trunk.strides[-1]
+        rate = max(1, reach // trunk.strides[-1])
         self.head = nn.Sequential(
             nn.Conv2d(trunk.channels[-1], channels, 3, padding=rate, dilation=rate),
             nn.ReLU(inplace=True),
