@@ -120,6 +120,11 @@ def test_segmentation_rate_spans_the_same_pixels_at_both_strides():
         for s in (8, 16)
     ]
     assert spans == [96, 96]  # rate 12 at stride 8 (paper)
+    near = [
+        models.build_segmentation("small", 5, output_stride=s, reach=16).head[3].dilation[0]
+        for s in (8, 16)
+    ]
+    assert near == [2, 1]
 
 
 def test_real_weights_fit_strictly(mobilenet_weights):
