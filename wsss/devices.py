@@ -9,16 +9,17 @@ def pick_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(device):
-    """bfloat16 autocast where the device computes in it natively; elsewhere it is ten times
-    slower, so float32.
+def autocast(device, *, training=False):
+    """bfloat16 autocast where it pays: on a GPU, and for inference on a processor that computes in
+    it.
+
+    Processors without such units are ten times slower in bfloat16. With them, training was no
+    faster than in float32 and learnt less: the built-in dataset's classifier ended at a loss of
+    0.41 instead of 0.26.
     """
-    native = (
-        device.type == "cuda"
-        or torch.cpu._is_avx512_bf16_supported()
-        or torch.cpu._is_amx_tile_supported()
-    )
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    enabled = device.type == "cuda" or (native and not training)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def as_batch(image, device):

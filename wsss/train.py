@@ -147,7 +147,7 @@ def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metr
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with autocast(device):
+        with autocast(device, training=True):
             losses = loss(network, images, targets.to(device, non_blocking=True))
         optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
