@@ -219,6 +219,7 @@ def run(experiment, planned, *, say=print):
     status = "FAILED"
     try:
         # a notebook becomes a page while the next one starts; leaving the block waits for all
+        written = []
         with ThreadPoolExecutor(1) as pages:
             for place, item in enumerate(planned, 1):
                 if not item.done:
@@ -226,8 +227,10 @@ def run(experiment, planned, *, say=print):
                     try:
                         run_stage(experiment["name"], item, parent, label, say)
                     finally:
-                        pages.submit(keep_notebook, item.folder)
+                        written.append(pages.submit(keep_notebook, item.folder))
                 tracking.link_stage(parent, item.name, item.folder)
+        for page in written:
+            page.result()  # raises what went wrong in the thread
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

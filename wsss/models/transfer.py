@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from wsss.devices import as_batch, autocast, pick_device
 from wsss.errors import InputError
-from wsss.models.backbones import build_trunk
+from wsss.models.backbones import TRUNKS
 from wsss.models.weights import pretrained_state
 from wsss.progress import progress
 
@@ -37,7 +37,7 @@ def recognise(network, backbone, weights, dataset, ids):
         raise InputError(
             "pretrained_share needs pretrained weights; set weights, or the share to 0"
         )
-    state, source = pretrained_state(build_trunk(backbone), weights)
+    state, source = pretrained_state(TRUNKS[backbone], weights)
     layers = [
         (state[f"{name}.weight"], state[f"{name}.bias"])
         for name in ("fc", "classifier.1")

@@ -43,7 +43,7 @@ def pretrained_state(trunk, weights):
     """The ImageNet state dict that ``weights`` means for a trunk, and its name for messages.
 
     Args:
-        trunk: see ``backbones``.
+        trunk: of ``backbones``, or its class.
         weights: a file, or ``download`` for torchvision's own.
     """
     if weights != "download":
