@@ -127,6 +127,52 @@ def test_segmentation_rate_spans_the_same_pixels_at_both_strides():
     assert near == [2, 1]
 
 
+def test_decoder_has_stride_8_whatever_the_trunk_and_spans_the_same_pixels():
+    spans = set()
+    for stride in (8, 16, 32):
+        network = models.build_segmentation(
+            "mobilenet_v2", 5, output_stride=stride, channels=8, fine=[4, 6, 2], reach=64
+        ).eval()
+        assert network(torch.rand(1, 3, 50, 75)).shape == (1, 5, 7, 10)
+        spans.add(network.around.dilation[0] * stride)
+    assert spans == {64}
+
+
+def test_decoder_sees_an_edge_where_it_is():
+    """What only a fine level tells apart must come out on the same side of the edge."""
+    torch.manual_seed(0)
+    network = models.build_segmentation("small", 2, channels=8, fine=[4, 4, 4]).eval()
+    images = torch.zeros(1, 3, 64, 96)
+    with torch.no_grad():
+        for layer in (network.squeeze, network.whole, network.around):
+            layer.weight.zero_()  # no context: the finer levels alone
+            layer.bias.zero_()
+        for level in (0, 1, 2):
+            network.trunk.levels[level].eval()
+        plain = network(images)
+        images[..., 48:] = 1.0
+        changed = (network(images) - plain).abs().sum(1)[0] > 1e-6
+    assert changed[:, 8:].all()  # cells stand on pixels 0, 8, ...: the ninth is the first white one
+    assert not changed[:, :2].any()
+
+
+def test_a_decoder_takes_no_more_levels_than_there_are():
+    with pytest.raises(InputError, match="fine lists 4 levels, but small has 3 before its last"):
+        models.build_segmentation("small", 5, fine=[4, 4, 4, 4])
+
+
+@pytest.mark.parametrize("fine", [[], [4, 4]])
+def test_favouring_rare_classes_is_dividing_by_a_power_of_their_share(fine):
+    network = models.build_segmentation("small", 3, channels=8, fine=fine).eval()
+    images, shares = torch.rand(1, 3, 32, 48), torch.tensor([0.9, 0.1, 0.0])
+    with torch.no_grad():
+        before = network(images).softmax(1)
+        models.favour_rare(network, shares, 0.4)
+        after = network(images).softmax(1)
+    divided = before / torch.tensor([0.9**0.4, 0.1**0.4, 1.0]).view(1, 3, 1, 1)
+    torch.testing.assert_close(after, divided / divided.sum(1, keepdim=True))
+
+
 def test_real_weights_fit_strictly(mobilenet_weights):
     network = models.build_cam("mobilenet_v2", 20, weights=mobilenet_weights)
     state = torch.load(mobilenet_weights, weights_only=True)

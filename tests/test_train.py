@@ -13,6 +13,7 @@ from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, build_segmentation
+from wsss.storage import save_labels
 from wsss.train import Schedule, build_optimiser, fit
 
 
@@ -119,8 +120,11 @@ def test_training_lowers_the_loss_and_repeats_exactly(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 3, 8])
 def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
+    def noisy(images, targets):
+        return images + 0.1 * torch.randn_like(images), targets
+
     undisturbed = network()
-    expected = fit(undisturbed, Points(), squared, SCHEDULE, folder=tmp_path / "a")
+    expected = fit(undisturbed, Points(), squared, SCHEDULE, folder=tmp_path / "a", mix=noisy)
     calls = 0
 
     def interrupted(net, images, targets):
@@ -131,7 +135,7 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         return squared(net, images, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), Points(), interrupted, SCHEDULE, folder=tmp_path / "b")
+        fit(network(), Points(), interrupted, SCHEDULE, folder=tmp_path / "b", mix=noisy)
     resumed, logged = network(), []
     torch.manual_seed(77)  # whatever happened in between
     history = fit(
@@ -141,6 +145,7 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         SCHEDULE,
         folder=tmp_path / "b",
         on_epoch=lambda e, _: logged.append(e),
+        mix=noisy,
     )
     assert [m["loss"] for m in history] == [m["loss"] for m in expected]
     assert logged == [0, 1, 2, 3]  # a new record gets the epochs from before, too
@@ -217,9 +222,21 @@ def test_losses_of_the_real_networks_reach_every_parameter():
     segmentation = build_segmentation("small", 5, channels=16)
     loss = train.segmentation_loss(segmentation, images, masks)["loss"]
     loss.backward()
-    for net in (affinity, segmentation):
+    decoder = build_segmentation("small", 5, channels=16, fine=[4, 6])
+    train.segmentation_loss(decoder, images, masks)["loss"].backward()
+    for net in (affinity, segmentation, decoder):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     everything_ignored = train.segmentation_loss(segmentation, images, torch.full_like(masks, 255))[
         "loss"
     ]
     assert everything_ignored.item() == 0
+
+
+def test_shares_are_of_labelled_pixels_only(tmp_path):
+    labels = np.zeros((4, 5), np.uint8)
+    labels[0] = 255
+    labels[1] = 2
+    save_labels(tmp_path / "a.png", labels)
+    save_labels(tmp_path / "b.png", np.full((1, 5), 3, np.uint8))
+    folder = train.MaskFolder(tmp_path, 4)
+    np.testing.assert_allclose(folder.shares(["a", "b"]), [0.5, 0, 0.25, 0.25, 0])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from wsss.datasets.transforms import Samples, augment
+from wsss.datasets.transforms import Samples, augment, cut_mix
 
 
 class Blocks:
@@ -68,3 +68,31 @@ def test_sampling_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     data[(0, 0)]
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_cut_mix_moves_photo_and_mask_together():
+    data = samples(90, 120, augment(64, jitter=0))
+    images, masks = (
+        torch.stack(part) for part in zip(*(data[(0, i)] for i in range(4)), strict=True)
+    )
+    before = images.clone(), masks.clone()
+    torch.manual_seed(0)
+    mixed, mixed_masks = cut_mix(images, masks, 1.0)
+    assert torch.equal((mixed[:, 0] * 255).round().long(), mixed_masks * 10)
+    assert torch.equal(images, before[0]) and torch.equal(masks, before[1])
+    for index in range(4):
+        changed = mixed_masks[index] != masks[index]
+        rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+        box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        assert 0 < len(rows) <= 48 and 0 < len(columns) <= 48
+        assert torch.equal(mixed_masks[index][box], masks[(index + 1) % 4][box])
+
+
+def test_cut_mix_leaves_the_other_crops_and_nothing_at_all_alone():
+    images, masks = torch.rand(200, 3, 8, 8), torch.arange(200)[:, None, None].expand(-1, 8, 8)
+    torch.manual_seed(0)
+    _, mixed = cut_mix(images, masks, 0.3)
+    assert 30 < (mixed != masks).any((1, 2)).sum() < 90
+    state = torch.get_rng_state()
+    assert cut_mix(images, masks, 0.0)[0] is images
+    assert torch.equal(torch.get_rng_state(), state)

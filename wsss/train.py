@@ -88,7 +88,16 @@ class EpochSampler(torch.utils.data.Sampler):
             yield [(epoch, index) for index in batch]
 
 
-def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metrics: None):
+def fit(
+    network,
+    samples,
+    loss,
+    schedule,
+    *,
+    folder,
+    on_epoch=lambda epoch, metrics: None,
+    mix=lambda images, targets: (images, targets),
+):
     """Train a network in place, resuming from ``folder/checkpoint.pt`` where there is one.
 
     Args:
@@ -100,6 +109,8 @@ def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metr
         folder: where the checkpoint is kept while training lasts.
         on_epoch: called after each epoch with its number and the means of the losses, the images
             per second and the learning rate.
+        mix: changes each batch before it is trained on, such as ``transforms.cut_mix``; what it
+            draws from torch's generator goes on where it was when training resumes.
 
     Returns:
         list of each epoch's metrics.
@@ -146,6 +157,7 @@ def fit(network, samples, loss, schedule, *, folder, on_epoch=lambda epoch, metr
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
+        images, targets = mix(images, targets)
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
         with autocast(device, training=True):
             losses = loss(network, images, targets.to(device, non_blocking=True))
@@ -234,6 +246,12 @@ class MaskFolder:
 
     def __call__(self, id):
         return read_mask(self.folder / f"{id}.png", num_classes=self.num_classes)
+
+    def shares(self, ids):
+        """Each class's share of the labelled pixels, background first: float64 (1 + classes,)."""
+        counts = sum(np.bincount(self(id).ravel(), minlength=IGNORE + 1) for id in ids)
+        counts = counts[: self.num_classes + 1]
+        return counts / counts.sum()
 
 
 def classification_loss(network, images, targets):

@@ -54,6 +54,39 @@ def augment(crop, *, long_side=(0, 0), jitter=0.3):
     return v2.Compose(steps)
 
 
+def cut_mix(images, masks, share):
+    """Paste a rectangle of the next crop, photo and mask, into a share of a batch's crops
+    (CutMix, Yun et al., ICCV 2019).
+
+    Args:
+        images: (B, C, H, W).
+        masks: (B, H, W).
+        share: of the crops that get one, in [0, 1]; the rectangle's sides are a quarter to three
+            quarters of the crop's.
+
+    Returns:
+        images and masks of the same shapes; the given ones are not written to.
+    """
+    if not share:
+        return images, masks
+    mixed, mixed_masks = images.clone(), masks.clone()
+    for index in range(len(images)):
+        if torch.rand(()) >= share:
+            continue
+        rows, columns = (_span(side) for side in masks.shape[-2:])
+        other = (index + 1) % len(images)
+        mixed[index, :, rows, columns] = images[other, :, rows, columns]
+        mixed_masks[index, rows, columns] = masks[other, rows, columns]
+    return mixed, mixed_masks
+
+
+def _span(side):
+    """A random slice, a quarter to three quarters of a side long."""
+    length = int(torch.randint(side // 4, 3 * side // 4 + 1, ()))
+    start = int(torch.randint(0, side - length + 1, ()))
+    return slice(start, start + length)
+
+
 class Samples(torch.utils.data.Dataset):
     """Augmented samples of a list of photos; the same key gives the same sample in any process.
 

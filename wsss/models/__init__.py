@@ -2,7 +2,13 @@
 
 from wsss.errors import InputError
 from wsss.models.backbones import TRUNKS, build_trunk, freeze_batch_norm
-from wsss.models.heads import AffinityNetwork, CamNetwork, SegmentationNetwork
+from wsss.models.heads import (
+    AffinityNetwork,
+    CamNetwork,
+    DecoderNetwork,
+    SegmentationNetwork,
+    favour_rare,
+)
 from wsss.models.weights import fit_state, load_state, pretrained_state, save_state
 from wsss.stages import from_root
 
@@ -47,12 +53,28 @@ def build_segmentation(
     frozen_levels=0,
     channels=512,
     reach=96,
+    fine=(),
 ):
     """The segmentation network (section 3.5). ``num_classes`` counts the background too.
 
-    ``channels`` and ``reach`` are of its head, see ``SegmentationNetwork``.
+    ``channels`` and ``reach`` are of its head: the paper's, or where ``fine`` lists channels of
+    finer levels, a decoder that joins them. See ``SegmentationNetwork`` and ``DecoderNetwork``.
     """
     trunk = _trunk(backbone, output_stride, weights)
+    if len(fine) >= len(trunk.channels):
+        raise InputError(
+            f"fine lists {len(fine)} levels, but {backbone} has {len(trunk.channels) - 1} before "
+            "its last; list fewer"
+        )
+    if fine:
+        return DecoderNetwork(
+            trunk,
+            num_classes,
+            fine=fine,
+            channels=channels,
+            reach=reach,
+            frozen_levels=frozen_levels,
+        )
     return SegmentationNetwork(
         trunk, num_classes, channels=channels, reach=reach, frozen_levels=frozen_levels
     )
@@ -97,10 +119,12 @@ __all__ = [
     "BACKBONES",
     "AffinityNetwork",
     "CamNetwork",
+    "DecoderNetwork",
     "SegmentationNetwork",
     "build_affinity",
     "build_cam",
     "build_segmentation",
+    "favour_rare",
     "fit_state",
     "load_into",
     "load_state",

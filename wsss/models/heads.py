@@ -73,15 +73,18 @@ class AffinityNetwork(Network):
         levels = self.trunk(images)[-len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         reduced = [
-            self._at_stride(F.elu(layer(level)), size)
+            _at_stride(F.elu(layer(level)), size)
             for layer, level in zip(self.reduce, levels, strict=True)
         ]
         return F.elu(self.mix(torch.cat(reduced, 1)))
 
-    @staticmethod
-    def _at_stride(level, size):
-        step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the features
-        return upsample(level[..., ::step, ::step], size)
+
+def _at_stride(level, size):
+    """A level of a trunk on a grid of ``size`` cells: finer ones are thinned out, coarser ones
+    interpolated.
+    """
+    step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
+    return upsample(level[..., ::step, ::step], size)
 
 
 class SegmentationNetwork(Network):
@@ -102,8 +105,75 @@ class SegmentationNetwork(Network):
             nn.Conv2d(channels, num_classes, 3, padding=rate, dilation=rate),
         )
 
+    @property
+    def classifier(self):
+        return self.head[-1]
+
     def forward(self, images):
         """Class scores before the softmax, (B, classes with background, h, w) at the output
         stride.
         """
         return self.head(self.trunk(images)[-1])
+
+
+class DecoderNetwork(Network):
+    """Context from the last level and edges from the finer ones, joined at ``stride`` pixels a
+    cell (after DeepLabv3+, Chen et al., ECCV 2018, with one light mixing step).
+
+    Args:
+        channels: of the context, and of the mixture that the classes are read from.
+        reach: as for ``SegmentationNetwork``, of the one atrous convolution.
+        fine: channels that each of the trunk's levels before the last is reduced to, finest first.
+    """
+
+    stride = 8
+
+    def __init__(self, trunk, num_classes, *, fine, channels=256, reach=96, frozen_levels=0):
+        super().__init__(trunk, frozen_levels=frozen_levels)
+        rate = max(1, reach // trunk.strides[-1])
+        self.squeeze = nn.Conv2d(trunk.channels[-1], channels, 1)
+        self.around = nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate)
+        self.whole = nn.Conv2d(channels, channels, 1)
+        levels = trunk.channels[-1 - len(fine) : -1]
+        self.reduce = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 1) for inputs, outputs in zip(levels, fine, strict=True)
+        )
+        joined = channels + sum(fine)
+        self.mix = nn.Sequential(
+            nn.Conv2d(joined, joined, 5, padding=2, groups=joined),
+            nn.Conv2d(joined, channels, 1),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, images):
+        """Class scores before the softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
+        *levels, last = self.trunk(images)[-1 - len(self.reduce) :]
+        size = [-(-side // self.stride) for side in images.shape[-2:]]
+        last = F.relu(self.squeeze(last))
+        context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
+        joined = [_at_stride(context, size)] + [
+            _at_stride(F.relu(layer(level)), size)
+            for layer, level in zip(self.reduce, levels, strict=True)
+        ]
+        return self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
+
+
+@torch.no_grad()
+def favour_rare(network, shares, strength):
+    """Take ``strength`` times the logarithm of each class's share off a segmentation network's
+    scores, in place (logit adjustment, Menon et al., ICLR 2021).
+
+    Where labels err, a rare class seldom becomes the most probable one; mean IoU counts it as much
+    as any other.
+
+    Args:
+        network: a trained ``SegmentationNetwork`` or ``DecoderNetwork``.
+        shares: of the training pixels, background first, in [0, 1].
+        strength: 0 changes nothing; 1 treats all classes as equally frequent.
+    """
+    bias = network.classifier.bias
+    shares = torch.as_tensor(shares, dtype=bias.dtype, device=bias.device)
+    seen = shares > 0  # a class that was never taught stays where it is
+    bias[seen] -= strength * shares[seen].log()
