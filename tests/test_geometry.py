@@ -1,11 +1,11 @@
-"""Cells of a map and pixels of a photo: what the trunks do, and what ``upsample`` makes of it."""
+"""Cells of a map and pixels of a photo: what the trunks do, and what resampling makes of it."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from wsss.geometry import upsample
+from wsss.geometry import on_grid, upsample
 from wsss.models.backbones import build_trunk
 
 
@@ -57,3 +57,12 @@ def test_a_batch_and_numpy_maps():
 def test_maps_of_another_photo_are_refused():
     with pytest.raises(ValueError, match="5 cells do not tile 24"):
         upsample(torch.zeros(1, 5, 5), (24, 24))
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 16, 32])
+def test_levels_of_every_stride_meet_at_the_same_pixels(stride):
+    """A level whose cells hold their pixel's column must do so on the grid as well."""
+    columns = torch.arange(0, 97, stride).float()  # the last cell of every stride is on pixel 96
+    level = columns.expand(1, 1, -(-65 // stride), -1)
+    joined = on_grid(level, [9, 13])
+    torch.testing.assert_close(joined, torch.arange(0, 97, 8).float().expand(1, 1, 9, 13))

@@ -36,6 +36,21 @@ def upsample(maps, size):
     return batch[0] if maps.ndim == 3 else batch
 
 
+def on_grid(level, size):
+    """Bring a trunk's level to a grid of ``size`` cells: a finer one is thinned out, a coarser one
+    interpolated, each cell staying at its place.
+
+    Args:
+        level: float (B, C, h, w).
+        size: (H, W) of the grid, whose stride is the level's times or divided by a power of two.
+
+    Returns:
+        (B, C, H, W).
+    """
+    step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
+    return upsample(level[..., ::step, ::step], size)
+
+
 def _stride(fine, coarse):
     """The power of two with ``coarse = ceil(fine / stride)``; where there is one cell, any does."""
     stride = 2 ** math.ceil(math.log2(fine / coarse)) if fine > coarse else 1

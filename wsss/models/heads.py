@@ -1,12 +1,12 @@
 """The three networks of the method: a trunk with a head for activation maps, affinities or
-segmentation.
+segmentation, the last with the paper's head or with a decoder.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.geometry import upsample
+from wsss.geometry import on_grid
 
 
 class Network(nn.Module):
@@ -73,18 +73,10 @@ class AffinityNetwork(Network):
         levels = self.trunk(images)[-len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         reduced = [
-            _at_stride(F.elu(layer(level)), size)
+            on_grid(F.elu(layer(level)), size)
             for layer, level in zip(self.reduce, levels, strict=True)
         ]
         return F.elu(self.mix(torch.cat(reduced, 1)))
-
-
-def _at_stride(level, size):
-    """A level of a trunk on a grid of ``size`` cells: finer ones are thinned out, coarser ones
-    interpolated.
-    """
-    step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
-    return upsample(level[..., ::step, ::step], size)
 
 
 class SegmentationNetwork(Network):
@@ -153,8 +145,8 @@ class DecoderNetwork(Network):
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         last = F.relu(self.squeeze(last))
         context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
-        joined = [_at_stride(context, size)] + [
-            _at_stride(F.relu(layer(level)), size)
+        joined = [on_grid(context, size)] + [
+            on_grid(F.relu(layer(level)), size)
             for layer, level in zip(self.reduce, levels, strict=True)
         ]
         return self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
