@@ -1,9 +1,11 @@
 """The one training loop: polynomial schedule, per-group rates, checkpoints, images per second."""
 
+import copy
 import math
 import os
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -183,10 +185,79 @@ def fit(
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
         if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes and state["step"] < total:
-            _save(checkpoint, network, optimiser, state)
+            everything = {
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "random": torch.get_rng_state(),
+                "state": state,
+            }
+            _save(checkpoint, everything)
             saved_at = time.monotonic()
     network.eval()
     return state["history"]
+
+
+def fit_members(
+    network,
+    samples,
+    loss,
+    schedule,
+    members,
+    *,
+    folder,
+    on_epoch=lambda epoch, metrics: None,
+    mix=lambda images, targets: (images, targets),
+):
+    """Train a network several times from where it stands and give it the mean of the weights found
+    (a model soup, Wortsman et al., ICML 2022), in place.
+
+    Where one training trusts the sky to tell an aeroplane and another the runway, their mean trusts
+    either less. Members differ in the order of the photos, in crops and in dropout: their seeds
+    count up from ``schedule.seed``. Statistics of a batch norm that is not frozen are averaged too.
+
+    Args:
+        samples: ``datasets.transforms.Samples``.
+        members: how many; with 1 this is ``fit``.
+        folder: where finished members are kept as ``member_<number>.pt``, so that none is trained
+            twice.
+        on_epoch: called as by ``fit``, epochs of later members counting on.
+        network, loss, schedule, mix: as for ``fit``.
+
+    Returns:
+        list of each epoch's metrics, one member after the other.
+    """
+    start = copy.deepcopy(network.state_dict())
+    means, history = {}, []
+    for member in range(members):
+        path = Path(folder) / f"member_{member}.pt"
+        if not path.exists():
+            network.load_state_dict(start)
+            varied = copy.copy(samples)
+            varied.seed = samples.seed + member
+            epochs = fit(
+                network,
+                varied,
+                loss,
+                replace(schedule, seed=schedule.seed + member),
+                folder=path.with_suffix(""),
+                on_epoch=partial(_count_on, on_epoch, member * schedule.epochs),
+                mix=mix,
+            )
+            _save(path, {"network": network.state_dict(), "history": epochs})
+        found = torch.load(path, map_location=pick_device(), weights_only=True)
+        history += found["history"]
+        for name, tensor in found["network"].items():
+            if tensor.is_floating_point():
+                means[name] = means.get(name, 0) + tensor / members
+            else:
+                means[name] = tensor
+    network.to(pick_device(), memory_format=torch.channels_last).eval()
+    network.load_state_dict(means)
+    return history
+
+
+def _count_on(on_epoch, before, epoch, metrics):
+    on_epoch(before + epoch, metrics)
 
 
 def _epoch_metrics(sums, steps, optimiser):
@@ -198,17 +269,11 @@ def _epoch_metrics(sums, steps, optimiser):
     return metrics
 
 
-def _save(path, network, optimiser, state):
+def _save(path, everything):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    everything = {
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "random": torch.get_rng_state(),
-        "state": state,
-    }
-    torch.save(everything, partial)
-    os.replace(partial, path)
+    unfinished = path.with_name(path.name + ".partial")
+    torch.save(everything, unfinished)
+    os.replace(unfinished, path)
 
 
 def schedule_from(parameters):
