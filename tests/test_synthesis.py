@@ -16,6 +16,7 @@ from wsss.synthesis import (
     CamJob,
     Walk,
     WalkJob,
+    affinities,
     boundaries,
     confident_regions,
     label_map,
@@ -49,6 +50,24 @@ def test_jobs_in_turn_equal_synthesize(tmp_path, tiny_shapes, networks):
         assert whole.dtype == np.uint8 and whole.shape == data.image(id).shape[:2]
         assert (whole == stored).mean() > 0.99  # the stored maps are float16
         assert set(np.unique(whole)) <= {0, *data.labels(id)}
+
+
+@pytest.mark.parametrize("width", [41, 44])
+def test_with_flip_a_photo_and_its_mirror_image_agree(width):
+    torch.manual_seed(0)
+    network = models.build_affinity("small").eval()
+    with torch.no_grad():
+        network.mix.weight *= 300  # distances of about 1
+    image = np.random.default_rng(0).integers(0, 256, (33, width, 3), dtype=np.uint8)
+    columns = 41  # as many as the grid of 6 cells reaches over
+    mirrored = np.concatenate([image[:, columns - 1 :: -1], image[:, columns:]], 1)
+    there = boundaries(affinities(network, mirrored, flip=True))[:, ::-1]
+    here = boundaries(affinities(network, image, flip=True))
+    assert here.shape == (5, 6)
+    if width == columns:
+        np.testing.assert_allclose(here, there, atol=1e-2)  # networks run in bfloat16 where native
+        plain = boundaries(affinities(network, image))
+        assert np.abs(plain - here).max() > 5e-2
 
 
 def test_a_photo_smaller_than_the_stride_is_labelled(networks):

@@ -2,6 +2,8 @@
 undisturbed one does.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,17 +16,20 @@ from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, build_segmentation
 from wsss.storage import save_labels
-from wsss.train import Schedule, build_optimiser, fit
+from wsss.train import Schedule, build_optimiser, fit, fit_members
 
 
 class Points(torch.utils.data.Dataset):
     """Samples of a line, noisy by key."""
 
+    def __init__(self, seed=0):
+        self.seed = seed
+
     def __len__(self):
         return 12
 
     def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(100 * key[0] + key[1])
+        generator = torch.Generator().manual_seed(10_000 * self.seed + 100 * key[0] + key[1])
         x = torch.randn(3, 4, 4, generator=generator)
         return x, x.mean()[None]
 
@@ -151,6 +156,39 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
     assert logged == [0, 1, 2, 3]  # a new record gets the epochs from before, too
     for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
+    alone = []
+    for seed in range(3):
+        alone.append(network())
+        schedule = replace(SCHEDULE, seed=seed)
+        fit(alone[-1], Points(seed), squared, schedule, folder=tmp_path / f"alone_{seed}")
+    joint, calls = network(), 0
+
+    def interrupted(net, images, targets):
+        nonlocal calls
+        calls += 1
+        if calls > 18:  # twelve steps a member: halfway through the second
+            raise KeyboardInterrupt
+        return squared(net, images, targets)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(joint, Points(), interrupted, SCHEDULE, 3, folder=tmp_path / "joint")
+    joint, logged = network(), []
+    history = fit_members(
+        joint,
+        Points(),
+        squared,
+        SCHEDULE,
+        3,
+        folder=tmp_path / "joint",
+        on_epoch=lambda epoch, _: logged.append(epoch),
+    )
+    assert logged == list(range(12)) and len(history) == 12
+    for mean, *each in zip(joint.parameters(), *(n.parameters() for n in alone), strict=True):
+        torch.testing.assert_close(mean, sum(each) / 3)
+        assert not torch.equal(each[0], each[1])
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(tmp_path):

@@ -17,6 +17,7 @@ from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast, pick_device
 from wsss.geometry import upsample
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
+from wsss.synthesis import label_map
 
 
 def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
@@ -121,7 +122,11 @@ def iou_table(dataset, columns):
 
 @dataclass
 class SegmentJob:
-    """Photos to label maps by a segmentation network alone: ``folder/<id>.png``."""
+    """Photos to label maps by a segmentation network: ``folder/<id>.png``.
+
+    With ``tags_given`` only the background and the classes of the photo's image labels compete:
+    labels of training photos, never a prediction.
+    """
 
     dataset: Devkit
     network: nn.Module
@@ -130,6 +135,7 @@ class SegmentJob:
     flip: bool = False
     crf: CrfParams | None = None
     crf_steps: int = 10
+    tags_given: bool = False
 
     def path(self, id):
         return Path(self.folder) / f"{id}.png"
@@ -154,11 +160,15 @@ class SegmentJob:
         )
 
     def finish(self, id, probabilities):
+        classes = range(1, len(probabilities))
+        if self.tags_given:
+            classes = self.dataset.labels(id)
+            probabilities = probabilities[[0, *classes]]
         if self.crf:
             probabilities = DenseCRF(self.dataset.image(id), self.crf).infer(
                 probabilities, self.crf_steps
             )
-        storage.save_labels(self.path(id), probabilities.argmax(0))
+        storage.save_labels(self.path(id), label_map(probabilities, classes))
 
 
 @torch.inference_mode()

@@ -78,21 +78,30 @@ class Walk:
     steps: int = 256
     reduction: str = "mean"  # of the L1 distance over channels
     radius: int = 5
+    flip: bool = False  # see ``affinities``
     crf: CrfParams = field(default_factory=CrfParams)
     crf_steps: int = 10  # 0 leaves the CRF out
     crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
 
 
 @torch.inference_mode()
-def affinities(affinity_network, image, *, radius=5, reduction="mean"):
+def affinities(affinity_network, image, *, radius=5, reduction="mean", flip=False):
     """Affinities (K, ceil(H/8), ceil(W/8)) in [0, 1] of a uint8 RGB photo (H, W, 3), on the
     network's device.
+
+    With ``flip`` the features are the mean of the photo's and of its mirror image's, mirrored back:
+    their distances are smaller, so that the walk wants a larger beta.
     """
     device = next(affinity_network.parameters()).device
     pixels = as_batch(image, device)
     with autocast(device):
-        features = affinity_network(pixels.contiguous(memory_format=torch.channels_last))
-    return torch.exp(-pair_distance(features.float(), radius=radius, reduction=reduction))[0]
+        features = affinity_network(pixels.contiguous(memory_format=torch.channels_last)).float()
+        if flip:
+            # as many columns as reach from the first cell to the last, so that cells meet cells
+            columns = AFFINITY_STRIDE * (features.shape[-1] - 1) + 1
+            mirrored = pixels[..., :columns].flip(-1).contiguous(memory_format=torch.channels_last)
+            features = (features + affinity_network(mirrored).float().flip(-1)) / 2
+    return torch.exp(-pair_distance(features, radius=radius, reduction=reduction))[0]
 
 
 def boundaries(affinity):
@@ -154,7 +163,9 @@ def synthesize(
     """
     walk = walk or Walk()
     cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip)
-    affinity = affinities(affinity_network, image, radius=walk.radius, reduction=walk.reduction)
+    affinity = affinities(
+        affinity_network, image, radius=walk.radius, reduction=walk.reduction, flip=walk.flip
+    )
     scores = upsample(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
     return (
         crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
@@ -250,7 +261,11 @@ class WalkJob:
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
         image = self.dataset.image(id)
         affinity = affinities(
-            self._network, image, radius=self.walk.radius, reduction=self.walk.reduction
+            self._network,
+            image,
+            radius=self.walk.radius,
+            reduction=self.walk.reduction,
+            flip=self.walk.flip,
         )
         return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
 

@@ -230,7 +230,12 @@ def fit_members(
     means, history = {}, []
     for member in range(members):
         path = Path(folder) / f"member_{member}.pt"
-        if not path.exists():
+        counted_on = partial(_count_on, on_epoch, member * schedule.epochs)
+        if path.exists():
+            found = torch.load(path, map_location=pick_device(), weights_only=True)
+            for epoch, metrics in enumerate(found["history"]):
+                counted_on(epoch, metrics)
+        else:
             network.load_state_dict(start)
             varied = copy.copy(samples)
             varied.seed = samples.seed + member
@@ -240,11 +245,11 @@ def fit_members(
                 loss,
                 replace(schedule, seed=schedule.seed + member),
                 folder=path.with_suffix(""),
-                on_epoch=partial(_count_on, on_epoch, member * schedule.epochs),
+                on_epoch=counted_on,
                 mix=mix,
             )
-            _save(path, {"network": network.state_dict(), "history": epochs})
-        found = torch.load(path, map_location=pick_device(), weights_only=True)
+            found = {"network": network.state_dict(), "history": epochs}
+            _save(path, found)
         history += found["history"]
         for name, tensor in found["network"].items():
             if tensor.is_floating_point():
