@@ -143,6 +143,36 @@ def test_a_decoder_takes_no_more_levels_than_there_are():
         models.build_segmentation("small", 5, fine=[4, 4, 4, 4])
 
 
+def test_a_decoder_starts_from_the_activation_maps():
+    torch.manual_seed(0)
+    cam = models.build_cam("small", 4, output_stride=8).eval()
+    decoder = models.build_segmentation("small", 5, output_stride=8, channels=8, fine=[4, 4]).eval()
+    decoder.trunk.load_state_dict(cam.trunk.state_dict())
+    decoder.evidence.load_state_dict(cam.classifier.state_dict())
+    images = torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        for tensor in decoder.classifier.parameters():
+            tensor.zero_()
+        scores, presence = decoder.with_presence(images)
+        torch.testing.assert_close(scores[:, 1:], cam.maps(images))
+        assert (scores[:, 0] == 0).all()
+        torch.testing.assert_close(presence, cam(images))
+
+
+def test_a_gate_multiplies_the_odds_of_a_class_by_a_power_of_its_presence():
+    torch.manual_seed(0)
+    network = models.build_segmentation("small", 4, channels=8, fine=[4, 4]).eval()
+    torch.nn.init.normal_(network.evidence.weight)
+    images = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        before = network(images).softmax(1)
+        network.gate.fill_(0.5)
+        after = network(images).softmax(1)
+        _, presence = network.with_presence(images)
+    odds = (before[:, 1:] / before[:, :1], after[:, 1:] / after[:, :1])
+    torch.testing.assert_close(odds[1], odds[0] * presence.sigmoid().sqrt()[:, :, None, None])
+
+
 @pytest.mark.parametrize("fine", [[], [4, 4]])
 def test_favouring_rare_classes_is_dividing_by_a_power_of_their_share(fine):
     network = models.build_segmentation("small", 3, channels=8, fine=fine).eval()

@@ -261,7 +261,7 @@ def test_losses_of_the_real_networks_reach_every_parameter():
     loss = train.segmentation_loss(segmentation, images, masks)["loss"]
     loss.backward()
     decoder = build_segmentation("small", 5, channels=16, fine=[4, 6])
-    train.segmentation_loss(decoder, images, masks)["loss"].backward()
+    train.decoder_loss(decoder, images, masks)["loss"].backward()
     for net in (affinity, segmentation, decoder):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     everything_ignored = train.segmentation_loss(segmentation, images, torch.full_like(masks, 255))[
@@ -278,3 +278,36 @@ def test_shares_are_of_labelled_pixels_only(tmp_path):
     save_labels(tmp_path / "b.png", np.full((1, 5), 3, np.uint8))
     folder = train.MaskFolder(tmp_path, 4)
     np.testing.assert_allclose(folder.shares(["a", "b"]), [0.5, 0, 0.25, 0.25, 0])
+
+
+def test_a_prior_is_what_the_network_need_not_learn():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 2, 3, generator=generator)  # at stride 4
+    targets = torch.randint(0, 3, (2, 8, 12), generator=generator)
+    targets[0, 4] = 255
+    shares = torch.tensor([0.7, 0.2, 0.1])
+    loss = train.segmentation_loss(lambda _: scores, None, targets, prior=shares.log())["loss"]
+    expected = []
+    for b, y, x in np.ndindex(2, 2, 3):
+        k = targets[b, 4 * y, 4 * x]
+        if k != 255:
+            weighed = shares * scores[b, :, y, x].exp()
+            expected.append(-(weighed[k] / weighed.sum()).log())
+    assert len(expected) == 9
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_presence_is_what_the_labels_show_enough_of():
+    class Fixed:
+        def with_presence(self, images):
+            return torch.zeros(1, 4, 10, 10), torch.tensor([[2.0, -1.0, 0.5]])
+
+    targets = torch.zeros(1, 40, 40, dtype=torch.long)
+    targets[0, :2, :2] = 1  # 0.25 %
+    targets[0, 20, :3] = 2  # 0.19 %
+    losses = train.decoder_loss(Fixed(), None, targets, presence_weight=0.3)
+    probability = torch.tensor([2.0, -1.0, 0.5]).sigmoid()
+    expected = -(probability[0].log() + (1 - probability[1:]).log().sum()) / 3
+    torch.testing.assert_close(losses["presence"], expected)
+    torch.testing.assert_close(losses["pixel"], torch.tensor(4.0).log())
+    torch.testing.assert_close(losses["loss"], losses["pixel"] + 0.3 * expected)

@@ -8,6 +8,7 @@ from wsss.models.heads import (
     DecoderNetwork,
     SegmentationNetwork,
     favour_rare,
+    log_shares,
 )
 from wsss.models.weights import fit_state, load_state, pretrained_state, save_state
 from wsss.stages import from_root
@@ -128,6 +129,7 @@ __all__ = [
     "fit_state",
     "load_into",
     "load_state",
+    "log_shares",
     "save_state",
     "weights_path",
 ]

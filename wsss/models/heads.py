@@ -110,7 +110,12 @@ class SegmentationNetwork(Network):
 
 class DecoderNetwork(Network):
     """Context from the last level and edges from the finer ones, joined at ``stride`` pixels a
-    cell (after DeepLabv3+, Chen et al., ECCV 2018, with one light mixing step).
+    cell (after DeepLabv3+, Chen et al., ECCV 2018, with one light mixing step), on top of what the
+    CAM network knows.
+
+    The CAM network's last layer stays: its activation maps are added to the objects' scores, and
+    their means over the photo say which classes are present. ``gate`` is how much of the logarithm
+    of that probability is added to a class's scores, 0 until it is set.
 
     Args:
         channels: of the context, and of the mixture that the classes are read from.
@@ -123,6 +128,7 @@ class DecoderNetwork(Network):
     def __init__(self, trunk, num_classes, *, fine, channels=256, reach=96, frozen_levels=0):
         super().__init__(trunk, frozen_levels=frozen_levels)
         rate = max(1, reach // trunk.strides[-1])
+        self.evidence = nn.Conv2d(trunk.channels[-1], num_classes - 1, 1, bias=False)
         self.squeeze = nn.Conv2d(trunk.channels[-1], channels, 1)
         self.around = nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate)
         self.whole = nn.Conv2d(channels, channels, 1)
@@ -138,18 +144,39 @@ class DecoderNetwork(Network):
         )
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.register_buffer("gate", torch.zeros(()))
 
     def forward(self, images):
         """Class scores before the softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
+        scores, presence = self.with_presence(images)
+        lowered = self.gate * F.logsigmoid(presence.float())
+        return scores + F.pad(lowered, (1, 0))[:, :, None, None]
+
+    def with_presence(self, images):
+        """The scores as if nothing were known of presence, and each object class's score of being
+        in the photo, before the sigmoid: (B, object classes).
+        """
         *levels, last = self.trunk(images)[-1 - len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
+        maps = self.evidence(last)
+        pooled = F.dropout(F.adaptive_avg_pool2d(last, 1), 0.5, self.training)
+        presence = self.evidence(pooled).flatten(1)
         last = F.relu(self.squeeze(last))
         context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
         joined = [on_grid(context, size)] + [
             on_grid(F.relu(layer(level)), size)
             for layer, level in zip(self.reduce, levels, strict=True)
         ]
-        return self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
+        scores = self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
+        return scores + F.pad(on_grid(maps, size), (0, 0, 0, 0, 1, 0)), presence
+
+
+def log_shares(shares):
+    """The logarithm of each class's share of the training pixels, float32 (classes,); 0 for a class
+    that was never taught, whose score nobody corrects.
+    """
+    shares = torch.as_tensor(shares, dtype=torch.float32)
+    return torch.where(shares > 0, shares, torch.ones_like(shares)).log()
 
 
 @torch.no_grad()
@@ -163,9 +190,9 @@ def favour_rare(network, shares, strength):
     Args:
         network: a trained ``SegmentationNetwork`` or ``DecoderNetwork``.
         shares: of the training pixels, background first, in [0, 1].
-        strength: 0 changes nothing; 1 treats all classes as equally frequent.
+        strength: for a network that learnt the classes' frequencies, 0 changes nothing and 1 treats
+            all classes as equally frequent; for one that was trained with them as a prior (see
+            ``train.segmentation_loss``), -1 gives them back and 0 changes nothing.
     """
     bias = network.classifier.bias
-    shares = torch.as_tensor(shares, dtype=bias.dtype, device=bias.device)
-    seen = shares > 0  # a class that was never taught stays where it is
-    bias[seen] -= strength * shares[seen].log()
+    bias -= strength * log_shares(shares).to(bias)
