@@ -148,7 +148,8 @@ def test_a_decoder_starts_from_the_activation_maps():
     cam = models.build_cam("small", 4, output_stride=8).eval()
     decoder = models.build_segmentation("small", 5, output_stride=8, channels=8, fine=[4, 4]).eval()
     decoder.trunk.load_state_dict(cam.trunk.state_dict())
-    decoder.evidence.load_state_dict(cam.classifier.state_dict())
+    for layer in (decoder.evidence, decoder.presence):
+        layer.load_state_dict(cam.classifier.state_dict())
     images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
         for tensor in decoder.classifier.parameters():
@@ -162,7 +163,7 @@ def test_a_decoder_starts_from_the_activation_maps():
 def test_a_gate_multiplies_the_odds_of_a_class_by_a_power_of_its_presence():
     torch.manual_seed(0)
     network = models.build_segmentation("small", 4, channels=8, fine=[4, 4]).eval()
-    torch.nn.init.normal_(network.evidence.weight)
+    torch.nn.init.normal_(network.presence.weight)
     images = torch.rand(2, 3, 32, 48)
     with torch.no_grad():
         before = network(images).softmax(1)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from wsss.datasets.transforms import Samples, augment, cut_mix
+from wsss.datasets.transforms import Samples, augment, cut_mix, repeat_rare
 
 
 class Blocks:
@@ -96,3 +96,18 @@ def test_cut_mix_leaves_the_other_crops_and_nothing_at_all_alone():
     state = torch.get_rng_state()
     assert cut_mix(images, masks, 0.0)[0] is images
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_photos_of_rare_classes_are_repeated():
+    tags = {"a": [1], "b": [1, 2], "c": [1], "d": [3, 2], "e": [1]}  # 4, 2 and 1 photos
+
+    class Tagged:
+        def labels(self, id):
+            return tags[id]
+
+        def label_vector(self, id):
+            return np.isin([1, 2, 3], tags[id]).astype(np.float32)
+
+    assert repeat_rare(Tagged(), list("abcde"), 3) == list("abbcddde")
+    assert repeat_rare(Tagged(), list("abcde"), 5) == list("aabbbccdddddee")
+    assert repeat_rare(Tagged(), list("abcde"), 0) == list("abcde")

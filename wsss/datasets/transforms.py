@@ -1,5 +1,7 @@
 """Training samples: a photo with its labels or mask, cropped and jittered together."""
 
+import math
+
 import numpy as np
 import torch
 from torchvision import tv_tensors
@@ -85,6 +87,26 @@ def _span(side):
     length = int(torch.randint(side // 4, 3 * side // 4 + 1, ()))
     start = int(torch.randint(0, side - length + 1, ()))
     return slice(start, start + length)
+
+
+def repeat_rare(dataset, ids, photos):
+    """A list of ids in which those of rare classes stand several times.
+
+    Args:
+        ids: photo ids.
+        photos: a class that fewer of them are tagged with has each of its photos as often as it
+            takes to reach this number; a photo of several such classes follows the rarest. 0
+            repeats none.
+
+    Returns:
+        the ids in their order, each repeated one after the other.
+    """
+    counts = sum(dataset.label_vector(id) for id in ids)
+    return [
+        id
+        for id in ids
+        for _ in range(max(1, *(math.ceil(photos / counts[k - 1]) for k in dataset.labels(id))))
+    ]
 
 
 class Samples(torch.utils.data.Dataset):

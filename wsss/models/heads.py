@@ -113,9 +113,10 @@ class DecoderNetwork(Network):
     cell (after DeepLabv3+, Chen et al., ECCV 2018, with one light mixing step), on top of what the
     CAM network knows.
 
-    The CAM network's last layer stays: its activation maps are added to the objects' scores, and
-    their means over the photo say which classes are present. ``gate`` is how much of the logarithm
-    of that probability is added to a class's scores, 0 until it is set.
+    The CAM network's last layer can stay, twice: as ``evidence`` its activation maps are added to
+    the objects' scores; as ``presence`` it goes on saying which classes the photo shows. ``gate``
+    is how much of the logarithm of that probability is added to a class's scores, 0 until it is
+    set.
 
     Args:
         channels: of the context, and of the mixture that the classes are read from.
@@ -129,6 +130,7 @@ class DecoderNetwork(Network):
         super().__init__(trunk, frozen_levels=frozen_levels)
         rate = max(1, reach // trunk.strides[-1])
         self.evidence = nn.Conv2d(trunk.channels[-1], num_classes - 1, 1, bias=False)
+        self.presence = nn.Conv2d(trunk.channels[-1], num_classes - 1, 1, bias=False)
         self.squeeze = nn.Conv2d(trunk.channels[-1], channels, 1)
         self.around = nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate)
         self.whole = nn.Conv2d(channels, channels, 1)
@@ -160,7 +162,7 @@ class DecoderNetwork(Network):
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         maps = self.evidence(last)
         pooled = F.dropout(F.adaptive_avg_pool2d(last, 1), 0.5, self.training)
-        presence = self.evidence(pooled).flatten(1)
+        presence = self.presence(pooled).flatten(1)
         last = F.relu(self.squeeze(last))
         context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
         joined = [on_grid(context, size)] + [
