@@ -122,11 +122,7 @@ def iou_table(dataset, columns):
 
 @dataclass
 class SegmentJob:
-    """Photos to label maps by a segmentation network: ``folder/<id>.png``.
-
-    With ``tags_given`` only the background and the classes of the photo's image labels compete:
-    labels of training photos, never a prediction.
-    """
+    """Photos to label maps by a segmentation network: ``folder/<id>.png``."""
 
     dataset: Devkit
     network: nn.Module
@@ -135,7 +131,6 @@ class SegmentJob:
     flip: bool = False
     crf: CrfParams | None = None
     crf_steps: int = 10
-    tags_given: bool = False
 
     def path(self, id):
         return Path(self.folder) / f"{id}.png"
@@ -160,15 +155,11 @@ class SegmentJob:
         )
 
     def finish(self, id, probabilities):
-        classes = range(1, len(probabilities))
-        if self.tags_given:
-            classes = self.dataset.labels(id)
-            probabilities = probabilities[[0, *classes]]
         if self.crf:
             probabilities = DenseCRF(self.dataset.image(id), self.crf).infer(
                 probabilities, self.crf_steps
             )
-        storage.save_labels(self.path(id), label_map(probabilities, classes))
+        storage.save_labels(self.path(id), label_map(probabilities, range(1, len(probabilities))))
 
 
 @torch.inference_mode()

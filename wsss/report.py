@@ -29,14 +29,11 @@ def ours(records, dataset, *, score_split, val_split):
     """Label quality at each step, and the segmentation network, as Markdown.
 
     Args:
-        records: stage name to ``tracking.Completed`` of infer_cam, random_walk, train_segmentation
-            and evaluate.
+        records: stage name to ``tracking.Completed`` of infer_cam, random_walk and evaluate.
         dataset: the open dataset.
         score_split, val_split: the id lists of the scores.
     """
-    cam, walk, taught, final = (
-        records[name] for name in ("infer_cam", "random_walk", "train_segmentation", "evaluate")
-    )
+    cam, walk, final = (records[name] for name in ("infer_cam", "random_walk", "evaluate"))
     lists = sorted((m.split("/")[1] for m in walk.metrics if m.startswith("labels_miou/")), key=len)
     lines = [
         (
@@ -47,10 +44,6 @@ def ours(records, dataset, *, score_split, val_split):
         ("CAM, best threshold on these masks", cam, "cam_miou_best_threshold"),
         ("CAM + walk", walk, "walk_miou"),
         ("CAM + walk + dCRF", walk, "labels_miou"),
-    ]
-    lines += [
-        (f"labels of round {n}, by the segmentation network", taught, f"labels_miou_round_{n}")
-        for n in range(2, taught.record["parameters"]["rounds"] + 1)
     ]
     rows = [
         [

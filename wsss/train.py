@@ -293,15 +293,13 @@ def seed_all(seed):
     np.random.seed(seed)
 
 
-def logger(log_metrics, *, before=0):
-    """An ``on_epoch`` that logs under ``train/`` and prints a line, counting on from the epochs
-    that were ``before``.
-    """
+def logger(log_metrics):
+    """An ``on_epoch`` that logs under ``train/`` and prints a line."""
 
     def on_epoch(epoch, metrics):
-        log_metrics({f"train/{name}": value for name, value in metrics.items()}, before + epoch)
+        log_metrics({f"train/{name}": value for name, value in metrics.items()}, epoch)
         print(
-            f"epoch {before + epoch + 1}: "
+            f"epoch {epoch + 1}: "
             + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         )
 
