@@ -10,15 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from wsss.affinity import affinity_loss, pair_distance, pair_targets
 from wsss.datasets.voc import IGNORE, read_mask
 from wsss.devices import autocast, pick_device
 from wsss.errors import InputError
-from wsss.geometry import upsample
-from wsss.models.heads import AffinityNetwork
 from wsss.progress import progress
 
 OPTIMISERS = ("adam", "sgd", "sgd_released")
@@ -322,60 +318,3 @@ class MaskFolder:
         counts = sum(np.bincount(self(id).ravel(), minlength=IGNORE + 1) for id in ids)
         counts = counts[: self.num_classes + 1]
         return counts / counts.sum()
-
-
-def classification_loss(network, images, targets):
-    """Multi-label logistic loss of a CAM network, targets (B, classes) in {0, 1}."""
-    return {"loss": F.multilabel_soft_margin_loss(network(images).float(), targets)}
-
-
-def pair_loss(network, images, targets, *, radius, reduction):
-    """Equation 10 for an affinity network; targets (B, H, W) are affinity labels at the photo's
-    resolution.
-
-    Each cell of the network's grid takes the label of the pixel that it stands on.
-    """
-    features = network(images).float()
-    labels = targets[:, :: AffinityNetwork.stride, :: AffinityNetwork.stride]
-    distance = pair_distance(features, radius=radius, reduction=reduction)
-    terms = affinity_loss(distance, pair_targets(labels.to(torch.uint8), radius=radius))
-    return {
-        "loss": terms.total,
-        "foreground": terms.foreground,
-        "background": terms.background,
-        "negative": terms.negative,
-    }
-
-
-def segmentation_loss(network, images, targets, *, prior=None):
-    """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored.
-
-    Args:
-        prior: (classes,) added to the scores: with the logarithm of each class's share the network
-            learns scores as if all classes were equally frequent (logit adjustment, Menon et al.,
-            ICLR 2021).
-    """
-    return {"loss": _pixel_loss(network(images), targets, prior)}
-
-
-def decoder_loss(network, images, targets, *, prior=None, presence_weight=0.5):
-    """``segmentation_loss`` of a ``DecoderNetwork``, and ``presence_weight`` times the logistic
-    loss of which classes the crop shows.
-
-    A class is present where it has a share of 0.2 % of the crop's labels, enough to be recognised.
-    """
-    scores, presence = network.with_presence(images)
-    pixel = _pixel_loss(scores, targets, prior)
-    shares = [(targets == k).flatten(1).float().mean(1) for k in range(1, scores.shape[1])]
-    shown = (torch.stack(shares, 1) > 0.002).float()
-    present = F.multilabel_soft_margin_loss(presence.float(), shown)
-    return {"loss": pixel + presence_weight * present, "pixel": pixel, "presence": present}
-
-
-def _pixel_loss(scores, targets, prior):
-    targets = targets[:, ::4, ::4]
-    scores = upsample(scores.float(), targets.shape[-2:])
-    if prior is not None:
-        scores = scores + prior.to(scores)[:, None, None]
-    summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
-    return summed / (targets != IGNORE).sum().clamp(min=1)

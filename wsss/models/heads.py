@@ -194,7 +194,7 @@ def favour_rare(network, shares, strength):
         shares: of the training pixels, background first, in [0, 1].
         strength: for a network that learnt the classes' frequencies, 0 changes nothing and 1 treats
             all classes as equally frequent; for one that was trained with them as a prior (see
-            ``train.segmentation_loss``), -1 gives them back and 0 changes nothing.
+            ``losses.segmentation_loss``), -1 gives them back and 0 changes nothing.
     """
     bias = network.classifier.bias
     bias -= strength * log_shares(shares).to(bias)
