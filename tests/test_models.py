@@ -9,7 +9,8 @@ from torchvision import models as torchvision_models
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.models.backbones import FrozenNormConv2d, build_trunk, freeze_batch_norm
+from wsss.models.backbones import TRUNKS, build_trunk
+from wsss.models.layers import FrozenNormConv2d, freeze_batch_norm
 
 TORCHVISION = {
     "mobilenet_v2": torchvision_models.mobilenet_v2,
@@ -17,8 +18,10 @@ TORCHVISION = {
 }
 
 
-@pytest.mark.parametrize("backbone", models.BACKBONES)
-@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize(
+    ("backbone", "stride"),
+    [(b, s) for b in models.BACKBONES for s in (8, 16) if s in TRUNKS[b].output_strides],
+)
 def test_levels_have_the_channels_and_strides_that_the_trunk_claims(backbone, stride):
     trunk = build_trunk(backbone, output_stride=stride).eval()
     with torch.inference_mode():
@@ -30,7 +33,7 @@ def test_levels_have_the_channels_and_strides_that_the_trunk_claims(backbone, st
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)
 def test_parts_cover_the_trunk_once(backbone):
-    trunk = build_trunk(backbone)
+    trunk = build_trunk(backbone, output_stride=8)
     named = [
         p
         for level in range(len(trunk.channels))
@@ -91,9 +94,10 @@ def test_frozen_norm_changes_no_output_and_no_gradient(backbone):
         torch.testing.assert_close(b.weight.grad, a.weight.grad, rtol=1e-5, atol=1e-9)
 
 
-def test_maps_average_to_the_class_scores():
+@pytest.mark.parametrize("channels", [0, 12])
+def test_maps_average_to_the_class_scores(channels):
     """Pooling and a linear layer commute: a CAM network's score is the mean of its map."""
-    network = models.build_cam("small", 4).eval()
+    network = models.build_cam("small", 4, head_channels=channels).eval()
     images = torch.rand(2, 3, 48, 64)
     torch.testing.assert_close(network.maps(images).mean((2, 3)), network(images))
 
@@ -102,6 +106,26 @@ def test_affinity_features_have_stride_8_whatever_the_trunk():
     for stride in (8, 16):
         network = models.build_affinity("small", output_stride=stride, reduced=(4, 6, 8)).eval()
         assert network(torch.rand(1, 3, 50, 75)).shape == (1, 18, 7, 10)
+
+
+def test_group_norms_follow_the_reductions_and_must_divide_them():
+    network = models.build_affinity("small", reduced=(4, 8, 12), norm_group=4)
+    assert [(n.num_groups, n.num_channels) for n in network.norms] == [(1, 4), (2, 8), (3, 12)]
+    with pytest.raises(InputError, match="norm_group 8 does not divide all of reduced"):
+        models.build_affinity("small", reduced=(4, 8, 12), norm_group=8)
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "vgg16"])
+def test_recomputing_changes_no_gradient(backbone):
+    torch.manual_seed(0)
+    networks = [models.build_cam(backbone, 3, recompute=r, output_stride=8) for r in (False, True)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images = torch.rand(2, 3, 40, 56)
+    for network in networks:
+        torch.manual_seed(1)  # of dropout, whose draws must be the same the second time too
+        network(images).square().sum().backward()
+    for a, b in zip(*(n.parameters() for n in networks), strict=True):
+        torch.testing.assert_close(b.grad, a.grad)
 
 
 def test_frozen_levels_get_no_gradient_and_the_others_do():
@@ -244,7 +268,7 @@ def test_weights_of_another_shape_name_the_tensor(tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="expected one of: resnet50, mobilenet_v2, small"):
+    with pytest.raises(InputError, match="expected one of: resnet38, vgg16, resnet50"):
         models.build_cam("resnet51", 4)
     with pytest.raises(InputError, match="expected one of: 8, 16"):
         models.build_cam("small", 4, output_stride=32)

@@ -29,6 +29,25 @@ def _run(arguments):
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
 
 
+def _weights_show(arguments):
+    from wsss.models import conversion, load_state
+
+    for name, tensor in load_state(arguments.file).items():
+        print(f"{name:50} {'x'.join(map(str, tensor.shape)):20} {str(tensor.dtype)[6:]}")
+    content = conversion.identify(arguments.file)
+    print(f"{arguments.file}: {content.what}")
+
+
+def _weights_convert(arguments):
+    from wsss.models import conversion
+
+    content = conversion.convert(arguments.source, arguments.target)
+    print(f"{arguments.source}: {content.what}")
+    print(f"{arguments.target}: {len(content.state)} tensors")
+    for name, reason in content.skipped.items():
+        print(f"left out: {name} ({reason})")
+
+
 def parser():
     """The command line's grammar."""
     top = argparse.ArgumentParser(
@@ -64,6 +83,25 @@ def parser():
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
     run.add_argument("--debug", action="store_true", help="show tracebacks")
     run.set_defaults(action=_run)
+    weights = commands.add_parser("weights", help="read other people's weight files")
+    weights = weights.add_subparsers(title="commands", required=True, metavar="command")
+    show = weights.add_parser(
+        "show",
+        help="list a file's tensors and say what it is",
+        epilog="example: wsss weights show ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
+    )
+    show.add_argument("file", help="MXNet's .params, a .caffemodel, or torch's .pth")
+    show.set_defaults(action=_weights_show)
+    convert = weights.add_parser(
+        "convert",
+        help="write a file's tensors in the layout of this project",
+        epilog="example: wsss weights convert res38_cls.pth weights/res38_cls.pt",
+    )
+    convert.add_argument("source", help="MXNet's .params, a .caffemodel, or torch's .pth")
+    convert.add_argument("target", help="the file to write; one that exists is left alone")
+    convert.set_defaults(action=_weights_convert)
+    for command in (show, convert):
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
     return top
 
 
@@ -72,7 +110,8 @@ def main(arguments=None):
     grammar = parser()
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go: those behind an option come back as a rest
-    if any(text.startswith("-") or "=" not in text for text in rest):
+    takes_overrides = hasattr(parsed, "overrides")
+    if any(text.startswith("-") or "=" not in text or not takes_overrides for text in rest):
         grammar.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.overrides += rest

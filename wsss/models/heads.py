@@ -1,5 +1,5 @@
 """The three networks of the method: a trunk with a head for activation maps, affinities or
-segmentation, the last with the paper's head or with a decoder.
+segmentation, the last with one of the paper's two heads or with a decoder.
 """
 
 import torch
@@ -32,22 +32,33 @@ class Network(nn.Module):
 class CamNetwork(Network):
     """A multi-label classifier whose last layer is a 1x1 convolution, so that it also yields
     maps.
+
+    Args:
+        channels: of a 3x3 convolution before the classifier, 512 in the paper; 0 has none, as the
+            released code.
+        dropout: of whole channels before the classifier.
     """
 
-    def __init__(self, trunk, num_classes, *, dropout=0.5, frozen_levels=0):
+    def __init__(self, trunk, num_classes, *, channels=0, dropout=0.5, frozen_levels=0):
         super().__init__(trunk, frozen_levels=frozen_levels)
+        inputs = trunk.channels[-1]
+        self.adapt = nn.Sequential()
+        if channels:
+            self.adapt = nn.Sequential(
+                nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(inplace=True)
+            )
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(trunk.channels[-1], num_classes, 1, bias=False)
+        self.classifier = nn.Conv2d(channels or inputs, num_classes, 1, bias=False)
 
     def forward(self, images):
         """Class scores before the sigmoid, (B, classes): the maps' mean over all positions."""
-        features = self.trunk(images)[-1]
+        features = self.adapt(self.trunk(images)[-1])
         pooled = self.dropout(F.adaptive_avg_pool2d(features, 1))
         return self.classifier(pooled).flatten(1)
 
     def maps(self, images):
         """Equation 1 before normalisation: ``w_c . f_cam(p)``, (B, classes, h, w), any sign."""
-        return self.classifier(self.trunk(images)[-1])
+        return self.classifier(self.adapt(self.trunk(images)[-1]))
 
 
 class AffinityNetwork(Network):
@@ -55,16 +66,25 @@ class AffinityNetwork(Network):
 
     The result is one feature map at ``stride`` pixels a cell; the L1 distance of two of its cells
     is the logarithm of their affinity with its sign turned (equation 3).
+
+    Args:
+        reduced: channels that each of the trunk's last levels is brought down to.
+        norm_group: channels that share a group norm after each reduction, 8 in the released VGG16;
+            0 has no norm.
     """
 
     stride = 8
 
-    def __init__(self, trunk, *, reduced=(64, 128, 256), frozen_levels=0):
+    def __init__(self, trunk, *, reduced=(64, 128, 256), norm_group=0, frozen_levels=0):
         super().__init__(trunk, frozen_levels=frozen_levels)
         levels = trunk.channels[-len(reduced) :]
         self.reduce = nn.ModuleList(
             nn.Conv2d(inputs, outputs, 1, bias=False)
             for inputs, outputs in zip(levels, reduced, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(outputs // norm_group, outputs) if norm_group else nn.Identity()
+            for outputs in reduced
         )
         self.mix = nn.Conv2d(sum(reduced), sum(reduced), 1, bias=False)
 
@@ -73,8 +93,8 @@ class AffinityNetwork(Network):
         levels = self.trunk(images)[-len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         reduced = [
-            on_grid(F.elu(layer(level)), size)
-            for layer, level in zip(self.reduce, levels, strict=True)
+            on_grid(F.elu(norm(layer(level))), size)
+            for layer, norm, level in zip(self.reduce, self.norms, levels, strict=True)
         ]
         return F.elu(self.mix(torch.cat(reduced, 1)))
 
@@ -106,6 +126,21 @@ class SegmentationNetwork(Network):
         stride.
         """
         return self.head(self.trunk(images)[-1])
+
+
+class LargeFovNetwork(Network):
+    """DeepLab-LargeFOV (Chen et al., ICLR 2015): a 1x1 convolution on VGG16's fc7, whose fc6 looks
+    12 cells far.
+    """
+
+    def __init__(self, trunk, num_classes, *, frozen_levels=0):
+        super().__init__(trunk, frozen_levels=frozen_levels)
+        self.dropout = nn.Dropout2d(0.5)
+        self.classifier = nn.Conv2d(trunk.channels[-1], num_classes, 1)
+
+    def forward(self, images):
+        """Class scores before the softmax, (B, classes with background, h, w) at stride 8."""
+        return self.classifier(self.dropout(self.trunk(images)[-1]))
 
 
 class DecoderNetwork(Network):

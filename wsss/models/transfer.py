@@ -37,6 +37,11 @@ def recognise(network, backbone, weights, dataset, ids):
         raise InputError(
             "pretrained_share needs pretrained weights; set weights, or the share to 0"
         )
+    if len(network.adapt):
+        raise InputError(
+            "pretrained_share needs a classifier on the trunk itself; set head_channels to 0, or "
+            "the share to 0"
+        )
     state, source = pretrained_state(TRUNKS[backbone], weights)
     layers = [
         (state[f"{name}.weight"], state[f"{name}.bias"])

@@ -1,5 +1,5 @@
-"""Reading weights: nothing is unpickled beyond tensors, and a file that does not fit is refused by
-name.
+"""Reading weights, torch's and other people's: nothing is unpickled beyond tensors, and a file that
+does not fit is refused by name.
 """
 
 import os
@@ -9,21 +9,30 @@ import torch
 from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError
+from wsss.models.foreign import is_mxnet, read_caffe, read_mxnet
 
 
 def load_state(path):
-    """The state dict in a file: a dict of name to tensor.
+    """The named tensors in a file: a state dict saved by torch, an MXNet ``.params`` or a
+    ``.caffemodel``, under the names that the file has.
 
     Raises:
         InputError: missing, unreadable, or holding anything else than named tensors.
     """
     path = Path(path)
+    if path.suffix == ".caffemodel":
+        return read_caffe(path)
     try:
+        if is_mxnet(path):
+            return read_mxnet(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such weight file; give the path of a state dict saved by torch.save"
+            f"{path}: no such weight file; give the path of a state dict saved by torch.save, an "
+            "MXNet .params or a .caffemodel"
         ) from None
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -40,38 +49,65 @@ def load_state(path):
 
 
 def pretrained_state(trunk, weights):
-    """The ImageNet state dict that ``weights`` means for a trunk, and its name for messages.
+    """The ImageNet tensors that ``weights`` means for a trunk, by the file's own names, and the
+    file's name for messages.
 
     Args:
         trunk: of ``backbones``, or its class.
-        weights: a file, or ``download`` for torchvision's own.
+        weights: a file, ``download`` for torchvision's own, or (tensors by name, their source).
     """
+    if isinstance(weights, tuple):
+        return weights
     if weights != "download":
         return load_state(weights), weights
-    url = trunk.pretrained.url
-    return load_state_dict_from_url(url, progress=True, check_hash=True), url
+    if not trunk.url:
+        raise InputError(
+            f"weights 'download': torchvision has none that fit; give a file: {trunk.origin}"
+        )
+    return load_state_dict_from_url(trunk.url, progress=True, check_hash=True), trunk.url
+
+
+def fit_trunk(trunk, weights):
+    """Load ImageNet weights into a trunk, strictly.
+
+    Args:
+        trunk: of ``backbones``, its batch norms not frozen yet.
+        weights: as for ``pretrained_state``.
+
+    Returns:
+        one line that says how many tensors were taken, and which were left out and why.
+    """
+    given, source = pretrained_state(trunk, weights)
+    state, skipped = trunk.adapt(given)
+    fit_state(trunk.body, state, source, hint=trunk.origin)
+    reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
+    return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
 
 
 def save_state(module, path):
-    """Write a module's state dict so that a reader sees all of it or none."""
+    """Write a module's state dict, or a dict of name to tensor, so that a reader sees all of it or
+    none.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    torch.save(module.state_dict(), partial)
+    torch.save(module if isinstance(module, dict) else module.state_dict(), partial)
     os.replace(partial, path)
 
 
-def fit_state(module, state, source, *, ignore=()):
-    """Load a state dict strictly, naming the first tensor that does not fit.
+def fit_state(module, state, source, *, hint="weights of the same architecture"):
+    """Load named tensors strictly, naming the first that does not fit.
 
     Args:
         module: what the tensors are for.
-        state: dict of name to tensor.
+        state: dict of name to tensor. Batch norms' counters of batches may be absent, as they are
+            from files of other frameworks: nothing here reads them.
         source: the file's name, for messages.
-        ignore: beginnings of names in ``state`` that the module has no use for (a classifier, say).
+        hint: which file would have fitted, for messages.
     """
     wanted = module.state_dict()
-    given = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(ignore))}
+    counters = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
+    given = counters | state
     faults = [f"has no '{name}'" for name in wanted if name not in given]
     faults += [f"has '{name}', which the network does not" for name in given if name not in wanted]
     faults += [
@@ -81,5 +117,5 @@ def fit_state(module, state, source, *, ignore=()):
     ]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise InputError(f"{source}: {faults[0]}{more}; give weights of the same architecture")
+        raise InputError(f"{source}: {faults[0]}{more}; give {hint}")
     module.load_state_dict(given)

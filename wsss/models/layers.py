@@ -1,0 +1,98 @@
+"""What trunks share: input normalisation, frozen batch norms, steps that are computed twice."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Normalise(nn.Module):
+    """Subtract the mean and divide by the standard deviation that the weights were trained with."""
+
+    def __init__(self, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return (images - self.mean) / self.std
+
+
+class FrozenNormConv2d(nn.Conv2d):
+    """A convolution and the frozen batch norm after it, in one pass over the data.
+
+    The weight stays as it was before the norm, and is scaled on the way, so training takes the same
+    steps as with a batch norm in evaluation mode.
+    """
+
+    def __init__(self, conv, norm):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=False,
+            device="meta",  # the weight is the convolution's own: none is drawn
+        )
+        self.weight = conv.weight
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach().view(-1, 1, 1, 1).clone())
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach().clone())
+
+    def forward(self, x):
+        return F.conv2d(
+            x,
+            self.weight * self.scale,
+            self.shift,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+class FrozenNorm2d(nn.Module):
+    """A frozen batch norm before an activation, where no convolution can take it in; computed in
+    float32 whatever the activations' format.
+    """
+
+    def __init__(self, norm):
+        super().__init__()
+        self.eps = norm.eps
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x):
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+def freeze_batch_norm(trunk):
+    """Freeze every batch norm, in place: one that follows a convolution becomes part of it (a
+    ``FrozenNormConv2d``), any other a ``FrozenNorm2d``.
+    """
+    for parent in list(trunk.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (following, norm) in itertools.pairwise(children):
+            if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, FrozenNormConv2d(conv, norm))
+                setattr(parent, following, nn.Identity())
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, FrozenNorm2d(norm))
+
+
+def step(trunk, block, x):
+    """``block(x)``; where ``trunk.recompute`` is set, what the block computes inside is thrown away
+    and computed again on the way back, so that training holds one block's activations at a time
+    (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
+    """
+    if trunk.recompute and torch.is_grad_enabled():
+        return checkpoint(block, x, use_reentrant=False)
+    return block(x)

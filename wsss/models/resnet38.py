@@ -1,0 +1,185 @@
+"""ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016): the trunk of the paper and of the
+authors' code.
+
+Wide and pre-activated: a block normalises, activates, then convolves. Its tensors bear the names
+of the authors' checkpoints (``b5_1.conv_branch2a.weight``), which are those of the original MXNet
+file in another spelling.
+"""
+
+import re
+
+import torch.nn.functional as F
+from torch import nn
+
+from wsss.models.layers import Normalise, step
+
+# arg:res5b1_branch2a_weight, aux:bn5b1_branch2a_moving_mean: level 5, block 1, one of its layers
+MXNET = re.compile(r"(res|bn)([2-7])(?:a|b([1-5]))_(branch\w+?)_(weight|gamma|beta|moving_\w+)")
+NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape
+    changes.
+    """
+
+    def __init__(self, inputs, middle, outputs, *, stride=1, first_dilation=1, dilation=1):
+        super().__init__()
+        self.bn_branch2a = nn.BatchNorm2d(inputs)
+        self.conv_branch2a = nn.Conv2d(
+            inputs,
+            middle,
+            3,
+            stride,
+            padding=first_dilation,
+            dilation=first_dilation,
+            bias=False,
+        )
+        self.bn_branch2b1 = nn.BatchNorm2d(middle)
+        self.conv_branch2b1 = nn.Conv2d(
+            middle, outputs, 3, padding=dilation, dilation=dilation, bias=False
+        )
+        self.conv_branch1 = None
+        if inputs != outputs or stride != 1:
+            self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def activate(self, x):
+        """What the block's convolutions see of its input."""
+        return F.relu(self.bn_branch2a(x))
+
+    def forward(self, x):
+        active = self.activate(x)
+        beside = x if self.conv_branch1 is None else self.conv_branch1(active)
+        x = F.relu(self.bn_branch2b1(self.conv_branch2a(active)))
+        return beside + self.conv_branch2b1(x)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the last two behind dropout, beside a 1x1 convolution."""
+
+    def __init__(self, inputs, outputs, *, dilation, dropout):
+        super().__init__()
+        quarter, half = outputs // 4, outputs // 2
+        self.bn_branch2a = nn.BatchNorm2d(inputs)
+        self.conv_branch2a = nn.Conv2d(inputs, quarter, 1, bias=False)
+        self.bn_branch2b1 = nn.BatchNorm2d(quarter)
+        self.conv_branch2b1 = nn.Conv2d(
+            quarter, half, 3, padding=dilation, dilation=dilation, bias=False
+        )
+        self.bn_branch2b2 = nn.BatchNorm2d(half)
+        self.conv_branch2b2 = nn.Conv2d(half, outputs, 1, bias=False)
+        self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def activate(self, x):
+        """What the block's convolutions see of its input."""
+        return F.relu(self.bn_branch2a(x))
+
+    def forward(self, x):
+        active = self.activate(x)
+        x = F.relu(self.bn_branch2b1(self.conv_branch2a(active)))
+        x = F.relu(self.bn_branch2b2(self.conv_branch2b1(self.dropout(x))))
+        return self.conv_branch1(active) + self.conv_branch2b2(self.dropout(x))
+
+
+class Body(nn.Module):
+    """The layers by the authors' names; ``levels`` lists their order."""
+
+    levels = (
+        ("conv1a", "b2", "b2_1", "b2_2"),
+        ("b3", "b3_1", "b3_2"),
+        ("b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5"),
+        ("b5", "b5_1", "b5_2"),
+        ("b6", "b7", "bn7"),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        inputs = 64
+        for level, width in zip(self.levels[:3], (128, 256, 512), strict=True):
+            for name in level:
+                if name != "conv1a":
+                    stride = 1 if inputs == width else 2
+                    self.add_module(name, Block(inputs, width, width, stride=stride))
+                    inputs = width
+        # from here on the stride is held back and the taps move apart instead
+        self.b5 = Block(512, 512, 1024, dilation=2)
+        self.b5_1 = Block(1024, 512, 1024, first_dilation=2, dilation=2)
+        self.b5_2 = Block(1024, 512, 1024, first_dilation=2, dilation=2)
+        self.b6 = Bottleneck(1024, 2048, dilation=4, dropout=0.3)
+        self.b7 = Bottleneck(2048, 4096, dilation=4, dropout=0.5)
+        self.bn7 = nn.BatchNorm2d(4096)
+
+
+class ResNet38(nn.Module):
+    """ResNet-38 with the last levels atrous, stride 8; 105 M parameters.
+
+    A level's features are those that the next block's convolutions see, after its norm and
+    activation, as in the released code: ``conv4``, ``conv5`` and ``conv6`` there are the last three
+    here.
+    """
+
+    origin = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params, the MXNet file of 'Wider or Deeper'"
+    url = None
+    output_strides = (8,)
+
+    def __init__(self, output_stride):
+        super().__init__()
+        self.normalise = Normalise()
+        self.body = Body()
+        self.channels = (128, 256, 512, 1024, 4096)
+        self.strides = (2, 4, 8, 8, 8)
+        self.recompute = False
+
+    def parts(self, level):
+        return [getattr(self.body, name) for name in Body.levels[level]]
+
+    def forward(self, images):
+        body = self.body
+        x = self.normalise(images)
+        features = []
+        following = [getattr(body, level[0]).activate for level in Body.levels[1:]]
+        following.append(lambda x: F.relu(body.bn7(x)))
+        for level, activate in zip(Body.levels, following, strict=True):
+            for name in level:
+                if name != "bn7":
+                    x = step(self, getattr(body, name), x)
+            features.append(activate(x))
+        return features
+
+    @staticmethod
+    def adapt(state):
+        """Tensors under the original MXNet file's names by the body's; those that bear the body's
+        names already stay as they are.
+        """
+        found, skipped = {}, {}
+        for name, tensor in state.items():
+            plain = name.removeprefix("arg:").removeprefix("aux:")
+            if plain.startswith("linear1000_"):
+                skipped[name] = "ImageNet's classifier"
+            else:
+                found[_torch_name(plain)] = tensor
+        return found, skipped
+
+
+def _torch_name(name):
+    """``bn5b1_branch2a_moving_mean`` -> ``b5_1.bn_branch2a.running_mean``; an unknown name stays as
+    it is, to be refused by it.
+    """
+    if name == "conv1a_weight":
+        return "conv1a.weight"
+    if name.startswith("bn7_"):
+        return f"bn7.{NORM.get(name[4:], name[4:])}"
+    parts = MXNET.fullmatch(name)
+    if not parts:
+        return name
+    kind, level, block, branch, tensor = parts.groups()
+    block = f"b{level}_{block}" if block else f"b{level}"
+    layer = "conv" if kind == "res" else "bn"
+    return f"{block}.{layer}_{branch}.{NORM.get(tensor, tensor)}"
