@@ -37,7 +37,6 @@ class FrozenNormConv2d(nn.Conv2d):
             conv.dilation,
             conv.groups,
             bias=False,
-            device="meta",  # the weight is the convolution's own: none is drawn
         )
         self.weight = conv.weight
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
