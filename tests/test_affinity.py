@@ -95,6 +95,25 @@ def test_distance_is_that_of_the_loops(size, radius, reduction):
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(11, 13), (4, 9), (9, 8), (5, 40)])
+def test_without_border_pairs_none_starts_near_the_left_right_or_bottom_edge(size):
+    """The released code takes as sources the rows up to the last 4 and the columns between 4 at
+    either side.
+    """
+    features = random_features(1, 3, *size)
+    whole = pair_distance(features)[0]
+    kept = pair_distance(features, border_pairs=False)[0]
+    height, width = size
+    sources = {(y, x) for y in range(height - 4) for x in range(4, width - 4)}
+    for y in range(height):
+        for x in range(width):
+            if (y, x) in sources:
+                assert torch.equal(kept[:, y, x], whole[:, y, x])
+                assert whole[:, y, x].isfinite().all()  # every partner of theirs exists
+            else:
+                assert kept[:, y, x].isinf().all()
+
+
 def test_distance_defaults_are_the_mean_within_radius_5():
     features = random_features(1, 4, 6, 7)
     expected = slow_distance(features.double().numpy(), 5, "mean")

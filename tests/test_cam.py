@@ -152,6 +152,28 @@ def test_positive_parts_are_summed_over_scales():
     torch.testing.assert_close(left, right * (1 + 0 + 4) / (0 + 2 + 0.5))
 
 
+def test_a_power_is_taken_of_each_scale_before_the_sum():
+    """Maps of 4 at scale 1 and 36 at scale 2 weigh 2 and 6 as roots, not the root of their sum."""
+    ramp = torch.linspace(0.1, 1.0, 7)
+    loudness = {28: 4.0, 56: 36.0}
+
+    def answer(pixels):
+        size = [-(-side // 4) for side in pixels.shape[-2:]]
+        maps = F.interpolate(ramp.view(1, 1, 1, 7), size, mode="nearest-exact")
+        return (maps if size[1] == 7 else maps.flip(-1)) * loudness[pixels.shape[-1]]
+
+    def maps(scales, power):
+        image = np.zeros((24, 28, 3), np.uint8)
+        return multi_scale_cam(Fake(answer), image, [1], scales=scales, flip=False, power=power)
+
+    small, large = maps((1.0,), 0.5), maps((2.0,), 0.5)
+    torch.testing.assert_close(small, maps((1.0,), 1.0).sqrt())
+    expected = 2 * small + 6 * large  # each of maximum 1
+    torch.testing.assert_close(
+        maps((1.0, 2.0), 0.5), expected / expected.amax(), rtol=0.02, atol=0.02
+    )
+
+
 def test_the_mirror_image_s_maps_are_mirrored_back():
     straight, mirrored = random_maps(2, 3, 5), random_maps(2, 3, 5, seed=1)
     network = Fake(lambda pixels: torch.stack([straight, mirrored]))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wsss import losses
+from wsss.affinity import neighbour_offsets
 from wsss.models import build_affinity, build_segmentation
 
 
@@ -30,6 +31,27 @@ def test_losses_of_the_real_networks_reach_every_parameter():
         segmentation, images, torch.full_like(masks, 255)
     )["loss"]
     assert everything_ignored.item() == 0
+
+
+def test_border_pairs_left_out_change_the_means_and_nothing_else():
+    torch.manual_seed(0)
+    features = torch.randn(2, 6, 12, 14)
+    masks = torch.randint(0, 3, (2, 96, 112))
+    terms = losses.pair_loss(
+        lambda _: features, None, masks, radius=5, reduction="mean", border_pairs=False
+    )
+    found = {1: [], 2: [], 3: []}
+    for b, y, x in np.ndindex(2, 12, 14):
+        if y >= 8 or not 4 <= x < 10:
+            continue
+        for dy, dx in neighbour_offsets(5):
+            gap = (features[b, :, y, x] - features[b, :, y + dy, x + dx]).abs().mean()
+            here, there = masks[b, 8 * y, 8 * x], masks[b, 8 * (y + dy), 8 * (x + dx)]
+            found[3 if here != there else 1 if here == 0 else 2].append(gap)
+    means = {kind: torch.stack(gaps) for kind, gaps in found.items()}
+    torch.testing.assert_close(terms["background"], means[1].mean())
+    torch.testing.assert_close(terms["foreground"], means[2].mean())
+    torch.testing.assert_close(terms["negative"], -(1 - (-means[3]).exp()).log().mean())
 
 
 def test_a_prior_is_what_the_network_need_not_learn():

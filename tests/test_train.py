@@ -158,6 +158,26 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_batch_in_parts_takes_the_same_steps(tmp_path, parts):
+    def trained(accumulate):
+        net = network()
+        net.trunk[1].p = 0.0  # whose draws differ with the parts
+        schedule = replace(SCHEDULE, accumulate=accumulate)
+        history = fit(net, Points(), squared, schedule, folder=tmp_path / str(accumulate))
+        return net.state_dict(), [metrics["loss"] for metrics in history]
+
+    (whole, losses_whole), (apart, losses_apart) = trained(1), trained(parts)
+    assert losses_apart == pytest.approx(losses_whole, rel=1e-5)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(apart[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_trained_has_no_last_metrics():
+    assert train.last([], "loss") == {}
+    assert train.last([{"loss": 2.0}, {"loss": 1.0, "rate": 3.0}], "loss") == {"loss": 1.0}
+
+
 def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
     alone = []
     for seed in range(3):

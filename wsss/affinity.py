@@ -34,7 +34,7 @@ def pair_slices(dy, dx, height, width):
     return source, partner
 
 
-def pair_distance(features, *, radius=5, reduction="mean"):
+def pair_distance(features, *, radius=5, reduction="mean", border_pairs=True):
     """L1 distance over channels between each cell and its neighbours; affinity is
     ``exp(-distance)``.
 
@@ -42,15 +42,23 @@ def pair_distance(features, *, radius=5, reduction="mean"):
         features: float (B, C, H, W).
         radius: in cells; see ``neighbour_offsets`` for the K offsets and their order.
         reduction: ``mean`` over channels (released code) or ``sum`` (paper, equation 3).
+        border_pairs: False leaves out, as the released code does, the pairs whose cell (not its
+            partner) is nearer than ``radius`` to the left, right or bottom edge.
 
     Returns:
-        (B, K, H, W), inf where the partner lies outside the image.
+        (B, K, H, W), inf where the partner lies outside the image or the pair is left out.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction '{reduction}' is not known; expected mean or sum")
-    return _PairDistance.apply(
+    distance = _PairDistance.apply(
         features, radius, 1 / features.shape[1] if reduction == "mean" else 1.0
     )
+    if not border_pairs:
+        height, width = features.shape[-2:]
+        left_out = torch.ones(height, width, dtype=torch.bool, device=features.device)
+        left_out[: max(height - radius + 1, 0), radius - 1 : max(width - radius + 1, 0)] = False
+        distance = distance.masked_fill(left_out, torch.inf)
+    return distance
 
 
 class _PairDistance(torch.autograd.Function):

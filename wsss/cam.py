@@ -31,7 +31,7 @@ def background_score(cams, alpha):
 
 
 @torch.inference_mode()
-def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), flip=True):
+def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), flip=True, power=1.0):
     """Normalised maps of the present classes, summed over scales and mirror images.
 
     Args:
@@ -40,6 +40,7 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
         classes: numbers of the present classes, from 1.
         scales: factors of the photo's size.
         flip: also add the maps of the mirrored photo, mirrored back.
+        power: that each map is raised to before it is added; the released VGG16 takes the root.
 
     Returns:
         float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], each map's maximum 1.
@@ -64,7 +65,7 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
             scaled = torch.cat([scaled, scaled.flip(-1)])
         with autocast(device):
             maps = network.maps(scaled.contiguous(memory_format=torch.channels_last))
-        maps = upsample(maps[:, channels].float().clamp(min=0), scaled.shape[-2:])
+        maps = upsample(maps[:, channels].float().clamp(min=0) ** power, scaled.shape[-2:])
         maps = maps[:1] + maps[1:].flip(-1) if flip else maps
         if scale != 1:
             maps = F.interpolate(

@@ -78,14 +78,28 @@ class Walk:
     steps: int = 256
     reduction: str = "mean"  # of the L1 distance over channels
     radius: int = 5
+    border_pairs: bool = True  # see ``affinity.pair_distance``
     flip: bool = False  # see ``affinities``
     crf: CrfParams = field(default_factory=CrfParams)
     crf_steps: int = 10  # 0 leaves the CRF out
     crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
 
+    def affinities(self, affinity_network, image):
+        """``affinities`` as this walk wants them."""
+        return affinities(
+            affinity_network,
+            image,
+            radius=self.radius,
+            reduction=self.reduction,
+            border_pairs=self.border_pairs,
+            flip=self.flip,
+        )
+
 
 @torch.inference_mode()
-def affinities(affinity_network, image, *, radius=5, reduction="mean", flip=False):
+def affinities(
+    affinity_network, image, *, radius=5, reduction="mean", border_pairs=True, flip=False
+):
     """Affinities (K, ceil(H/8), ceil(W/8)) in [0, 1] of a uint8 RGB photo (H, W, 3), on the
     network's device.
 
@@ -101,7 +115,10 @@ def affinities(affinity_network, image, *, radius=5, reduction="mean", flip=Fals
             columns = AFFINITY_STRIDE * (features.shape[-1] - 1) + 1
             mirrored = pixels[..., :columns].flip(-1).contiguous(memory_format=torch.channels_last)
             features = (features + affinity_network(mirrored).float().flip(-1)) / 2
-    return torch.exp(-pair_distance(features, radius=radius, reduction=reduction))[0]
+    distance = pair_distance(
+        features, radius=radius, reduction=reduction, border_pairs=border_pairs
+    )
+    return torch.exp(-distance)[0]
 
 
 def boundaries(affinity):
@@ -147,6 +164,7 @@ def synthesize(
     *,
     scales=(1.0, 0.5, 1.5, 2.0),
     flip=True,
+    power=1.0,
     walk=None,
 ):
     """The synthesized label map of one photo: maps, walk, dense CRF, argmax.
@@ -155,17 +173,15 @@ def synthesize(
         image: uint8 RGB (H, W, 3).
         classes: numbers of the classes that the photo is tagged with, from 1.
         cam_network, affinity_network: trained networks in evaluation mode.
-        scales, flip: of the activation maps.
+        scales, flip, power: of the activation maps, see ``multi_scale_cam``.
         walk: a ``Walk``; None takes the paper's.
 
     Returns:
         uint8 (H, W): 0 background, else class numbers.
     """
     walk = walk or Walk()
-    cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip)
-    affinity = affinities(
-        affinity_network, image, radius=walk.radius, reduction=walk.reduction, flip=walk.flip
-    )
+    cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip, power=power)
+    affinity = walk.affinities(affinity_network, image)
     scores = upsample(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
     return (
         crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
@@ -181,6 +197,7 @@ class CamJob:
     folder: Path
     scales: tuple
     flip: bool
+    power: float = 1.0
 
     def path(self, id):
         return Path(self.folder) / f"{id}.npz"
@@ -192,7 +209,12 @@ class CamJob:
         classes = self.dataset.labels(id)
         network = self.network.to(pick_device()).eval()
         cams = multi_scale_cam(
-            network, self.dataset.image(id), classes, scales=self.scales, flip=self.flip
+            network,
+            self.dataset.image(id),
+            classes,
+            scales=self.scales,
+            flip=self.flip,
+            power=self.power,
         )
         return classes, cams.cpu().numpy()
 
@@ -260,13 +282,7 @@ class WalkJob:
     def forward(self, id):
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
         image = self.dataset.image(id)
-        affinity = affinities(
-            self._network,
-            image,
-            radius=self.walk.radius,
-            reduction=self.walk.reduction,
-            flip=self.walk.flip,
-        )
+        affinity = self.walk.affinities(self._network, image)
         return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
 
     def finish(self, id, payload):

@@ -26,6 +26,7 @@ class Schedule:
 
     epochs: int = 5
     batch_size: int = 16
+    accumulate: int = 1  # parts of a batch whose gradients are added up, for memory
     optimiser: str = "sgd"  # adam, sgd, or sgd_released (see build_optimiser)
     learning_rate: float = 0.01  # of the trunk, at the first step
     head_factor: float = 10.0  # the head learns this many times faster than the trunk
@@ -156,15 +157,11 @@ def fit(
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
         images, targets = mix(images, targets)
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with autocast(device, training=True):
-            losses = loss(network, images, targets.to(device, non_blocking=True))
         optimiser.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        values = _backward(network, images, targets, loss, schedule.accumulate, device)
         if schedule.clip_norm:
             torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
         optimiser.step()
-        values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"the loss is {values['loss']} at step {state['step']}; lower learning_rate or "
@@ -191,6 +188,24 @@ def fit(
             saved_at = time.monotonic()
     network.eval()
     return state["history"]
+
+
+def _backward(network, images, targets, loss, parts, device):
+    """Gradients of a batch in so many parts, one after the other; returns the losses' means.
+
+    A part weighs as much as its share of the crops, also where a loss is a mean over pixels or
+    pairs, of which parts hold unequal numbers.
+    """
+    values = {}
+    for some, their in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+        some = some.to(device, memory_format=torch.channels_last, non_blocking=True)
+        with autocast(device, training=True):
+            losses = loss(network, some, their.to(device, non_blocking=True))
+        share = len(some) / len(images)
+        (losses["loss"] * share).backward()
+        for name, value in losses.items():
+            values[name] = values.get(name, 0.0) + share * float(value.detach())
+    return values
 
 
 def fit_members(
@@ -268,6 +283,11 @@ def _epoch_metrics(sums, steps, optimiser):
     metrics["images_per_second"] = sums["images"] / sums["seconds"]
     metrics["learning_rate"] = optimiser.param_groups[0]["lr"]
     return metrics
+
+
+def last(history, *names):
+    """Those of the last epoch's metrics; none where nothing was trained."""
+    return {name: history[-1][name] for name in names} if history else {}
 
 
 def _save(path, everything):

@@ -107,6 +107,20 @@ def _authors(given, path):
     return Content(f"the authors' {what} over {backbone}", state, {})
 
 
+def load_checkpoint(network, path):
+    """Load a whole network's file, ours or the authors', strictly.
+
+    Raises:
+        InputError: unreadable, or of another network.
+    """
+    state = load_state(path)
+    if not any(name.startswith("trunk.") for name in state):
+        content = identify(path)
+        print(f"{path}: {content.what}")
+        state = content.state
+    fit_state(network, state, path, hint="a checkpoint of this network")
+
+
 def convert(source, target):
     """Write a weight file in our layout, to be named as ``weights`` (ImageNet's) or as
     ``checkpoint`` (a whole network).
