@@ -1,5 +1,5 @@
-"""The command line: ``wsss run`` and what belongs to it. Exit code 2 for bad input, 1 for a
-failure.
+"""The command line: ``wsss run``, ``data``, ``weights`` and ``export``. Exit code 2 for bad input, 1 for
+a failure.
 """
 
 import argparse
@@ -29,6 +29,21 @@ def _run(arguments):
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
 
 
+def _data_voc12(arguments):
+    from wsss.datasets import voc12
+
+    report = voc12.prepare(
+        arguments.root, voc=arguments.voc, sbd=arguments.sbd, any_digest=arguments.any_digest
+    )
+    print(voc12.table(report))
+    if report.lacking:
+        names = " and ".join(download.archive for download in report.lacking)
+        raise InputError(
+            f"{arguments.root}: expected what {names} holds but it is not all there; the lines "
+            "above say what is missing and where to get it"
+        )
+
+
 def _weights_show(arguments):
     from wsss.models import conversion, load_state
 
@@ -48,14 +63,68 @@ def _weights_convert(arguments):
         print(f"left out: {name} ({reason})")
 
 
+def _export_voc_test(arguments):
+    from wsss import voc_test  # slow to import, as above
+
+    given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
+    given = {name: value for name, value in given.items() if value}
+    checks = arguments.check is not None
+    if checks and given:
+        raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
+    if checks:
+        report = voc_test.check(arguments.check, arguments.data_root or ".", split=arguments.split)
+    elif "out" in given:
+        report = voc_test.export(
+            arguments.run, data_root=arguments.data_root, split=arguments.split, **given
+        )
+    else:
+        raise InputError("--run needs a folder to write to; add --out DIR")
+    for line in [*(f"warning: {line}" for line in report.warnings), *report.faults]:
+        print(line)
+    if report.faults:
+        return 2
+    print(f"sound: {report.count} label maps")
+
+
+def _scales(text):
+    try:
+        scales = tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < factor < 10 for factor in scales):
+        raise argparse.ArgumentTypeError(f"expected factors such as 0.5,1.0 but got {text!r}")
+    return scales
+
+
 def parser():
     """The command line's grammar."""
     top = argparse.ArgumentParser(
         prog="wsss", description="From image-level labels to pixel labels."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
-    run = commands.add_parser(
+    _add_run(commands)
+    data = commands.add_parser("data", help="make a dataset ready that you have downloaded")
+    _add_data_voc12(data.add_subparsers(title="datasets", required=True, metavar="dataset"))
+    weights = commands.add_parser("weights", help="read other people's weight files")
+    _add_weights(weights.add_subparsers(title="commands", required=True, metavar="command"))
+    exports = commands.add_parser("export", help="write results in the form that others expect")
+    _add_voc_test(exports.add_subparsers(title="what to export", required=True, metavar="what"))
+    return top
+
+
+def _command(commands, name, action, **texts):
+    """Add a command with what all of them have."""
+    command = commands.add_parser(name, **texts)
+    command.add_argument("--debug", action="store_true", help="show tracebacks")
+    command.set_defaults(action=action)
+    return command
+
+
+def _add_run(commands):
+    run = _command(
+        commands,
         "run",
+        _run,
         help="run an experiment's stages",
         description="Run the stages of an experiment that are not done yet.",
         epilog="example: wsss run experiments/shapes.yaml random_walk.beta=4",
@@ -81,28 +150,80 @@ def parser():
         help="the experiment's smallest size, to see that it runs",
     )
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
-    run.add_argument("--debug", action="store_true", help="show tracebacks")
-    run.set_defaults(action=_run)
-    weights = commands.add_parser("weights", help="read other people's weight files")
-    weights = weights.add_subparsers(title="commands", required=True, metavar="command")
-    show = weights.add_parser(
+
+
+def _add_data_voc12(datasets):
+    voc12 = _command(
+        datasets,
+        "voc12",
+        _data_voc12,
+        help="PASCAL VOC 2012 with the masks of SBD",
+        description="Make one devkit folder of VOC 2012 and SBD: masks, id lists, image labels. "
+        "Nothing is downloaded; what is done already is left alone.",
+        epilog="example: wsss data voc12 --root data/voc12 --voc VOCtrainval_11-May-2012.tar "
+        "--sbd benchmark.tgz",
+    )
+    voc12.add_argument("--root", required=True, metavar="DIR", help="the folder to make ready")
+    for option, name in (("--voc", "VOCtrainval_11-May-2012.tar"), ("--sbd", "benchmark.tgz")):
+        voc12.add_argument(
+            option, metavar="PATH", help=f"{name}, or a folder of it; without: what is in DIR"
+        )
+    voc12.add_argument(
+        "--any-digest",
+        action="store_true",
+        help="take archives with another MD5 than the published one, as some mirrors repack them",
+    )
+
+
+def _add_weights(commands):
+    show = _command(
+        commands,
         "show",
+        _weights_show,
         help="list a file's tensors and say what it is",
         epilog="example: wsss weights show ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
     )
     show.add_argument("file", help="MXNet's .params, a .caffemodel, or torch's .pth")
-    show.set_defaults(action=_weights_show)
-    convert = weights.add_parser(
+    convert = _command(
+        commands,
         "convert",
+        _weights_convert,
         help="write a file's tensors in the layout of this project",
         epilog="example: wsss weights convert res38_cls.pth weights/res38_cls.pt",
     )
     convert.add_argument("source", help="MXNet's .params, a .caffemodel, or torch's .pth")
     convert.add_argument("target", help="the file to write; one that exists is left alone")
-    convert.set_defaults(action=_weights_convert)
-    for command in (show, convert):
-        command.add_argument("--debug", action="store_true", help="show tracebacks")
-    return top
+
+
+def _add_voc_test(exports):
+    command = _command(
+        exports,
+        "voc-test",
+        _export_voc_test,
+        help="label maps for the PASCAL VOC evaluation server",
+        description="Predict the test photos and pack them for the PASCAL VOC evaluation server, "
+        "or check any archive that is to be uploaded there.",
+        epilog="example: wsss export voc-test --run outputs/train_segmentation/0123456789ab "
+        "--out voc-test --scales 0.5,1.0 --flip",
+    )
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="FOLDER", help="of a completed train_segmentation")
+    what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, made by anyone")
+    command.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
+    command.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="devkit folder; otherwise the run's own, or with --check the current folder",
+    )
+    command.add_argument("--split", default="test", help="id list (test)")
+    command.add_argument(
+        "--scales",
+        type=_scales,
+        metavar="FACTORS",
+        help="of the photo's size, averaged, such as 0.5,1.0 (1.0)",
+    )
+    command.add_argument("--flip", action="store_true", help="average with the mirrored photo")
+    command.add_argument("--crf", action="store_true", help="dense CRF on the result")
 
 
 def main(arguments=None):
@@ -110,13 +231,15 @@ def main(arguments=None):
     grammar = parser()
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go: those behind an option come back as a rest
-    takes_overrides = hasattr(parsed, "overrides")
-    if any(text.startswith("-") or "=" not in text or not takes_overrides for text in rest):
+    fits = hasattr(parsed, "overrides") and all(
+        not text.startswith("-") and "=" in text for text in rest
+    )
+    if rest and not fits:
         grammar.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.overrides += rest
     try:
-        parsed.action(parsed)
+        return parsed.action(parsed) or 0
     except InputError as fault:
         if parsed.debug:
             raise
@@ -130,4 +253,3 @@ def main(arguments=None):
             raise
         print(f"wsss: {failure}", file=sys.stderr)
         return 1
-    return 0

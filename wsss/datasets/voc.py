@@ -77,10 +77,7 @@ class Devkit:
         if not path.exists():
             have = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             raise InputError(f"{path}: no such id list; the lists here are: {have}")
-        ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-        if not ids:
-            raise InputError(f"{path}: the id list is empty; expected one photo id a line")
-        return ids
+        return read_ids(path)
 
     def image_path(self, id):
         return self.root / "JPEGImages" / f"{id}.jpg"
@@ -122,7 +119,7 @@ class Devkit:
     def _labels(self):
         if not self._csv:
             return {
-                path.stem: self._xml_labels(path)
+                path.stem: self.boxed_labels(path.stem)
                 for path in sorted((self.root / "Annotations").glob("*.xml"))
             }
         path = self.root / "image_labels.csv"
@@ -141,7 +138,15 @@ class Devkit:
                 if row["labels"]
             }
 
-    def _xml_labels(self, path):
+    def labelled(self):
+        """The ids of the photos that have image labels, as a set."""
+        return set(self._labels)
+
+    def boxed_labels(self, id):
+        """The classes that have a box in ``Annotations/<id>.xml``, as sorted numbers from 1; boxes
+        marked difficult count too.
+        """
+        path = self.root / "Annotations" / f"{id}.xml"
         try:
             names = [node.text for node in ElementTree.parse(path).getroot().findall("object/name")]
         except ElementTree.ParseError as error:
@@ -220,6 +225,18 @@ class Devkit:
                         f"{width}x{height}; replace the mask"
                     )
         return faults
+
+
+def read_ids(path):
+    """The photo ids of a list file, the first word of each line, in the list's order.
+
+    Raises:
+        InputError: the list is empty.
+    """
+    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise InputError(f"{path}: the id list is empty; expected one photo id a line")
+    return ids
 
 
 def read_mask(path, *, num_classes):

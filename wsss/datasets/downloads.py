@@ -1,0 +1,167 @@
+"""Taking what is needed out of an archive or a folder that a person downloaded.
+
+An archive is a stranger's file: its digest is checked, and a member that is not a plain file in the
+expected folder is refused. Files that are there with the same size are skipped, so a second run
+goes on where the first stopped.
+"""
+
+import gzip
+import hashlib
+import shutil
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from wsss.errors import InputError
+from wsss.progress import progress
+from wsss.storage import atomic
+
+MEBIBYTE = 1 << 20  # bytes: read at once, and one tick of the progress over an archive
+
+
+@dataclass(frozen=True)
+class Download:
+    """An archive that people get by themselves, and what is taken out of it."""
+
+    archive: str  # its file name
+    md5: str  # of the archive as published
+    top: str  # the folder in it that holds the parts
+    parts: tuple[str, ...]  # files and folders below `top`; the rest is not needed
+    where: str  # to get it
+
+    def lacking(self, target):
+        """The paths of the parts that are not in a folder."""
+        return [target / part for part in self.parts if not (target / part).exists()]
+
+
+def fetch(download, given, target, *, any_digest=False):
+    """Take a download's parts out of an archive or a folder into ``target``, but for files that
+    are there with the same size. Each file appears whole or not at all.
+
+    Args:
+        download: what is expected.
+        given: path of its archive (a tar, compressed or not), or of a folder with its parts, or
+            with its top folder, in it.
+        target: path of the folder that gets the parts.
+        any_digest: take an archive whose MD5 is not the published one.
+
+    Raises:
+        InputError: ``given`` is missing, damaged, has another digest or another layout, or holds a
+            member that is refused.
+    """
+    if given.is_dir():
+        _copy(download, _folder_with_parts(download, given), target)
+        return
+    if not given.is_file():
+        raise InputError(
+            f"{given}: no such file or folder; expected {download.archive} or a folder with "
+            f"{download.top} in it"
+        )
+    if any_digest:
+        print(f"{given}: digest not checked (--any-digest)")
+    else:
+        _check_digest(download, given)
+    total = _mebibytes(given.stat().st_size)
+    ticks = _unpack(download, given, target)
+    try:
+        for _ in progress(ticks, f"unpack {given.name}", total=total, unit="MiB"):
+            pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = " ".join(str(error).split())  # tarfile's has a line for each compression
+        raise InputError(
+            f"{given}: expected a whole {download.archive} but it cannot be read to its end "
+            f"({reason}); download it again"
+        ) from error
+
+
+def _mebibytes(size):
+    return -(-size // MEBIBYTE)  # begun ones count
+
+
+def _check_digest(download, archive):
+    state = hashlib.md5(usedforsecurity=False)
+    with archive.open("rb") as file:
+        blocks = iter(lambda: file.read(MEBIBYTE), b"")
+        total = _mebibytes(archive.stat().st_size)
+        for block in progress(blocks, f"check {archive.name}", total=total, unit="MiB"):
+            state.update(block)
+    if state.hexdigest() != download.md5:
+        raise InputError(
+            f"{archive}: expected MD5 {download.md5} of {download.archive} but found "
+            f"{state.hexdigest()}; download it again, or accept a mirror's own packing with "
+            "--any-digest"
+        )
+
+
+def _unpack(download, archive, target):
+    """Take the parts out of a tar archive; yields once for each MiB of it that is done."""
+    done = 0
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
+        for member in tar:
+            path = _path_below_top(member, download, archive)
+            if member.isreg() and any(path.is_relative_to(part) for part in download.parts):
+                _check_destination(member, path, archive, target)
+                _write(tar.extractfile(member), target / path, member.size)
+            while done < _mebibytes(file.tell()):
+                done += 1
+                yield done
+        # tarfile takes a header that is cut off or broken for the end of the archive
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("no end mark after the last member")
+        while tar.fileobj.read(MEBIBYTE):  # gzip's checksum stands behind the rest
+            pass
+
+
+def _path_below_top(member, download, archive):
+    """A member's path below the download's top folder; as it is, where it lies beside that."""
+    path, top = PurePosixPath(member.name), PurePosixPath(download.top)
+    if not (member.isreg() or member.isdir()):
+        reason = "neither a file nor a folder, but a link or a device"
+    elif path.parts[:1] not in ((), top.parts[:1]) or ".." in path.parts:  # () is the folder "."
+        reason = f"not in {top.parts[0]}/"
+    else:
+        return path.relative_to(top) if path.is_relative_to(top) else path
+    raise InputError(
+        f"{archive}: member {member.name!r} is refused, as it is {reason}; get the archive from "
+        "another place"
+    )
+
+
+def _check_destination(member, path, archive, target):
+    """Refuse a member that Python's own filter refuses, as where the target's folders are links."""
+    try:
+        tarfile.data_filter(member.replace(name=str(path), deep=False), str(target))
+    except tarfile.FilterError as error:
+        raise InputError(
+            f"{archive}: member {member.name!r} is refused ({error}); put a plain folder there"
+        ) from error
+
+
+def _folder_with_parts(download, given):
+    top = PurePosixPath(download.top).parts
+    places = [given.joinpath(*top[start:]) for start in range(len(top) + 1)]
+    for place in places:
+        if (place / download.parts[0]).exists():
+            return place
+    raise InputError(
+        f"{given}: expected {download.top}/ with {', '.join(download.parts)} but found no "
+        f"{download.parts[0]} in it; give that folder, or {download.archive}"
+    )
+
+
+def _copy(download, folder, target):
+    for part in download.parts:
+        found = [folder / part, *sorted((folder / part).rglob("*"))]
+        files = [path for path in found if path.is_file()]
+        for path in progress(files, f"copy {part}", unit="file"):
+            with path.open("rb") as source:
+                _write(source, target / path.relative_to(folder), path.stat().st_size)
+
+
+def _write(source, path, size):
+    if path.is_file() and path.stat().st_size == size:
+        return
+    with atomic(path) as partial, partial.open("wb") as file:
+        shutil.copyfileobj(source, file, MEBIBYTE)
