@@ -1,5 +1,6 @@
-"""The command line: ``wsss run``, ``data``, ``weights`` and ``export``. Exit code 2 for bad input, 1
-for a failure.
+"""The command line: ``wsss run``, ``data``, ``weights``, ``export``.
+
+Exit code 2 for bad input, 1 for a failure.
 """
 
 import argparse
