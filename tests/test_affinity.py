@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
+from wsss.affinity import (
+    affinity_loss,
+    cell_labels,
+    neighbour_offsets,
+    pair_distance,
+    pair_targets,
+)
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -237,6 +243,38 @@ def test_loss_is_equations_7_to_10(seed, size, scale):
     loss = affinity_loss(pair_distance(features), pair_targets(torch.from_numpy(labels)))
     assert loss._fields == ("total", "foreground", "background", "negative")
     np.testing.assert_allclose(numbers(loss), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1, 10])
+def test_the_released_loss_is_the_released_code_s(scale):
+    """``-log(W + 1e-5)`` and ``-log(1 + 1e-5 - W)``, their means weighted 1/4, 1/4 and 1/2."""
+    features = random_features(2, 4, 6, 7) * scale
+    labels = torch.from_numpy(random_labels(2, 6, 7))
+    distance, targets = pair_distance(features), pair_targets(labels)
+    loss = affinity_loss(distance, targets, released=True)
+    affinity = torch.exp(-distance.double())
+    same = -torch.log(affinity + 1e-5)
+    different = -torch.log(1 + 1e-5 - affinity)
+    expected = [same[targets == 2].mean(), same[targets == 1].mean()]
+    expected.append(different[targets == 3].mean())
+    total = expected[0] / 4 + expected[1] / 4 + expected[2] / 2
+    assert numbers(loss) == pytest.approx([t.item() for t in (total, *expected)], rel=1e-4)
+    far = affinity_loss(
+        torch.full((1, 34, 1, 1), 99.0), torch.full((1, 34, 1, 1), 2), released=True
+    )
+    assert far.foreground.item() == pytest.approx(11.513, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 21)])
+def test_cells_take_one_pixel_s_label_or_the_most_frequent_one(size):
+    labels = torch.from_numpy(random_labels(2, *size)).long()
+    assert torch.equal(cell_labels(labels, 8), labels[:, ::8, ::8])
+    voted = cell_labels(labels, 8, majority=True)
+    assert voted.dtype == labels.dtype and voted.shape == labels[:, ::8, ::8].shape
+    for b, y, x in np.ndindex(2, size[0] // 8, size[1] // 8):
+        block = labels[b, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].flatten().tolist()
+        assert block.count(int(voted[b, y, x])) == max(map(block.count, block))
+    assert cell_labels(torch.full((1, 9, 9), 7), 8, majority=True).tolist() == [[[7, 7], [7, 7]]]
 
 
 def test_loss_of_a_small_example():

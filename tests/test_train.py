@@ -79,9 +79,7 @@ def test_optimisers_are_what_their_names_say():
     ]
     released, groups = made("sgd_released")
     assert isinstance(released, torch.optim.SGD)
-    assert [g["momentum"] for g in groups] == [5e-4] * 2 and [
-        g["weight_decay"] for g in groups
-    ] == [0, 0]
+    assert [(g["momentum"], g["weight_decay"]) for g in groups] == [(5e-4, 5e-4)] * 2
     adam, groups = made("adam")
     assert isinstance(adam, torch.optim.Adam) and [g["weight_decay"] for g in groups] == [5e-4] * 2
     with pytest.raises(InputError, match="expected one of: adam, sgd, sgd_released"):
@@ -93,6 +91,26 @@ def test_every_trained_parameter_is_in_one_group():
     optimiser = build_optimiser(net, "sgd", learning_rate=0.1)
     grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+
+
+def test_biases_apart_are_the_four_groups_of_the_released_code():
+    net = build_cam("small", 3, head_channels=4)
+    optimiser = build_optimiser(
+        net, "sgd_released", learning_rate=0.1, head_factor=10, bias_factor=2, weight_decay=5e-4
+    )
+    names = {id(p): name for name, p in net.named_parameters()}
+    found = {
+        (g["lr"], g["weight_decay"], g["momentum"]): {names[id(p)] for p in g["params"]}
+        for g in optimiser.param_groups
+    }
+    trunk = {name for name in names.values() if name.startswith("trunk.")}
+    biases = {name for name in trunk if name.endswith("bias")}
+    assert found == {
+        (0.1, 5e-4, 5e-4): trunk - biases,
+        (0.2, 0.0, 5e-4): biases,
+        (1.0, 5e-4, 5e-4): {"adapt.0.weight", "classifier.weight"},
+        (2.0, 0.0, 5e-4): {"adapt.0.bias"},
+    }
 
 
 def test_learning_rate_decays_as_the_polynomial(tmp_path):

@@ -5,6 +5,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
 
@@ -123,7 +124,9 @@ def pair_targets(labels, *, radius=5):
 
 
 class AffinityLoss(NamedTuple):
-    """The terms of equation 10, scalars; ``total = foreground + background + 2 * negative``."""
+    """The terms of equation 10, scalars; ``total = foreground + background + 2 * negative``, or a
+    quarter of that as released.
+    """
 
     total: torch.Tensor
     foreground: torch.Tensor
@@ -131,13 +134,15 @@ class AffinityLoss(NamedTuple):
     negative: torch.Tensor
 
 
-def affinity_loss(distance, targets):
+def affinity_loss(distance, targets, *, released=False):
     """Equations 7 to 10, in log space: ``log W = -distance`` and ``log(1 - W) =
     log(-expm1(-distance))``.
 
     Args:
         distance: float (B, K, H, W) from ``pair_distance``.
         targets: uint8 (B, K, H, W) from ``pair_targets``.
+        released: as the released code has it: a quarter of the paper's total, and 1e-5 added inside
+            the logarithms, so that no pair costs more than 11.5.
 
     Returns:
         ``AffinityLoss``. A kind of pair that does not occur contributes 0.
@@ -148,7 +153,34 @@ def affinity_loss(distance, targets):
     object_pairs = distance[targets == OBJECT_PAIR]
     background_pairs = distance[targets == BACKGROUND_PAIR]
     different = distance[targets == DIFFERENT].clamp(min=tiny)
-    foreground = object_pairs.sum() / max(object_pairs.numel(), 1)
-    background = background_pairs.sum() / max(background_pairs.numel(), 1)
-    negative = -torch.log(-torch.expm1(-different)).sum() / max(different.numel(), 1)
-    return AffinityLoss(foreground + background + 2 * negative, foreground, background, negative)
+    if released:
+        object_pairs = -torch.log(torch.exp(-object_pairs) + 1e-5)
+        background_pairs = -torch.log(torch.exp(-background_pairs) + 1e-5)
+        different = -torch.log(1e-5 - torch.expm1(-different))
+    else:
+        different = -torch.log(-torch.expm1(-different))
+    foreground, background, negative = (
+        costs.sum() / max(costs.numel(), 1) for costs in (object_pairs, background_pairs, different)
+    )
+    total = foreground + background + 2 * negative
+    return AffinityLoss(total / 4 if released else total, foreground, background, negative)
+
+
+def cell_labels(labels, stride, *, majority=False):
+    """Labels of a grid's cells: of the pixel that a cell stands on, or the most frequent one of the
+    ``stride`` x ``stride`` pixels from there on (the released code averages the CRF's probabilities
+    over them, which are near 0 and 1, before it decides).
+
+    Args:
+        labels: (B, H, W) integers.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride)) of the same type.
+    """
+    if not majority:
+        return labels[:, ::stride, ::stride]
+    height, width = labels.shape[-2:]
+    below, right = -height % stride, -width % stride
+    padded = F.pad(labels[:, None].float(), (0, right, 0, below), mode="replicate")[:, 0]
+    blocks = padded.unfold(1, stride, stride).unfold(2, stride, stride)  # (B, h, w, stride, stride)
+    return blocks.flatten(-2).mode().values.to(labels.dtype)

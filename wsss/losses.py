@@ -5,7 +5,7 @@ which ``train.fit`` minimises the one called "loss".
 import torch
 import torch.nn.functional as F
 
-from wsss.affinity import IGNORED, affinity_loss, pair_distance, pair_targets
+from wsss.affinity import IGNORED, affinity_loss, cell_labels, pair_distance, pair_targets
 from wsss.datasets.voc import IGNORE
 from wsss.geometry import upsample
 from wsss.models.heads import AffinityNetwork
@@ -16,20 +16,30 @@ def classification_loss(network, images, targets):
     return {"loss": F.multilabel_soft_margin_loss(network(images).float(), targets)}
 
 
-def pair_loss(network, images, targets, *, radius, reduction, border_pairs=True):
+def pair_loss(
+    network,
+    images,
+    targets,
+    *,
+    radius,
+    reduction,
+    border_pairs=True,
+    majority=False,
+    released=False,
+):
     """Equation 10 for an affinity network; targets (B, H, W) are affinity labels at the photo's
     resolution.
 
-    Each cell of the network's grid takes the label of the pixel that it stands on. ``radius``,
-    ``reduction`` and ``border_pairs`` as for ``affinity.pair_distance``.
+    ``radius``, ``reduction`` and ``border_pairs`` as for ``affinity.pair_distance``, ``majority``
+    as for ``cell_labels``, ``released`` as for ``affinity_loss``.
     """
     features = network(images).float()
-    labels = targets[:, :: AffinityNetwork.stride, :: AffinityNetwork.stride]
+    labels = cell_labels(targets.to(torch.uint8), AffinityNetwork.stride, majority=majority)
     distance = pair_distance(
         features, radius=radius, reduction=reduction, border_pairs=border_pairs
     )
-    pairs = pair_targets(labels.to(torch.uint8), radius=radius)
-    terms = affinity_loss(distance, pairs.masked_fill(distance.isinf(), IGNORED))
+    pairs = pair_targets(labels, radius=radius).masked_fill(distance.isinf(), IGNORED)
+    terms = affinity_loss(distance, pairs, released=released)
     return {
         "loss": terms.total,
         "foreground": terms.foreground,

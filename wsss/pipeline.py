@@ -84,7 +84,7 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
     Args:
         experiment: from ``read_experiment``.
         overrides: from ``parse_overrides``.
-        smoke: apply the experiment's smoke size.
+        smoke: apply the experiment's smoke size, whose ``common`` goes over the experiment's.
         force: nothing counts as done.
         start: with ``force``, only from this stage on.
         only: run this stage alone; those before it must be done.
@@ -92,7 +92,10 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
     chain = stages.read_stages()
     overrides = overrides or {}
     names = [name for name in chain if name in experiment["stages"]]
-    layers = [experiment["stages"], experiment["smoke"] if smoke else {}, overrides]
+    small = experiment["smoke"] if smoke else {}
+    common = experiment["common"] | (small.get("common") or {})
+    small = {name: values for name, values in small.items() if name != "common"}
+    layers = [experiment["stages"], small, overrides]
     for layer in layers:
         for name in layer:
             if name not in chain or name not in names:
@@ -104,16 +107,14 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
             raise InputError(
                 f"'{name}' is no stage of this experiment; its stages are: {', '.join(names)}"
             )
-    for name in experiment["common"]:
+    for name in common:
         if not any(name in chain[stage].parameters for stage in names):
             raise InputError(f"common.{name}: no stage of this experiment has such a parameter")
 
     planned, digest, forced = {}, None, False
     for name in names:
         stage = chain[name]
-        values = {
-            key: value for key, value in experiment["common"].items() if key in stage.parameters
-        }
+        values = {key: value for key, value in common.items() if key in stage.parameters}
         for layer in layers:
             values |= layer.get(name) or {}
         values = stage.resolve(values)

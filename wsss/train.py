@@ -30,6 +30,7 @@ class Schedule:
     optimiser: str = "sgd"  # adam, sgd, or sgd_released (see build_optimiser)
     learning_rate: float = 0.01  # of the trunk, at the first step
     head_factor: float = 10.0  # the head learns this many times faster than the trunk
+    bias_factor: float = 1.0  # biases learn this many times faster than weights (released: 2)
     weight_decay: float = 5e-4
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     power: float = 0.9  # of the polynomial decay to zero
@@ -38,11 +39,15 @@ class Schedule:
     checkpoint_minutes: float = 2.0
 
 
-def build_optimiser(network, name, *, learning_rate, head_factor=10.0, weight_decay=5e-4):
-    """The optimiser with two groups: the trunk, and the head at ``head_factor`` times its rate.
+def build_optimiser(
+    network, name, *, learning_rate, head_factor=10.0, bias_factor=1.0, weight_decay=5e-4
+):
+    """The optimiser with its groups: the trunk, and the head at ``head_factor`` times its rate;
+    where ``bias_factor`` is not 1, biases apart from weights, at that factor and without decay, as
+    Caffe's recipes and the released code have them.
 
-    ``sgd`` has momentum 0.9. ``sgd_released`` is what the authors' code ran: the weight decay stood
-    in the momentum's position, so momentum is 5e-4 and nothing decays.
+    ``sgd`` has momentum 0.9. ``sgd_released`` is what the authors' code ran: the weight decay also
+    stood in the momentum's position, so momentum is 5e-4.
     """
     head = network.head_parameters()
     in_head = {id(parameter) for parameter in head}
@@ -54,13 +59,23 @@ def build_optimiser(network, name, *, learning_rate, head_factor=10.0, weight_de
             "lr": learning_rate * head_factor,
         },
     ]
+    if bias_factor != 1:
+        biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
+        groups = [
+            {"params": [p for p in group["params"] if (id(p) in biases) == apart], "lr": rate} | own
+            for group in groups
+            for apart, rate, own in (
+                (False, group["lr"], {}),
+                (True, group["lr"] * bias_factor, {"weight_decay": 0.0}),
+            )
+        ]
     groups = [group for group in groups if group["params"]]
     if name == "adam":
         return torch.optim.Adam(groups, weight_decay=weight_decay)
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay)
     if name == "sgd_released":
-        return torch.optim.SGD(groups, momentum=weight_decay, weight_decay=0.0)
+        return torch.optim.SGD(groups, momentum=weight_decay, weight_decay=weight_decay)
     raise InputError(f"optimiser '{name}' is not known; expected one of: {', '.join(OPTIMISERS)}")
 
 
@@ -125,6 +140,7 @@ def fit(
         schedule.optimiser,
         learning_rate=schedule.learning_rate,
         head_factor=schedule.head_factor,
+        bias_factor=schedule.bias_factor,
         weight_decay=schedule.weight_decay,
     )
     base_rates = [group["lr"] for group in optimiser.param_groups]

@@ -6,18 +6,21 @@ from wsss.datasets import shapes
 from wsss.datasets.voc import IGNORE, Devkit
 from wsss.errors import InputError
 
-NAMES = ("shapes", "voc")
+NAMES = ("shapes", "shapes_few", "voc")
 
 
 def open(name, root):
     """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``.
 
     Args:
-        name: ``voc`` (a devkit folder) or ``shapes`` (generated into ``root`` when that is empty).
+        name: ``voc`` (a devkit folder), ``shapes`` (generated into ``root`` when that is empty) or
+            ``shapes_few`` (likewise, as many photos as it takes to see that an experiment runs).
         root: its folder.
     """
     if name == "shapes":
         shapes.generate(root)
+    elif name == "shapes_few":
+        shapes.generate(root, train=8, val=4)
     elif name not in NAMES:
         raise InputError(f"dataset '{name}' is not known; expected one of: {', '.join(NAMES)}")
     return Devkit(root)

@@ -33,8 +33,8 @@ class RandomLongSide(v2.Transform):
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-def augment(crop, *, long_side=(0, 0), jitter=0.3):
-    """Random rescale, flip, colour jitter, square crop.
+def augment(crop, *, long_side=(0, 0), jitter=0.3, hue=0.0):
+    """Random rescale, flip, colour jitter (``hue`` as a share of the colour circle), square crop.
 
     The longer side becomes ``long_side`` = (low, high) pixels; (0, 0) does not rescale.
 
@@ -43,9 +43,8 @@ def augment(crop, *, long_side=(0, 0), jitter=0.3):
     steps = [RandomLongSide(*long_side)] if any(long_side) else []
     steps += [
         v2.RandomHorizontalFlip(),
-        v2.ColorJitter(
-            jitter, jitter, jitter
-        ),  # brightness, contrast, saturation; hue costs four times as much
+        # brightness, contrast, saturation, and hue, which costs four times as much
+        v2.ColorJitter(jitter, jitter, jitter, hue),
         v2.RandomCrop(
             crop,
             pad_if_needed=True,
