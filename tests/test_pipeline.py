@@ -6,6 +6,7 @@ import json
 import time
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -169,6 +170,25 @@ def test_report_holds_the_figures_of_the_runs(finished):
     record = stages.completion(finished["random_walk"].folder)
     row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
     assert f"{record['metrics']['labels_miou/train']:.1f}" in row and record["run_id"][:8] in row
+
+
+def test_tables_and_figures_of_the_paper_hold_these_runs(finished):
+    folder = finished["report"].folder
+    for number in (2, 4, 5, 6):
+        assert (folder / f"figure{number}.png").stat().st_size > 10_000
+    rows = pd.read_csv(folder / "tables" / "table1.csv").query("mark == 'ours'").set_index("labels")
+    for labels, metric in {
+        "CAM": "infer_cam.cam_miou",
+        "CAM+RW": "random_walk.walk_miou",
+        "CAM+RW+dCRF": "random_walk.labels_miou",
+    }.items():
+        stage, name = metric.split(".")
+        record = stages.completion(finished[stage].folder)
+        assert rows.loc[labels, "mIoU"] == pytest.approx(record["metrics"][f"{name}/train"])
+        assert rows.loc[labels, "runs"] == record["run_id"]
+    network = pd.read_csv(folder / "tables" / "table3.csv").iloc[-1]
+    score = stages.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
+    assert network["val"] == pytest.approx(score)
 
 
 def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):

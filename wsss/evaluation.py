@@ -58,6 +58,21 @@ def score_labels(dataset, ids, folder):
     return matrices
 
 
+def score_cams(dataset, ids, folder, threshold):
+    """Activation maps ``folder/<id>.npz`` against the masks at one background threshold, one
+    ``ConfusionMatrix`` per photo, by id.
+    """
+    matrices = {}
+    for id in ids:
+        classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
+        target = dataset.mask(id)
+        maps = upsample(cams, target.shape).numpy()
+        scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
+        matrices[id] = ConfusionMatrix(len(dataset.classes) + 1)
+        matrices[id].update(label_map(scores, classes), target)
+    return matrices
+
+
 def total(matrices, ids):
     """The merged ``ConfusionMatrix`` of some photos."""
     result = None

@@ -1,7 +1,4 @@
-"""Tables of results, ours from completed MLflow runs and the published ones with their marks."""
-
-import json
-from importlib import resources
+"""An experiment's own results, from completed MLflow runs; ``tables`` sets them beside others'."""
 
 import pandas as pd
 
@@ -110,33 +107,3 @@ def final_scores(records):
         for name, value in stage.metrics.items()
         if "miou" in name
     }
-
-
-def published():
-    """The published figures on VOC 2012 as Markdown, each with its mark."""
-    data = json.loads(resources.files("wsss").joinpath("published.json").read_text())
-    rows = [
-        [
-            *(row["method"], row.get("variant", ""), _figure(row["miou"]), _figure(row.get("val"))),
-            *(row["status"], row.get("source", "")),
-        ]
-        for row in data["label_synthesis_voc12_train"]
-    ]
-    methods = [
-        [
-            row["method"],
-            _figure(row.get("val")),
-            _figure(row.get("test")),
-            row["status"],
-            row.get("source", ""),
-        ]
-        for row in data["image_label_methods_voc12"]
-    ]
-    return "\n\n".join(
-        [
-            "Published, VOC 2012, synthesized labels (train: 1,464 photos, image labels given):",
-            markdown_table(["labels", "variant", "train", "val", "mark", "source"], rows),
-            "Published, VOC 2012, segmentation networks from image labels:",
-            markdown_table(["method", "val", "test", "mark", "source"], methods),
-        ]
-    )

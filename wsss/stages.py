@@ -187,6 +187,44 @@ def completion(folder):
         return None
 
 
+IRRELEVANT = ("seed", "workers", "processes")  # parameters that make no other experiment
+
+
+def _family(record):
+    """What a completed stage and those it builds on have in common with runs of other seeds, and
+    the seeds.
+    """
+    kept, seeds = {}, []
+    for name, value in record["parameters"].items():
+        if name == "seed":
+            seeds.append(value)
+        elif name not in IRRELEVANT and name[:-4] not in record["inputs"]:
+            kept[name] = value
+    families = {}
+    for name, fingerprint in sorted(record["inputs"].items()):
+        above = completion(stage_folder(name, fingerprint))
+        families[name], more = _family(above) if above else (fingerprint, [])
+        seeds += more
+    return [record["stage"], kept, record["data_digest"], families], seeds
+
+
+def siblings(folder):
+    """The completed runs of a stage that differ from one of them only in the seeds, of this stage
+    and of those before it: their folders, by seeds, the newest of each.
+    """
+    folder = Path(folder)
+    family, _ = _family(completion(folder))
+    found = {}
+    for marker in sorted(folder.parent.glob("*/complete.json")):
+        record = completion(marker.parent)
+        theirs, seeds = _family(record)
+        if theirs == family:
+            mine = found.get(tuple(seeds))
+            if mine is None or record["ended"] > mine[0]:
+                found[tuple(seeds)] = record["ended"], marker.parent
+    return [found[seeds][1] for seeds in sorted(found)]
+
+
 def latest(name, dataset):
     """The folder of the stage's newest completed run on a dataset, by name."""
     best = None

@@ -77,6 +77,26 @@ def save_labels(path, labels):
         image.save(partial, format="PNG")
 
 
+def save_confusions(path, matrices):
+    """Keep each photo's ``ConfusionMatrix``, by id, so that scores of any of them can be told."""
+    counts = np.stack([matrix.matrix for matrix in matrices.values()]).astype(np.int32)
+    with atomic(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, ids=np.array(list(matrices)), counts=counts)
+
+
+def load_confusions(path):
+    """``(ids, counts)``: a list and int32 (photos, C, C), target first, as ``save_confusions`` kept
+    them.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["ids"].tolist(), arrays["counts"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: not a file of confusion counts ({error}); run its stage again with --force"
+        ) from None
+
+
 def save_json(path, value):
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

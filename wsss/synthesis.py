@@ -29,6 +29,22 @@ def label_map(scores, classes):
     return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
 
 
+def alpha_labels(image, cams, classes, alphas, *, crf=CrfParams(), crf_steps=10):
+    """What the CRF makes of maps beside the background at each alpha: label maps uint8 (H, W).
+
+    Arguments as for ``confident_regions``.
+    """
+    maps = upsample(cams, image.shape[:2]).numpy()
+    model = DenseCRF(image, crf)
+    return [
+        label_map(
+            model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps),
+            classes,
+        )
+        for alpha in alphas
+    ]
+
+
 def confident_regions(
     image,
     cams,
@@ -53,16 +69,9 @@ def confident_regions(
     Returns:
         uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
-    maps = upsample(cams, image.shape[:2]).numpy()
-    model = DenseCRF(image, crf)
-
-    def label(alpha):
-        return label_map(
-            model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps),
-            classes,
-        )
-
-    low, high = label(alpha_low), label(alpha_high)
+    low, high = alpha_labels(
+        image, cams, classes, (alpha_low, alpha_high), crf=crf, crf_steps=crf_steps
+    )
     is_object, is_background = low > 0, high == 0
     return np.where(
         is_object & ~is_background, low, np.where(is_background & ~is_object, 0, IGNORE)

@@ -197,6 +197,12 @@ class StageRun:
         """Log a pandas table that the MLflow UI shows, as ``<name>.json``."""
         client().log_table(self.run_id, frame, f"{name}.json")
 
+    def log_confusions(self, name, matrices):
+        """Keep photos' confusion matrices in ``confusions/<name>.npz``, here and in MLflow."""
+        path = self.folder / "confusions" / f"{name}.npz"
+        storage.save_confusions(path, matrices)
+        client().log_artifact(self.run_id, str(path), "confusions")
+
     def complete(self, metrics=None, folders=()):
         """Mark the stage complete: its last act.
 

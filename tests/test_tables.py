@@ -1,0 +1,167 @@
+"""The paper's tables: scores over seeds and drawn photos, rows, marks, and the three ways they are
+written.
+"""
+
+import json
+import re
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsss import stages, storage, tables
+from wsss.datasets.voc import VOC_CLASSES
+from wsss.errors import InputError
+from wsss.metrics import ConfusionMatrix
+
+
+def confusions(seed, photos=7, classes=3):
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 50, (photos, classes, classes))
+    counts[:, 2] *= random.random((photos, 1)) < 0.4  # a class that few photos show
+    return f"run{seed}", [f"p{n}" for n in range(photos)], counts
+
+
+def slow_miou(counts):
+    ious = []
+    for k in range(counts.shape[-1]):
+        hit = counts[k, k]
+        union = counts[k].sum() + counts[:, k].sum() - hit
+        if union:
+            ious.append(hit / union)
+    return 100 * sum(ious) / len(ious)
+
+
+def test_a_score_is_the_mean_over_seeds_of_the_miou_over_all_photos():
+    runs = [confusions(seed) for seed in range(3)]
+    found = tables.score(runs)
+    each = [slow_miou(counts.sum(0)) for *_, counts in runs]
+    assert found.mean == pytest.approx(np.mean(each))
+    assert found.spread == pytest.approx(np.std(each, ddof=1))
+    assert found.photos == 7 and found.runs == ("run0", "run1", "run2")
+    assert np.isnan(tables.score(runs[:1]).spread)
+
+
+def test_the_interval_is_that_of_photos_drawn_with_replacement():
+    runs = [confusions(seed, photos=30) for seed in range(2)]
+    found = tables.score(runs, draws=4000)
+    random = np.random.default_rng(99)  # other draws: equal but for chance
+    drawn = []
+    for _ in range(2000):
+        chosen = random.integers(0, 30, 30)
+        drawn.append(np.mean([slow_miou(counts[chosen].sum(0)) for *_, counts in runs]))
+    expected = np.percentile(drawn, [2.5, 97.5])
+    width = expected[1] - expected[0]
+    assert width > 1 and found.low < found.mean < found.high
+    assert [found.low, found.high] == pytest.approx(expected, abs=0.1 * width)
+
+
+def test_runs_over_other_photos_are_not_averaged():
+    name, ids, counts = confusions(1)
+    with pytest.raises(InputError, match="runs run0, run1 scored different photos"):
+        tables.score([confusions(0), (name, ids[::-1], counts)])
+
+
+def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
+    matrices = {}
+    for number, id in enumerate(("2007_000032", "b")):
+        matrices[id] = ConfusionMatrix(3)
+        matrices[id].update(np.full((2, 2), number), np.array([[0, 1], [2, 255]]))
+    storage.save_confusions(tmp_path / "deep" / "c.npz", matrices)
+    ids, counts = storage.load_confusions(tmp_path / "deep" / "c.npz")
+    assert ids == ["2007_000032", "b"]
+    np.testing.assert_array_equal(counts, [m.matrix for m in matrices.values()])
+    (tmp_path / "c.npz").write_bytes(b"PK nothing")
+    for path in (tmp_path / "c.npz", tmp_path / "none.npz"):
+        with pytest.raises(InputError, match="not a file of confusion counts"):
+            storage.load_confusions(path)
+
+
+def found(classes):
+    runs = [confusions(seed, classes=classes) for seed in range(2)]
+    return {name: tables.score(runs) for name in ("CAM", "CAM+RW", "CAM+RW+dCRF", "network")}
+
+
+def test_tables_hold_every_published_row_with_its_mark_and_ours_with_its_runs():
+    scores = found(21)
+    made = tables.paper(
+        scores, backbone="resnet38", classes=VOC_CLASSES, score_on="voc train", val_on="voc val"
+    )
+    published = json.loads(resources.files("wsss").joinpath("published.json").read_text())
+    sources = {
+        "table1": published["label_synthesis_voc12_train"],
+        "table2": published["per_class_voc12"],
+        "table3": published["image_label_methods_voc12"],
+        "table4": published["stronger_supervision_voc12"],
+    }
+    assert set(made) == set(sources) == set(tables.TITLES)
+    for name, entries in sources.items():
+        theirs = made[name][made[name]["mark"] != "ours"]
+        assert list(theirs["mark"]) == [entry["status"] for entry in entries]
+        ours = made[name][made[name]["mark"] == "ours"]
+        assert len(ours) == (3 if name == "table1" else 1)
+        assert set(ours["runs"]) == {"run0 run1"}
+    first = made["table1"].set_index("labels")
+    assert first.loc["SPN", "mIoU"] == 43.8 and first.loc["SPN", "mark"] == "recalled"
+    walk = made["table1"].query("mark == 'ours' and labels == 'CAM+RW'").iloc[0]
+    assert walk["mIoU"] == scores["CAM+RW"].mean and walk["data"] == "voc train (7)"
+    second = made["table2"]
+    assert list(second.columns[2:23]) == ["background", *VOC_CLASSES]
+    np.testing.assert_allclose(
+        second.query("mark == 'ours'").iloc[0, 2:23].astype(float), scores["network"].classes
+    )
+    row = second.iloc[1]
+    assert row["mean"] == pytest.approx(61.7, abs=0.1)  # as its 21 figures say
+    assert made["table4"].iloc[-1]["supervision"] == "image labels"
+
+
+def test_classes_that_are_not_vocs_stand_alone_in_table_2():
+    made = tables.paper(
+        found(3), backbone="small", classes=["a", "b"], score_on="train", val_on="val"
+    )
+    assert list(made["table2"]["mark"]) == ["ours"]
+    assert {"background", "a", "b"} < set(made["table2"].columns)
+
+
+def test_tables_are_written_as_markdown_latex_and_csv(tmp_path):
+    made = tables.paper(
+        found(21), backbone="mobilenet_v2", classes=VOC_CLASSES, score_on="train", val_on="val"
+    )
+    paths = tables.write(made, tmp_path / "tables")
+    assert {p.name for p in paths} == {
+        f"table{n}.{kind}" for n in range(1, 5) for kind in ("md", "tex", "csv")
+    }
+    again = pd.read_csv(tmp_path / "tables" / "table1.csv")
+    np.testing.assert_allclose(again["mIoU"], made["table1"]["mIoU"])
+    text = (tmp_path / "tables" / "table1.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(made["table1"]) and len({line.count("|") for line in lines}) == 1
+    assert "| CAM | paper | VOC 2012 train (1464) | 48.0 |" in text and "nan" not in text
+    tex = (tmp_path / "tables" / "table4.tex").read_text()
+    assert r"\toprule" in tex and r"ours, mobilenet\_v2" in tex and r"95 \% interval" in tex
+    rows = re.findall(r"\\\\", tex)
+    assert len(rows) == 1 + len(made["table4"])
+
+
+def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
+    record = {
+        **{"stage": stage, "fingerprint": fingerprint, "parameters": parameters},
+        **{"inputs": inputs, "data_digest": "d", "ended": ended},
+    }
+    storage.save_json(root / stage / fingerprint / "complete.json", record)
+    return root / stage / fingerprint
+
+
+def test_siblings_differ_in_seeds_alone_and_the_newest_of_each_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
+    for seed, name in enumerate("ab"):
+        completed(tmp_path, "train_cam", f"t{name}", {}, epochs=3, seed=seed, workers=seed)
+    completed(tmp_path, "train_cam", "tc", {}, epochs=4, seed=2)  # another training
+    one = completed(tmp_path, "infer_cam", "ia", {"train_cam": "ta"}, train_cam_run="x", flip=True)
+    completed(tmp_path, "infer_cam", "ib", {"train_cam": "tb"}, train_cam_run="y", flip=True)
+    newer = completed(tmp_path, "infer_cam", "ib2", {"train_cam": "tb"}, ended=1, flip=True)
+    completed(tmp_path, "infer_cam", "ic", {"train_cam": "tc"}, flip=True)
+    completed(tmp_path, "infer_cam", "id", {"train_cam": "tb"}, flip=False)
+    assert stages.siblings(one) == [one, newer]
+    assert stages.siblings(newer) == [one, newer]
