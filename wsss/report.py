@@ -42,6 +42,8 @@ def ours(records, dataset, *, score_split, val_split):
         ("CAM + walk", walk, "walk_miou"),
         ("CAM + walk + dCRF", walk, "labels_miou"),
     ]
+    if not walk.record["parameters"]["crf_steps"]:
+        del lines[-1]  # its labels are those of the walk
     rows = [
         [
             title,
