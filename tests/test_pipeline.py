@@ -8,6 +8,7 @@ import time
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from wsss import cli, pipeline, stages, tracking
@@ -201,6 +202,18 @@ def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):
 def test_one_changed_parameter_runs_again_only_what_follows(place, finished):
     items = planned(place, "evaluate.flip=true")
     assert [item.name for item in items if not item.done] == ["evaluate", "report"]
+
+
+@pytest.mark.parametrize("stage", ["train_cam", "train_affinity"])
+def test_a_checkpoint_takes_the_place_of_training(place, finished, stage):
+    weights = finished[stage].folder / "weights.pt"
+    override = f"{stage}.checkpoint={weights}"
+    assert cli.main(["run", str(place / "smoke.yaml"), "--only", stage, override]) == 0
+    folder = next(item.folder for item in planned(place, override) if item.name == stage)
+    assert folder != finished[stage].folder
+    assert stages.completion(folder)["metrics"] == {}  # no loss: nothing was trained
+    taken, given = (torch.load(f, weights_only=True) for f in (folder / "weights.pt", weights))
+    assert all(torch.equal(taken[name], tensor) for name, tensor in given.items())
 
 
 def test_force_from_a_stage_runs_it_and_what_follows(place, finished):
