@@ -10,21 +10,25 @@ from wsss.errors import InputError
 
 
 def _run(arguments):
-    from wsss import pipeline  # slow to import: only for the command that needs it
+    from wsss import pipeline, sweep  # slow to import: only for the command that needs it
 
     experiment = pipeline.read_experiment(arguments.experiment)
-    planned = pipeline.plan(
-        experiment,
-        pipeline.parse_overrides(arguments.overrides),
-        smoke=arguments.smoke,
-        force=arguments.force,
-        start=arguments.start,
-        only=arguments.only,
-    )
+    single, grid = sweep.split(arguments.overrides)
+    overrides = pipeline.parse_overrides(single)
+    names = ("smoke", "force", "start", "only", "until")
+    options = {name: vars(arguments)[name] for name in names}
+    points = sweep.combinations(experiment, grid)
     if arguments.dry_run:
-        print(pipeline.dry_run(planned))
+        for point in points:
+            print(f"# {point.title}")
+            print(pipeline.dry_run(sweep.plan(experiment, point, overrides, **options)))
+        if not points:
+            print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
         return
-    report = pipeline.run(experiment, planned)
+    if points:
+        report = sweep.run(experiment, points, overrides, **options)
+    else:
+        report = pipeline.run(experiment, pipeline.plan(experiment, overrides, **options))
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
@@ -135,7 +139,8 @@ def _add_run(commands):
         "overrides",
         nargs="*",
         metavar="stage.parameter=value",
-        help="changes to its parameters",
+        help="changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
+        "each and compare",
     )
     run.add_argument(
         "--from",
@@ -144,6 +149,7 @@ def _add_run(commands):
         help="start here; with --force, run again from here",
     )
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--force", action="store_true", help="run stages again that are done")
     run.add_argument(
         "--smoke",

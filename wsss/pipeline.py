@@ -12,7 +12,7 @@ from wsss import datasets, stages, tracking
 from wsss.errors import InputError
 from wsss.execution import NOTEBOOK, keep_notebook, run_stage
 
-KEYS = ("name", "description", "common", "stages", "smoke")
+KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Planned:
 
 
 def read_experiment(path):
-    """An experiment file as a dict with ``name``, ``description``, ``common``, ``stages`` and
-    ``smoke``.
+    """An experiment file as a dict with ``name``, ``description``, ``common``, ``stages``,
+    ``smoke`` and ``sweep`` (see ``sweep.combinations``).
     """
     try:
         text = Path(path).read_text()
@@ -52,7 +52,7 @@ def read_experiment(path):
     for key in experiment:
         if key not in KEYS:
             raise InputError(f"{path}: unknown key '{key}'; expected: {', '.join(KEYS)}")
-    for key in ("common", "stages", "smoke"):
+    for key in ("common", "stages", "smoke", "sweep"):
         experiment[key] = experiment.get(key) or {}
     experiment.setdefault("name", Path(path).stem)
     return experiment
@@ -77,7 +77,9 @@ def parse_overrides(texts):
     return given
 
 
-def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, only=None):
+def plan(
+    experiment, overrides=None, *, smoke=False, force=False, start=None, only=None, until=None
+):
     """The stages of an experiment in order, each with its values, fingerprint, and whether it is
     done.
 
@@ -88,6 +90,7 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
         force: nothing counts as done.
         start: with ``force``, only from this stage on.
         only: run this stage alone; those before it must be done.
+        until: leave out the stages after this one.
     """
     chain = stages.read_stages()
     overrides = overrides or {}
@@ -102,7 +105,7 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
                 raise InputError(
                     f"'{name}' is no stage of this experiment; its stages are: {', '.join(names)}"
                 )
-    for name in (start, only):
+    for name in (start, only, until):
         if name and name not in names:
             raise InputError(
                 f"'{name}' is no stage of this experiment; its stages are: {', '.join(names)}"
@@ -111,6 +114,8 @@ def plan(experiment, overrides=None, *, smoke=False, force=False, start=None, on
         if not any(name in chain[stage].parameters for stage in names):
             raise InputError(f"common.{name}: no stage of this experiment has such a parameter")
 
+    if until:
+        names = names[: names.index(until) + 1]
     planned, digest, forced = {}, None, False
     for name in names:
         stage = chain[name]

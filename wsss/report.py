@@ -5,7 +5,7 @@ import pandas as pd
 
 def markdown_table(header, rows):
     """A Markdown table of text cells."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

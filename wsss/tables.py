@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsss import stages, storage, tracking
 from wsss.errors import InputError
+from wsss.report import markdown_table
 
 TITLES = {
     "table1": "Synthesized labels, image labels given",
@@ -249,8 +250,7 @@ def _short(frame):
 
 def markdown(frame):
     """A frame as a Markdown table."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *_short(frame).values.tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(frame.columns, _short(frame).values.tolist())
 
 
 def latex(frame, name):

@@ -117,3 +117,32 @@ def sweep(thresholds, columns, fixed, *, title):
     axis.legend()
     sns.despine(figure)
     return figure
+
+
+def sweep_map(frame, names, figure_name):
+    """A figure of one score over a sweep: a heat map over two swept parameters, a line over one of
+    numbers, else bars.
+
+    Args:
+        frame: a row a combination, with the columns ``names`` and ``figure_name``.
+    """
+    columns = [name for name in names if frame[name].nunique() > 1] or names
+    wide, size = len(columns) == 2, (6, 3)
+    if wide:
+        size = (2 + 0.7 * frame[columns[1]].nunique(), 1.6 + 0.45 * frame[columns[0]].nunique())
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    numbers = all(isinstance(value, int | float) for value in frame[columns[0]])
+    if wide:
+        table = frame.pivot_table(figure_name, *columns, sort=False)
+        sns.heatmap(table, ax=axis, annot=True, fmt=".1f", cmap="rocket", cbar=False)
+        axis.tick_params(axis="y", rotation=0)
+    elif len(columns) == 1 and numbers:
+        axis.plot(frame[columns[0]], frame[figure_name], marker="o")
+        axis.set(xlabel=columns[0], ylabel=f"{figure_name} (%)")
+    else:
+        labels = frame[columns].astype(str).agg(", ".join, axis=1)
+        sns.barplot(x=frame[figure_name], y=labels, ax=axis)
+        axis.set(xlabel=f"{figure_name} (%)", ylabel="")
+    axis.set_title(figure_name)
+    sns.despine(figure)
+    return figure

@@ -1,0 +1,92 @@
+"""Sweeps: which combinations there are; tests/test_pipeline.py runs one."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from wsss import sweep, viz
+from wsss.errors import InputError
+
+
+def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
+    single, grid = sweep.split(
+        [
+            "random_walk.beta=4,8,16",
+            "infer_cam.scales=[0.5, 1.0]",
+            "dataset.data_root='a,b'",
+            "random_walk.flip=true,false",
+            "train_cam.epochs=3",
+        ]
+    )
+    assert grid == {"random_walk.beta": [4, 8, 16], "random_walk.flip": [True, False]}
+    assert single == [
+        "infer_cam.scales=[0.5, 1.0]",
+        "dataset.data_root='a,b'",
+        "train_cam.epochs=3",
+    ]
+
+
+def test_points_are_every_variant_at_every_grid_point_with_every_seed():
+    experiment = {
+        "sweep": {
+            "variants": {"paper": None, "no head": {"train_cam.head_channels": 0}},
+            "grid": {"random_walk.beta": [4, 8]},
+            "seeds": [0, 1, 2],
+        }
+    }
+    points = sweep.combinations(experiment, {"random_walk.steps": [16]})
+    assert len(points) == 2 * 2 * 1 * 3 == len({point.title for point in points})
+    last = points[-1]
+    assert last.title == "variant no head, random_walk.beta 8, random_walk.steps 16, seed 2"
+    assert last.overrides == {
+        "train_cam": {"head_channels": 0},
+        "random_walk": {"beta": 8, "steps": 16},
+    }
+    assert points[0].overrides == {"random_walk": {"beta": 4, "steps": 16}}
+
+
+def test_without_anything_to_sweep_there_is_no_point():
+    assert sweep.combinations({"sweep": {}}) == sweep.combinations({}) == []
+    (only,) = sweep.combinations({"sweep": {"seeds": [3]}})
+    assert only.seed == 3 and only.title == "seed 3" and only.overrides == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"seed": [1]}, "unknown key 'seed'; expected: variants, grid, seeds"),
+        ({"grid": {"random_walk.beta": 4}}, "expected a list of values but got 4"),
+        ({"grid": {"random_walk.beta": []}}, "expected a list of values"),
+        ({"grid": {"beta": [4]}}, "'beta' is no stage.parameter"),
+    ],
+)
+def test_wrong_sweeps_are_refused(given, reason):
+    with pytest.raises(InputError, match=reason):
+        sweep.combinations({"sweep": given})
+
+
+def test_force_is_refused():
+    points = sweep.combinations({"sweep": {"seeds": [0, 1]}})
+    with pytest.raises(InputError, match="--force would run again"):
+        sweep.run({"common": {}}, points, {}, force=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ({"a.x": [1, 1, 2, 2], "a.y": [1, 2, 1, 2]}, "map"),
+        ({"a.x": [1, 2, 4, 8], "a.y": [5, 5, 5, 5]}, "line"),
+        ({"variant": ["p", "q", "r", "s"]}, "bars"),
+    ],
+)
+def test_the_picture_fits_what_was_swept(columns, kind):
+    frame = pd.DataFrame(columns | {"walk_miou/train": [40.0, 41.5, 42.0, 39.0]})
+    figure = viz.sweep_map(frame, list(columns), "walk_miou/train")
+    (axis,) = figure.axes
+    if kind == "map":
+        assert sorted(text.get_text() for text in axis.texts) == ["39.0", "40.0", "41.5", "42.0"]
+    elif kind == "line":
+        assert axis.lines[0].get_xydata().tolist()[1] == [2, 41.5]
+    else:
+        assert [patch.get_width() for patch in axis.patches] == [40.0, 41.5, 42.0, 39.0]
+    plt.close(figure)

@@ -1,0 +1,191 @@
+"""Sweeps: one experiment run at every combination of some parameters' values, with the results side
+by side.
+
+Stages that a combination has in common with another run once, as stages are reused by fingerprint.
+"""
+
+import hashlib
+import itertools
+import json
+import time
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from wsss import pipeline, stages, storage, tracking, viz
+from wsss.errors import InputError
+from wsss.report import markdown_table
+
+# final figures of stages that a sweep compares, in the chain's order; the last one found is mapped
+COMPARED = (
+    "cam_miou",
+    "cam_miou_best_threshold",
+    "walk_miou",
+    "labels_miou",
+    "segmentation_miou",
+)
+
+
+class Combination(NamedTuple):
+    """One point of a sweep.
+
+    Attributes:
+        names: column to value: the variant's name and the swept parameters' values, without the
+            seed.
+        seed: of all stages, or None for the experiment's own.
+        overrides: ``{stage: {parameter: value}}``.
+    """
+
+    names: dict
+    seed: int | None
+    overrides: dict
+
+    @property
+    def title(self):
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return ", ".join(f"{name} {value}" for name, value in (self.names | seed).items())
+
+
+def split(texts):
+    """Command-line overrides apart: those of one value, and a grid ``{stage.parameter: [values]}``
+    of those with several (``random_walk.beta=4,8,16``). A list parameter's value stands in
+    brackets, a text with a comma in quotes.
+    """
+    single, grid = [], {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if "," in value and value.lstrip()[:1] not in "[\"'{":
+            parsed = [pipeline.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
+            grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
+        else:
+            single.append(text)
+    return single, grid
+
+
+def combinations(experiment, grid=None):
+    """Every ``Combination`` of an experiment's ``sweep`` and of a grid given beside it.
+
+    ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
+    (``stage.parameter`` to a list of values) and ``seeds`` (a list). The result is empty where
+    there is nothing to sweep.
+
+    Raises:
+        InputError: another key, an empty list, or a name that is not ``stage.parameter``.
+    """
+    sweep = experiment.get("sweep") or {}
+    for key in sweep:
+        if key not in ("variants", "grid", "seeds"):
+            raise InputError(f"sweep: unknown key '{key}'; expected: variants, grid, seeds")
+    grid = (sweep.get("grid") or {}) | (grid or {})
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
+    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
+    if not (variants or grid or seeds):
+        return []
+    found = []
+    for variant in variants or {"": {}}:
+        for values in itertools.product(*grid.values()):
+            given = (variants.get(variant) or {}) | dict(zip(grid, values, strict=True))
+            overrides = {}
+            for name, value in given.items():
+                stage, dot, parameter = str(name).partition(".")
+                if not (dot and stage and parameter):
+                    raise InputError(
+                        f"sweep: '{name}' is no stage.parameter, such as random_walk.beta"
+                    )
+                overrides.setdefault(stage, {})[parameter] = value
+            names = {"variant": variant} if variants else {}
+            names |= {name: given[name] for name in grid}
+            found += [Combination(names, seed, overrides) for seed in seeds or [None]]
+    return found
+
+
+def plan(experiment, point, overrides, **options):
+    """``pipeline.plan`` of one ``Combination``, which goes over the other overrides."""
+    given = {stage: dict(values) for stage, values in overrides.items()}
+    for stage, values in point.overrides.items():
+        given[stage] = given.get(stage, {}) | values
+    if point.seed is not None:
+        experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
+    return pipeline.plan(experiment, given, **options)
+
+
+def run(experiment, points, overrides, *, say=print, **options):
+    """Run an experiment at every point, whatever of it is not done yet, and compare.
+
+    Args:
+        experiment: from ``pipeline.read_experiment``.
+        points: from ``combinations``.
+        overrides: of all of them, from ``pipeline.parse_overrides``.
+        options: of ``pipeline.plan``.
+
+    Returns:
+        the comparison as Markdown. It and its heat map are also in ``outputs/sweeps/`` and in
+        MLflow.
+    """
+    if options.get("force"):
+        raise InputError("--force would run again what points have in common; leave it out")
+    for point in points:
+        plan(experiment, point, overrides, **options)  # all are checked before anything runs
+    began, rows = time.monotonic(), []
+    for place, point in enumerate(points, 1):
+        left = (time.monotonic() - began) / max(place - 1, 1) * (len(points) - place + 1)
+        eta = f", about {left / 60:.0f} min left" if place > 1 else ""
+        say(f"({place}/{len(points)}) {point.title}{eta}")
+        # anew: what an earlier point has finished is done now
+        planned = plan(experiment, point, overrides, **options)
+        pipeline.run(experiment, planned, say=say)
+        rows.append(point.names | {"seed": point.seed} | _figures(planned))
+    return _compare(experiment, pd.DataFrame(rows), list(points[0].names), say)
+
+
+def _figures(planned):
+    """The compared figures of the stages' completed runs, on every list that they tell."""
+    found = {}
+    for item in planned:
+        metrics = stages.completion(item.folder)["metrics"]
+        found |= {k: v for k, v in metrics.items() if k.split("/")[0] in COMPARED}
+    return found
+
+
+def _compare(experiment, results, names, say):
+    """Means and spreads over seeds, written, drawn and logged."""
+    figures = [name for name in results if "/" in name]
+    grouped = results.groupby(names, sort=False, dropna=False) if names else None
+    mean = grouped[figures].mean() if names else results[figures].mean().to_frame().T
+    spread = grouped[figures].std() if names else results[figures].std().to_frame().T
+    table = mean.map(lambda value: f"{value:.2f}") + spread.map(
+        lambda value: "" if np.isnan(value) else f" ± {value:.2f}"
+    )
+    table = table.reset_index() if names else table
+    digest = hashlib.blake2b(
+        json.dumps(
+            [experiment["name"], results[[*names, "seed"]].to_dict("list")], default=str
+        ).encode(),
+        digest_size=6,
+    ).hexdigest()
+    folder = stages.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown_table(table.columns, table.values.tolist())
+    with storage.atomic(folder / "sweep.md") as partial:
+        partial.write_text(text + "\n")
+    with storage.atomic(folder / "sweep.csv") as partial:
+        results.to_csv(partial, index=False)
+    run_id = tracking.create_run(
+        experiment["name"],
+        f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}",
+        {"wsss.experiment": experiment["name"], "wsss.sweep": "true"},
+    )
+    shown = max(figures, key=lambda name: COMPARED.index(name.split("/")[0]), default=None)
+    if shown and names:
+        figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
+        figure.savefig(folder / "sweep.png", dpi=150)
+        plt.close(figure)
+    for path in sorted(folder.iterdir()):
+        tracking.log_file(run_id, path)
+    tracking.end_run(run_id, "FINISHED")
+    say(f"written to {folder}")
+    return text
