@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Passed on to pip: without a GPU, an index of CPU builds of torch saves several GB (see `make help`).
 PIP_ARGS ?=
+# Processes that run tests; each takes about 1 GB.
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -11,12 +13,12 @@ INSTALLED := $(VENV)/.installed
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format ui clean
+.PHONY: help install demo test smoke lint format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV) (where packages go), PIP_ARGS (for pip)."
+	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV) (where packages go), PIP_ARGS (for pip), JOBS=$(JOBS) (of tests)."
 	@echo "On Linux pip takes torch with CUDA, several GB. For the CPU build, the one pytorch.org names:"
 	@echo "    make demo PIP_ARGS='--extra-index-url URL-OF-THE-CPU-INDEX'"
 
@@ -37,8 +39,11 @@ demo: install  ## run the whole chain on generated photos
 	@echo "Compare the runs:   make ui, then open http://127.0.0.1:5000"
 	@echo "Read the notebooks: $(BIN)/jupyter lab notebooks"
 
-test: install  ## run the tests
-	$(BIN)/python -m pytest -q
+test: install  ## run the tests, in $(JOBS) processes
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+smoke: install  ## run the paper's ResNet-38 experiment on a few photos: some minutes and 4 GB on disk
+	$(BIN)/python -m pytest -q -m smoke
 
 lint: install  ## check style, notebooks included
 	$(BIN)/ruff check .
