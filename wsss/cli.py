@@ -69,7 +69,7 @@ def _weights_convert(arguments):
 
 
 def _export_voc_test(arguments):
-    from wsss import voc_test  # slow to import, as above
+    from wsss import voc_server  # slow to import, as above
 
     given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
     given = {name: value for name, value in given.items() if value}
@@ -77,9 +77,11 @@ def _export_voc_test(arguments):
     if checks and given:
         raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
     if checks:
-        report = voc_test.check(arguments.check, arguments.data_root or ".", split=arguments.split)
+        report = voc_server.check(
+            arguments.check, arguments.data_root or ".", split=arguments.split
+        )
     elif "out" in given:
-        report = voc_test.export(
+        report = voc_server.export(
             arguments.run, data_root=arguments.data_root, split=arguments.split, **given
         )
     else:

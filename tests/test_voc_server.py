@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, evaluation, models, storage, voc_test
+from wsss import cli, evaluation, models, storage, voc_server
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
@@ -95,7 +95,7 @@ def test_labels_are_those_of_the_evaluation(tmp_path, run, devkit, network, caps
 
 
 def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
-    voc_test.export(run, tmp_path, crf=True, processes=1)
+    voc_server.export(run, tmp_path, crf=True, processes=1)
     for id in IDS:
         image = Devkit(devkit).image(id)
         best = evaluation.segment(network, image).cpu().numpy()
@@ -106,7 +106,7 @@ def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
 
 def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
     for name in "ab":
-        assert voc_test.export(run, tmp_path / name, processes=1) == (3, [], [])
+        assert voc_server.export(run, tmp_path / name, processes=1) == (3, [], [])
     content = (tmp_path / "a" / "results.tgz").read_bytes()
     assert content == (tmp_path / "b" / "results.tgz").read_bytes()
     assert content[3] & 8 == 0 and content[4:8] == bytes(
@@ -124,18 +124,18 @@ def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
 
 
 def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
-    voc_test.export(run, tmp_path, processes=1)
+    voc_server.export(run, tmp_path, processes=1)
     archive = (tmp_path / "results.tgz").read_bytes()
     paths = [tmp_path / FOLDER / f"{id}.png" for id in IDS]
     paths[1].unlink()
     times = [path.stat().st_mtime_ns for path in (paths[0], paths[2])]
     (tmp_path / "results.tgz").unlink()
-    assert voc_test.export(run, tmp_path, processes=1).count == 3
+    assert voc_server.export(run, tmp_path, processes=1).count == 3
     assert times == [path.stat().st_mtime_ns for path in (paths[0], paths[2])]
     assert (tmp_path / "results.tgz").read_bytes() == archive
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(InputError, match=r"export\.json tells of others; give another --out"):
-        voc_test.export(run, tmp_path, flip=True, processes=1)
+        voc_server.export(run, tmp_path, flip=True, processes=1)
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
@@ -191,7 +191,7 @@ def test_a_stage_run_by_hand_has_its_record_alone(tmp_path, run):
     folder.mkdir()
     for name in ("weights.pt", "complete.json"):
         (folder / name).write_bytes((run / name).read_bytes())
-    assert voc_test.export(folder, tmp_path / "out", processes=1).count == 3
+    assert voc_server.export(folder, tmp_path / "out", processes=1).count == 3
 
 
 def png(id, value=3, *, mode="P", size=None, palette=None):
@@ -439,7 +439,7 @@ def test_without_photos_sizes_are_not_checked(tmp_path, without_photos, capsys):
 
 def test_other_classes_than_vocs_are_told(tmp_path, without_photos, capsys):
     (without_photos / "classes.txt").write_text("cat\ndog\n")
-    report = voc_test.check(write(tmp_path / "results.tgz", sound()), without_photos)
+    report = voc_server.check(write(tmp_path / "results.tgz", sound()), without_photos)
     assert "other classes than VOC's" in report.warnings[-1]
 
 
