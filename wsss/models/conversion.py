@@ -108,7 +108,8 @@ def _authors(given, path):
 
 
 def load_checkpoint(network, path):
-    """Load a whole network's file, ours or the authors', strictly.
+    """Load a whole network's file, ours or the authors', strictly, and leave it in evaluation mode:
+    in training mode an unfrozen batch norm would go on learning from what it is shown.
 
     Raises:
         InputError: unreadable, or of another network.
@@ -119,6 +120,7 @@ def load_checkpoint(network, path):
         print(f"{path}: {content.what}")
         state = content.state
     fit_state(network, state, path, hint="a checkpoint of this network")
+    network.eval()
 
 
 def convert(source, target):
