@@ -23,15 +23,16 @@ def names(requirements):
 
 
 def imported(folder):
-    """Top-level names of what a folder's files import, less the standard library."""
+    """Top-level names of what a folder's files import, less the standard library and each other."""
     found = set()
+    own = {path.stem for path in (ROOT / folder).glob("*.py")}
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - {"wsss", "conftest"}
+    return found - set(sys.stdlib_module_names) - own - {"wsss"}
 
 
 def test_conda_lists_what_pyproject_lists():

@@ -100,7 +100,7 @@ def test_missing_folder_list_and_name_are_refused(devkit, tmp_path):
         Devkit(tmp_path / "nowhere")
     with pytest.raises(InputError, match="the lists here are: train"):
         Devkit(devkit).ids("trian")
-    with pytest.raises(InputError, match="expected one of: shapes, voc"):
+    with pytest.raises(InputError, match="expected one of: shapes, shapes_few, voc"):
         datasets.open("coco", devkit)
 
 
