@@ -8,8 +8,12 @@ from test_resnet38 import tensors as resnet38_tensors
 from wsss import models
 from wsss.cli import main
 from wsss.errors import InputError
-from wsss.models import conversion
+from wsss.models import conversion, load_state
 from wsss.models.backbones import TRUNKS, build_trunk
+
+
+def identify(path):
+    return conversion.identify(load_state(path), path)
 
 
 def vgg16_shapes():
@@ -63,7 +67,7 @@ def test_every_tensor_of_the_authors_checkpoints_finds_its_place(tmp_path, name)
     given = filled(AUTHORS[name])
     # as they were saved, years ago
     torch.save(given, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=False)
-    content = conversion.identify(tmp_path / f"{name}.pth")
+    content = identify(tmp_path / f"{name}.pth")
     assert not content.skipped
     convolutions = {n for n, shape in AUTHORS[name].items() if len(shape) == 4}
     kept = sorted(float(t.flatten()[0]) for t in content.state.values() if t.dim() == 4)
@@ -104,7 +108,7 @@ def test_checkpoints_with_a_tensor_too_many_or_too_few_are_refused(tmp_path, cha
     shapes = {k: v for k, v in (AUTHORS["vgg16_aff"] | change).items() if v is not None}
     torch.save(filled(shapes), tmp_path / "a.pth")
     with pytest.raises(InputError, match=reason):
-        conversion.identify(tmp_path / "a.pth")
+        identify(tmp_path / "a.pth")
 
 
 def caffemodel(path, *, more=b""):
@@ -168,11 +172,11 @@ def test_imagenet_weights_are_recognised_by_their_names(tmp_path, backbone):
     trunk = build_trunk(backbone, output_stride=8)
     shapes = {n: tuple(t.shape) for n, t in trunk.body.state_dict().items()}
     torch.save(filled(shapes), tmp_path / "a.pth")
-    assert conversion.identify(tmp_path / "a.pth").what == f"ImageNet weights of {backbone}"
+    assert identify(tmp_path / "a.pth").what == f"ImageNet weights of {backbone}"
     wrong = next(n for n, shape in shapes.items() if len(shape) == 4)
     torch.save(filled(shapes | {wrong: (9, 9)}), tmp_path / "a.pth")
     with pytest.raises(InputError, match=rf"'{wrong}' of shape \(9, 9\), expected"):
-        conversion.identify(tmp_path / "a.pth")
+        identify(tmp_path / "a.pth")
 
 
 def test_download_says_where_weights_come_from_that_torchvision_lacks():

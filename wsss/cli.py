@@ -52,10 +52,10 @@ def _data_voc12(arguments):
 def _weights_show(arguments):
     from wsss.models import conversion, load_state
 
-    for name, tensor in load_state(arguments.file).items():
+    given = load_state(arguments.file)
+    for name, tensor in given.items():
         print(f"{name:50} {'x'.join(map(str, tensor.shape)):20} {str(tensor.dtype)[6:]}")
-    content = conversion.identify(arguments.file)
-    print(f"{arguments.file}: {content.what}")
+    print(f"{arguments.file}: {conversion.identify(given, arguments.file).what}")
 
 
 def _weights_convert(arguments):

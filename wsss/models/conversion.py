@@ -13,6 +13,7 @@ import torch
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, fit_state, load_state, save_state
 from wsss.models.backbones import TRUNKS, build_trunk
+from wsss.models.weights import fitting
 
 # the authors' names of the heads' tensors, and ours
 CAM_HEAD = {"fc8.weight": "classifier.weight"}
@@ -44,13 +45,16 @@ class Content:
     skipped: dict
 
 
-def identify(path):
+def identify(given, path):
     """What a weight file is, with its tensors in our layout.
 
+    Args:
+        given: the file's tensors, from ``load_state``.
+        path: of the file, for messages.
+
     Raises:
-        InputError: unreadable, or nothing that is known.
+        InputError: nothing that is known.
     """
-    given = load_state(path)
     # the authors' classifier has no bias, unlike ImageNet's and Caffe's
     if "f9.weight" in given or ("fc8.weight" in given and "fc8.bias" not in given):
         return _authors(given, path)
@@ -59,16 +63,11 @@ def identify(path):
             continue
         state, skipped = kind.adapt(given)
         with torch.device("meta"):
-            wanted = build_trunk(backbone, output_stride=kind.output_strides[-1]).body.state_dict()
+            body = build_trunk(backbone, output_stride=kind.output_strides[-1]).body
+        wanted = set(body.state_dict())
         counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
-        if set(wanted) == set(state) | counters:
-            fits = {name: tensor for name, tensor in state.items() if name not in counters}
-            wrong = [name for name in fits if fits[name].shape != wanted[name].shape]
-            if wrong:
-                raise InputError(
-                    f"{path}: has '{wrong[0]}' of shape {tuple(fits[wrong[0]].shape)}, expected "
-                    f"{tuple(wanted[wrong[0]].shape)} for {backbone}; give {kind.origin}"
-                )
+        if wanted == set(state) | counters:
+            fitting(body, state, path, hint=kind.origin)
             return Content(f"ImageNet weights of {backbone}", state, skipped)
     names = ", ".join(list(given)[:3])
     raise InputError(
@@ -116,7 +115,7 @@ def load_checkpoint(network, path):
     """
     state = load_state(path)
     if not any(name.startswith("trunk.") for name in state):
-        content = identify(path)
+        content = identify(state, path)
         print(f"{path}: {content.what}")
         state = content.state
     fit_state(network, state, path, hint="a checkpoint of this network")
@@ -130,7 +129,7 @@ def convert(source, target):
     Returns:
         ``Content`` of the source.
     """
-    content = identify(source)
+    content = identify(load_state(source), source)
     target = Path(target)
     if target.exists():
         raise InputError(f"{target}: exists already; give another name, or remove it")

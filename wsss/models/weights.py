@@ -105,6 +105,11 @@ def fit_state(module, state, source, *, hint="weights of the same architecture")
         source: the file's name, for messages.
         hint: which file would have fitted, for messages.
     """
+    module.load_state_dict(fitting(module, state, source, hint=hint))
+
+
+def fitting(module, state, source, *, hint):
+    """The tensors that ``fit_state`` would load, refused where they do not fit."""
     wanted = module.state_dict()
     counters = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
     given = counters | state
@@ -118,4 +123,4 @@ def fit_state(module, state, source, *, hint="weights of the same architecture")
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise InputError(f"{source}: {faults[0]}{more}; give {hint}")
-    module.load_state_dict(given)
+    return given
