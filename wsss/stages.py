@@ -187,7 +187,7 @@ def completion(folder):
         return None
 
 
-IRRELEVANT = ("seed", "workers", "processes")  # parameters that make no other experiment
+IRRELEVANT = ("workers", "processes")  # parameters that make no other experiment
 
 
 def _family(record):
