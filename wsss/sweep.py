@@ -153,7 +153,10 @@ def _figures(planned):
 
 def _compare(experiment, results, names, say):
     """Means and spreads over seeds, written, drawn and logged."""
-    figures = [name for name in results if "/" in name]
+    figures = sorted(
+        (name for name in results if "/" in name),
+        key=lambda name: COMPARED.index(name.split("/")[0]),
+    )
     grouped = results.groupby(names, sort=False, dropna=False) if names else None
     mean = grouped[figures].mean() if names else results[figures].mean().to_frame().T
     spread = grouped[figures].std() if names else results[figures].std().to_frame().T
@@ -179,8 +182,9 @@ def _compare(experiment, results, names, say):
         f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}",
         {"wsss.experiment": experiment["name"], "wsss.sweep": "true"},
     )
-    shown = max(figures, key=lambda name: COMPARED.index(name.split("/")[0]), default=None)
-    if shown and names:
+    if figures and names:
+        last = COMPARED.index(figures[-1].split("/")[0])
+        shown = next(name for name in figures if COMPARED.index(name.split("/")[0]) == last)
         figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)
