@@ -9,7 +9,9 @@ import wsss.errors
 from wsss import models, storage
 from wsss.affinity import neighbour_offsets
 from wsss.crf import CrfParams, DenseCRF
+from wsss.datasets.transforms import PAD, Samples, augment
 from wsss.datasets.voc import Devkit, read_mask
+from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.synthesis import (
     AffinityLabelJob,
@@ -17,10 +19,13 @@ from wsss.synthesis import (
     Walk,
     WalkJob,
     affinities,
+    alpha_marginals,
     boundaries,
+    cell_regions,
     confident_regions,
     label_map,
 )
+from wsss.train import RegionFolder
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +103,78 @@ def test_confident_regions_follow_the_two_alphas():
     assert len(set(np.unique(regions)) & {0, 3, 7, 255}) >= 3
 
 
-def test_affinity_label_job_writes_the_regions_of_the_maps(tmp_path, tiny_shapes, networks):
+@pytest.fixture
+def labelled(tmp_path, tiny_shapes, networks):
+    """``(dataset, id, folder)``: a photo whose affinity labels and marginals are in the folder."""
     data = Devkit(tiny_shapes)
-    id = data.ids("train")[0]
+    id = next(id for id in data.ids("train") if len(data.labels(id)) > 1)
     cam_job = CamJob(data, networks[0], tmp_path / "cams", (1.0,), False)
     cam_job.finish(id, cam_job.forward(id))
-    job = AffinityLabelJob(data, tmp_path / "cams", tmp_path / "l", 4.0, 16.0, CrfParams(), 2)
+    folder, crf = tmp_path / "affinity_labels", CrfParams()
+    job = AffinityLabelJob(
+        data, tmp_path / "cams", folder, 1.5, 9.0, crf, 2, tmp_path / "marginals"
+    )
     job.finish(id, job.forward(id))
-    classes, cams = storage.load_cams(tmp_path / "cams" / f"{id}.npz")
-    expected = confident_regions(data.image(id), cams, classes, alpha_high=16.0, crf_steps=2)
-    assert (read_mask(job.path(id), num_classes=5) == expected).all()
+    return data, id, tmp_path
+
+
+def test_affinity_label_job_writes_the_regions_of_the_maps(labelled):
+    data, id, folder = labelled
+    classes, cams = storage.load_cams(folder / "cams" / f"{id}.npz")
+    alphas = {"alpha_low": 1.5, "alpha_high": 9.0}
+    expected = confident_regions(data.image(id), cams, classes, **alphas, crf_steps=2)
+    assert (read_mask(folder / "affinity_labels" / f"{id}.png", num_classes=5) == expected).all()
+    kept, marginals = storage.load_marginals(folder / "marginals" / f"{id}.npz")
+    again = alpha_marginals(data.image(id), cams, (1.5, 9.0), crf_steps=2)
+    assert kept == classes
+    np.testing.assert_allclose(marginals / 255, np.stack(again), atol=1 / 500)
+
+
+def test_cells_decide_by_the_means_of_their_pixels():
+    """Block by block, ragged edges included, and no label where there is no photo."""
+    rng = np.random.default_rng(3)
+    low, high = rng.random((2, 3, 13, 20), dtype=np.float32)
+    low[:, :, 16:], high[:, :, 16:] = 0, 0
+    cells = cell_regions(low, high, [3, 7], 8)
+    assert cells.shape == (2, 3) and (cells[:, 2] == 255).all()
+    for y, x in np.ndindex(2, 2):
+        block = np.s_[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+        lows, highs = low[block].mean((1, 2)), high[block].mean((1, 2))
+        if lows.argmax() and highs.argmax():
+            assert cells[y, x] == [0, 3, 7][lows.argmax()]
+        elif not lows.argmax() and not highs.argmax():
+            assert cells[y, x] == 0
+        else:
+            assert cells[y, x] == 255
+
+
+@pytest.mark.parametrize("how", ["pixel", "majority", "probabilities"])
+def test_crops_bring_the_labels_of_their_cells(labelled, how):
+    """A crop larger than the photo: what lies outside is neutral; inside, labels lie on cells."""
+    data, id, folder = labelled
+    regions = RegionFolder(data, folder, how)
+    transform = augment(200, jitter=0.0, mask_fill=regions.fill)
+    samples = Samples(data, [id], transform, regions, reduce=regions.reduce)
+    image, cells = samples[0, 0]
+    assert cells.shape == (25, 25) and cells.dtype == torch.int64
+    assert set(cells.unique().tolist()) <= {0, 255, *data.labels(id)}
+    padding = ((image - torch.tensor(PAD).view(3, 1, 1) / 255).abs() < 1e-3).all(0)
+    outside = padding.unfold(0, 8, 8).unfold(1, 8, 8).flatten(2).all(2)
+    assert outside.any() and (cells[outside] == 255).all()
+    height, width = data.mask(id).shape
+    inner = cells[cells != 255]
+    assert len(inner) > 0.2 * height * width / 64
+    if how == "pixel":
+        whole = read_mask(folder / "affinity_labels" / f"{id}.png", num_classes=5)
+        assert abs((cells == 0).sum().item() * 64 - (whole == 0).sum()) < 0.1 * whole.size
+
+
+def test_missing_probabilities_and_unknown_ways_say_what_to_do(tmp_path, tiny_shapes):
+    data = Devkit(tiny_shapes)
+    with pytest.raises(InputError, match=r"affinity_labels\.marginals=true"):
+        RegionFolder(data, tmp_path, "probabilities")(data.ids("train")[0])
+    with pytest.raises(InputError, match="cell_labels 'vote': expected one of pixel, majority"):
+        RegionFolder(data, tmp_path, "vote")
 
 
 def test_label_map_names_the_present_classes():

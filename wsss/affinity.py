@@ -168,19 +168,25 @@ def affinity_loss(distance, targets, *, released=False):
 
 def cell_labels(labels, stride, *, majority=False):
     """Labels of a grid's cells: of the pixel that a cell stands on, or the most frequent one of the
-    ``stride`` x ``stride`` pixels from there on (the released code averages the CRF's probabilities
-    over them, which are near 0 and 1, before it decides).
+    ``stride`` x ``stride`` pixels from there on.
 
     Args:
-        labels: (B, H, W) integers.
+        labels: (H, W) integers.
 
     Returns:
-        (B, ceil(H / stride), ceil(W / stride)) of the same type.
+        (ceil(H / stride), ceil(W / stride)) of the same type.
     """
     if not majority:
-        return labels[:, ::stride, ::stride]
-    height, width = labels.shape[-2:]
+        return labels[::stride, ::stride]
+    height, width = labels.shape
     below, right = -height % stride, -width % stride
-    padded = F.pad(labels[:, None].float(), (0, right, 0, below), mode="replicate")[:, 0]
-    blocks = padded.unfold(1, stride, stride).unfold(2, stride, stride)  # (B, h, w, stride, stride)
+    padded = F.pad(labels[None, None].float(), (0, right, 0, below), mode="replicate")[0, 0]
+    blocks = padded.unfold(0, stride, stride).unfold(1, stride, stride)  # (h, w, stride, stride)
     return blocks.flatten(-2).mode().values.to(labels.dtype)
+
+
+def cell_means(values, stride):
+    """Means over the ``stride`` x ``stride`` pixels from each cell's own on: float (C, h, w) of
+    (C, H, W), fewer of them at the right and lower edge.
+    """
+    return F.avg_pool2d(values[None], stride, ceil_mode=True)[0]

@@ -49,6 +49,13 @@ def _data_voc12(arguments):
         )
 
 
+def _data_small(arguments):
+    from wsss.datasets import small
+
+    kit = small.shrink(arguments.source, arguments.root, long_side=arguments.long)
+    print(f"{kit.root}: ready; set data_root to it")
+
+
 def _weights_show(arguments):
     from wsss.models import conversion, load_state
 
@@ -111,7 +118,9 @@ def parser():
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
     _add_run(commands)
     data = commands.add_parser("data", help="make a dataset ready that you have downloaded")
-    _add_data_voc12(data.add_subparsers(title="datasets", required=True, metavar="dataset"))
+    datasets = data.add_subparsers(title="datasets", required=True, metavar="dataset")
+    _add_data_voc12(datasets)
+    _add_data_small(datasets)
     weights = commands.add_parser("weights", help="read other people's weight files")
     _add_weights(weights.add_subparsers(title="commands", required=True, metavar="command"))
     exports = commands.add_parser("export", help="write results in the form that others expect")
@@ -182,6 +191,22 @@ def _add_data_voc12(datasets):
         action="store_true",
         help="take archives with another MD5 than the published one, as some mirrors repack them",
     )
+
+
+def _add_data_small(datasets):
+    small = _command(
+        datasets,
+        "small",
+        _data_small,
+        help="a devkit with fewer pixels, to try things on",
+        description="Copy a devkit with its photos and masks made smaller: half the side is a "
+        "quarter of the work. Its scores belong to it alone.",
+        epilog="example: wsss data small --from ../shared/voc-sample --root data/voc-sample-250 "
+        "--long 250",
+    )
+    small.add_argument("--from", dest="source", required=True, metavar="DIR", help="a devkit")
+    small.add_argument("--root", required=True, metavar="DIR", help="the folder to write")
+    small.add_argument("--long", type=int, required=True, metavar="PIXELS", help="of the long side")
 
 
 def _add_weights(commands):

@@ -5,10 +5,9 @@ which ``train.fit`` minimises the one called "loss".
 import torch
 import torch.nn.functional as F
 
-from wsss.affinity import IGNORED, affinity_loss, cell_labels, pair_distance, pair_targets
+from wsss.affinity import IGNORED, affinity_loss, pair_distance, pair_targets
 from wsss.datasets.voc import IGNORE
 from wsss.geometry import upsample
-from wsss.models.heads import AffinityNetwork
 
 
 def classification_loss(network, images, targets):
@@ -24,21 +23,20 @@ def pair_loss(
     radius,
     reduction,
     border_pairs=True,
-    majority=False,
     released=False,
 ):
-    """Equation 10 for an affinity network; targets (B, H, W) are affinity labels at the photo's
-    resolution.
+    """Equation 10 for an affinity network; targets (B, h, w) are the affinity labels of its cells.
 
-    ``radius``, ``reduction`` and ``border_pairs`` as for ``affinity.pair_distance``, ``majority``
-    as for ``cell_labels``, ``released`` as for ``affinity_loss``.
+    ``radius``, ``reduction`` and ``border_pairs`` as for ``affinity.pair_distance``, ``released``
+    as for ``affinity_loss``.
     """
     features = network(images).float()
-    labels = cell_labels(targets.to(torch.uint8), AffinityNetwork.stride, majority=majority)
     distance = pair_distance(
         features, radius=radius, reduction=reduction, border_pairs=border_pairs
     )
-    pairs = pair_targets(labels, radius=radius).masked_fill(distance.isinf(), IGNORED)
+    pairs = pair_targets(targets.to(torch.uint8), radius=radius).masked_fill(
+        distance.isinf(), IGNORED
+    )
     terms = affinity_loss(distance, pairs, released=released)
     return {
         "loss": terms.total,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wsss import storage
-from wsss.affinity import neighbour_offsets, pair_distance, pair_slices
+from wsss.affinity import cell_means, neighbour_offsets, pair_distance, pair_slices
 from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
@@ -29,18 +29,16 @@ def label_map(scores, classes):
     return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
 
 
-def alpha_labels(image, cams, classes, alphas, *, crf=CrfParams(), crf_steps=10):
-    """What the CRF makes of maps beside the background at each alpha: label maps uint8 (H, W).
+def alpha_marginals(image, cams, alphas, *, crf=CrfParams(), crf_steps=10):
+    """What the CRF makes of maps beside the background at each alpha: a list of marginals, float32
+    (1 + C, H, W).
 
     Arguments as for ``confident_regions``.
     """
     maps = upsample(cams, image.shape[:2]).numpy()
     model = DenseCRF(image, crf)
     return [
-        label_map(
-            model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps),
-            classes,
-        )
+        model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps)
         for alpha in alphas
     ]
 
@@ -69,13 +67,34 @@ def confident_regions(
     Returns:
         uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
-    low, high = alpha_labels(
-        image, cams, classes, (alpha_low, alpha_high), crf=crf, crf_steps=crf_steps
-    )
+    low, high = alpha_marginals(image, cams, (alpha_low, alpha_high), crf=crf, crf_steps=crf_steps)
+    return decide(low, high, classes)
+
+
+def decide(low, high, classes):
+    """Confident regions, uint8 (H, W), of the CRF's marginals (1 + C, H, W) at the low and at the
+    high alpha.
+    """
+    low, high = label_map(low, classes), label_map(high, classes)
     is_object, is_background = low > 0, high == 0
     return np.where(
         is_object & ~is_background, low, np.where(is_background & ~is_object, 0, IGNORE)
     ).astype(np.uint8)
+
+
+def cell_regions(low, high, classes, stride):
+    """Confident regions of a grid's cells: the marginals are averaged over the ``stride`` x
+    ``stride`` pixels from each cell's own on, then decided upon (as the released code does).
+
+    Args:
+        low, high: (1 + C, H, W) of any scale, as for ``decide``; zero in all of them where there is
+            no photo.
+
+    Returns:
+        uint8 (ceil(H / stride), ceil(W / stride)), 255 neutral or without photo.
+    """
+    low, high = (cell_means(torch.as_tensor(each).float(), stride).numpy() for each in (low, high))
+    return np.where(low.sum(0) > 0, decide(low, high, classes), IGNORE).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -233,7 +252,9 @@ class CamJob:
 
 @dataclass
 class AffinityLabelJob:
-    """Activation maps to confident regions: ``folder/<id>.png``."""
+    """Activation maps to confident regions: ``folder/<id>.png``, and what the CRF said of each
+    pixel, ``marginals/<id>.npz``, if that folder is given.
+    """
 
     dataset: Devkit
     cams: Path
@@ -242,6 +263,7 @@ class AffinityLabelJob:
     alpha_high: float
     crf: CrfParams
     crf_steps: int
+    marginals: Path | None = None
 
     def path(self, id):
         return Path(self.folder) / f"{id}.png"
@@ -254,16 +276,18 @@ class AffinityLabelJob:
 
     def finish(self, id, payload):
         classes, cams = payload
-        labels = confident_regions(
+        low, high = alpha_marginals(
             self.dataset.image(id),
             cams,
-            classes,
-            alpha_low=self.alpha_low,
-            alpha_high=self.alpha_high,
+            (self.alpha_low, self.alpha_high),
             crf=self.crf,
             crf_steps=self.crf_steps,
         )
-        storage.save_labels(self.path(id), labels)
+        if self.marginals:
+            storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
+        storage.save_labels(
+            self.path(id), decide(low, high, classes)
+        )  # last: what is there is done
 
 
 @dataclass

@@ -33,12 +33,13 @@ class RandomLongSide(v2.Transform):
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-def augment(crop, *, long_side=(0, 0), jitter=0.3, hue=0.0):
+def augment(crop, *, long_side=(0, 0), jitter=0.3, hue=0.0, mask_fill=IGNORE):
     """Random rescale, flip, colour jitter (``hue`` as a share of the colour circle), square crop.
 
     The longer side becomes ``long_side`` = (low, high) pixels; (0, 0) does not rescale.
 
-    Where the photo is smaller than the crop it is padded with the mean colour, its mask with 255.
+    Where the photo is smaller than the crop it is padded with the mean colour, its mask with
+    ``mask_fill``.
     """
     steps = [RandomLongSide(*long_side)] if any(long_side) else []
     steps += [
@@ -48,7 +49,7 @@ def augment(crop, *, long_side=(0, 0), jitter=0.3, hue=0.0):
         v2.RandomCrop(
             crop,
             pad_if_needed=True,
-            fill={tv_tensors.Image: PAD, tv_tensors.Mask: IGNORE},
+            fill={tv_tensors.Image: PAD, tv_tensors.Mask: mask_fill},
         ),
         v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
     ]
@@ -118,21 +119,17 @@ class Samples(torch.utils.data.Dataset):
         dataset: an open dataset.
         ids: photo ids.
         transform: as made by ``augment``.
-        target: ``id -> label vector (classes,) float32`` or ``id -> mask (H, W) uint8``; masks go
-            through the transform together with the photo and come back as int64.
+        target: ``id -> label vector (classes,) float32`` or ``id -> mask (..., H, W) uint8``; masks
+            go through the transform together with the photo and come back as int64.
+        reduce: ``(id, cropped mask) -> tensor``, what is made of a mask after the transform.
         seed: of the random choices.
 
     Each sample is ``(image (3, crop, crop) float32 in [0, 1], target)``.
     """
 
-    def __init__(self, dataset, ids, transform, target, *, seed=0):
-        self.dataset, self.ids, self.transform, self.target, self.seed = (
-            dataset,
-            list(ids),
-            transform,
-            target,
-            seed,
-        )
+    def __init__(self, dataset, ids, transform, target, *, reduce=None, seed=0):
+        self.dataset, self.ids, self.transform, self.seed = dataset, list(ids), transform, seed
+        self.target, self.reduce = target, reduce
 
     def __len__(self):
         return len(self.ids)
@@ -150,4 +147,5 @@ class Samples(torch.utils.data.Dataset):
             if target.ndim == 1:
                 return self.transform(image), target
             image, mask = self.transform(image, tv_tensors.Mask(target))
-        return image, mask.as_subclass(torch.Tensor).long()
+        mask = mask.as_subclass(torch.Tensor)
+        return image, (self.reduce(id, mask) if self.reduce else mask).long()

@@ -1,0 +1,70 @@
+"""A small copy of a devkit keeps ids, labels and masks' values, and goes on where it was cut."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss.cli import main
+from wsss.datasets.small import shrink
+from wsss.datasets.voc import Devkit
+from wsss.errors import InputError
+
+
+def test_photos_masks_labels_and_lists_come_along(tiny_shapes, tmp_path, capsys):
+    command = ["data", "small", "--from", str(tiny_shapes), "--root", str(tmp_path / "s")]
+    assert main([*command, "--long", "60"]) == 0
+    assert "set data_root to it" in capsys.readouterr().out
+    large, small = Devkit(tiny_shapes), Devkit(tmp_path / "s")
+    assert small.classes == large.classes
+    for split in ("train", "train_aug", "val"):
+        assert small.ids(split) == large.ids(split)
+    assert small.check(["train", "val"], masks=["train", "val"]) == []
+    for id in large.ids("train"):
+        photo, mask = small.image(id), small.mask(id)
+        assert small.labels(id) == large.labels(id)
+        assert max(photo.shape[:2]) == 60 and mask.shape == photo.shape[:2]
+        # the nearest pixel: of the large mask at each small pixel's centre
+        whole = large.mask(id)
+        rows, columns = (
+            ((np.arange(n) + 0.5) * w / n).astype(int)
+            for n, w in zip(mask.shape, whole.shape, strict=True)
+        )
+        assert (mask == whole[np.ix_(rows, columns)]).mean() > 0.99
+        mean = Image.fromarray(large.image(id)).resize(photo.shape[1::-1], Image.Resampling.BOX)
+        assert np.abs(photo.astype(int) - np.asarray(mean).astype(int)).mean() < 8
+
+
+def test_a_copy_cut_short_goes_on_and_has_no_list_before(tiny_shapes, tmp_path, monkeypatch):
+    from wsss.datasets import small
+
+    copied = []
+    real = small._copy
+
+    def cut(kit, id, *rest):
+        if len(copied) == 3:
+            raise KeyboardInterrupt
+        copied.append(id)
+        real(kit, id, *rest)
+
+    monkeypatch.setattr(small, "_copy", cut)
+    with pytest.raises(KeyboardInterrupt):
+        shrink(tiny_shapes, tmp_path / "s", long_side=60)
+    with pytest.raises(InputError, match="no such id list"):
+        Devkit(tmp_path / "s").ids("train")
+    monkeypatch.setattr(small, "_copy", real)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "s/JPEGImages").iterdir()}
+    assert len(done) == 3
+    kit = shrink(tiny_shapes, tmp_path / "s", long_side=60)
+    assert kit.check(["train", "val"], masks=["train", "val"]) == []
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+
+
+@pytest.mark.parametrize(
+    ("target", "long", "reason"),
+    [("copy", 8, "at least 32"), ("kit", 60, "the devkit to copy from")],
+)
+def test_what_cannot_be_copied_is_refused(tiny_shapes, tmp_path, target, long, reason):
+    (tmp_path / "kit").symlink_to(tiny_shapes)
+    with pytest.raises(InputError, match=reason):
+        shrink(tmp_path / "kit", tmp_path / target, long_side=long)
+    assert not (tmp_path / "copy").exists()
