@@ -3,6 +3,8 @@ MLflow.
 """
 
 import json
+import subprocess
+import sys
 import time
 
 import nbformat
@@ -96,6 +98,16 @@ def test_dry_run_prints_commands_that_name_what_differs(place, capsys):
     assert len(lines) == 9
     assert lines[2].startswith("papermill notebooks/20_infer_cam.ipynb ")
     assert "-p flip False" in lines[2] and "-y 'scales: [0.5]'" in lines[2]
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    """As in ``wsss run X --dry-run | head -1``."""
+    command = [sys.executable, "-m", "wsss", "run", "experiments/shapes.yaml", "--dry-run"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=stages.project_root(), **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, capsys):

@@ -4,6 +4,7 @@ Exit code 2 for bad input, 1 for a failure.
 """
 
 import argparse
+import os
 import sys
 
 from wsss.errors import InputError
@@ -273,12 +274,17 @@ def main(arguments=None):
     if rest:
         parsed.overrides += rest
     try:
-        return parsed.action(parsed) or 0
+        code = parsed.action(parsed) or 0
+        sys.stdout.flush()  # while a closed pipe can still be caught
+        return code
     except InputError as fault:
         if parsed.debug:
             raise
         print(f"wsss: {fault}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("wsss: stopped; the same command goes on from here", file=sys.stderr)
         return 130
