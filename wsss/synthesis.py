@@ -285,9 +285,8 @@ class AffinityLabelJob:
         )
         if self.marginals:
             storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
-        storage.save_labels(
-            self.path(id), decide(low, high, classes)
-        )  # last: what is there is done
+        # last, since a label map that is there is done
+        storage.save_labels(self.path(id), decide(low, high, classes))
 
 
 @dataclass

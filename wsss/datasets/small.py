@@ -35,7 +35,7 @@ def shrink(source, target, *, long_side):
     target = Path(target)
     if long_side < 32:
         raise InputError(f"long side {long_side}: expected at least 32 pixels")
-    if target.resolve() in (kit.root.resolve(), kit.root.parents[1].resolve()):
+    if target.resolve() in (kit.root.resolve(), Path(source).resolve()):
         raise InputError(f"{target}: this is the devkit to copy from; name another folder")
     splits = sorted((kit.root / "ImageSets" / "Segmentation").glob("*.txt"))
     if not splits:
