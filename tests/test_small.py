@@ -57,6 +57,8 @@ def test_a_copy_cut_short_goes_on_and_has_no_list_before(tiny_shapes, tmp_path, 
     kit = shrink(tiny_shapes, tmp_path / "s", long_side=60)
     assert kit.check(["train", "val"], masks=["train", "val"]) == []
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    with pytest.raises(InputError, match="name another folder or delete this one"):
+        shrink(tiny_shapes, tmp_path / "s", long_side=40)
 
 
 @pytest.mark.parametrize(

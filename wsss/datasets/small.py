@@ -28,7 +28,8 @@ def shrink(source, target, *, long_side):
         The copy as a ``Devkit``.
 
     Raises:
-        InputError: a photo, mask or label is missing or broken; the target is the source;
+        InputError: a photo, mask or label is missing or broken; the target is the source, or a copy
+            of another size;
             ``long_side`` is below 32; there is no id list.
     """
     kit = Devkit(source)
@@ -54,11 +55,18 @@ def shrink(source, target, *, long_side):
 def _copy(kit, id, target, long_side):
     photo, mask = target / "JPEGImages" / f"{id}.jpg", target / kit.mask_folder / f"{id}.png"
     masked = kit.mask_path(id).exists()
-    if photo.exists() and (mask.exists() or not masked):
-        return
     image = Image.fromarray(kit.image(id))
     scale = min(1, long_side / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
+    if photo.exists():
+        with Image.open(photo) as there:
+            if there.size != size:
+                raise InputError(
+                    f"{photo}: expected {size[0]}x{size[1]} but found "
+                    f"{there.size[0]}x{there.size[1]}; name another folder or delete this one"
+                )
+        if mask.exists() or not masked:
+            return
     if masked:
         labels = Image.fromarray(kit.mask(id)).resize(size, Image.Resampling.NEAREST)
         save_labels(mask, labels)
