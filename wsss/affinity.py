@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
+RELEASED_FLOOR = 1e-5  # what the released code adds inside the logarithms
 
 
 def neighbour_offsets(radius):
@@ -99,6 +100,16 @@ class _PairDistance(torch.autograd.Function):
         return gradient.permute(0, 3, 1, 2), None, None
 
 
+def flat_offsets(radius, width):
+    """How many cells further each partner lies, where rows of ``width`` cells follow one another
+    with a gap of ``radius - 1`` cells between them: 34 numbers for radius 5.
+
+    In this layout one shift of a whole grid meets all partners at an offset, and those outside the
+    image lie in gaps.
+    """
+    return [dy * (width + radius - 1) + dx for dy, dx in neighbour_offsets(radius)]
+
+
 def pair_targets(labels, *, radius=5):
     """What the confident labels say of each pair (equations 5 and 6).
 
@@ -111,16 +122,22 @@ def pair_targets(labels, *, radius=5):
         same object class, 3 different.
     """
     batch, height, width = labels.shape
-    offsets = neighbour_offsets(radius)
-    targets = labels.new_zeros((batch, len(offsets), height, width), dtype=torch.uint8)
-    for index, (dy, dx) in enumerate(offsets):
-        source, partner = pair_slices(dy, dx, height, width)
-        here, there = labels[:, *source], labels[:, *partner]
-        same = torch.where(here == 0, BACKGROUND_PAIR, OBJECT_PAIR)
-        target = torch.where(here == there, same, DIFFERENT)
-        neutral = (here == 255) | (there == 255)
-        targets[:, index, *source] = target.masked_fill(neutral, IGNORED).to(torch.uint8)
-    return targets
+    row = width + radius - 1
+    cells = height * row
+    # below the image and in the gaps all is neutral
+    flat = F.pad(labels, (0, radius - 1, 0, radius), value=255).flatten(1)
+    # 3 where both ends are known, less what makes it 1 or 2 where they are equal: bytes throughout,
+    # of which a processor computes dozens at once
+    known = (flat != 255).to(torch.uint8) * DIFFERENT
+    less = torch.where(flat == 0, DIFFERENT - BACKGROUND_PAIR, DIFFERENT - OBJECT_PAIR)
+    less = less.to(torch.uint8).masked_fill_(flat == 255, 0)[:, :cells]
+    offsets = flat_offsets(radius, width)
+    targets = labels.new_empty((batch, len(offsets), cells))
+    for target, offset in zip(targets.unbind(1), offsets, strict=True):
+        there = slice(offset, offset + cells)
+        same = (flat[:, :cells] == flat[:, there]).view(torch.uint8)
+        torch.sub(known[:, :cells] & known[:, there], same * less, out=target)
+    return targets.unflatten(-1, (height, row))[..., :width].contiguous()
 
 
 class AffinityLoss(NamedTuple):
@@ -147,23 +164,64 @@ def affinity_loss(distance, targets, *, released=False):
     Returns:
         ``AffinityLoss``. A kind of pair that does not occur contributes 0.
     """
-    # equal features have affinity 1 exactly, whose loss as a negative is infinite: the smallest
-    # normal number stands for a distance of zero, and passes no gradient
-    tiny = torch.finfo(distance.dtype).tiny
-    object_pairs = distance[targets == OBJECT_PAIR]
-    background_pairs = distance[targets == BACKGROUND_PAIR]
-    different = distance[targets == DIFFERENT].clamp(min=tiny)
-    if released:
-        object_pairs = -torch.log(torch.exp(-object_pairs) + 1e-5)
-        background_pairs = -torch.log(torch.exp(-background_pairs) + 1e-5)
-        different = -torch.log(1e-5 - torch.expm1(-different))
-    else:
-        different = -torch.log(-torch.expm1(-different))
-    foreground, background, negative = (
-        costs.sum() / max(costs.numel(), 1) for costs in (object_pairs, background_pairs, different)
-    )
+    foreground, background, negative = _MeanCosts.apply(distance, targets, released)
     total = foreground + background + 2 * negative
     return AffinityLoss(total / 4 if released else total, foreground, background, negative)
+
+
+class _MeanCosts(torch.autograd.Function):
+    """The mean costs of object pairs, of background pairs and of different pairs.
+
+    To pick out the pairs of a kind, and to put their gradients back in their places, takes several
+    times as long as to compute the cost of every pair and to sum those of a kind as a product with
+    zeros and ones.
+    """
+
+    @staticmethod
+    def forward(context, distance, targets, released):
+        # equal features have affinity 1 exactly, whose cost as a different pair is infinite: a
+        # number near the smallest stands for a distance of zero; and the largest for infinity,
+        # which times zero is no number
+        limits = torch.finfo(distance.dtype)
+        cost = distance.clamp(4 * limits.tiny, limits.max)
+        if released:
+            kept = torch.exp(-cost)  # W
+            same = torch.log(kept + RELEASED_FLOOR).neg_()
+            different = torch.log((1 + RELEASED_FLOOR) - kept).neg_()
+        else:
+            # 1 - exp(-d) is 2h / (1 + h), exact for small d too; torch's own expm1 and log1p are
+            # ten times as slow
+            kept = cost.div(2).tanh_()  # h
+            same = cost
+            different = (kept + 1).reciprocal_().mul_(kept).mul_(2).log_().neg_()
+        kinds = targets.to(distance.dtype)
+        chosen = torch.empty_like(kinds)
+        means, counts = [], []
+        costs = ((OBJECT_PAIR, same), (BACKGROUND_PAIR, same), (DIFFERENT, different))
+        for kind, cost in costs:
+            torch.eq(kinds, kind, out=chosen)
+            counts.append(chosen.sum().clamp(min=1))
+            means.append(torch.dot(chosen.flatten(), cost.flatten()) / counts[-1])
+        context.released = released
+        context.save_for_backward(kinds, kept, *counts)
+        return tuple(means)
+
+    @staticmethod
+    def backward(context, *upstream):
+        kinds, kept, *counts = context.saved_tensors
+        weights = [each / count for each, count in zip(upstream, counts, strict=True)]
+        if context.released:
+            slope = kept / (kept - (1 + RELEASED_FLOOR))  # of -log(1 + 1e-5 - W)
+        else:
+            slope = kept.reciprocal().sub_(1).div_(-2)  # -1 / (exp(d) - 1)
+        chosen = torch.eq(kinds, DIFFERENT, out=torch.empty_like(kinds))
+        gradient = slope.mul_(chosen).mul_(weights[2])
+        for kind, weight in ((OBJECT_PAIR, weights[0]), (BACKGROUND_PAIR, weights[1])):
+            torch.eq(kinds, kind, out=chosen)
+            if context.released:
+                chosen.mul_(kept / (kept + RELEASED_FLOOR))  # of -log(W + 1e-5)
+            gradient.addcmul_(chosen, weight)
+        return gradient, None, None
 
 
 def cell_labels(labels, stride, *, majority=False):

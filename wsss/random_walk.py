@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from wsss.affinity import neighbour_offsets, pair_slices
+from wsss.affinity import flat_offsets
 
 TOLERANCE = 1e-6  # the largest total weight of the terms that the expansion leaves out
 
@@ -35,59 +35,79 @@ def random_walk(scores, affinity, *, beta=8.0, steps=256, radius=5):
     """
     several = isinstance(steps, Sequence)
     wanted = list(steps) if several else [steps]
-    height, width = scores.shape[-2:]
     # hundreds of steps: half precision would be lost on the way
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    edges = _edges(affinity.to(scores.dtype).clamp(min=0) ** beta, radius, height, width)
-    degree = torch.ones((height, width), dtype=scores.dtype, device=scores.device)  # W_ii = 1
-    for (source, partner), weight in edges:
-        degree[source] += weight
-        degree[partner] += weight
+    grid = _Grid(*scores.shape[-2:], radius)
+    degree, pairs = _pairs(affinity.to(scores.dtype).clamp(min=0) ** beta, grid, radius)
     root = degree.sqrt()
-    # S's off-diagonal entries, for every direction, over cells padded by the radius: one
-    # multiply-add each
-    reach = radius - 1
-    shifts, weights = [], []
-    for (dy, dx), ((source, partner), weight) in zip(neighbour_offsets(radius), edges, strict=True):
-        if weight.numel() == 0:
-            continue
-        normal = weight / (root[source] * root[partner])
-        forth, back = torch.zeros_like(degree), torch.zeros_like(degree)
-        forth[source], back[partner] = normal, normal
-        shifts += [(dy, dx), (-dy, -dx)]
-        weights += [forth, back]
-    diagonal = 1 / degree
-
-    def step(field):
-        padded = F.pad(field, (reach,) * 4)
-        result = field * diagonal
-        for (dy, dx), weight in zip(shifts, weights, strict=True):
-            shifted = padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-            result.addcmul_(shifted, weight)
-        return result
-
+    # the entries of 2 S for every direction, so that a step is one multiplication and addition each
+    for weight, offset in pairs:
+        grid.at(weight).mul_(2).div_(grid.at(root)).div_(grid.at(root, offset))
+    diagonal = grid.at(2 / degree)
+    entries = [grid.at(weight, shift) for weight, offset in pairs for shift in (0, -offset)]
+    shifts = [shift for _, offset in pairs for shift in (offset, -offset)]
+    # the maps of this term and of the one before, each with its shifted views: two buffers do
+    current = grid.flat(scores).mul_(root)  # T_0(S) v
+    before = torch.zeros_like(current)
+    views = [grid.at(current, shift) for shift in shifts]
+    views_before = [grid.at(before, shift) for shift in shifts]
     coefficients = [_coefficients(t) for t in wanted]
-    before, current = None, scores * root  # T_0(S) v
-    sums = [c[0] * current for c in coefficients]
+    sums = [c[0] * grid.at(current) for c in coefficients]
     for k in range(1, max(map(len, coefficients))):
-        following = step(current)
-        if before is not None:
-            following = following.mul_(2).sub_(before)
-        before, current = current, following
+        # T_k = 2 S T_(k-1) - T_(k-2), and T_1 = S T_0
+        following = grid.at(before).neg_().addcmul_(grid.at(current), diagonal)
+        for view, entry in zip(views, entries, strict=True):
+            following.addcmul_(view, entry)
+        if k == 1:
+            following.div_(2)
+        current, before, views, views_before = before, current, views_before, views
         for total, c in zip(sums, coefficients, strict=True):
             if k < len(c) and c[k]:
-                total.add_(current, alpha=c[k])
-    result = torch.stack(sums) / root
+                total.add_(grid.at(current), alpha=c[k])
+    result = grid.unflat(torch.stack(sums) / grid.at(root))
     return result if several else result[0]
 
 
-def _edges(weights, radius, height, width):
-    """Each offset's ``((source, partner), weights of the pairs that exist)``."""
-    result = []
-    for weight, (dy, dx) in zip(weights, neighbour_offsets(radius), strict=True):
-        source, partner = pair_slices(dy, dx, height, width)
-        result.append(((source, partner), weight[source]))
-    return result
+class _Grid:
+    """Maps as rows one after the other, with gaps and margins so wide that every partner lies in
+    them or in the image: see ``flat_offsets``.
+    """
+
+    def __init__(self, height, width, radius):
+        self.height, self.width = height, width
+        self.gap = radius - 1
+        self.row = width + self.gap
+        self.cells = height * self.row
+        self.margin = self.gap * self.row + self.gap
+
+    def flat(self, field):
+        """(..., H, W) in this layout, zero in gaps and margins."""
+        rows = F.pad(field, (0, self.gap)).flatten(-2)
+        return F.pad(rows, (self.margin, self.margin))
+
+    def at(self, flat, shift=0):
+        """A view of the image's cells and gaps, or of what lies ``shift`` cells further."""
+        return flat.narrow(-1, self.margin + shift, self.cells)
+
+    def unflat(self, cells):
+        """(..., H, W) of what ``at`` gives."""
+        return cells.unflatten(-1, (self.height, self.row))[..., : self.width].contiguous()
+
+
+def _pairs(weights, grid, radius):
+    """The degree of each cell, 1 in gaps and margins, and for every offset ``(weights, flat
+    offset)``, zero where the partner lies outside; all flat.
+    """
+    inside = grid.flat(torch.ones_like(weights[0], dtype=torch.bool))
+    degree = torch.ones_like(inside, dtype=weights.dtype)  # W_ii = 1
+    pairs = []
+    flat = grid.flat(weights)
+    for weight, offset in zip(flat, flat_offsets(radius, grid.width), strict=True):
+        outside = ~(grid.at(inside) & grid.at(inside, offset))
+        grid.at(weight).masked_fill_(outside, 0)
+        grid.at(degree).add_(grid.at(weight)).add_(grid.at(weight, -offset))
+        pairs.append((weight, offset))
+    return degree, pairs
 
 
 def _coefficients(steps):
