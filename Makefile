@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test smoke lint format ui clean
+.PHONY: help install demo test smoke bench lint format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: install  ## run the tests, in $(JOBS) processes
 
 smoke: install  ## run the paper's ResNet-38 experiment on a few photos: some minutes and 4 GB on disk
 	$(BIN)/python -m pytest -q -m smoke
+
+bench: install  ## time the hot steps beside their plain definitions: ten minutes on 2 idle cores
+	$(BIN)/wsss bench
 
 lint: install  ## check style, notebooks included
 	$(BIN)/ruff check .

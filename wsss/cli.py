@@ -1,4 +1,4 @@
-"""The command line: ``wsss run``, ``data``, ``weights``, ``export``.
+"""The command line: ``wsss run``, ``data``, ``weights``, ``export``, ``bench``.
 
 Exit code 2 for bad input, 1 for a failure.
 """
@@ -101,6 +101,14 @@ def _export_voc_test(arguments):
     print(f"sound: {report.count} label maps")
 
 
+def _bench(arguments):
+    from wsss import bench  # slow to import, as above
+
+    folder = bench.run(arguments.only, repeats=arguments.repeats, out=arguments.out)
+    print("\n" + (folder / "bench.md").read_text())
+    print(f"{folder}: bench.md, bench.json, bench.png; also in MLflow's experiment `bench`")
+
+
 def _scales(text):
     try:
         scales = tuple(float(factor) for factor in text.split(","))
@@ -126,6 +134,7 @@ def parser():
     _add_weights(weights.add_subparsers(title="commands", required=True, metavar="command"))
     exports = commands.add_parser("export", help="write results in the form that others expect")
     _add_voc_test(exports.add_subparsers(title="what to export", required=True, metavar="what"))
+    _add_bench(commands)
     return top
 
 
@@ -259,6 +268,23 @@ def _add_voc_test(exports):
     )
     command.add_argument("--flip", action="store_true", help="average with the mirrored photo")
     command.add_argument("--crf", action="store_true", help="dense CRF on the result")
+
+
+def _add_bench(commands):
+    bench = _command(
+        commands,
+        "bench",
+        _bench,
+        help="time the hot steps beside their plain definitions",
+        description="Run each hot step and its plain definition in turns; tell time, memory and "
+        "the difference of their results.",
+        epilog='example: wsss bench --only "random walk"',
+    )
+    bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name holds this")
+    bench.add_argument(
+        "--repeats", type=int, default=7, metavar="N", help="of each way, fewer of slow ones (7)"
+    )
+    bench.add_argument("--out", metavar="DIR", help="folder for table and plot (outputs/bench)")
 
 
 def main(arguments=None):
