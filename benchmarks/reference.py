@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from pydensecrf import densecrf
 
+from wsss.geometry import upsample
+
 
 def pairs(height, width, radius):
     """All pairs of cells of a grid nearer than ``radius``, one of each symmetric pair: int64 (P,)
@@ -126,7 +128,8 @@ def cam(network, image, classes, *, scales, flip):
         scaled = F.interpolate(pixels, target, mode="bilinear", antialias=scale < 1)
         for mirrored in (False, True) if flip else (False,):
             maps = network.maps(scaled.flip(-1) if mirrored else scaled).clamp(min=0)
-            maps = F.interpolate(maps, size, mode="bilinear")[0]
-            total = total + (maps.flip(-1) if mirrored else maps)
+            maps = upsample(maps, target)  # where cells lie is the package's
+            maps = maps.flip(-1) if mirrored else maps
+            total = total + F.interpolate(maps, size, mode="bilinear", antialias=scale > 1)[0]
     maps = total[[number - 1 for number in classes]]
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)

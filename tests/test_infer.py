@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from wsss import storage
+from wsss import models, storage
+from wsss.devices import autocast
 from wsss.errors import InputError
-from wsss.infer import infer
+from wsss.infer import infer, ready
+from wsss.models.layers import FrozenNormConv2d
 
 
 @dataclass
@@ -88,3 +91,23 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         counts.append(sum(1 for _ in folder.iterdir()))
         time.sleep(1)
     assert 0 < counts[0] == counts[1] < 100_000
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet38"])
+def test_a_ready_network_gives_the_same_and_leaves_the_trained_one_alone(backbone):
+    torch.manual_seed(0)
+    network = models.build_cam(backbone, 4, output_stride=8).eval()
+    for module in network.modules():
+        if isinstance(module, FrozenNormConv2d):  # a norm that does something
+            module.scale.uniform_(0.5, 1.5)
+            module.shift.normal_()
+    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    copied = ready(network)
+    device = next(copied.parameters()).device
+    images = torch.rand(1, 3, 65, 49, device=device)
+    with torch.inference_mode(), autocast(device):
+        found, expected = (each.to(device).maps(images).float() for each in (copied, network))
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()  # bfloat16, 38 layers deep
+    assert not any(isinstance(module, FrozenNormConv2d) for module in copied.modules())
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == kept[name].dtype and torch.equal(tensor.cpu(), kept[name])

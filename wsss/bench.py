@@ -117,14 +117,14 @@ def measure(name, pair, repeats):
     for way, action in ways.items():
         given, row["peak_mib"][way] = _with_peak(action)
         number, results[way] = (None, given) if pair.timed else given
-        # a count is the same each time; a time is taken once all is warm
-        values[way] = [] if pair.unit == "s" else [float(number)]
+        values[way] = [] if pair.timed else [float(number)]  # the clock waits until all is warm
     row["difference"] = None
     if pair.difference:
         row["difference"] = float(pair.difference(results["plain"], results["fast"]))
     del results, given
     rounds = int(ROUNDS_SECONDS / max(time.monotonic() - began, 1e-9))
-    for turn in range(min(repeats, max(2, rounds)) if pair.unit == "s" else 0):
+    rounds = min(repeats, max(rounds, 2 if pair.timed else 1))
+    for turn in range(rounds if pair.unit == "s" else 0):  # a count is the same each time
         for way in sorted(ways, reverse=turn % 2 == 0):  # neither always comes first
             began = time.perf_counter()
             given = ways[way]()

@@ -14,8 +14,9 @@ from wsss import storage
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
-from wsss.devices import as_batch, autocast, pick_device
+from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
+from wsss.infer import ready
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
 from wsss.synthesis import label_map
 
@@ -155,7 +156,7 @@ class SegmentJob:
 
     @cached_property
     def _network(self):
-        return self.network.to(pick_device()).eval()
+        return ready(self.network)
 
     def forward(self, id):
         return (

@@ -1,5 +1,6 @@
 """One map over a list of photos: what exists is skipped, the rest is computed in parallel."""
 
+import copy
 import multiprocessing
 import os
 import threading
@@ -7,9 +8,11 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Protocol
 
 import torch
+from torch import nn
 
-from wsss.devices import pick_device
+from wsss.devices import pick_device, precision, reuse_memory
 from wsss.errors import InputError
+from wsss.models.layers import fold_norms
 from wsss.progress import progress
 
 
@@ -24,6 +27,22 @@ class Job(Protocol):
 
     def finish(self, id, payload):
         """The rest, on the CPU, ending with an atomic write."""
+
+
+def ready(network):
+    """A copy of a network for inference alone, on the GPU where there is one.
+
+    What would be done to its weights at each photo is done once: frozen norms are folded in, and
+    convolutions keep them in the precision and the order in memory that they are computed in.
+    """
+    reuse_memory()
+    device = pick_device()
+    network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+    fold_norms(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(precision(device), memory_format=torch.channels_last)
+    return network
 
 
 def infer(ids, job, *, label, processes=None):
@@ -88,6 +107,7 @@ _job = None  # of a worker process, set once when it starts
 def _set_job(job, threads):
     global _job
     _job = job
+    reuse_memory()
     torch.set_num_threads(threads)
 
 

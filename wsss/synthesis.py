@@ -16,8 +16,9 @@ from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit
-from wsss.devices import as_batch, autocast, pick_device
+from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
+from wsss.infer import ready
 from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
 
@@ -200,7 +201,8 @@ def synthesize(
     Args:
         image: uint8 RGB (H, W, 3).
         classes: numbers of the classes that the photo is tagged with, from 1.
-        cam_network, affinity_network: trained networks in evaluation mode.
+        cam_network, affinity_network: trained networks in evaluation mode; for many photos what
+            ``infer.ready`` makes of them.
         scales, flip, power: of the activation maps, see ``multi_scale_cam``.
         walk: a ``Walk``; None takes the paper's.
 
@@ -233,11 +235,14 @@ class CamJob:
     def done(self, id):
         return self.path(id).exists()
 
+    @cached_property
+    def _network(self):
+        return ready(self.network)
+
     def forward(self, id):
         classes = self.dataset.labels(id)
-        network = self.network.to(pick_device()).eval()
         cams = multi_scale_cam(
-            network,
+            self._network,
             self.dataset.image(id),
             classes,
             scales=self.scales,
@@ -309,7 +314,7 @@ class WalkJob:
 
     @cached_property
     def _network(self):
-        return self.network.to(pick_device()).eval()
+        return ready(self.network)
 
     def forward(self, id):
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from wsss.affinity import cell_labels
 from wsss.datasets.voc import IGNORE, read_mask
-from wsss.devices import autocast, pick_device
+from wsss.devices import autocast, pick_device, reuse_memory
 from wsss.errors import InputError
 from wsss.models.heads import AffinityNetwork
 from wsss.progress import progress
@@ -136,6 +136,7 @@ def fit(
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint stays.
     """
+    reuse_memory()
     torch.manual_seed(schedule.seed)
     device = pick_device()
     network.to(device, memory_format=torch.channels_last).train()

@@ -54,6 +54,22 @@ class FrozenNormConv2d(nn.Conv2d):
             self.groups,
         )
 
+    def folded(self):
+        """The same as a plain convolution, whose weights can no longer be trained."""
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            device="meta",  # without weights of its own
+        )
+        conv.weight = nn.Parameter((self.weight * self.scale).detach(), requires_grad=False)
+        conv.bias = nn.Parameter(self.shift.clone(), requires_grad=False)
+        return conv
+
 
 class FrozenNorm2d(nn.Module):
     """A frozen batch norm before an activation, where no convolution can take it in; computed in
@@ -85,6 +101,14 @@ def freeze_batch_norm(trunk):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, FrozenNorm2d(norm))
+
+
+def fold_norms(network):
+    """Put each frozen norm into the weights of its convolution, in place, for inference alone."""
+    for parent in list(network.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, FrozenNormConv2d):
+                setattr(parent, name, conv.folded())
 
 
 def step(trunk, block, x):
