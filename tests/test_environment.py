@@ -32,7 +32,7 @@ def imported(folder):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - own - {"wsss"}
+    return found - set(sys.stdlib_module_names) - own - {"wsss", "benchmarks"}
 
 
 def test_conda_lists_what_pyproject_lists():
@@ -52,6 +52,7 @@ def test_what_the_code_imports_is_declared():
     declared = names(PROJECT["dependencies"])
     for folder, allowed in {
         "wsss": declared,
+        "benchmarks": declared,
         "tests": declared | names(PROJECT["optional-dependencies"]["dev"]),
     }.items():
         used = imported(folder)
