@@ -120,10 +120,10 @@ def measure(name, pair, repeats):
     ways = {"plain": pair.plain, "fast": pair.fast}
     row = {"name": name, "aim": pair.aim.wanted, "allowed": pair.allowed, "unit": pair.unit}
     began = time.monotonic()
-    results, values, row["peak_mib"] = {}, {}, {}
+    results, values, row["peak_mib"], row["process_mib"] = {}, {}, {}, {}
     for way, action in ways.items():
         MEMORY[way]()
-        given, row["peak_mib"][way] = _with_peak(action)
+        given, row["peak_mib"][way], row["process_mib"][way] = _with_peak(action)
         number, results[way] = (None, given) if pair.timed else given
         values[way] = [] if pair.timed else [float(number)]  # the clock waits until all is warm
     row["difference"] = None
@@ -183,7 +183,8 @@ def sentence(row):
     verdict = "reached" if row["reached"] else "NOT REACHED"
     return (
         f"{row['told']} ({row['aim'] or 'difference only'})  plain {_spread(row, 'plain')}, fast "
-        f"{_spread(row, 'fast')}, difference {_difference(row)}  {verdict}"
+        f"{_spread(row, 'fast')}, difference {_difference(row)}, process at most "
+        f"{_peak_text(row['process_mib']['fast'])} MiB with fast: {verdict}"
     )
 
 
@@ -208,19 +209,18 @@ def plot(rows):
     shown = [row for row in rows if row["unit"] == "s"][::-1] or rows
     figure, axis = plt.subplots(figsize=(8, 0.42 * len(shown) + 1), layout="constrained")
     for place, row in enumerate(shown):
-        plain, fast = median(row["plain"]), median(row["fast"])
-        axis.plot([fast, plain], [place, place], color="0.75", zorder=1)
+        ends = median(row["plain"]), median(row["fast"])
+        axis.plot(ends, [place, place], color="0.75", zorder=1)
         for way, colour in (("plain", "tab:gray"), ("fast", "tab:blue")):
             label = way if place == 0 else None
             axis.scatter(row[way], [place] * len(row[way]), s=14, color=colour, label=label)
-        axis.annotate(
-            row["told"], (max(plain, fast), place), (6, 0), textcoords="offset points", va="center"
-        )
+        right = max(row["plain"] + row["fast"]), place
+        axis.annotate(row["told"], right, (6, 0), textcoords="offset points", va="center")
     axis.set(xscale="log", xlabel="seconds", yticks=range(len(shown)))
     axis.set_yticklabels([row["name"] for row in shown])
-    axis.margins(x=0.2)
+    axis.margins(x=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
 
 
@@ -245,8 +245,8 @@ def _processor():
 
 
 def _with_peak(action):
-    """An action's result, and the MiB of memory that it took at most; None where the system does
-    not tell.
+    """An action's result, the MiB of memory that it took at most, and what the process then had;
+    None where the system does not tell.
     """
     status = Path("/proc/self/status")
     try:
@@ -254,9 +254,10 @@ def _with_peak(action):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = _kib(status, "VmRSS")
     except (OSError, AttributeError):
-        return action(), None
+        return action(), None, None
     result = action()
-    return result, (_kib(status, "VmHWM") - before) / 1024
+    peak = _kib(status, "VmHWM")
+    return result, (peak - before) / 1024, peak / 1024
 
 
 def _kib(status, name):
