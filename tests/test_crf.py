@@ -188,3 +188,26 @@ def test_the_photo_may_change_after_construction():
     crf = DenseCRF(given, OTHER)
     given[:] = 0
     np.testing.assert_allclose(crf.infer(scores), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sets", [1, 2, 3])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+@pytest.mark.parametrize("steps", [0, 1, 10])
+def test_several_sets_at_once_are_those_one_by_one(sets, classes, steps):
+    image, _, _ = two_regions()
+    scores = np.stack([random_scores(classes, seed=seed) for seed in range(sets)])
+    scores[0] **= 24  # energies of another size beside the others'
+    found = DenseCRF(image).infer(scores, steps)
+    assert found.shape == scores.shape and found.dtype == np.float32
+    for one, expected in zip(scores, found, strict=True):
+        direct_one = direct(image, one, CrfParams(), steps)
+        np.testing.assert_allclose(expected, direct_one, rtol=1e-4, atol=1e-5)
+
+
+def test_sets_whose_weights_are_too_large_for_it_are_inferred_one_by_one():
+    image, _, _ = two_regions()
+    params = CrfParams(gaussian_compat=100, bilateral_compat=200)
+    scores = np.stack([random_scores(2, seed=seed) ** (1 + 9 * seed) for seed in range(2)])
+    found = DenseCRF(image, params).infer(scores)
+    expected = [direct(image, one, params, 10) for one in scores]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

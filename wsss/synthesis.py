@@ -31,17 +31,14 @@ def label_map(scores, classes):
 
 
 def alpha_marginals(image, cams, alphas, *, crf=CrfParams(), crf_steps=10):
-    """What the CRF makes of maps beside the background at each alpha: a list of marginals, float32
-    (1 + C, H, W).
+    """What the CRF makes of maps beside the background at each alpha: marginals, float32
+    (len(alphas), 1 + C, H, W).
 
     Arguments as for ``confident_regions``.
     """
     maps = upsample(cams, image.shape[:2]).numpy()
-    model = DenseCRF(image, crf)
-    return [
-        model.infer(np.concatenate([background_score(maps, alpha)[None], maps]), crf_steps)
-        for alpha in alphas
-    ]
+    scores = [np.concatenate([background_score(maps, alpha)[None], maps]) for alpha in alphas]
+    return DenseCRF(image, crf).infer(np.stack(scores), crf_steps)
 
 
 def confident_regions(
