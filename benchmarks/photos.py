@@ -78,7 +78,7 @@ def resnet38():
     """Labels of one photo by the released networks, random weights, scale 1, one class.
 
     The plain way is float32, walks by the dense matrix and leaves the CRF out. Random weights make
-    no labels worth comparing: ``labels`` does that with trained ones.
+    no labels worth comparing: ``labels`` compares those of a MobileNetV2.
     """
     image = _photo()
     torch.manual_seed(0)
