@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsss import cli, evaluation, models, storage, voc_server
 from wsss.crf import CrfParams, DenseCRF
-from wsss.datasets.voc import Devkit
+from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.infer import ready
 
@@ -53,7 +53,14 @@ def network():
 def run(tmp_path_factory, devkit, network):
     """What a completed train_segmentation leaves, of a network that was never trained."""
     folder = tmp_path_factory.mktemp("outputs") / "train_segmentation" / "0123456789ab"
-    models.save_state(network, folder / "weights.pt")
+    models.save_network(
+        folder / "weights.pt",
+        network,
+        "segmentation",
+        VOC_CLASSES,
+        backbone="small",
+        **ARCHITECTURE,
+    )
     parameters = ARCHITECTURE | {"backbone": "small", "data_root": str(devkit), "epochs": 1}
     storage.save_json(folder / "parameters.json", parameters)
     record = {"stage": "train_segmentation", "parameters": parameters}

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from wsss import stages
+
 
 def markdown_table(header, rows):
     """A Markdown table of text cells."""
@@ -20,6 +22,12 @@ def protocol(parameters):
         f"scales {parameters['scales']}, {'flip' if parameters['flip'] else 'no flip'}, "
         f"{f'dCRF {steps} steps' if steps else 'no dCRF'}"
     )
+
+
+def backbone(record):
+    """The segmentation network's backbone, from the record of an evaluate stage."""
+    trained = stages.upstream(record, "train_segmentation")
+    return trained["parameters"]["backbone"] if trained else "unknown backbone"
 
 
 def ours(records, dataset, *, score_split, val_split):
@@ -71,7 +79,7 @@ def ours(records, dataset, *, score_split, val_split):
                     f"{val_split} ({len(dataset.ids(val_split))})",
                     "run",
                 ],
-                [[parameters["backbone"], score, final.run_id[:8]]],
+                [[backbone(final.record), score, final.run_id[:8]]],
             ),
         ]
     )

@@ -187,6 +187,13 @@ def completion(folder):
         return None
 
 
+def upstream(record, name):
+    """What the stage called ``name`` wrote that a completed stage builds on, or None where its
+    folder is gone or elsewhere.
+    """
+    return completion(stage_folder(name, record["inputs"][name]))
+
+
 IRRELEVANT = ("workers", "processes")  # parameters that make no other experiment
 
 
@@ -202,7 +209,7 @@ def _family(record):
             kept[name] = value
     families = {}
     for name, fingerprint in sorted(record["inputs"].items()):
-        above = completion(stage_folder(name, fingerprint))
+        above = upstream(record, name)
         families[name], more = _family(above) if above else (fingerprint, [])
         seeds += more
     return [record["stage"], kept, record["data_digest"], families], seeds

@@ -23,7 +23,6 @@ from wsss.errors import InputError
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
-ARCHITECTURE = ("output_stride", "channels", "reach", "fine")
 
 # Bounds on what an archive makes us read: VOC's largest photo has 250,000 pixels.
 MEMBER_BYTES = 2**22  # of a label map's file
@@ -86,15 +85,12 @@ def export(
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
     """
     run, out = Path(run), Path(out)
-    trained = _parameters(run)
-    data = Devkit(data_root or stages.from_root(trained["data_root"]))
+    data = Devkit(data_root or stages.from_root(_data_root(run)))
     ids = data.ids(split)
-    architecture = {name: trained[name] for name in ARCHITECTURE}
-    network = models.build_segmentation(trained["backbone"], len(data.classes) + 1, **architecture)
-    models.load_into(network, run / "weights.pt")
+    network = models.open_network(run, "segmentation").network
     digest = hashlib.blake2b((run / "weights.pt").read_bytes(), digest_size=8).hexdigest()
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
-    _claim(out, {"weights": digest, **architecture, **protocol})
+    _claim(out, {"weights": digest, **protocol})
     job = evaluation.SegmentJob(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
@@ -103,14 +99,14 @@ def export(
     return check(out / "results.tgz", data.root, split=split)
 
 
-def _parameters(run):
-    """The parameters of a completed train_segmentation, of which we need these."""
+def _data_root(run):
+    """The devkit folder that a completed train_segmentation was trained on."""
     try:
         record = stages.completion(run)  # a stage run by hand leaves no parameters.json
         given = (
             record["parameters"] if record else json.loads((run / "parameters.json").read_text())
         )
-        return {name: given[name] for name in ("data_root", "backbone", *ARCHITECTURE)}
+        return given["data_root"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"{run}: expected the folder of a completed train_segmentation (weights.pt, "

@@ -11,6 +11,8 @@ from torch.hub import load_state_dict_from_url
 from wsss.errors import InputError
 from wsss.models.foreign import is_mxnet, read_caffe, read_mxnet
 
+DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of
+
 
 def load_state(path):
     """The named tensors in a file: a state dict saved by torch, an MXNet ``.params`` or a
@@ -38,6 +40,8 @@ def load_state(path):
         raise InputError(
             f"{path}: not a state dict of plain tensors ({reason}); give another file"
         ) from None
+    if isinstance(state, dict) and state.keys() >= DESCRIBED:
+        state = state["state"]
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
@@ -46,6 +50,21 @@ def load_state(path):
             "another file"
         )
     return state
+
+
+def load_description(path):
+    """What a file says of its network beside the tensors, as ``save_state`` was given it; None
+    where it says nothing.
+
+    Raises:
+        InputError: as ``load_state``, which reads the same file.
+    """
+    path = Path(path)
+    if path.suffix == ".caffemodel" or is_mxnet(path):
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    described = isinstance(content, dict) and content.keys() >= DESCRIBED
+    return content["description"] if described else None
 
 
 def pretrained_state(trunk, weights):
@@ -84,14 +103,19 @@ def fit_trunk(trunk, weights):
     return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
 
 
-def save_state(module, path):
+def save_state(module, path, *, description=None):
     """Write a module's state dict, or a dict of name to tensor, so that a reader sees all of it or
     none.
+
+    Args:
+        description: a dict of plain values and lists kept beside the tensors; None keeps the
+            tensors alone.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    torch.save(module if isinstance(module, dict) else module.state_dict(), partial)
+    state = module if isinstance(module, dict) else module.state_dict()
+    torch.save({"description": description, "state": state} if description else state, partial)
     os.replace(partial, path)
 
 

@@ -1,0 +1,72 @@
+"""Networks kept in one file and opened again."""
+
+import pytest
+import torch
+
+from wsss import models
+from wsss.errors import InputError
+
+NETWORKS = {
+    "cam": (models.build_cam, {"num_classes": 3}, {"output_stride": 8, "head_channels": 6}),
+    "affinity": (models.build_affinity, {}, {"output_stride": 8, "reduced": [4, 6, 8]}),
+    "segmentation": (
+        models.build_segmentation,
+        {"num_classes": 4},
+        {"output_stride": 8, "channels": 8, "fine": [2, 3]},
+    ),
+}
+CLASSES = ["ant", "bee", "wasp"]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_comes_back_from_its_file_alone(tmp_path, kind):
+    build, counts, arguments = NETWORKS[kind]
+    network = build("small", **counts, **arguments).eval()
+    path = tmp_path / "weights.pt"
+    models.save_network(
+        path, network, kind, CLASSES, settings={"radius": 4}, backbone="small", **arguments
+    )
+    state = torch.get_rng_state()
+    trained = models.open_network(tmp_path, kind)
+    assert torch.equal(state, torch.get_rng_state())
+    assert trained.kind == kind and trained.classes == tuple(CLASSES)
+    assert trained.settings == {"radius": 4} and not trained.network.training
+    assert trained.arguments == {"backbone": "small", **arguments}
+    photo = torch.rand(1, 3, 24, 40)
+    with torch.inference_mode():
+        torch.testing.assert_close(trained.network(photo), network(photo), rtol=0, atol=0)
+
+
+def test_the_stride_may_differ_and_nought_keeps_the_trained_one(tmp_path):
+    network = models.build_cam("small", 3, output_stride=8)
+    path = tmp_path / "w.pt"
+    models.save_network(path, network, "cam", CLASSES, backbone="small", output_stride=8)
+    assert models.open_network(path, output_stride=0).network.trunk.strides[-1] == 8
+    assert models.open_network(path, output_stride=16).network.trunk.strides[-1] == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "affinity"}, "expected: CAM network, found: AffinityNet"),
+        ({"kind": "car"}, "found: car"),
+        ({"arguments": {"backbone": "small", "wings": 2}}, "describes no network that is known"),
+        ({"arguments": {"backbone": "smaller"}}, "expected one of: resnet38"),
+        ({"classes": CLASSES[:2]}, r"shape \(3, 128, 1, 1\), expected \(2, 128"),
+        ({"more": 1}, "expected a description with arguments, classes, kind, settings"),
+        (None, "holds tensors but not which network"),
+    ],
+)
+def test_what_does_not_describe_its_tensors_is_one_line(tmp_path, change, reason):
+    path = tmp_path / "w.pt"
+    network = models.build_cam("small", 3, output_stride=8)
+    description = {
+        "kind": "cam",
+        "classes": CLASSES,
+        "arguments": {"backbone": "small", "output_stride": 8},
+        "settings": {},
+    }
+    models.save_state(network, path, description=change and description | change)
+    with pytest.raises(InputError, match=reason) as raised:
+        models.open_network(path, "cam")
+    assert "\n" not in str(raised.value)

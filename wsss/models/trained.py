@@ -1,0 +1,100 @@
+"""A trained network in one file, with what it takes to build it again and to read its answers."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from wsss.errors import InputError
+from wsss.models.build import build_affinity, build_cam, build_segmentation
+from wsss.models.weights import fit_state, load_description, load_state, save_state
+
+BUILDERS = {
+    "cam": lambda classes, **arguments: build_cam(num_classes=len(classes), **arguments),
+    "affinity": lambda classes, **arguments: build_affinity(**arguments),
+    "segmentation": lambda classes, **arguments: build_segmentation(
+        num_classes=len(classes) + 1, **arguments
+    ),
+}
+KEYS = {"kind", "classes", "arguments", "settings"}
+NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
+
+
+class Trained(NamedTuple):
+    """A network as ``open_network`` finds it.
+
+    Attributes:
+        network: in evaluation mode, on the CPU.
+        kind: ``cam``, ``affinity`` or ``segmentation``.
+        classes: names of the object classes, in the order of their numbers from 1.
+        arguments: of the builder, ``backbone`` among them.
+        settings: how its answers are read, such as AffinityNet's ``reduction``; may be empty.
+    """
+
+    network: nn.Module
+    kind: str
+    classes: tuple
+    arguments: dict
+    settings: dict
+
+
+def save_network(path, network, kind, classes, *, settings=None, **arguments):
+    """Write a network's weights and its description, so that a reader sees all of it or none.
+
+    Args:
+        path: the file.
+        kind, classes, settings, arguments: see ``Trained``; plain values and lists.
+    """
+    description = {
+        "kind": kind,
+        "classes": list(classes),
+        "arguments": arguments,
+        "settings": settings or {},
+    }
+    save_state(network, path, description=description)
+
+
+def open_network(path, kind=None, **changes):
+    """A network that ``save_network`` wrote, ready for inference.
+
+    Args:
+        path: the file, or a folder with ``weights.pt``.
+        kind: what it has to be; None takes any.
+        changes: arguments of the builder that do not touch the weights, such as ``output_stride``;
+            0 keeps what it was trained with.
+
+    Returns:
+        ``Trained``.
+
+    Raises:
+        InputError: missing, of another kind, without a description, or not fitting it.
+    """
+    path = Path(path)
+    path = path / "weights.pt" if path.is_dir() else path
+    state = load_state(path)
+    description = load_description(path)
+    if description is None:
+        raise InputError(
+            f"{path}: holds tensors but not which network they are of; name it as `checkpoint` of "
+            "train_cam or train_affinity, and take the file that the stage writes"
+        )
+    if not isinstance(description, dict) or description.keys() != KEYS:
+        raise InputError(
+            f"{path}: expected a description with {', '.join(sorted(KEYS))}; give another file"
+        )
+    found = description["kind"]
+    if found not in BUILDERS or (kind and found != kind):
+        raise InputError(
+            f"{path}: expected: {NAMES.get(kind, 'a network')}, found: {NAMES.get(found, found)}; "
+            "give another file"
+        )
+    given = {name: value for name, value in changes.items() if value}
+    classes, arguments = tuple(description["classes"]), description["arguments"] | given
+    try:
+        with torch.random.fork_rng():  # random weights that are overwritten at once
+            network = BUILDERS[found](classes, **arguments)
+    except TypeError as error:
+        raise InputError(f"{path}: describes no network that is known ({error})") from None
+    fit_state(network, state, path)
+    return Trained(network.eval(), found, classes, arguments, description["settings"])
