@@ -1,9 +1,11 @@
 """Small things that several tests need."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from wsss.datasets import shapes
 
@@ -38,3 +40,15 @@ def mobilenet_weights():
     if not path.exists():
         pytest.skip("the MobileNetV2 weights are not beside this checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, driven by Playwright (``browser.new_page()``), where there is one."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on this machine: install Debian's package of that name")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -30,7 +30,7 @@ SMOKE = {
             **{"epochs": 1, "crop": 64, "channels": 16, "fine": [4, 8]},
             **{"members": 2, "rare_photos": 4, "rare_strength": 0.4, "gate": 0.5},
         },
-        "evaluate": {"channels": 16, "fine": [4, 8]},
+        "evaluate": {},
         "report": {},
     },
 }

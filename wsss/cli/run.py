@@ -1,0 +1,62 @@
+"""``wsss run``: an experiment's stages."""
+
+from wsss.cli.command import add_command
+
+
+def _run(arguments):
+    from wsss import pipeline, sweep  # slow to import: only for the command that needs it
+
+    experiment = pipeline.read_experiment(arguments.experiment)
+    single, grid = sweep.split(arguments.overrides)
+    overrides = pipeline.parse_overrides(single)
+    names = ("smoke", "force", "start", "only", "until")
+    options = {name: vars(arguments)[name] for name in names}
+    points = sweep.combinations(experiment, grid)
+    if arguments.dry_run:
+        for point in points:
+            print(f"# {point.title}")
+            print(pipeline.dry_run(sweep.plan(experiment, point, overrides, **options)))
+        if not points:
+            print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
+        return
+    if points:
+        report = sweep.run(experiment, points, overrides, **options)
+    else:
+        report = pipeline.run(experiment, pipeline.plan(experiment, overrides, **options))
+    if report:
+        print("\n" + report)
+    print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
+
+
+def add(commands):
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        help="run an experiment's stages",
+        description="Run the stages of an experiment that are not done yet.",
+        epilog="example: wsss run experiments/shapes.yaml random_walk.beta=4",
+    )
+    run.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
+    run.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="stage.parameter=value",
+        help="changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
+        "each and compare",
+    )
+    run.add_argument(
+        "--from",
+        dest="start",
+        metavar="STAGE",
+        help="start here; with --force, run again from here",
+    )
+    run.add_argument("--only", metavar="STAGE", help="run this stage alone")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--force", action="store_true", help="run stages again that are done")
+    run.add_argument(
+        "--smoke",
+        action="store_true",
+        help="the experiment's smallest size, to see that it runs",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
