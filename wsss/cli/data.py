@@ -1,5 +1,7 @@
 """``wsss data``: datasets made ready."""
 
+from pathlib import Path
+
 from wsss.cli.command import add_command
 from wsss.errors import InputError
 
@@ -26,11 +28,39 @@ def _data_small(arguments):
     print(f"{kit.root}: ready; set data_root to it")
 
 
+def _data_folder(arguments):
+    from wsss.datasets import Folder, survey
+
+    given = {
+        "tags": arguments.tags,
+        "classes": arguments.classes,
+        "masks": arguments.masks,
+        "val_share": arguments.val_share,
+        "seed": arguments.seed,
+        "long_side": arguments.long,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.root.suffix in (".yaml", ".yml"):
+        if given or arguments.save:
+            raise InputError(f"{arguments.root}: this file says it all; leave the options out")
+        dataset = Folder.described(arguments.root)
+    else:
+        dataset = Folder(arguments.root, **given)
+    found = survey.survey(dataset)
+    print(survey.describe(dataset, found))
+    if arguments.save:
+        survey.save(dataset, found, arguments.save, **given)
+        print(f"{arguments.save}: written; set dataset to folder and data_root to it")
+        return 0 if len(found.faults) == len(found.unreadable) else 2
+    return 2 if found.faults else 0
+
+
 def add(commands):
     data = commands.add_parser("data", help="make a dataset ready that you have downloaded")
     datasets = data.add_subparsers(title="datasets", required=True, metavar="dataset")
     _add_data_voc12(datasets)
     _add_data_small(datasets)
+    _add_data_folder(datasets)
 
 
 def _add_data_voc12(datasets):
@@ -70,3 +100,39 @@ def _add_data_small(datasets):
     small.add_argument("--from", dest="source", required=True, metavar="DIR", help="a devkit")
     small.add_argument("--root", required=True, metavar="DIR", help="the folder to write")
     small.add_argument("--long", type=int, required=True, metavar="PIXELS", help="of the long side")
+
+
+def _add_data_folder(datasets):
+    folder = add_command(
+        datasets,
+        "folder",
+        _data_folder,
+        help="your own photos with tags",
+        description="Check a folder of tagged photos: counts a class, photos without tags, tags "
+        "without photos, the same picture twice, files that cannot be read. Nothing in it is "
+        "changed.",
+        epilog="example: wsss data folder photos --tags tags.csv --save photos.yaml",
+    )
+    folder.add_argument("root", type=Path, metavar="DIR", help="the photos, or a YAML file of them")
+    folder.add_argument(
+        "--tags",
+        type=Path,
+        metavar="FILE",
+        help="CSV (id,labels), JSON or COCO's instances; otherwise DIR/tags.csv, DIR/tags.json, "
+        "or one folder a tag",
+    )
+    folder.add_argument(
+        "--classes",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="in the order of their numbers; otherwise the tags' own",
+    )
+    folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png (DIR/masks)")
+    folder.add_argument("--val-share", type=float, metavar="SHARE", help="drawn for val (0.2)")
+    folder.add_argument("--seed", type=int, metavar="N", help="of that draw (0)")
+    folder.add_argument(
+        "--long", type=int, metavar="PIXELS", help="longer photos are read at this size (1024)"
+    )
+    folder.add_argument(
+        "--save", type=Path, metavar="FILE.yaml", help="write what was given for data_root"
+    )

@@ -1,22 +1,29 @@
 """Where photos, image labels and masks come from."""
 
+from pathlib import Path
+
 import numpy as np
 
 from wsss.datasets import shapes
+from wsss.datasets.folder import Folder
 from wsss.datasets.voc import IGNORE, Devkit
 from wsss.errors import InputError
 
-NAMES = ("shapes", "shapes_few", "voc")
+NAMES = ("shapes", "shapes_few", "voc", "folder")
 
 
 def open(name, root):
-    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``.
+    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``,
+    and ``.masked(ids)``, those that have a mask.
 
     Args:
-        name: ``voc`` (a devkit folder), ``shapes`` (generated into ``root`` when that is empty) or
-            ``shapes_few`` (likewise, as many photos as it takes to see that an experiment runs).
-        root: its folder.
+        name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
+            ``root`` when that is empty) or ``shapes_few`` (likewise, as many photos as it takes to
+            see that an experiment runs).
+        root: its folder; of ``folder`` also a YAML file that describes it.
     """
+    if name == "folder":
+        return Folder.described(root) if Path(root).suffix in (".yaml", ".yml") else Folder(root)
     if name == "shapes":
         shapes.generate(root)
     elif name == "shapes_few":
@@ -40,4 +47,4 @@ def tuning_split(ids, count, *, seed=0):
     )
 
 
-__all__ = ["IGNORE", "NAMES", "Devkit", "open", "tuning_split"]
+__all__ = ["IGNORE", "NAMES", "Devkit", "Folder", "open", "tuning_split"]

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from wsss.datasets.photos import read_photo
 from wsss.errors import InputError
 
 VOC_CLASSES = [
@@ -87,20 +88,15 @@ class Devkit:
 
     def image(self, id):
         """The photo as uint8 RGB of shape (H, W, 3), values 0 to 255."""
-        path = self.image_path(id)
-        try:
-            with Image.open(path) as photo:
-                return np.array(photo.convert("RGB"))
-        except FileNotFoundError:
-            raise InputError(
-                f"{path}: photo {id} is missing; restore it or take it off the id list"
-            ) from None
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{path}: not a readable photo ({error}); replace the file") from None
+        return read_photo(self.image_path(id), upright=False)  # masks are of the file as it lies
 
     def mask(self, id):
         """The mask as uint8 of shape (H, W): 0 background, 1.. classes, 255 ignored."""
         return read_mask(self.mask_path(id), num_classes=len(self.classes))
+
+    def masked(self, ids):
+        """Those of some ids that scores are told on: all of them, as each must have its mask."""
+        return list(ids)
 
     def labels(self, id):
         """The classes that the photo is tagged with, as sorted numbers from 1."""

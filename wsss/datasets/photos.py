@@ -1,0 +1,142 @@
+"""Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
+MOST_PIXELS = 100_000_000  # of a photo that is opened: 300 MB when decoded
+LEAST_SIDE = 16  # pixels; below there is nothing to see
+
+
+def read_photo(path, *, long_side=0, upright=True):
+    """A photo as uint8 RGB of shape (H, W, 3), values 0 to 255.
+
+    Transparent pixels are shown on white; 16-bit grey values keep their upper byte.
+
+    Args:
+        path: a JPEG, PNG or WebP file.
+        long_side: pixels; a photo whose longer side exceeds it is made that long. 0 leaves it.
+        upright: turn it as its EXIF orientation says.
+
+    Raises:
+        InputError: missing, unreadable, cut short, of another format, animated, smaller than 16
+            pixels on a side, or of more than 100 million pixels.
+    """
+    with _opened(path) as photo:
+        size = _shrunk(photo.size, long_side)
+        if size != photo.size:
+            # JPEGs decode to an eighth of their size at an eighth of the price
+            photo.draft(None, size)
+        image = _rgb(photo)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        turn = _turn(photo) if upright else None
+        return np.array(image if turn is None else image.transpose(turn))
+
+
+def photo_size(path, *, long_side=0):
+    """``(height, width)`` of what ``read_photo`` gives, from the file's header alone."""
+    with _opened(path) as photo:
+        width, height = _shrunk(photo.size, long_side)
+        return (width, height) if _turn(photo) in SIDEWAYS else (height, width)
+
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # what puts a photo upright, by the tag's value
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+
+
+def _turn(photo):
+    """What puts a photo upright, or None; also where EXIF is broken, as other viewers have it."""
+    try:
+        return TURNS.get(photo.getexif().get(ORIENTATION))
+    except Exception:  # a foreign block of bytes may break in any way
+        return None
+
+
+@contextmanager
+def _opened(path):
+    """An image file, its header read and found in order; what goes wrong becomes an InputError."""
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is passed over
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is below
+            with Image.open(path) as file:
+                _refuse(path, file)
+                yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: the photo is missing; restore it") from None
+    except Image.DecompressionBombError:
+        raise InputError(_too_large(path)) from None
+    except Image.UnidentifiedImageError:
+        raise InputError(
+            f"{path}: expected a JPEG, PNG or WebP but the file is none of them; replace it"
+        ) from None
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise many kinds for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a readable photo ({reason}); replace the file") from None
+
+
+def _too_large(path, size=None):
+    given = f"{size[0]}x{size[1]} pixels" if size else "far more"
+    return (
+        f"{path}: expected at most {MOST_PIXELS // 10**6} million pixels but the photo has "
+        f"{given}; make it smaller"
+    )
+
+
+def _refuse(path, file):
+    width, height = file.size
+    if file.format not in FORMATS:
+        raise InputError(
+            f"{path}: expected a JPEG, PNG or WebP but the file is {file.format}; save it as PNG"
+        )
+    if file.format != "MPO" and getattr(file, "n_frames", 1) > 1:
+        raise InputError(
+            f"{path}: expected one picture but the file has {file.n_frames} frames; save the one "
+            "that you want as PNG"
+        )
+    if width * height > MOST_PIXELS:
+        raise InputError(_too_large(path, file.size))
+    if min(width, height) < LEAST_SIDE:
+        raise InputError(
+            f"{path}: expected at least {LEAST_SIDE} pixels on each side but the photo is "
+            f"{width}x{height}; leave it out"
+        )
+
+
+def _shrunk(size, long_side):
+    scale = long_side / max(size) if long_side else 1
+    return tuple(max(1, round(side * scale)) for side in size) if scale < 1 else tuple(size)
+
+
+def _rgb(photo):
+    """Any mode as RGB."""
+    photo.load()
+    if photo.mode.startswith("I"):  # 16-bit grey
+        return Image.fromarray((np.array(photo).astype(np.uint32) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if photo.has_transparency_data:
+        shown = photo.convert("RGBA")
+        ground = Image.new("RGBA", shown.size, "white")
+        return Image.alpha_composite(ground, shown).convert("RGB")
+    return photo.convert("RGB")

@@ -1,0 +1,129 @@
+"""Which photo shows what, as people write it down: CSV, JSON, COCO's instances, folders' names."""
+
+import csv
+import json
+import unicodedata
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from wsss.errors import InputError
+
+
+class Tags(NamedTuple):
+    """What a file says, as it says it.
+
+    Attributes:
+        rows: (photo's path or id, list of labels), in the file's order; a photo may occur twice.
+        classes: names in an order of the file's own (COCO's categories), or None.
+        loose: whether photos are named without their folder, as COCO does.
+    """
+
+    rows: list
+    classes: list | None = None
+    loose: bool = False
+
+
+def read_tags(path):
+    """Tags from a file: CSV with the header ``id,labels`` (labels separated by ``;``); JSON as
+    ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or COCO's instances, of which only
+    categories are taken.
+
+    Raises:
+        InputError: missing, unreadable, or of another form.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return _from_csv(path, csv.reader(file))
+        if path.suffix.lower() == ".json":
+            with path.open(encoding="utf-8-sig") as file:
+                # outlines are most of a file of COCO's: each is dropped as soon as it is read
+                return _from_json(path, json.load(file, object_pairs_hook=_without_outlines))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file of tags; give its path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not readable as tags ({reason}); mend the file") from None
+    raise InputError(f"{path}: expected a .csv or .json with tags; see docs/own-photos.md")
+
+
+def folder_tags(ids):
+    """One folder for each tag: photos get the name of the uppermost folder that they lie in."""
+    return Tags([(id, [PurePosixPath(id).parts[0]]) for id in ids if "/" in id])
+
+
+def normal(text):
+    """A name in one spelling: composed characters, ``/`` between folders."""
+    return unicodedata.normalize("NFC", text).replace("\\", "/")
+
+
+def _from_csv(path, lines):
+    header = next(lines, None)
+    if header is None or [name.strip() for name in header] != ["id", "labels"]:
+        raise InputError(
+            f"{path}: expected the header 'id,labels' but found "
+            f"{','.join(header) if header else 'an empty file'!r}; mend the first line"
+        )
+    rows = []
+    for line in lines:
+        if len(line) not in (0, 2):
+            raise InputError(
+                f"{path}, line {lines.line_num}: expected an id and labels separated by ';' but "
+                f"found {len(line)} columns; quote names that hold a comma"
+            )
+        if line:
+            rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
+    return Tags(rows)
+
+
+def _from_json(path, content):
+    if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+        return _from_coco(path, content)
+    if isinstance(content, dict):
+        pairs = list(content.items())
+    elif isinstance(content, list) and all(
+        isinstance(row, dict) and row.keys() == {"id", "labels"} for row in content
+    ):
+        pairs = [(row["id"], row["labels"]) for row in content]
+    else:
+        pairs = [(None, None)]
+    for id, labels in pairs:
+        texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+        if not (isinstance(id, str) and texts):
+            raise InputError(
+                f'{path}: expected {{"photo": ["label", ...]}}, [{{"id": "photo", "labels": '
+                f"[...]}}] or COCO's instances; {id!r} is none of these; mend it"
+            )
+    return Tags([(normal(id.strip()), _clean(labels)) for id, labels in pairs])
+
+
+def _from_coco(path, content):
+    try:
+        categories = sorted(content["categories"], key=lambda entry: entry["id"])
+        names = {entry["id"]: entry["name"] for entry in categories}
+        found = {image["id"]: (normal(image["file_name"]), {}) for image in content["images"]}
+        for entry in content["annotations"]:
+            found[entry["image_id"]][1][names[entry["category_id"]]] = True
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected COCO's instances but met {type(error).__name__}: {error}; check "
+            "its ids"
+        ) from None
+    rows = [(name, list(labels)) for name, labels in found.values()]
+    return Tags(rows, classes=[normal(name) for name in names.values()], loose=True)
+
+
+def _without_outlines(pairs):
+    content = {name: value for name, value in pairs if name not in ("segmentation", "bbox")}
+    if len({name for name, _ in pairs}) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is listed twice")
+    return content
+
+
+def _clean(labels):
+    return [normal(label.strip()) for label in labels if label.strip()]
