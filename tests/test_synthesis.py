@@ -25,7 +25,7 @@ from wsss.synthesis import (
     confident_regions,
     label_map,
 )
-from wsss.train import RegionFolder
+from wsss.targets import RegionFolder
 
 
 @pytest.fixture(scope="module")

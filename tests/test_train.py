@@ -15,7 +15,6 @@ from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.models import build_cam
-from wsss.storage import save_labels
 from wsss.train import Schedule, build_optimiser, fit, fit_members
 
 
@@ -282,13 +281,3 @@ def test_samples_do_not_depend_on_the_number_of_workers(tiny_shapes):
         )
         first.append(history[0]["loss"])
     assert first[0] == first[1]
-
-
-def test_shares_are_of_labelled_pixels_only(tmp_path):
-    labels = np.zeros((4, 5), np.uint8)
-    labels[0] = 255
-    labels[1] = 2
-    save_labels(tmp_path / "a.png", labels)
-    save_labels(tmp_path / "b.png", np.full((1, 5), 3, np.uint8))
-    folder = train.MaskFolder(tmp_path, 4)
-    np.testing.assert_allclose(folder.shares(["a", "b"]), [0.5, 0, 0.25, 0.25, 0])

@@ -187,7 +187,7 @@ def test_unknown_arguments_are_refused(arguments, told, capsys):
 def test_overrides_of_run_may_stand_behind_options(monkeypatch):
     """Which is why unknown arguments reach ``main``; other commands have no use for them."""
     seen = []
-    monkeypatch.setattr(cli, "_run", lambda arguments: seen.append(arguments.overrides))
+    monkeypatch.setattr(cli.run, "_run", lambda arguments: seen.append(arguments.overrides))
     assert cli.main(["run", "x.yaml", "a.b=1", "--dry-run", "c.d=2"]) == 0
     assert seen == [["a.b=1", "c.d=2"]]
     with pytest.raises(SystemExit):

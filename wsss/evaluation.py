@@ -22,16 +22,16 @@ from wsss.synthesis import label_map
 
 
 def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
-    """The id lists that a score is told for.
+    """The id lists that a score is told for: of the photos that have a mask.
 
     Returns:
         dict of list name to ids: the split, and where ``tuning_photos`` of it were used to choose
-        constants, also
-        ``<split>_tuning`` and the rest as ``<split>_held_out``.
+        constants, also ``<split>_tuning`` and the rest as ``<split>_held_out``. Empty where no
+        photo has a mask.
     """
-    ids = dataset.ids(split)
-    lists = {split: ids}
-    if tuning_photos:
+    ids = dataset.masked(dataset.ids(split))
+    lists = {split: ids} if ids else {}
+    if tuning_photos and ids:
         lists[f"{split}_tuning"], lists[f"{split}_held_out"] = tuning_split(
             ids, tuning_photos, seed=seed
         )
@@ -45,6 +45,20 @@ def gallery_ids(dataset, split, count=16):
         ids[place]
         for place in np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
     ]
+
+
+def told(dataset, lists, split):
+    """One line on what scores are told on: photos with a mask of how many, and which masks."""
+    count, masked = len(dataset.ids(split)), len(lists.get(split, ()))
+    if not masked:
+        return f"no photo of {split} has a mask in {dataset.mask_folder}: no scores"
+    of = f"{masked} of the {count} photos" if masked < count else f"{count} photos"
+    return f"{split}, {of}; masks: {dataset.mask_folder}"
+
+
+def mask_if_any(dataset, id):
+    """A photo's mask, uint8 (H, W), or None where it has none."""
+    return dataset.mask(id) if dataset.masked([id]) else None
 
 
 def score_labels(dataset, ids, folder):

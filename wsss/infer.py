@@ -29,6 +29,20 @@ class Job(Protocol):
         """The rest, on the CPU, ending with an atomic write."""
 
 
+class PhotosFailed(InputError):
+    """Some photos could not be computed, the others could; the message names the first.
+
+    Attributes:
+        faults: photo id to what is wrong and the mend.
+    """
+
+    def __init__(self, faults):
+        first = next(iter(faults.values()))
+        more = f" (and {len(faults) - 1} more photos failed)" if len(faults) > 1 else ""
+        super().__init__(first + more)
+        self.faults = faults
+
+
 def ready(network):
     """A copy of a network for inference alone, on the GPU where there is one.
 
@@ -64,7 +78,7 @@ def infer(ids, job, *, label, processes=None):
         how many photos were computed, the others having been there.
 
     Raises:
-        InputError: after the last photo, if any failed for its input; the message names the first.
+        PhotosFailed: after the last photo, if any failed for its input.
     """
     todo = [id for id in ids if not job.done(id)]
     if not todo:
@@ -72,32 +86,34 @@ def infer(ids, job, *, label, processes=None):
     processes = min(processes or os.cpu_count() or 1, len(todo))
     if processes == 1:
         _set_job(job, torch.get_num_threads())
-        return _report([_both(id) for id in progress(todo, label, total=len(todo))])
+        return _report([(id, _both(id)) for id in progress(todo, label, total=len(todo))])
     outcomes = []
     device = pick_device()
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
     with ProcessPoolExecutor(processes, context, _initialise, (job, threads)) as pool:
-        waiting = set()
+        waiting = {}  # what is under way, to the photo's id
         for count, id in enumerate(progress(todo, label, total=len(todo))):
-            if device.type == "cuda":
-                waiting.add(pool.submit(_finish, id, job.forward(id)))
-            else:
-                waiting.add(pool.submit(_both, id))
+            try:
+                if device.type == "cuda":
+                    waiting[pool.submit(_finish, id, job.forward(id))] = id
+                else:
+                    waiting[pool.submit(_both, id)] = id
+            except InputError as fault:
+                outcomes.append((id, str(fault)))
             # a bounded queue: payloads of a fast forward must not pile up before a slow finish
             last = count == len(todo) - 1
             while waiting and (last or len(waiting) >= 2 * processes):
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                outcomes += [future.result() for future in ready]
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                outcomes += [(waiting.pop(future), future.result()) for future in finished]
     return _report(outcomes)
 
 
 def _report(outcomes):
     """How many photos there were, or their faults raised as one."""
-    faults = [outcome for outcome in outcomes if outcome]
+    faults = {id: fault for id, fault in outcomes if fault}
     if faults:
-        more = f" (and {len(faults) - 1} more photos failed)" if len(faults) > 1 else ""
-        raise InputError(faults[0] + more)
+        raise PhotosFailed(faults)
     return len(outcomes)
 
 

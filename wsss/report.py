@@ -4,6 +4,8 @@ import pandas as pd
 
 from wsss import stages
 
+SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
+
 
 def markdown_table(header, rows):
     """A Markdown table of text cells."""
@@ -68,28 +70,25 @@ def ours(records, dataset, *, score_split, val_split):
         *(f"{name} ({_count(dataset, walk, name, score_split)})" for name in lists),
         "run",
     ]
-    score = _figure(final.metrics[f"segmentation_miou/{val_split}"])
-    return "\n\n".join(
-        [
-            f"mIoU in percent on {data}.",
-            markdown_table(header, rows),
-            markdown_table(
-                [
-                    f"segmentation network, photo only; {protocol(parameters)}",
-                    f"{val_split} ({len(dataset.ids(val_split))})",
-                    "run",
-                ],
-                [[backbone(final.record), score, final.run_id[:8]]],
-            ),
-        ]
-    )
+    score = final.metrics.get(f"segmentation_miou/{val_split}")
+    parts = [f"mIoU in percent on {data}."]
+    if lists:
+        parts.append(markdown_table(header, rows))
+    else:
+        parts.append(f"Labels: no photo of {score_split} has a mask, so nothing could be scored.")
+    if score is None:
+        parts.append(f"Network: no photo of {val_split} has a mask, so nothing could be scored.")
+    else:
+        network = f"segmentation network, photo only; {protocol(parameters)}"
+        count = len(dataset.masked(dataset.ids(val_split)))
+        row = [backbone(final.record), _figure(score), final.run_id[:8]]
+        parts.append(markdown_table([network, f"{val_split} ({count})", "run"], [row]))
+    return "\n\n".join(parts)
 
 
 def _count(dataset, walk, name, score_split):
-    everything, tuning = (
-        len(dataset.ids(score_split)),
-        walk.record["parameters"]["tuning_photos"],
-    )
+    everything = len(dataset.masked(dataset.ids(score_split)))
+    tuning = walk.record["parameters"]["tuning_photos"]
     return {
         f"{score_split}_tuning": tuning,
         f"{score_split}_held_out": everything - tuning,
@@ -98,9 +97,11 @@ def _count(dataset, walk, name, score_split):
 
 def per_class(records, *, score_split):
     """IoU in percent: a row a class and the mean; a column for the maps, the walk, the labels, the
-    network.
+    network, of those that could be scored; None where none could.
     """
-    frames = [records[name].iou for name in ("infer_cam", "random_walk", "evaluate")]
+    frames = [records[name].iou for name in SCORED if records[name].iou is not None]
+    if not frames:
+        return None
     table = pd.DataFrame({"class": frames[0]["class"]})
     for frame in frames:
         for column in frame.columns:

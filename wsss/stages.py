@@ -16,6 +16,7 @@ from pathlib import Path
 
 import wsss
 from wsss.errors import InputError
+from wsss.storage import manifest
 
 TYPES = {
     "int": int,
@@ -140,19 +141,32 @@ class Stage:
         """Twelve hexadecimal digits that change whenever the results may.
 
         Args:
-            values: of every parameter; the folders of upstream stages are left out.
+            values: of every parameter; the folders of upstream stages are left out, and of a
+                parameter called ``..._folder`` the contents count.
             upstream: name to fingerprint of the stages whose results are used.
             data_digest: of the dataset.
         """
         state = {
             "code": self._cells[1],
-            "values": {name: value for name, value in values.items() if name not in upstream},
+            "values": {
+                name: _contents(value) if name.endswith("_folder") and value else value
+                for name, value in values.items()
+                if name not in upstream
+            },
             "upstream": upstream,
             "data": data_digest,
         }
         return hashlib.blake2b(
             json.dumps(state, sort_keys=True).encode(), digest_size=6
         ).hexdigest()
+
+
+def _contents(folder):
+    """A digest of a folder's files by name and contents."""
+    folder = from_root(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder but there is none; check the path")
+    return manifest(folder)
 
 
 def read_stages():

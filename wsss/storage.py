@@ -129,11 +129,36 @@ def save_json(path, value):
         partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
+def claim(path, record):
+    """Note in ``path`` what makes the files of its folder: those of two networks or settings must
+    not get mixed.
+
+    Args:
+        record: plain values by name.
+
+    Raises:
+        InputError: the file tells of another making.
+    """
+    record = json.loads(json.dumps(record, default=str))
+    try:
+        there = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        there = record
+    except ValueError:
+        there = None
+    if there != record:
+        raise InputError(
+            f"{Path(path).parent}: expected files made as they are to be now, but {path.name} "
+            "tells of others; give another --out"
+        )
+    save_json(path, record)
+
+
 def manifest(folder):
     """``{"files": count, "digest": of names and contents}`` of a folder, hidden files left out."""
     state, count = hashlib.blake2b(digest_size=8), 0
-    for path in sorted(Path(folder).iterdir()):
+    for path in sorted(Path(folder).rglob("*")):
         if path.is_file() and not path.name.startswith("."):
-            state.update(path.name.encode() + path.read_bytes())
+            state.update(str(path.relative_to(folder)).encode() + path.read_bytes())
             count += 1
     return {"files": count, "digest": state.hexdigest()}

@@ -2,9 +2,11 @@
 all came from.
 """
 
+import hashlib
 import logging
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -186,7 +188,7 @@ class StageRun:
         """
         for id, image in images.items():
             client().log_image(
-                self.run_id, np.ascontiguousarray(image), key=f"gallery/{id}", step=0
+                self.run_id, np.ascontiguousarray(image), key=gallery_key(id), step=0
             )
 
     def log_file(self, path, folder=None):
@@ -270,6 +272,43 @@ def start(name, namespace, dataset):
         fingerprint,
         digest,
     )
+
+
+def artifacts(uri):
+    """The local folder of a run's or a model's files, copied there where the store is elsewhere.
+
+    Args:
+        uri: ``runs:/ID/PATH`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        InputError: nothing there.
+    """
+    try:
+        client()  # sets the store
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (mlflow.MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{uri}: not in {tracking_uri()} ({reason}); check the name") from None
+
+
+def run_tags(run_id):
+    """A run's tags by name.
+
+    Raises:
+        InputError: no such run.
+    """
+    try:
+        return client().get_run(run_id).data.tags
+    except mlflow.MlflowException:
+        raise InputError(f"run {run_id}: not in {tracking_uri()}; check its id") from None
+
+
+def gallery_key(id):
+    """MLflow's name for a photo's picture; it takes but ASCII letters, digits and a few signs."""
+    key = re.sub(r"[^A-Za-z0-9_\-. /]", "_", id)
+    if key != id:  # two names may become one
+        key += "-" + hashlib.blake2b(id.encode(), digest_size=3).hexdigest()
+    return f"gallery/{key}"
 
 
 def log_metrics(run_id, metrics, step=0):

@@ -12,14 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsss.affinity import cell_labels
-from wsss.datasets.voc import IGNORE, read_mask
 from wsss.devices import autocast, pick_device, reuse_memory
 from wsss.errors import InputError
-from wsss.models.heads import AffinityNetwork
 from wsss.progress import progress
-from wsss.storage import load_marginals
-from wsss.synthesis import cell_regions
 
 OPTIMISERS = ("adam", "sgd", "sgd_released")
 
@@ -341,60 +336,3 @@ def logger(log_metrics):
         )
 
     return on_epoch
-
-
-class MaskFolder:
-    """``id -> label map (H, W) uint8`` from a folder of PNGs; callable, and picklable for worker
-    processes.
-    """
-
-    def __init__(self, folder, num_classes):
-        self.folder, self.num_classes = Path(folder), num_classes
-
-    def __call__(self, id):
-        return read_mask(self.folder / f"{id}.png", num_classes=self.num_classes)
-
-    def shares(self, ids):
-        """Each class's share of the labelled pixels, background first: float64 (1 + classes,)."""
-        counts = sum(np.bincount(self(id).ravel(), minlength=IGNORE + 1) for id in ids)
-        counts = counts[: self.num_classes + 1]
-        return counts / counts.sum()
-
-
-CELL_LABELS = ("pixel", "majority", "probabilities")
-
-
-class RegionFolder:
-    """Affinity labels to train on, of whole photos for the transform to crop and of a crop's cells
-    for the loss; picklable for worker processes.
-
-    Args:
-        dataset: an open dataset.
-        folder: of a completed affinity_labels.
-        how: a cell takes the label of the ``pixel`` that it stands on, of the ``majority`` of its
-            pixels, or what the CRF's ``probabilities``, averaged over them, decide (released).
-
-    Raises:
-        InputError: ``how`` is none of these.
-    """
-
-    def __init__(self, dataset, folder, how):
-        if how not in CELL_LABELS:
-            raise InputError(f"cell_labels '{how}': expected one of {', '.join(CELL_LABELS)}")
-        self.dataset, self.folder, self.how = dataset, Path(folder), how
-        self.masks = MaskFolder(self.folder / "affinity_labels", len(dataset.classes))
-        self.fill = 0 if how == "probabilities" else IGNORE  # outside the photo
-
-    def __call__(self, id):
-        """A label map (H, W) or marginals (2 + 2C, H, W), low alpha first; uint8."""
-        if self.how != "probabilities":
-            return self.masks(id)
-        _, marginals = load_marginals(self.folder / "marginals" / f"{id}.npz")
-        return marginals.reshape(-1, *marginals.shape[-2:])
-
-    def reduce(self, id, crop):
-        """The cells' labels (h, w) of a cropped label map or cropped marginals."""
-        stride = AffinityNetwork.stride
-        if self.how != "probabilities":
-            return cell_labels(crop, stride, majority=self.how == "majority")
-        return torch.from_numpy(cell_regions(*crop.chunk(2), self.dataset.labels(id), stride))

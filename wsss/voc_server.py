@@ -90,7 +90,7 @@ def export(
     network = models.open_network(run, "segmentation").network
     digest = hashlib.blake2b((run / "weights.pt").read_bytes(), digest_size=8).hexdigest()
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
-    _claim(out, {"weights": digest, **protocol})
+    storage.claim(out / "export.json", {"weights": digest, **protocol})
     job = evaluation.SegmentJob(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
@@ -112,17 +112,6 @@ def _data_root(run):
             f"{run}: expected the folder of a completed train_segmentation (weights.pt, "
             f"parameters.json) but met {type(error).__name__}: {error}; give another --run"
         ) from None
-
-
-def _claim(out, record):
-    """Note what makes an export: label maps of two networks or protocols must not get mixed."""
-    path = out / "export.json"
-    if path.exists() and json.loads(path.read_text()) != record:
-        raise InputError(
-            f"{out}: expected label maps of these weights and this protocol but {path.name} tells "
-            "of others; give another --out"
-        )
-    storage.save_json(path, record)
 
 
 def check(archive, data_root, *, split="test"):

@@ -1,4 +1,6 @@
-"""What every command has in common."""
+"""What commands have in common."""
+
+import argparse
 
 
 def add_command(commands, name, action, **texts):
@@ -7,3 +9,29 @@ def add_command(commands, name, action, **texts):
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(action=action)
     return command
+
+
+def scales(text):
+    """An option's value such as ``0.5,1.0`` as a tuple of factors."""
+    try:
+        factors = tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or not all(0 < factor < 10 for factor in factors):
+        raise argparse.ArgumentTypeError(f"expected factors such as 0.5,1.0 but got {text!r}")
+    return factors
+
+
+def formats(known):
+    """What reads an option's value such as ``coco,labelme`` as a tuple of known names."""
+
+    def read(text):
+        names = tuple(filter(None, text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"expected some of {', '.join(known)} but got {name!r}"
+                )
+        return names
+
+    return read

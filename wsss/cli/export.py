@@ -1,8 +1,6 @@
 """``wsss export``: results in the form that others expect."""
 
-import argparse
-
-from wsss.cli.command import add_command
+from wsss.cli.command import add_command, scales
 from wsss.errors import InputError
 
 
@@ -29,16 +27,6 @@ def _export_voc_test(arguments):
     if report.faults:
         return 2
     print(f"sound: {report.count} label maps")
-
-
-def _scales(text):
-    try:
-        scales = tuple(float(factor) for factor in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or not all(0 < factor < 10 for factor in scales):
-        raise argparse.ArgumentTypeError(f"expected factors such as 0.5,1.0 but got {text!r}")
-    return scales
 
 
 def add(commands):
@@ -70,7 +58,7 @@ def _add_voc_test(exports):
     command.add_argument("--split", default="test", help="id list (test)")
     command.add_argument(
         "--scales",
-        type=_scales,
+        type=scales,
         metavar="FACTORS",
         help="of the photo's size, averaged, such as 0.5,1.0 (1.0)",
     )

@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
-from PIL import Image
 
-from wsss.datasets.photos import SUFFIXES, photo_size, read_photo
+from wsss.datasets.photos import SUFFIXES, fit_mask, photo_size, read_photo
 from wsss.datasets.tags import Tags, folder_tags, normal, read_tags
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError
@@ -36,9 +35,9 @@ class Folder:
 
     Args:
         root: the folder. Links to other folders are not followed.
-        tags: a file that ``tags.read_tags`` reads, or several; None takes ``tags.csv`` or
-            ``tags.json`` in the folder, or else the name of the uppermost folder that a photo
-            lies in.
+        tags: a file that ``tags.read_tags`` reads, or a list of them, which may be empty; None
+            takes ``tags.csv`` or ``tags.json`` in the folder, or else the name of the uppermost
+            folder that a photo lies in.
         classes: names in the order of their numbers from 1; None takes the tags' own, sorted.
         masks: folder with masks; None takes ``masks`` in the folder.
         splits: name to a list of ids, a file with an id a line, or a folder among the photos; None
@@ -83,9 +82,9 @@ class Folder:
         self._assign(found, classes)
 
     @classmethod
-    def described(cls, path):
+    def described(cls, path, **changes):
         """The dataset that a YAML file describes: the arguments by their names, ``photos`` for the
-        root; relative paths are meant from the file's folder.
+        root; relative paths are meant from the file's folder. ``changes`` go over them.
         """
         path = Path(path)
         try:
@@ -110,7 +109,7 @@ class Folder:
         for name, value in lists.items():
             if isinstance(value, str) and value.endswith(".txt"):
                 lists[name] = path.parent / value
-        return cls(given.pop("photos"), **given)
+        return cls(given.pop("photos"), **given | changes)
 
     @cached_property
     def photos(self):
@@ -144,18 +143,18 @@ class Folder:
 
     def _find_tags(self, given):
         """``(where they are from, Tags)``."""
-        files = [given] if isinstance(given, str | Path) else list(given or ())
-        if not files:
+        files = [given] if isinstance(given, str | Path) else given
+        if files is None:
             files = [self.root / name for name in ("tags.csv", "tags.json")]
             files = [path for path in files if path.exists()]
             if len(files) > 1:
                 raise InputError(f"{files[0]}: there is {files[1].name} too; keep one of them")
-        if not files:
-            return "the folders' names", folder_tags(self.photos)
+            if not files:
+                return "the folders' names", folder_tags(self.photos)
         parts = [read_tags(path) for path in files]
-        return ", ".join(map(str, files)), Tags(
-            [row for part in parts for row in part.rows], parts[0].classes, parts[0].loose
-        )
+        classes, loose = (parts[0].classes, parts[0].loose) if parts else (None, False)
+        rows = [row for part in parts for row in part.rows]
+        return ", ".join(map(str, files)) or "nowhere", Tags(rows, classes, loose)
 
     def _assign(self, tags, classes):
         """Tags to photos: what fits into ``_labels``, what does not into ``tag_faults``."""
@@ -280,17 +279,8 @@ class Folder:
         ignored.
         """
         mask = read_mask(self.mask_path(id), num_classes=len(self.classes))
-        path = self.image_path(id)
-        size, whole = photo_size(path, long_side=self.long_side), photo_size(path)
-        if mask.shape not in (size, whole):
-            raise InputError(
-                f"{self.mask_path(id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but its photo "
-                f"is {whole[1]}x{whole[0]}; replace the mask"
-            )
-        if mask.shape == size:
-            return mask
-        shrunk = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
-        return np.array(shrunk)
+        size = photo_size(self.image_path(id), long_side=self.long_side)
+        return fit_mask(mask, size, self.mask_path(id))
 
     def masked(self, ids):
         """Those of some ids whose photos have a mask, in the same order."""

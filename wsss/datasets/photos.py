@@ -48,6 +48,27 @@ def photo_size(path, *, long_side=0):
         return (width, height) if _turn(photo) in SIDEWAYS else (height, width)
 
 
+def fit_mask(mask, size, name):
+    """A mask (H, W) in the size that its photo is read in: as it is, or thinned out where the photo
+    is read smaller.
+
+    Args:
+        mask: uint8 (H, W).
+        size: (height, width) of the photo as read.
+        name: of the mask, for messages.
+
+    Raises:
+        InputError: it is of another shape.
+    """
+    scale = max(size) / max(mask.shape)
+    if scale > 1 or tuple(max(1, round(side * scale)) for side in mask.shape) != tuple(size):
+        raise InputError(
+            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} but its photo is "
+            f"{size[1]}x{size[0]}, or larger in proportion; replace the mask"
+        )
+    return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # what puts a photo upright, by the tag's value
     2: Image.Transpose.FLIP_LEFT_RIGHT,

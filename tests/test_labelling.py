@@ -1,0 +1,239 @@
+"""Label maps of own photos: as the method and the network alone give them, whatever goes wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import wsss
+from wsss import evaluation, labelling, models, sources, storage, synthesis
+from wsss.cli import main
+from wsss.crf import CrfParams
+from wsss.datasets import Devkit, Folder
+from wsss.errors import InputError
+
+FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
+FAST += ["random_walk.crf_steps=2"]
+WALK = synthesis.Walk(steps=8, crf_steps=2)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_shapes):
+    return Devkit(tiny_shapes)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, data):
+    """Four photos in folders, with tags; one cannot be read and one has none."""
+    root = tmp_path_factory.mktemp("own") / "my photos"
+    rows = ["id,labels"]
+    for place, id in enumerate(data.ids("train_aug")[:3]):
+        name = ["a.png", "sub/b c.png", "é.png"][place]
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.image(id)).save(root / name)
+        labels = [data.classes[k - 1] for k in data.labels(id)]
+        rows.append(f"{name},{';'.join(labels)}")
+    (root / "broken.jpg").write_bytes(b"no photo")
+    Image.fromarray(data.image(id)).save(root / "untagged.png")
+    rows += [f"broken,{labels[0]}", f"gone.jpg,{labels[0]}"]
+    (root / "tags.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, data):
+    """Files of random networks, by kind."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("networks")
+    classes, shape = data.classes, {"backbone": "small", "output_stride": 8}
+    cam = models.build_cam("small", len(classes), output_stride=8)
+    affinity = models.build_affinity("small", output_stride=8, reduced=[4, 8, 8])
+    segmentation = models.build_segmentation(
+        "small", len(classes) + 1, output_stride=8, channels=8, reach=24
+    )
+    files = {kind: folder / kind / "weights.pt" for kind in sources.STAGES}
+    models.save_network(files["cam"], cam, "cam", classes, **shape)
+    models.save_network(
+        files["affinity"],
+        affinity,
+        "affinity",
+        classes,
+        settings={"radius": 4, "reduction": "sum", "border_pairs": True},
+        reduced=[4, 8, 8],
+        **shape,
+    )
+    models.save_network(
+        files["segmentation"], segmentation, "segmentation", classes, channels=8, reach=24, **shape
+    )
+    return files
+
+
+def test_labels_at_another_size_are_those_of_scores_brought_there():
+    scores = torch.rand(4, 9, 12, generator=torch.Generator().manual_seed(0))
+    scores = torch.nn.functional.interpolate(scores[None], (45, 60), mode="bicubic")[0].clamp(0, 1)
+    classes = [2, 5, 9]
+    same = labelling.labels_at(scores.numpy(), classes, (45, 60))
+    np.testing.assert_array_equal(same, synthesis.label_map(scores.numpy(), classes))
+    larger = torch.nn.functional.interpolate(
+        scores[None], (180, 240), mode="bilinear", align_corners=False
+    )[0]
+    expected = synthesis.label_map(larger.numpy(), classes)
+    found = labelling.labels_at(scores.numpy(), classes, (180, 240))
+    assert found.dtype == np.uint8 and (found != expected).mean() < 0.01
+
+
+def label(photos, networks, out, *more):
+    given = ["--cam", str(networks["cam"]), "--affinity", str(networks["affinity"].parent)]
+    return main(["label", str(photos), *given, "--out", str(out), *more, "--processes", "1"])
+
+
+def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
+    tmp_path, photos, networks, capsys
+):
+    assert label(photos, networks, tmp_path, *FAST) == 2
+    told = capsys.readouterr().out
+    for line in (
+        "1 photos have no tags and get no labels",
+        "3 label maps in labels/",
+        "2 faults, also in",
+        "gone.jpg: has tags but there is no such photo",
+        "broken.jpg: expected a JPEG, PNG or WebP",
+    ):
+        assert line in told, line
+    assert len((tmp_path / "faults.txt").read_text().splitlines()) == 2
+    cam = models.open_network(networks["cam"]).network
+    affinity = models.open_network(networks["affinity"]).network
+    own = Folder(photos, classes=models.open_network(networks["cam"]).classes)
+    walk = synthesis.Walk(steps=8, crf_steps=2, radius=4, reduction="sum")
+    for id in ("a", "sub/b c", "é"):
+        with Image.open(tmp_path / "labels" / f"{id}.png") as file:
+            assert file.mode == "P"
+            assert file.getpalette() == storage.voc_palette().ravel().tolist()
+            found = np.array(file)
+        expected = wsss.synthesize(
+            own.image(id), own.labels(id), cam, affinity, scales=(1.0,), flip=False, walk=walk
+        )
+        assert (found == expected).mean() > 0.999
+        with Image.open(tmp_path / "overlays" / f"{id}.jpg") as overlay:
+            assert overlay.size == found.shape[::-1]
+
+
+def test_what_is_there_is_left_alone_and_makings_do_not_mix(tmp_path, photos, networks, capsys):
+    label(photos, networks, tmp_path, *FAST)
+    files = sorted(tmp_path.rglob("labels/**/*.png"))
+    before = [path.stat().st_mtime_ns for path in files]
+    files[1].unlink()
+    label(photos, networks, tmp_path, *FAST)
+    after = [path.stat().st_mtime_ns for path in files]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    capsys.readouterr()
+    assert label(photos, networks, tmp_path, *FAST, "random_walk.beta=3") == 2
+    assert "making.json tells of others; give another --out" in capsys.readouterr().err
+    assert [path.stat().st_mtime_ns for path in files] == after
+
+
+def test_further_forms_are_written_and_corrections_stay(tmp_path, photos, networks):
+    more = ["--write", "coco,labelme,cvat"]
+    label(photos, networks, tmp_path, *FAST, *more)
+    content = json.loads((tmp_path / "coco.json").read_text())
+    assert {image["file_name"] for image in content["images"]} == {"a.png", "sub/b c.png", "é.png"}
+    corrected = tmp_path / "labelme" / "sub" / "b c.json"
+    assert (tmp_path / "cvat" / "labelmap.txt").exists() and corrected.exists()
+    corrected.write_text("{}")
+    label(photos, networks, tmp_path, *FAST, *more)
+    assert corrected.read_text() == "{}"
+
+
+@pytest.mark.parametrize("options", [[], ["--flip", "--scales", "0.5,1.0", "--crf"]])
+def test_predictions_are_the_evaluations(tmp_path, photos, networks, options, capsys):
+    given = ["predict", str(photos), "--network", str(networks["segmentation"])]
+    assert main([*given, "--out", str(tmp_path), *options, "--processes", "1"]) == 2
+    assert "4 label maps" in capsys.readouterr().out
+    network = models.open_network(networks["segmentation"]).network
+    own = Folder(photos, tags=[])
+    for id in ("a", "untagged"):
+        scores = evaluation.segment(
+            network,
+            own.image(id),
+            scales=(0.5, 1.0) if options else (1.0,),
+            flip=bool(options),
+        ).numpy()
+        if options:
+            scores = wsss.crf.DenseCRF(own.image(id), CrfParams()).infer(scores)
+        found = np.array(Image.open(tmp_path / "labels" / f"{id}.png"))
+        assert (found == scores.argmax(0)).mean() > 0.99
+
+
+def test_a_photo_beyond_the_size_has_labels_of_its_own(tmp_path, networks, data):
+    small = Image.fromarray(data.image(data.ids("val")[0]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "photos").mkdir()
+    small.resize((400, 300)).save(tmp_path / "photos" / "large.jpg", exif=exif)
+    given = ["--network", str(networks["segmentation"]), "--long", "100", "--processes", "1"]
+    assert main(["predict", str(tmp_path / "photos"), *given, "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "labels" / "large.png") as file:
+        assert file.size == (300, 400), "not upright, or not of the photo's own size"
+
+
+def test_what_cannot_be_labelled_is_one_line(tmp_path, photos, networks, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    own = ["--cam", str(networks["cam"]), "--affinity", str(networks["affinity"])]
+    (tmp_path / "empty").mkdir()
+    cases = {
+        ("label", str(photos), *out): "expected --run RUN, or --cam and --affinity together",
+        ("label", str(photos), *own, *out, "random_walk.betta=3"): "random_walk.betta: expected",
+        ("label", str(photos), *own, *out, "random_walk.beta=fast"): "expected float but got 'fa",
+        ("label", str(photos), *own, *out, "evaluate.flip=true"): "evaluate.flip: expected one of",
+        ("label", str(photos), *own[:3], own[1], *out): "expected: AffinityNet, found: CAM network",
+        (
+            "label",
+            str(tmp_path / "empty"),
+            *own,
+            *out,
+        ): "expected photos (.jpg, .jpeg, .png, .webp)",
+        ("label", str(photos), *own, *out, "--tags", "none.csv"): "no such file of tags",
+        ("label", str(photos), "--run", "0123", *out): "expected the folder or the MLflow run of",
+        ("predict", str(photos), "--network", "none.pt", *out): "it is none of them; check it",
+        ("predict", str(photos), "--network", str(networks["cam"]), *out): "found: CAM network",
+    }
+    for arguments, told in cases.items():
+        assert main(list(arguments)) == 2, arguments
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch, networks):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
+    records = {
+        "train_cam": {"inputs": {}, "parameters": {}},
+        "infer_cam": {
+            "inputs": {"train_cam": "train_cam0"},
+            "parameters": {"scales": [0.5], "flip": False, "power": 1.0},
+        },
+        "train_affinity": {"inputs": {}, "parameters": {}},
+        "random_walk": {
+            "inputs": {"infer_cam": "infer_cam0", "train_affinity": "train_affinity0"},
+            "parameters": {"beta": 3.0, "steps": 4, "bilateral_sxy": 20.0, "tuning_photos": 3},
+        },
+    }
+    for stage, record in records.items():
+        folder = tmp_path / stage / f"{stage}0"
+        storage.save_json(folder / "complete.json", record | {"stage": stage})
+        if stage.startswith("train"):
+            kind = stage.removeprefix("train_")
+            (folder / "weights.pt").write_bytes(networks[kind].read_bytes())
+    method = sources.method_of(
+        tmp_path / "random_walk" / "random_walk0", {"random_walk": {"beta": 7}}
+    )
+    assert method.maps == {"scales": (0.5,), "flip": False, "power": 1.0}
+    assert method.walk == synthesis.Walk(beta=7.0, steps=4, crf=CrfParams(bilateral_sxy=20.0))
+    assert models.open_network(method.cam, "cam") and models.open_network(method.affinity)
+    with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):
+        sources.method_of(tmp_path / "infer_cam" / "infer_cam0")
+    (tmp_path / "train_affinity" / "train_affinity0" / "weights.pt").unlink()
+    with pytest.raises(InputError, match="what it builds on is not in"):
+        sources.method_of(tmp_path / "random_walk" / "random_walk0")

@@ -1,0 +1,33 @@
+"""Label maps to train on; ``RegionFolder`` is tested beside what writes its files."""
+
+import numpy as np
+import pytest
+
+from wsss.errors import InputError
+from wsss.storage import save_labels
+from wsss.targets import MaskFolder
+
+
+def test_shares_are_of_labelled_pixels_only(tmp_path):
+    labels = np.zeros((4, 5), np.uint8)
+    labels[0] = 255
+    labels[1] = 2
+    save_labels(tmp_path / "a.png", labels)
+    save_labels(tmp_path / "b.png", np.full((1, 5), 3, np.uint8))
+    folder = MaskFolder(tmp_path, 4)
+    np.testing.assert_allclose(folder.shares(["a", "b"]), [0.5, 0, 0.25, 0.25, 0])
+
+
+def test_a_corrected_label_map_stands_in_for_the_synthesized_one(tmp_path):
+    for id in ("a", "b/c"):
+        save_labels(tmp_path / f"{id}.png", np.zeros((30, 40)))
+    right = np.zeros((60, 80), np.uint8)
+    right[20:, 40:] = 3
+    folder = MaskFolder(tmp_path, 4, {"b/c": right})
+    np.testing.assert_array_equal(folder("a"), np.zeros((30, 40)))
+    np.testing.assert_array_equal(folder("b/c"), right[::2, ::2])
+    np.testing.assert_allclose(folder.shares(["b/c"]), [2 / 3, 0, 0, 1 / 3, 0])
+    for shape in ((15, 20), (80, 60), (60, 70)):
+        folder = MaskFolder(tmp_path, 4, {"a": np.zeros(shape, np.uint8)})
+        with pytest.raises(InputError, match="photo a, put right by hand: the mask is"):
+            folder("a")

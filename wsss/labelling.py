@@ -1,0 +1,229 @@
+"""Label maps of your own photos: from tags by the method (``LabelJob``), or without them by a
+segmentation network (``PredictJob``).
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from wsss import annotations, storage, viz
+from wsss.cam import multi_scale_cam
+from wsss.crf import CrfParams, DenseCRF
+from wsss.datasets import Folder
+from wsss.datasets.photos import photo_size
+from wsss.evaluation import segment
+from wsss.geometry import upsample
+from wsss.infer import PhotosFailed, infer, ready
+from wsss.synthesis import Walk, label_map, walk_scores
+
+OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at
+
+
+def labels_at(scores, classes, size):
+    """Argmax of scores at another size, a class at a time.
+
+    Args:
+        scores: float (1 + C, h, w) in [0, 1], background first.
+        classes: numbers of the C classes.
+        size: (H, W) of the result; memory grows by seven bytes a pixel, whatever C is.
+
+    Returns:
+        uint8 (H, W), as ``label_map`` of the scores where the size is theirs.
+    """
+    if scores.shape[1:] == tuple(size):
+        return label_map(scores, classes)
+    labels = np.zeros(size, np.uint8)
+    best = np.full(size, -1, np.int16)
+    for number, score in zip([0, *classes], scores, strict=True):
+        steps = Image.fromarray(np.rint(255 * score).astype(np.uint8))
+        there = np.array(steps.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        np.copyto(labels, np.uint8(number), where=there > best)
+        np.maximum(best, there, out=best)
+    return labels
+
+
+@dataclass
+class Outputs:
+    """Where a photo's results go: ``labels/<id>.png``, of the photo's own size, and pictures to
+    look at, ``overlays/<id>.jpg``.
+    """
+
+    folder: Path
+
+    def path(self, id):
+        return Path(self.folder) / "labels" / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    def write(self, dataset, id, image, scores, classes):
+        """Labels of scores (1 + C, h, w) on a photo as it was read, uint8 (h, w, 3)."""
+        labels = labels_at(scores, classes, photo_size(dataset.image_path(id)))
+        shown = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes)))
+        shown.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+        picture = Path(self.folder) / "overlays" / f"{id}.jpg"
+        with storage.atomic(picture) as partial:
+            shown.save(partial, format="JPEG", quality=90)
+        storage.save_labels(self.path(id), labels)  # last: it says that the photo is done
+
+
+@dataclass
+class LabelJob:
+    """Photos with tags to label maps: maps, walk, dense CRF, argmax (see ``synthesize``).
+
+    Args:
+        dataset: whose classes are the CAM network's.
+        cam_network, affinity_network: trained.
+        outputs: where results go.
+        scales, flip, power: of the activation maps, see ``multi_scale_cam``.
+        walk: a ``Walk``.
+    """
+
+    dataset: Folder
+    cam_network: nn.Module
+    affinity_network: nn.Module
+    outputs: Outputs
+    scales: tuple = (1.0, 0.5, 1.5, 2.0)
+    flip: bool = True
+    power: float = 1.0
+    walk: Walk = field(default_factory=Walk)
+
+    def done(self, id):
+        return self.outputs.done(id)
+
+    @cached_property
+    def _networks(self):
+        return ready(self.cam_network), ready(self.affinity_network)
+
+    def forward(self, id):
+        cam_network, affinity_network = self._networks
+        image, classes = self.dataset.image(id), self.dataset.labels(id)
+        cams = multi_scale_cam(
+            cam_network, image, classes, scales=self.scales, flip=self.flip, power=self.power
+        )
+        affinity = self.walk.affinities(affinity_network, image)
+        return image, classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
+
+    def finish(self, id, payload):
+        image, classes, scores = payload
+        scores = upsample(scores, image.shape[:2]).numpy()
+        if self.walk.crf_steps:
+            crf = DenseCRF(image, self.walk.crf)
+            scores = crf.infer(scores**self.walk.crf_sharpness, self.walk.crf_steps)
+        self.outputs.write(self.dataset, id, image, scores, classes)
+
+
+@dataclass
+class PredictJob:
+    """Photos alone to label maps, by a segmentation network.
+
+    Args:
+        dataset: photos, tagged or not.
+        network: trained.
+        outputs: where results go.
+        scales, flip: see ``segment``.
+        crf: parameters of a dense CRF on the result, or None.
+        crf_steps: its mean-field iterations.
+    """
+
+    dataset: Folder
+    network: nn.Module
+    outputs: Outputs
+    scales: tuple = (1.0,)
+    flip: bool = False
+    crf: CrfParams | None = None
+    crf_steps: int = 10
+
+    def done(self, id):
+        return self.outputs.done(id)
+
+    @cached_property
+    def _network(self):
+        return ready(self.network)
+
+    def forward(self, id):
+        image = self.dataset.image(id)
+        scores = segment(self._network, image, scales=self.scales, flip=self.flip)
+        return image, scores.cpu().numpy()
+
+    def finish(self, id, payload):
+        image, scores = payload
+        if self.crf:
+            scores = DenseCRF(image, self.crf).infer(scores, self.crf_steps)
+        self.outputs.write(self.dataset, id, image, scores, range(1, len(scores)))
+
+
+class Report(NamedTuple):
+    """What ``run`` did.
+
+    Attributes:
+        done: how many label maps there are now.
+        written: the further files and folders.
+        faults: what could not be done, as lines of text.
+    """
+
+    done: int
+    written: list
+    faults: list
+
+
+def run(job, ids, making, *, formats=(), processes=0, faults=()):
+    """Label photos, go on past those that fail, and write the labels in further forms.
+
+    Args:
+        job: a ``LabelJob`` or ``PredictJob``.
+        ids: of photos; those that have a label map already are left alone.
+        making: what makes the labels, plain values by name: a folder holds those of one making.
+        formats: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
+        processes: worker processes; 0 takes one a core.
+        faults: further lines for the report, of the tags.
+
+    Returns:
+        a ``Report``; its faults are also in ``faults.txt``.
+
+    Raises:
+        InputError: the folder holds labels of another making.
+    """
+    folder, dataset = Path(job.outputs.folder), job.dataset
+    storage.claim(folder / "making.json", making)
+    failed = {}
+    try:
+        infer(ids, job, label="label", processes=processes)
+    except PhotosFailed as photos:
+        failed = photos.faults
+    done = [id for id in ids if job.done(id)]
+    faults = [*faults, *failed.values()]
+    log = folder / "faults.txt"
+    log.unlink(missing_ok=True)
+    if faults:
+        with storage.atomic(log) as partial:
+            partial.write_text("\n".join(faults) + "\n", encoding="utf-8")
+    written = [_write(name, folder, done, dataset) for name in formats if done]
+    return Report(len(done), written, faults)
+
+
+def _write(form, folder, ids, dataset):
+    """The label maps of some photos in a further form; returns where."""
+    given = (dataset.classes, dataset.image_path)
+    if form == "coco":
+        annotations.write_coco(folder / "labels", folder / "coco.json", ids, *given)
+        return folder / "coco.json"
+    out = folder / form
+    if form == "labelme":
+        # those that are there may have been corrected
+        new = [id for id in ids if not (out / f"{id}.json").exists()]
+        annotations.write_labelme(folder / "labels", out, new, *given)
+    else:
+        annotations.write_cvat(folder / "labels", out, ids, *given)
+    return out
+
+
+def digest(file):
+    """Sixteen hexadecimal digits of a network's file."""
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()

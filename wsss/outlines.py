@@ -1,0 +1,235 @@
+"""Label maps as polygons, traced along the edges of pixels, and polygons painted back.
+
+Points are (x, y) in pixels as seen on a screen: the pixel in row r and column c is the square from
+(c, r) to (c + 1, r + 1). It belongs to a polygon if its centre does.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+THIN = 3  # times the tolerance: narrower regions, which could vanish, are not simplified
+
+
+class Outline(NamedTuple):
+    """A polygon of one value: float64 (N, 2), the first point not repeated."""
+
+    value: int
+    points: np.ndarray
+
+
+def outlines(labels, *, tolerance=1.0, least_area=10):
+    """Polygons that give a label map when each is painted over those before it.
+
+    Every region of one value, joined by the sides of its pixels, gives its outer border; holes are
+    regions painted later. Background (0) is there before the first, so it gives polygons only where
+    another region encloses it. Neighbours share the points of their common border.
+
+    Args:
+        labels: uint8 (H, W).
+        tolerance: pixels; no point of the exact border is farther than this from what is left of
+            it. 0 keeps every corner, and with them the label map.
+        least_area: pixels; regions with fewer go to what surrounds them, being too small for a
+            hand to take hold of. 0 keeps all.
+
+    Returns:
+        a list of ``Outline``, larger ones first.
+    """
+    regions, values = _regions(labels)
+    small = np.bincount(regions.ravel()) < least_area
+    small[0] = False  # no region has number 0
+    if small.any():
+        labels = _without(labels, small[regions])
+        regions, values = _regions(labels)
+    padded = np.pad(regions, 1)
+    borders = _trace(padded)
+    polygons = _simplified(padded, borders, tolerance)
+    canvas, found = np.zeros_like(labels), []
+    for place in sorted(range(len(borders)), key=lambda place: -_area(polygons[place][0])):
+        row, column = divmod(borders[place][0], padded.shape[1])  # the region's first pixel
+        if canvas[row - 1, column - 1] != values[place]:
+            exact, simple = polygons[place]
+            paint(canvas, exact, values[place])
+            found.append(Outline(int(values[place]), simple))
+    return found
+
+
+def paint(canvas, points, value):
+    """Give a value to the pixels of a canvas (H, W), in place, whose centres lie inside a polygon.
+
+    Args:
+        points: float (N, 2), N > 2, which may leave the canvas; where the polygon crosses itself,
+            what it goes round twice is outside.
+    """
+    height, width = canvas.shape
+    x, y = np.asarray(points, float).T
+    ahead_x, ahead_y = np.roll(x, -1), np.roll(y, -1)
+    begin = np.ceil(np.minimum(y, ahead_y) - 0.5).clip(0, height).astype(int)
+    end = np.ceil(np.maximum(y, ahead_y) - 0.5).clip(0, height).astype(int)
+    rows = end - begin  # rows whose centres an edge crosses
+    edge = np.repeat(np.arange(len(rows)), rows)
+    if not edge.size:
+        return
+    row = begin[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows)
+    slope = (ahead_x - x)[edge] / (ahead_y - y)[edge]
+    crossing = x[edge] + (row + 0.5 - y[edge]) * slope
+    column = np.ceil(crossing - 0.5).clip(0, width).astype(int)  # the first centre not before it
+    top, left, right = row.min(), column.min(), column.max()
+    turns = np.zeros((row.max() + 1 - top, right + 1 - left), np.uint8)
+    np.bitwise_xor.at(turns, (row - top, column - left), 1)
+    inside = np.bitwise_xor.accumulate(turns, axis=1)[:, :-1].astype(bool)
+    canvas[top : top + len(turns), left:right][inside] = value
+
+
+def _regions(labels):
+    """``(regions, values)``: the number of each pixel's region, from 1, int32 (H, W), and the value
+    of each region, number 1 first.
+    """
+    regions, values = np.zeros(labels.shape, np.int32), []
+    for value in np.flatnonzero(np.bincount(labels.ravel())):
+        mask = labels == value
+        parts, count = ndimage.label(mask)
+        np.add(parts, len(values), out=regions, where=mask)
+        values += [value] * count
+    return regions, np.array(values, np.uint8)
+
+
+def _without(labels, small):
+    """Labels whose pixels marked ``small`` took the value of what is next to them."""
+    labels, small = labels.copy(), small.copy()
+    last = np.array(labels.shape)[:, None] - 1
+    places = np.stack(np.nonzero(small))  # (2, pixels)
+    while places.size:
+        count = places.shape[1]
+        for step in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+            beside = np.clip(places + np.array(step)[:, None], 0, last)
+            stays = ~small[tuple(beside)]
+            taken = tuple(places[:, stays])
+            labels[taken] = labels[tuple(beside[:, stays])]
+            small[taken] = False
+            places = places[:, ~stays]
+        if places.shape[1] == count:  # there is nothing else
+            break
+    return labels
+
+
+def _trace(padded):
+    """The outer border of each region, in the order of their numbers: a list of vertices a pixel
+    apart, clockwise, from the upper left corner of the region's first pixel.
+
+    A vertex is named by the flat index, in ``padded`` (the regions in a rim of 0), of the pixel to
+    its lower right. Where two pixels of a region touch at a corner only, the border parts them.
+    """
+    tops = np.flatnonzero(padded[1:] != padded[:-1]) + padded.shape[1]
+    numbers, first = np.unique(padded.ravel()[tops], return_index=True)
+    cells = memoryview(np.ascontiguousarray(padded)).cast("B").cast("i")  # quicker than an array
+    steps, left, right = _steps(padded.shape[1])
+    borders = []
+    for start in tops[first[numbers > 0]].tolist():
+        number, heading, vertex, path = cells[start], 0, start + 1, [start]
+        while vertex != start:
+            path.append(vertex)
+            if cells[vertex + right[heading]] != number:
+                heading = (heading + 1) % 4
+            elif cells[vertex + left[heading]] == number:
+                heading = (heading - 1) % 4
+            vertex += steps[heading]
+        borders.append(path)
+    return borders
+
+
+def _steps(stride):
+    """What to add to a vertex to go right, down, left, up, and to find the pixels ahead of it on
+    the left and on the right of each way.
+    """
+    northwest, north, west, here = -stride - 1, -stride, -1, 0
+    ways = (1, stride, -1, -stride)
+    return ways, (north, here, west, northwest), (here, west, northwest, north)
+
+
+def _simplified(padded, borders, tolerance):
+    """``(exact, simple)`` for each border: its corners, and those that simplification leaves, both
+    float64 (N, 2).
+
+    Where more than two regions meet, points stay. What lies between is the border of the same two
+    regions, and the choice does not hang on its direction: both keep the same points.
+    """
+    flat, stride = padded.ravel(), padded.shape[1]
+    ways, left, right = _steps(stride)
+    path = np.concatenate(borders)
+    ends = np.cumsum([len(border) for border in borders])
+    starts = np.concatenate(([0], ends[:-1]))
+    ahead = np.arange(1, len(path) + 1)
+    ahead[ends - 1] = starts
+    step = path[ahead] - path
+    turns = np.empty(len(path), bool)
+    turns[ahead] = step != step[ahead]
+    around = [flat[path + place] for place in right]  # clockwise, the four pixels of a vertex
+    meets = sum(around[place - 1] != around[place] for place in range(4)) > 2
+    rings = []
+    for start, end in zip(starts, ends, strict=True):
+        ring = start + np.flatnonzero(turns[start:end] | meets[start:end])
+        cut = np.argmax(meets[ring])  # 0 where there is none
+        rings.append(np.concatenate((ring[cut:], ring[: cut + 1])))
+    ring = np.concatenate(rings)
+    ends = np.cumsum([len(ring) for ring in rings])
+    keep = meets[ring]
+    keep[ends - 1] = keep[np.concatenate(([0], ends[:-1]))] = True
+    points = np.stack([path[ring] % stride, path[ring] // stride], axis=1) - 1  # (x, y)
+
+    heading = np.select([step[ring] == way for way in ways], range(4))
+    sides = [flat[path[ring] + np.array(side)[heading]] for side in (left, right)]
+    allowed = _allowed(padded, tolerance)[np.stack(sides)].min(0)
+    _simplify(points, path[ring], keep, allowed)
+    pieces = [slice(end - len(ring), end - 1) for end, ring in zip(ends, rings, strict=True)]
+    return [
+        (points[piece].astype(float), points[piece][keep[piece]].astype(float)) for piece in pieces
+    ]
+
+
+def _allowed(padded, tolerance):
+    """The tolerance of each region's border, by number: 0 for thin ones, which it might flatten."""
+    count = padded.max() + 1
+    sides = np.zeros(count)  # of pixels, to another region
+    for one, other in ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1])):
+        differ = one != other
+        sides += np.bincount(one[differ], minlength=count)
+        sides += np.bincount(other[differ], minlength=count)
+    widths = 2 * np.bincount(padded.ravel(), minlength=count) / sides  # of a long region
+    allowed = np.where(widths < THIN * tolerance, 0.0, tolerance)
+    allowed[0] = tolerance  # outside the label map
+    return allowed
+
+
+def _simplify(points, names, keep, allowed):
+    """Douglas and Peucker's simplification of all lines at once: of the points, int (N, 2), between
+    two that are kept, the farthest from the line between them is kept too while it is farther than
+    ``allowed``. Of several as far, the one with the lowest of ``names`` is taken.
+    """
+    waiting = np.flatnonzero(~keep)
+    while waiting.size:
+        kept = np.flatnonzero(keep)
+        line = np.cumsum(keep)[waiting] - 1
+        distance = _squared_distance(points[waiting], points[kept[line]], points[kept[line + 1]])
+        far = distance > allowed[waiting] ** 2
+        order = np.lexsort((names[waiting], -distance, line))
+        order = order[far[order]]
+        lines, first = np.unique(line[order], return_index=True)
+        keep[waiting[order[first]]] = True
+        waiting = waiting[np.isin(line, lines) & ~keep[waiting]]
+
+
+def _squared_distance(points, begin, end):
+    """Of points from lines between two points each, all int (N, 2), the same in both directions."""
+    line, behind, before = end - begin, points - begin, end - points
+    length = (line**2).sum(1)
+    area = line[:, 0] * behind[:, 1] - line[:, 1] * behind[:, 0]
+    nearest = np.minimum((behind**2).sum(1), (before**2).sum(1))
+    between = ((line * behind).sum(1) > 0) & ((line * before).sum(1) > 0)
+    return np.where(between, area**2 / np.maximum(length, 1), nearest)
+
+
+def _area(points):
+    x, y = points.T
+    return np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))  # clockwise as seen: positive

@@ -1,0 +1,147 @@
+"""Where trained networks come from: files, stages' folders, MLflow runs, registered models."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from wsss import models, stages, tracking
+from wsss.crf import CrfParams
+from wsss.errors import InputError
+from wsss.synthesis import Walk
+
+STAGES = {"cam": "train_cam", "affinity": "train_affinity", "segmentation": "train_segmentation"}
+MAPS = {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, "power": 1.0}  # as ``multi_scale_cam`` has it
+
+
+def network_file(source, kind):
+    """The file of a trained network.
+
+    Args:
+        source: its file; the folder of a completed stage; the id of an MLflow run, of the stage or
+            of a whole experiment; or ``models:/NAME/VERSION``.
+        kind: ``cam``, ``affinity`` or ``segmentation``.
+
+    Raises:
+        InputError: none of these, or without a network.
+    """
+    source = str(source)
+    if source.startswith("models:/"):
+        return _weights_in(tracking.artifacts(source), source)
+    if _is_run(source):
+        tags = tracking.run_tags(source)
+        run_id = tags.get(f"wsss.stage.{STAGES[kind]}", source)
+        return _weights_in(tracking.artifacts(f"runs:/{run_id}/checkpoints"), source)
+    path = Path(source)
+    if path.is_dir():
+        return _weights_in(path, source)
+    if not path.is_file():
+        raise InputError(
+            f"{source}: expected a network's file, the folder of a completed {STAGES[kind]}, an "
+            "MLflow run's id or models:/NAME/VERSION, and it is none of them; check it"
+        )
+    return path
+
+
+def _is_run(source):
+    return re.fullmatch("[0-9a-f]{32}", source) is not None
+
+
+def _weights_in(folder, source):
+    found = sorted(Path(folder).rglob("weights.pt"))
+    if not found:
+        raise InputError(f"{source}: expected weights.pt of a trained network in it; check it")
+    return found[0]
+
+
+class Method(NamedTuple):
+    """What makes labels of photos and tags.
+
+    Attributes:
+        cam, affinity: files of the networks.
+        maps: ``scales``, ``flip`` and ``power`` of the activation maps.
+        walk: the ``Walk``.
+    """
+
+    cam: Path
+    affinity: Path
+    maps: dict
+    walk: Walk
+
+
+def method_of(source, overrides=None):
+    """The networks and constants that a completed random_walk made its labels with.
+
+    Args:
+        source: its folder or the id of its MLflow run, or the id of the experiment's run.
+        overrides: ``{stage: {parameter: value}}`` of infer_cam and random_walk.
+
+    Raises:
+        InputError: no such run, or what it builds on is not here any more.
+    """
+    record = _record(str(source))
+    maps = stages.upstream(record, "infer_cam")
+    affinity = stages.stage_folder("train_affinity", record["inputs"]["train_affinity"])
+    if maps is None or not (affinity / "weights.pt").exists():
+        raise InputError(
+            f"{source}: what it builds on is not in {stages.outputs_root()} any more; name the "
+            "networks by --cam and --affinity"
+        )
+    cam = stages.stage_folder("train_cam", maps["inputs"]["train_cam"]) / "weights.pt"
+    given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
+    return Method(cam, affinity / "weights.pt", *_constants(given, overrides))
+
+
+def method_by_networks(cam, affinity, overrides=None):
+    """The given networks with the paper's constants, but for what an AffinityNet's distances were
+    learnt with.
+
+    Args:
+        cam, affinity: as ``network_file`` takes them.
+        overrides: as for ``method_of``.
+    """
+    cam, affinity = network_file(cam, "cam"), network_file(affinity, "affinity")
+    settings = models.open_network(affinity, "affinity").settings
+    return Method(cam, affinity, *_constants({"random_walk": settings}, overrides))
+
+
+def _record(source):
+    """What the random_walk that ``source`` names wrote when it completed."""
+    record = stages.completion(source)
+    if record is None and _is_run(source):
+        run_id = tracking.run_tags(source).get("wsss.stage.random_walk", source)
+        found = sorted(Path(tracking.artifacts(f"runs:/{run_id}/")).glob("complete.json"))
+        record = json.loads(found[0].read_text()) if found else None
+    if record is None or record.get("stage") != "random_walk":
+        raise InputError(
+            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
+            "run of an experiment that has one; check it"
+        )
+    return record
+
+
+def _constants(given, overrides):
+    """``(maps, Walk)`` of the paper's constants, those given, and those that go over them."""
+    chain = stages.read_stages()
+    values = {"infer_cam": dict(given.get("infer_cam", {})), "random_walk": given["random_walk"]}
+    for stage, parameters in (overrides or {}).items():
+        known = chain[stage].parameters if stage in values else {}
+        for name, value in parameters.items():
+            if name not in (MAPS if stage == "infer_cam" else WALK) or name not in known:
+                raise InputError(
+                    f"{stage}.{name}: expected one of "
+                    f"{', '.join(f'infer_cam.{name}' for name in MAPS)}, "
+                    f"{', '.join(f'random_walk.{name}' for name in WALK)}"
+                )
+            checked = known[name].check(value, f"{stage}.{name}")
+            values[stage] = values[stage] | {name: checked}
+    maps = {name: values["infer_cam"].get(name, default) for name, default in MAPS.items()}
+    walk = values["random_walk"]
+    crf = CrfParams(**{name: walk[name] for name in CRF if name in walk})
+    walk = Walk(**{name: walk[name] for name in WALK if name in walk and name not in CRF}, crf=crf)
+    return maps | {"scales": tuple(maps["scales"])}, walk
+
+
+CRF = tuple(field.name for field in fields(CrfParams))
+WALK = (*(field.name for field in fields(Walk) if field.name != "crf"), *CRF)
