@@ -18,10 +18,16 @@ def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_pa
     for common in (experiment["common"], experiment["smoke"].get("common") or {}):
         if common.get("dataset"):  # any data will do for a plan
             common |= {"dataset": "shapes_few", "data_root": str(tmp_path / "data")}
+    for values in experiment["stages"].values():
+        for name in values:
+            if name.endswith("_folder"):  # of files that people have
+                values[name] = str(tmp_path)
     planned = pipeline.plan(experiment, smoke=smoke)
     chain = list(stages.read_stages())
-    assert [item.name for item in planned] == chain[: len(planned)]
-    assert len(planned) == len(chain) or experiment["sweep"]  # sweeps may stop at the labels
+    names = [item.name for item in planned]
+    assert names == [name for name in chain if name in names]
+    if path.stem != "retrain":  # on labels that are there; and sweeps may stop at the labels
+        assert names == chain or (experiment["sweep"] and names == chain[: len(names)])
     points = sweep.combinations(experiment)
     last = {sweep.plan(experiment, point, {}, smoke=smoke)[-1].fingerprint for point in points}
     assert len(last) == len(points)  # no two points are the same experiment

@@ -69,18 +69,33 @@ def test_untyped_parameters_are_refused(tmp_path):
         notebook(tmp_path, "beta = 8").parameters  # noqa: B018
 
 
-def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose(tmp_path):
-    def made(*, code="x = 1", prose="# T", beta=8.0, upstream="u", data="d"):
+def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose_or_place(tmp_path):
+    def made(*, code="x = 1", prose="# T", beta=8.0, upstream="u", data="d", place="/a", extra=""):
         stage = notebook(
-            tmp_path, "beta: float = 8.0  # b\ncam_run: str = ''  # folder", code, prose
+            tmp_path,
+            "beta: float = 8.0  # b\ncam_run: str = ''  # folder\nmore_folder: str = ''  # f",
+            code,
+            prose,
         )
-        return stage.fingerprint(
-            {"beta": beta, "cam_run": "/anywhere/else"}, {"cam": upstream}, data
-        )
+        values = {"beta": beta, "cam_run": place, "more_folder": extra}
+        return stage.fingerprint(values, {"cam": upstream}, data)
 
     base = made()
-    assert made(prose="# Another") == base
+    assert made(prose="# Another") == made(place="/b") == base
     assert len({base, made(code="x = 2"), made(beta=4.0), made(upstream="v"), made(data="e")}) == 5
+    for folder, text in (("1", "x"), ("2", "x"), ("3", "y")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_text(text)
+    one, two, three = (made(extra=str(tmp_path / folder)) for folder in "123")
+    assert one == two and len({base, one, three}) == 3, "a folder's contents count, not its place"
+    with pytest.raises(InputError, match="expected a folder but there is none"):
+        made(extra=str(tmp_path / "4"))
+
+
+def test_a_stage_may_do_without_another():
+    stage = stages.read_stages()["train_segmentation"]
+    values = stage.resolve({"random_walk_run": "none"})
+    assert list(stages.upstream_of(stage, stages.read_stages(), values)) == ["train_cam_run"]
 
 
 def test_the_real_chain_is_connected():
@@ -88,7 +103,7 @@ def test_the_real_chain_is_connected():
     assert next(iter(chain)) == "dataset" and list(chain)[-1] == "report"
     order = list(chain)
     for name, stage in chain.items():
-        for other in stages.upstream_of(stage, chain).values():
+        for other in stages.upstream_of(stage, chain, stage.resolve({})).values():
             assert order.index(other) < order.index(name)
         assert all(parameter.comment for parameter in stage.parameters.values())
 

@@ -85,7 +85,7 @@ def plan(
 
     Args:
         experiment: from ``read_experiment``.
-        overrides: from ``parse_overrides``.
+        overrides: from ``parse_overrides``; those of ``common`` go over the experiment's.
         smoke: apply the experiment's smoke size, whose ``common`` goes over the experiment's.
         force: nothing counts as done.
         start: with ``force``, only from this stage on.
@@ -93,10 +93,10 @@ def plan(
         until: leave out the stages after this one.
     """
     chain = stages.read_stages()
-    overrides = overrides or {}
+    overrides = dict(overrides or {})
     names = [name for name in chain if name in experiment["stages"]]
     small = experiment["smoke"] if smoke else {}
-    common = experiment["common"] | (small.get("common") or {})
+    common = experiment["common"] | (small.get("common") or {}) | overrides.pop("common", {})
     small = {name: values for name, values in small.items() if name != "common"}
     layers = [experiment["stages"], small, overrides]
     for layer in layers:
@@ -128,7 +128,7 @@ def plan(
                 values["dataset"], stages.from_root(values["data_root"])
             ).digest()
         upstream = {}
-        for parameter, other in stages.upstream_of(stage, chain).items():
+        for parameter, other in stages.upstream_of(stage, chain, values).items():
             if values[parameter]:  # results of some other experiment, named by their folder
                 record = stages.completion(stages.from_root(values[parameter]))
                 if record is None:

@@ -151,7 +151,7 @@ class Stage:
             "values": {
                 name: _contents(value) if name.endswith("_folder") and value else value
                 for name, value in values.items()
-                if name not in upstream
+                if not (name.endswith("_run") and name[:-4] in upstream)
             },
             "upstream": upstream,
             "data": data_digest,
@@ -175,10 +175,15 @@ def read_stages():
     return {path.stem[3:]: Stage(path.stem[3:], path) for path in found}
 
 
-def upstream_of(stage, names):
-    """Parameter to stage of the stages whose results a stage takes."""
+NONE = "none"  # of a ``<stage>_run`` parameter: the stage does without
+
+
+def upstream_of(stage, names, values):
+    """Parameter to stage of the stages whose results a stage takes, with these parameters."""
     return {
-        name: name[:-4] for name in stage.parameters if name.endswith("_run") and name[:-4] in names
+        name: name[:-4]
+        for name in stage.parameters
+        if name.endswith("_run") and name[:-4] in names and values[name] != NONE
     }
 
 

@@ -134,13 +134,23 @@ def completed(folder):
     return Completed(run_id, run.data.metrics, iou, record)
 
 
+class Inputs(dict):
+    """Upstream stage's name to its folder."""
+
+    def __missing__(self, name):
+        raise InputError(
+            f"{name}_run is {stages.NONE} but its results are needed; give the folder of a "
+            f"completed {name}"
+        )
+
+
 class StageRun:
     """A stage at work: where its files go, what it uses, and its record.
 
     Attributes:
         folder: for the stage's files; the same parameters and inputs always lead to the same
             folder, so work that was cut off goes on where it stopped.
-        inputs: upstream stage's name to its folder.
+        inputs: an ``Inputs``.
         parameters: name to value.
     """
 
@@ -251,8 +261,8 @@ def start(name, namespace, dataset):
     chain = stages.read_stages()
     stage = chain[name]
     values = stage.resolve({parameter: namespace[parameter] for parameter in stage.parameters})
-    inputs, upstream = {}, {}
-    for parameter, other in stages.upstream_of(stage, chain).items():
+    inputs, upstream = Inputs(), {}
+    for parameter, other in stages.upstream_of(stage, chain, values).items():
         given = values[parameter]
         folder = stages.from_root(given) if given else stages.latest(other, values["dataset"])
         record = stages.completion(folder)

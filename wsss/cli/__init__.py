@@ -7,10 +7,10 @@ import argparse
 import os
 import sys
 
-from wsss.cli import bench, data, export, label, run, weights
+from wsss.cli import bench, data, doctor, export, label, run, weights
 from wsss.errors import InputError
 
-COMMANDS = (run, data, label, weights, export, bench)  # each has ``add(commands)``
+COMMANDS = (run, data, label, weights, export, bench, doctor)  # each has ``add(commands)``
 
 
 def parser():

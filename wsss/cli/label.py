@@ -161,7 +161,8 @@ def _add_outputs(command):
         type=formats(FORMATS),
         default=("coco",),
         metavar="FORMS",
-        help="further forms of the labels: coco (RLE), labelme (polygons), cvat (coco)",
+        help="further forms of the labels: coco (run-length masks), labelme and cvat, to correct "
+        "them by hand and train on them (coco)",
     )
     command.add_argument(
         "--long",

@@ -7,11 +7,11 @@ import math
 import numpy as np
 from PIL import Image
 
+from wsss.annotations.outlines import outlines, paint
 from wsss.datasets.photos import MOST_PIXELS
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError
-from wsss.outlines import outlines, paint
 
 BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
 FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there

@@ -1,0 +1,295 @@
+"""What ``wsss doctor`` says of a machine in order, and of one where something is missing."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import wsss
+from wsss import cli, doctor, stages
+from wsss.crf import DenseCRF
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Outputs and record in a folder of the test's own."""
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one experiment, whose data and weights are elsewhere."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(
+        "common: {dataset: voc, data_root: kit, weights: net.pth}\n"
+        "stages: {dataset: {}, train_cam: {checkpoint: ''}}\n"
+        "smoke: {common: {dataset: shapes_few, data_root: few, weights: ''}}\n"
+    )
+    monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def without(monkeypatch, *programs):
+    """No such programs on this machine."""
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in programs else which(name))
+
+
+def test_the_command_tells_everything_and_ends_well(capsys):
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for subject in doctor.CHECKS:
+        assert f" {subject} " in shown
+    assert "MISSING" not in shown
+    assert max(map(len, shown.splitlines())) <= 110
+
+
+def test_the_command_ends_with_1_if_something_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
+    assert cli.main(["doctor"]) == 1
+    assert "MISSING tracking" in capsys.readouterr().out
+
+
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
+    def broken():
+        raise ImportError("libcudart.so.99:\nno such file")
+
+    checks = {"torch": (broken, True), "git": (broken, False), "disk": doctor.CHECKS["disk"]}
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    first, second, third = doctor.examine()
+    assert first == (
+        "torch",
+        "MISSING",
+        "ImportError: libcudart.so.99: no such file; install again: make install",
+    )
+    assert (second.mark, third.mark) == ("note", "ok")
+
+
+def test_long_lines_go_on_below():
+    shown = doctor.report([doctor.Line("disk", "MISSING", "word " * 40 + "/path" * 50)])
+    first, *others = shown.splitlines()
+    assert first.startswith("MISSING disk      word")
+    assert others and max(map(len, [first, *others])) <= 110
+    assert all(line.startswith(" " * 18) for line in others)
+
+
+def test_an_old_python(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
+    mark, text = doctor.python()
+    assert mark == "MISSING" and "3.10.4" in text and "make install PYTHON=" in text
+
+
+@pytest.mark.parametrize(
+    ("versions", "mark", "told"),
+    [
+        ({"numpy": "2.1.0", "mlflow": "3.7", "pytest": "9.0"}, "ok", "3 packages"),
+        ({"numpy": "1.26.4", "mlflow": "3.7", "pytest": "9.0"}, "MISSING", "numpy 1.26.4 (wants"),
+        ({"numpy": "2.0", "mlflow": "4.0.1", "pytest": "9.0"}, "MISSING", "mlflow 4.0.1"),
+        ({"numpy": "2.0", "mlflow": "4", "pytest": "9.0"}, "MISSING", "mlflow 4 (wants"),
+        ({"mlflow": "3.17.0", "pytest": "9.0"}, "MISSING", "numpy is not there"),
+        ({"numpy": "2.0", "mlflow": "3.7.1rc1"}, "note", "pytest is not there"),
+    ],
+)
+def test_packages_out_of_bounds(monkeypatch, versions, mark, told):
+    def version(name):
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    requires = ["numpy>=2.0", "mlflow<4,>=3.7", 'pytest>=8.3; extra == "dev"']
+    monkeypatch.setattr(metadata, "requires", lambda name: requires)
+    monkeypatch.setattr(metadata, "version", version)
+    found, text = doctor.packages()
+    assert found == mark and told in text
+    assert ("make install" in text) == (mark != "ok")
+
+
+def test_no_compiler_is_missed_only_until_pydensecrf_is_built(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    mark, text = doctor.compiler()
+    assert mark == "note" and "install g++" in text
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    mark, text = doctor.compiler()
+    assert mark == "MISSING" and "install g++" in text
+
+
+def test_a_dense_crf_that_computes_nonsense(monkeypatch):
+    monkeypatch.setattr(DenseCRF, "infer", lambda self, scores, steps: np.full_like(scores, np.nan))
+    mark, text = doctor.dense_crf()
+    assert mark == "MISSING" and "pip install --force-reinstall" in text
+
+
+def test_a_gpu_is_named(monkeypatch):
+    card = SimpleNamespace(name="Test GPU", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    mark, text = doctor.torch_device()
+    assert mark == "ok" and "Test GPU, 80 GiB, bfloat16" in text
+
+
+@pytest.mark.parametrize(("native", "told"), [(True, "with bfloat16"), (False, "without bfloat16")])
+def test_a_processor_says_what_it_computes_in(monkeypatch, native, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert told in doctor.torch_device()[1]
+
+
+def test_little_memory(monkeypatch):
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**19}
+    monkeypatch.setattr(os, "sysconf", pages.get)
+    mark, text = doctor.machine()
+    assert mark == "note" and "2.0 GiB" in text and "processes=1" in text
+
+
+def test_a_small_disk(monkeypatch, tmp_path):
+    usage = namedtuple("usage", "total used free")
+    asked = []
+
+    def disk_usage(path):
+        asked.append(path)
+        return usage(2**30, 2**30 - 2**28, 2**28)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    mark, text = doctor.disk()
+    assert mark == "MISSING" and "0.2 GiB" in text and "set WSSS_OUTPUTS" in text
+    assert asked == [tmp_path]  # outputs/ is not there yet
+    assert "1,747 photos" in text  # 2**28 bytes, 150 KiB each
+
+
+def test_a_folder_that_is_not_ours(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    mark, text = doctor.disk()
+    assert mark == "MISSING" and "set WSSS_OUTPUTS" in text
+
+
+def test_a_store_in_a_file(monkeypatch, tmp_path):
+    path = tmp_path / "mlflow.db"
+    assert doctor.tracking_store()[0] == "ok"
+    assert not path.exists()
+    store = sqlite3.connect(path)
+    store.execute("CREATE TABLE runs (id)")
+    assert doctor.tracking_store()[0] == "ok"
+    monkeypatch.setattr(doctor, "SERVER_SECONDS", 0.1)
+    store.execute("BEGIN IMMEDIATE")
+    mark, text = doctor.tracking_store()
+    assert mark == "MISSING" and "locked" in text and "MLFLOW_TRACKING_URI" in text
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["no folder", "a folder", "other bytes"])
+def test_a_store_that_cannot_be_written(monkeypatch, tmp_path, kind):
+    path = tmp_path / "store" / "mlflow.db"
+    if kind == "a folder":
+        path.mkdir(parents=True)
+    elif kind == "other bytes":
+        path.parent.mkdir()
+        path.write_bytes(b"not a database" * 99)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    mark, text = doctor.tracking_store()
+    assert mark == "MISSING" and "set MLFLOW_TRACKING_URI" in text
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A tracking server's ``/health``; everything else asks who is there."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 401)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    """The address of a server on this machine."""
+    service = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=service.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{service.server_port}"
+    service.shutdown()
+    thread.join()
+    service.server_close()
+
+
+def test_a_server(monkeypatch, server):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{server}/")
+    assert doctor.tracking_store() == ("ok", f"http://{server}/")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}/deeper")
+    mark, text = doctor.tracking_store()
+    assert mark == "note" and "401" in text
+
+
+def test_a_server_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # a port for other things
+    mark, text = doctor.tracking_store()
+    assert mark == "MISSING" and "does not answer" in text and "set MLFLOW_TRACKING_URI" in text
+
+
+def test_stores_of_other_kinds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:secret@host/runs")
+    mark, text = doctor.tracking_store()
+    assert mark == "note" and "secret" not in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///runs")
+    assert doctor.tracking_store()[0] == "MISSING"
+
+
+def test_data_that_experiments_name(project):
+    mark, text = doctor.data()
+    assert mark == "note" and "not there: kit (for mine)" in text and "wanted: few" in text
+    (project / "kit" / "JPEGImages").mkdir(parents=True)
+    assert doctor.data() == ("ok", "kit; generated when wanted: few")
+    assert not (project / "few").exists()
+
+
+def test_weights_that_experiments_name(project):
+    mark, text = doctor.weights()
+    assert mark == "note" and "not there: net.pth (for mine)" in text
+    (project / "net.pth").touch()
+    assert doctor.weights() == ("ok", "net.pth")
+
+
+def test_no_browser_and_no_git(monkeypatch):
+    without(monkeypatch, "chromium", "git")
+    for check, mend in ((doctor.browser, "apt install chromium"), (doctor.git, "install git")):
+        mark, text = check()
+        assert mark == "note" and mend in text
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_a_project_outside_git(project):
+    mark, text = doctor.git()
+    assert mark == "note" and "not a git repository" in text
+    subprocess.run(["git", "init", "-q", project], check=True)
+    who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    commit = [*who, "commit", "-q", "--allow-empty", "-m", "first"]
+    subprocess.run(["git", "-C", project, *commit], check=True)
+    assert doctor.git()[0] == "ok"
+
+
+def test_it_starts_without_torch_and_without_numpy():
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['numpy'] = None\n"
+        "from wsss import cli; sys.exit(cli.main(['doctor']))"
+    )
+    root = os.path.dirname(os.path.dirname(wsss.__file__))
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert answer.returncode == 1 and not answer.stderr
+    told = {line[8:18].strip(): line[:8].strip() for line in answer.stdout.splitlines()}
+    assert told["torch"] == told["dense CRF"] == "MISSING"
+    assert told["python"] == told["packages"] == told["machine"] == "ok"
