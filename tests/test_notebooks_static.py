@@ -61,7 +61,16 @@ def schema_faults(source):
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 9  # 00 to 90
+    numbers = [path.stem[:2] for path in NOTEBOOKS if path.stem[0].isdigit()]
+    assert len(numbers) >= 9 and numbers[0] == "00" and numbers[-1] == "90"
+    assert len(NOTEBOOKS) > len(numbers)  # and one to look around in
+
+
+def test_stages_are_recorded_and_others_are_not():
+    for path in NOTEBOOKS:
+        sources = "".join(python(cell) for cell in code_cells(nbformat.read(path, as_version=4)))
+        for call in ("tracking.start(", "run.complete("):
+            assert (call in sources) == path.stem[0].isdigit(), f"{path.name}: {call}"
 
 
 def test_format(notebook):

@@ -1,0 +1,59 @@
+"""One cell under the lens: its affinities to its neighbours, and where a walker goes from it."""
+
+import numpy as np
+import torch
+
+from wsss.affinity import neighbour_offsets, pair_slices
+from wsss.random_walk import random_walk
+
+
+def degrees(affinity, *, beta, radius=5):
+    """What the weights of a cell sum up to, its own 1 included: the D of ``T = D^-1 W^(beta)``,
+    float (h, w) of affinities (K, h, w).
+    """
+    height, width = affinity.shape[-2:]
+    total = torch.ones_like(affinity[0])
+    for weight, (dy, dx) in zip(affinity**beta, neighbour_offsets(radius), strict=True):
+        source, partner = pair_slices(dy, dx, height, width)
+        total[source] += weight[source]
+        total[partner] += weight[source]
+    return total
+
+
+def walker_ends(affinity, cell, *, beta, steps, radius=5):
+    """Where a walker that starts on a cell is after t steps: row i of ``T^t``, which sums to 1.
+
+    ``random_walk`` takes an impulse at cell i to ``T^t e_i``, column i: the chance to come to i,
+    from everywhere. The walk is reversible, ``D_i (T^t)_ij = D_j (T^t)_ji``, which makes the row
+    of it.
+
+    Args:
+        affinity: float (K, h, w), see ``random_walk``.
+        cell: (row, column).
+        beta, steps, radius: see ``random_walk``; steps may be several.
+
+    Returns:
+        float (h, w) in [0, 1], or (len(steps), h, w).
+    """
+    impulse = torch.zeros_like(affinity[:1])
+    impulse[0, cell[0], cell[1]] = 1
+    column = random_walk(impulse, affinity, beta=beta, steps=steps, radius=radius).squeeze(-3)
+    degree = degrees(affinity, beta=beta, radius=radius)
+    return (column * degree / degree[cell]).clamp(min=0)
+
+
+def neighbourhood(affinity, cell, *, radius=5):
+    """Affinities of a cell to its neighbours: float32 (2 radius - 1, 2 radius - 1) with the cell in
+    the middle; 1 there, nan beyond the radius and outside the photo.
+    """
+    height, width = affinity.shape[-2:]
+    middle = radius - 1
+    around = np.full((2 * radius - 1, 2 * radius - 1), np.nan, np.float32)
+    around[middle, middle] = 1
+    for k, (dy, dx) in enumerate(neighbour_offsets(radius)):
+        for sign in (1, -1):  # each pair is kept at one of its ends
+            y, x = cell[0] + sign * dy, cell[1] + sign * dx
+            if 0 <= y < height and 0 <= x < width:
+                end = cell if sign == 1 else (y, x)
+                around[middle + sign * dy, middle + sign * dx] = affinity[k, end[0], end[1]]
+    return around

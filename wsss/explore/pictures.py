@@ -1,0 +1,170 @@
+"""Pictures of an ``explore.Scene`` for widgets and figures: uint8 RGB arrays of the preview's size,
+or a multiple of it.
+"""
+
+import io
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw
+
+from wsss import storage, viz
+from wsss.explore import resized
+from wsss.explore.cell import neighbourhood
+from wsss.geometry import upsample
+from wsss.synthesis import AFFINITY_STRIDE
+
+SIDE = 256  # pixels; smaller pictures are enlarged to about this, their pixels staying square
+GREY = 128  # where there is nothing: outside the photo, beyond the radius
+TIMES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # steps to choose from
+
+
+def photo(scene, pixel=None):
+    """The photo, a ring around the chosen pixel (x, y)."""
+    return _ring(_enlarge(scene.small), scene, pixel)
+
+
+def heat(scene, values, pixel=None):
+    """A map in [0, 1], of pixels (H, W) or of cells (h, w), as colours over the photo: black is 0,
+    yellow 1.
+    """
+    fine = values if values.shape == scene.size else upsample(values[None], scene.size)[0].numpy()
+    shrunk = resized(fine[None], scene.small.shape[:2])[0]
+    return _ring(_enlarge(viz.overlay_map(scene.small, shrunk)), scene, pixel)
+
+
+def share(scene, scores):
+    """Scores (1 + C, H, W): what the best class has of itself and the background together. Half
+    is where the label changes, whatever the scores have faded to.
+    """
+    best = scores[1:].max(0)
+    return heat(scene, best / np.maximum(best + scores[0], 1e-12))
+
+
+def labels(scene, found):
+    """A label map (H, W) in VOC's colours over the photo, 255 white; grey where it is None."""
+    if found is None:
+        return _enlarge(np.full_like(scene.small, GREY))
+    height, width = scene.small.shape[:2]
+    shrunk = Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST)
+    return _enlarge(viz.overlay_labels(scene.small, np.asarray(shrunk)))
+
+
+def walker(scene, ends, pixel):
+    """Chances (h, w) of where a walker is, the root of each over the largest, so that small ones
+    show.
+    """
+    return heat(scene, np.sqrt(ends / ends.max()), pixel)
+
+
+def around(scene, pixel, radius):
+    """The photo around the chosen pixel, as far as its neighbours reach."""
+    row, column = scene.cell_at(*pixel[::-1])
+    reach = AFFINITY_STRIDE * (radius - 1) + AFFINITY_STRIDE // 2
+    padded = np.pad(scene.image, ((reach, reach), (reach, reach), (0, 0)), constant_values=GREY)
+    top, left = AFFINITY_STRIDE * row, AFFINITY_STRIDE * column  # the cell's pixel less `reach`
+    crop = Image.fromarray(padded[top : top + 2 * reach, left : left + 2 * reach])
+    side = _block(radius) * (2 * radius - 1)
+    return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), radius)
+
+
+def neighbours(scene, pixel, walk):
+    """The affinities ``W^(beta)`` of the chosen pixel's cell to its neighbours, a square each:
+    black is 0, yellow 1, grey is none.
+    """
+    cell = scene.cell_at(*pixel[::-1])
+    weights = neighbourhood(scene.affinity, cell, radius=walk.radius) ** walk.beta
+    colours = matplotlib.colormaps["inferno"](np.nan_to_num(weights), bytes=True)[..., :3]
+    colours = np.where(np.isnan(weights)[..., None], GREY, colours).astype(np.uint8)
+    block = _block(walk.radius)
+    return _frame(colours.repeat(block, 0).repeat(block, 1), walk.radius)
+
+
+def labels_sheet(scene, walk, *, threshold, crf):
+    """The way from maps to labels at the settings given, the CRF at full size: a row of pictures
+    and their titles, for ``viz.contact_sheet``.
+    """
+    scores = scene.scores(walk)
+    walked = scene.plain_labels(scores)
+    row = {
+        "photo": photo(scene),
+        "largest map": heat(scene, scene.largest_map),
+        f"maps above {threshold:g}": labels(scene, scene.cam_labels(threshold)),
+        "where affinities end": heat(scene, scene.borders),
+        f"after {walk.steps} steps": labels(scene, walked),
+    }
+    if crf:
+        row["after dense CRF"] = labels(scene, scene.crf_labels(scores, walk))
+    if scene.mask is not None:
+        row["mask (for scores only)"] = labels(scene, scene.mask)
+    return [list(row.values())], list(row)
+
+
+def walk_sheet(scene, walk, times=(0, 1, 4, 16, 64, 256)):
+    """The walk over t: two rows of pictures, shares above labels, and the titles of the columns."""
+    rows = [[], []]
+    for scores in scene.walked(walk, times):
+        fine = upsample(scores, scene.size).numpy()
+        rows[0].append(share(scene, fine))
+        rows[1].append(labels(scene, scene.plain_labels(fine)))
+    return rows, [f"t = {t}" for t in times]
+
+
+def pixel_sheet(scene, pixel, walk, times=(1, 8, 64, 256)):
+    """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
+    of pictures and their titles.
+    """
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times)
+    row = {
+        f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
+        "around it": around(scene, pixel, walk.radius),
+        "its affinities": neighbours(scene, pixel, walk),
+        **{f"t = {t}": walker(scene, each, pixel) for t, each in zip(times, ends, strict=True)},
+    }
+    return [list(row.values())], list(row)
+
+
+def png(picture):
+    """The bytes of a PNG, packed for speed."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def legend(scene):
+    """Name to colour, ``#rrggbb``, of the photo's classes."""
+    palette = storage.voc_palette()
+    return {scene.names[k - 1]: "#" + bytes(palette[k]).hex() for k in scene.classes}
+
+
+def _enlarge(picture):
+    times = max(1, round(SIDE / max(picture.shape[:2])))
+    return picture.repeat(times, 0).repeat(times, 1)
+
+
+def _block(radius):
+    return SIDE // (2 * radius - 1)
+
+
+def _ring(picture, scene, pixel):
+    """A white ring with a dark edge, visible on any ground."""
+    if pixel is None:
+        return picture
+    scale = picture.shape[1] / scene.size[1]
+    x, y = ((place + 0.5) * scale for place in pixel)
+    drawn = Image.fromarray(picture)
+    pen = ImageDraw.Draw(drawn)
+    for radius, width, colour in ((8, 4, "black"), (7, 2, "white")):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+    return np.array(drawn)
+
+
+def _frame(picture, radius):
+    """The same around the cell in the middle."""
+    block = _block(radius)
+    low, high = block * (radius - 1), block * radius - 1
+    drawn = Image.fromarray(picture)
+    pen = ImageDraw.Draw(drawn)
+    pen.rectangle((low - 2, low - 2, high + 2, high + 2), outline="black", width=4)
+    pen.rectangle((low - 1, low - 1, high + 1, high + 1), outline="white", width=2)
+    return np.array(drawn)
