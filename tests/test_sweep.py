@@ -1,6 +1,9 @@
 """Sweeps: which combinations there are; tests/test_pipeline.py runs one."""
 
+import itertools
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,4 +92,20 @@ def test_the_picture_fits_what_was_swept(columns, kind):
         assert axis.lines[0].get_xydata().tolist()[1] == [2, 41.5]
     else:
         assert [patch.get_width() for patch in axis.patches] == [40.0, 41.5, 42.0, 39.0]
+    plt.close(figure)
+
+
+def test_over_three_parameters_there_is_a_map_for_each_value_of_the_one_with_the_fewest():
+    values = itertools.product([2, 4, 8], [1.0, 3.0], [16, 32, 64, 128])
+    frame = pd.DataFrame(values, columns=["w.alpha", "w.beta", "w.steps"])
+    frame["walk_miou/train"] = 30 + np.arange(24.0)
+    figure = viz.sweep_map(frame, list(frame.columns[:3]), "walk_miou/train")
+    assert [axis.get_title() for axis in figure.axes] == ["w.beta = 1.0", "w.beta = 3.0"]
+    for axis, beta in zip(figure.axes, (1.0, 3.0), strict=True):
+        assert (axis.get_ylabel(), axis.get_xlabel()) == ("w.alpha", "w.steps")
+        shown = [text.get_text() for text in axis.texts]
+        assert shown == [f"{v:.1f}" for v in frame[frame["w.beta"] == beta]["walk_miou/train"]]
+        assert axis.collections[0].get_clim() == (30.0, 53.0)  # one scale
+    framed = [patch.get_xy() for axis in figure.axes for patch in axis.patches]
+    assert framed == [(3, 2)] and figure.axes[1].patches  # alpha 8, beta 3, steps 128
     plt.close(figure)

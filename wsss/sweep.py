@@ -2,6 +2,8 @@
 by side.
 
 Stages that a combination has in common with another run once, as stages are reused by fingerprint.
+Where nothing but the walk's constants is swept and no dense CRF follows, all of them are compared
+in one pass over the photos (see ``walk_sweep``).
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from wsss import pipeline, stages, storage, tracking, viz
+from wsss import pipeline, stages, storage, tracking, viz, walk_sweep
 from wsss.errors import InputError
 from wsss.report import markdown_table
 
@@ -26,6 +28,7 @@ COMPARED = (
     "labels_miou",
     "segmentation_miou",
 )
+WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
 class Combination(NamedTuple):
@@ -128,6 +131,15 @@ def run(experiment, points, overrides, *, say=print, **options):
     """
     if options.get("force"):
         raise InputError("--force would run again what points have in common; leave it out")
+    names = list(points[0].names)
+    given = [overrides, bool(options.get("smoke"))]
+    if _over_walks(points):
+        planned = plan(experiment, points[0], overrides, **options)
+        if _walks_alone(planned):
+            rows, record = _run_walks(experiment, points, planned, say)
+            return _compare(experiment, pd.DataFrame(rows), names, given, say, record)
+        if planned[-1].name == "random_walk":
+            say("random_walk.crf_steps=0 would compare the walks alone, and much faster")
     for point in points:
         plan(experiment, point, overrides, **options)  # all are checked before anything runs
     began, rows = time.monotonic(), []
@@ -139,7 +151,54 @@ def run(experiment, points, overrides, *, say=print, **options):
         planned = plan(experiment, point, overrides, **options)
         pipeline.run(experiment, planned, say=say)
         rows.append(point.names | {"seed": point.seed} | _figures(planned))
-    return _compare(experiment, pd.DataFrame(rows), list(points[0].names), say)
+    return _compare(experiment, pd.DataFrame(rows), names, given, say)
+
+
+def dry_run(experiment, points, overrides, **options):
+    """What ``run`` would do, as ``pipeline.dry_run`` prints it."""
+    planned = [plan(experiment, point, overrides, **options) for point in points[:1]]
+    if _over_walks(points) and _walks_alone(planned[0]):
+        walks = f"# random_walk: {len(points)} combinations in one pass, without its notebook"
+        return "\n".join(filter(None, [pipeline.dry_run(planned[0][:-1]), walks]))
+    planned += [plan(experiment, point, overrides, **options) for point in points[1:]]
+    return "\n".join(
+        f"# {point.title}\n{pipeline.dry_run(each)}"
+        for point, each in zip(points, planned, strict=True)
+    )
+
+
+def _over_walks(points):
+    """Whether points differ in nothing but the walk's constants."""
+    swept = {f"random_walk.{name}" for name in WALK_CONSTANTS}
+    return all(point.seed is None and swept.issuperset(point.names) for point in points)
+
+
+def _walks_alone(planned):
+    """Whether a plan ends with a walk that no dense CRF follows."""
+    return planned[-1].name == "random_walk" and not planned[-1].values["crf_steps"]
+
+
+def _run_walks(experiment, points, planned, say):
+    """The rows of ``_compare``, from the stages before the walk and one pass over the photos, and
+    what all walks have in common.
+    """
+    *before, walk = planned
+    values = [  # all are checked before anything runs
+        walk.stage.resolve(walk.values | point.overrides["random_walk"]) for point in points
+    ]
+    if not all(item.done for item in before):
+        pipeline.run(experiment, before, say=say)
+    say(f"{len(points)} walks without dense CRF, against the masks of {walk.values['score_split']}")
+    constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in values]
+    scores = walk_sweep.compare(walk.values, constants)
+    shared = _figures(before)
+    rows = [
+        point.names | {"seed": None} | shared | score
+        for point, score in zip(points, scores, strict=True)
+    ]
+    swept = {name.partition(".")[2] for name in points[0].names}
+    record = {name: value for name, value in walk.values.items() if name not in swept}
+    return rows, record
 
 
 def _figures(planned):
@@ -151,8 +210,14 @@ def _figures(planned):
     return found
 
 
-def _compare(experiment, results, names, say):
-    """Means and spreads over seeds, written, drawn and logged."""
+def _compare(experiment, results, names, given, say, record=None):
+    """Means and spreads over seeds, written, drawn and logged.
+
+    Args:
+        results: a row a run: the columns ``names``, ``seed`` and the figures.
+        given: what else makes this sweep another one, such as overrides.
+        record: parameters to keep beside the table, where no stage's run holds them.
+    """
     figures = sorted(
         (name for name in results if "/" in name),
         key=lambda name: COMPARED.index(name.split("/")[0]),
@@ -166,7 +231,7 @@ def _compare(experiment, results, names, say):
     table = table.reset_index() if names else table
     digest = hashlib.blake2b(
         json.dumps(
-            [experiment["name"], results[[*names, "seed"]].to_dict("list")], default=str
+            [experiment["name"], given, results[[*names, "seed"]].to_dict("list")], default=str
         ).encode(),
         digest_size=6,
     ).hexdigest()
@@ -177,6 +242,8 @@ def _compare(experiment, results, names, say):
         partial.write_text(text + "\n")
     with storage.atomic(folder / "sweep.csv") as partial:
         results.to_csv(partial, index=False)
+    if record:
+        storage.save_json(folder / "random_walk.json", record)
     run_id = tracking.create_run(
         experiment["name"],
         f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}",
@@ -184,7 +251,15 @@ def _compare(experiment, results, names, say):
     )
     if figures and names:
         last = COMPARED.index(figures[-1].split("/")[0])
-        shown = next(name for name in figures if COMPARED.index(name.split("/")[0]) == last)
+        told = [name for name in figures if COMPARED.index(name.split("/")[0]) == last]
+        # where photos were set apart to choose constants on, they are what to choose by
+        shown = next((name for name in told if name.endswith("_tuning")), told[0])
+        best = mean[shown].idxmax()
+        at = dict(zip(names, best if len(names) > 1 else [best], strict=True))
+        say(
+            f"highest {shown}: {mean[shown].max():.2f} at "
+            + ", ".join(f"{n} {v}" for n, v in at.items())
+        )
         figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)

@@ -10,8 +10,10 @@ from wsss.storage import voc_palette
 
 def overlay_labels(image, labels, strength=0.6):
     """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
-    white. uint8 (H, W, 3).
+    white. uint8 (H, W, 3); blank where ``labels`` is None.
     """
+    if labels is None:
+        return np.full_like(image, 255)
     palette = voc_palette()
     palette[255] = 255
     weight = np.where(labels == 0, 0.0, strength)[..., None]
@@ -120,23 +122,18 @@ def sweep(thresholds, columns, fixed, *, title):
 
 
 def sweep_map(frame, names, figure_name):
-    """A figure of one score over a sweep: a heat map over two swept parameters, a line over one of
-    numbers, else bars.
+    """A figure of one score over a sweep: a heat map over two swept parameters, one beside the
+    other for each value of a third, a line over one of numbers, else bars.
 
     Args:
         frame: a row a combination, with the columns ``names`` and ``figure_name``.
     """
     columns = [name for name in names if frame[name].nunique() > 1] or names
-    wide, size = len(columns) == 2, (6, 3)
-    if wide:
-        size = (2 + 0.7 * frame[columns[1]].nunique(), 1.6 + 0.45 * frame[columns[0]].nunique())
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    if len(columns) in (2, 3):
+        return _heat_maps(frame, columns, figure_name)
+    figure, axis = plt.subplots(figsize=(6, max(3, 1 + 0.2 * len(frame))), layout="constrained")
     numbers = all(isinstance(value, int | float) for value in frame[columns[0]])
-    if wide:
-        table = frame.pivot_table(figure_name, *columns, sort=False)
-        sns.heatmap(table, ax=axis, annot=True, fmt=".1f", cmap="rocket", cbar=False)
-        axis.tick_params(axis="y", rotation=0)
-    elif len(columns) == 1 and numbers:
+    if len(columns) == 1 and numbers:
         axis.plot(frame[columns[0]], frame[figure_name], marker="o")
         axis.set(xlabel=columns[0], ylabel=f"{figure_name} (%)")
     else:
@@ -145,4 +142,38 @@ def sweep_map(frame, names, figure_name):
         axis.set(xlabel=f"{figure_name} (%)", ylabel="")
     axis.set_title(figure_name)
     sns.despine(figure)
+    return figure
+
+
+def _heat_maps(frame, columns, figure_name):
+    """A heat map over two columns, for each value of a third (the one with the fewest); one scale
+    of colours, and the highest score in a frame.
+    """
+    groups, (down, across) = [(figure_name, frame)], columns[:2]
+    if len(columns) == 3:
+        third = min(columns[::-1], key=lambda name: frame[name].nunique())
+        down, across = [name for name in columns if name != third]
+        groups = [(f"{third} = {value}", g) for value, g in frame.groupby(third, sort=False)]
+    wide = int(np.ceil(np.sqrt(len(groups))))
+    high = -(-len(groups) // wide)
+    width, height = 2 + 0.7 * frame[across].nunique(), 1.6 + 0.45 * frame[down].nunique()
+    size = (wide * width, high * height)
+    figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False, layout="constrained")
+    low, top = frame[figure_name].min(), frame[figure_name].max()
+    look = {"annot": True, "fmt": ".1f", "cmap": "rocket", "vmin": low, "vmax": top, "cbar": False}
+    for axis, (title, group) in zip(axes.flat, groups, strict=False):
+        table = group.pivot_table(figure_name, down, across, sort=False)
+        sns.heatmap(table, ax=axis, **look)
+        axis.tick_params(axis="y", rotation=0)
+        axis.set_title(title)
+        for row, column in np.argwhere(table.to_numpy() == top):
+            axis.add_patch(
+                plt.Rectangle(
+                    (column, row), 1, 1, fill=False, edgecolor="cyan", linewidth=2, clip_on=False
+                )
+            )
+    for axis in axes.flat[len(groups) :]:
+        axis.remove()
+    if len(groups) > 1:
+        figure.suptitle(figure_name)
     return figure

@@ -13,10 +13,9 @@ def _run(arguments):
     options = {name: vars(arguments)[name] for name in names}
     points = sweep.combinations(experiment, grid)
     if arguments.dry_run:
-        for point in points:
-            print(f"# {point.title}")
-            print(pipeline.dry_run(sweep.plan(experiment, point, overrides, **options)))
-        if not points:
+        if points:
+            print(sweep.dry_run(experiment, points, overrides, **options))
+        else:
             print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
         return
     if points:
