@@ -11,6 +11,8 @@ INSTALLED := $(VENV)/.installed
 
 # mlflow reports usage by default; where it cannot reach anyone, each start waits for a time-out (measured: 40 to 90 s).
 export MLFLOW_DISABLE_TELEMETRY := true
+# Its servers start eight processes for jobs that nothing here has.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test smoke bench lint format ui clean
@@ -58,7 +60,8 @@ format: install  ## put style right, notebooks included, and strip notebooks of 
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 ui: install  ## show the recorded runs at http://127.0.0.1:5000, to this machine only
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
+	@echo "http://127.0.0.1:5000: choose 'Model training' at the top left, an experiment, then Views > Scores"
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 clean:  ## remove $(VENV) and caches; data, outputs and recorded runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

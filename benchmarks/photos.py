@@ -20,10 +20,11 @@ from wsss.datasets.voc import read_mask
 from wsss.evaluation import score_cams, score_labels, total
 from wsss.geometry import upsample
 from wsss.infer import infer, ready
+from wsss.jobs import AffinityLabelJob, CamJob
 from wsss.metrics import ConfusionMatrix
 from wsss.models import transfer
 from wsss.stages import from_root
-from wsss.synthesis import AffinityLabelJob, CamJob, Walk, label_map
+from wsss.synthesis import Walk, label_map
 
 SAMPLE = "../shared/voc-sample"
 WEIGHTS = "../shared/weights/mobilenet_v2_imagenet.pth"

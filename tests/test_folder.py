@@ -121,7 +121,10 @@ def test_masks_are_there_or_not_and_follow_the_photo(root):
     before = data.digest()
     save_labels(root / "masks" / "a.png", np.zeros((5, 5)))
     assert Folder(root).digest() != before
-    assert "the mask is 5x5 but its photo is 40x30, or larger in proportion" in Folder(root).check(["all"])[0]
+    assert (
+        "the mask is 5x5 but its photo is 40x30, or larger in proportion"
+        in Folder(root).check(["all"])[0]
+    )
 
 
 def test_the_digest_follows_what_results_hang_on(root):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import wsss
-from wsss import evaluation, labelling, models, sources, storage, synthesis
+from wsss import evaluation, models, sources, storage, synthesis
 from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
@@ -74,13 +74,13 @@ def test_labels_at_another_size_are_those_of_scores_brought_there():
     scores = torch.rand(4, 9, 12, generator=torch.Generator().manual_seed(0))
     scores = torch.nn.functional.interpolate(scores[None], (45, 60), mode="bicubic")[0].clamp(0, 1)
     classes = [2, 5, 9]
-    same = labelling.labels_at(scores.numpy(), classes, (45, 60))
+    same = synthesis.labels_at(scores.numpy(), classes, (45, 60))
     np.testing.assert_array_equal(same, synthesis.label_map(scores.numpy(), classes))
     larger = torch.nn.functional.interpolate(
         scores[None], (180, 240), mode="bilinear", align_corners=False
     )[0]
     expected = synthesis.label_map(larger.numpy(), classes)
-    found = labelling.labels_at(scores.numpy(), classes, (180, 240))
+    found = synthesis.labels_at(scores.numpy(), classes, (180, 240))
     assert found.dtype == np.uint8 and (found != expected).mean() < 0.01
 
 

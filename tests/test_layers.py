@@ -71,8 +71,14 @@ def test_imports_are_followed():
     assert {"mlflow", "papermill"} <= reached("wsss.cli")
 
 
-def test_only_tracking_imports_mlflow():
-    assert importers("mlflow") == {"wsss.tracking"}
+def test_only_the_record_imports_mlflow():
+    assert importers("mlflow") == {"wsss.tracking", "wsss.registry", "wsss.serving"}
+
+
+def test_what_is_served_keeps_no_record():
+    """A served model runs where there is neither a store nor a repository."""
+    assert "tracking" not in {name.split(".")[-1] for name in imports("wsss.serving")}
+    assert not reached("wsss.serving") & {"papermill", "matplotlib", "seaborn"}
 
 
 def test_only_execution_imports_papermill():

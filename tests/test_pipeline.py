@@ -30,7 +30,7 @@ SMOKE = {
             **{"epochs": 1, "crop": 64, "channels": 16, "fine": [4, 8]},
             **{"members": 2, "rare_photos": 4, "rare_strength": 0.4, "gate": 0.5},
         },
-        "evaluate": {},
+        "evaluate": {"model_name": "smoke-network"},
         "report": {},
     },
 }
@@ -167,6 +167,13 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
         outputs = nbformat.read(item.folder / "executed.ipynb", as_version=4)
         assert all(cell.execution_count for cell in outputs.cells if cell.cell_type == "code")
     walk = children["random_walk"].data.metrics
+    version = tracking.client().get_model_version("smoke-network", "1")
+    assert version.run_id == children["evaluate"].info.run_id
+    top = parents[0].data
+    assert top.metrics["3 labels mIoU/train"] == round(walk["labels_miou/train"], 2)
+    report = (finished["report"].folder / "report.md").read_text()
+    assert report in top.tags["mlflow.note.content"]
+    assert top.tags["mlflow.runName"].startswith("smoke 2")
     assert parents[0].data.metrics["random_walk.labels_miou/train"] == walk["labels_miou/train"]
     assert {"cam_miou/train", "cam_miou_best_threshold/train"} <= children[
         "infer_cam"
@@ -229,6 +236,10 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     done = table.query("`random_walk.beta` == 8 and `random_walk.steps` == 8").iloc[0]
     assert done["labels_miou/train"] == pytest.approx(record["metrics"]["labels_miou/train"])
     assert f"| 8 | 8 | {done['cam_miou/train']:.2f}" in said
+    runs = tracking.client().search_runs([tracking.experiment_id("smoke")])
+    names = {run.info.run_name for run in runs}
+    assert any(name.startswith("smoke · beta 2, steps 4 · ") for name in names)
+    assert "random_walk · beta 2, steps 4" in names
     (run,) = tracking.client().search_runs(
         [tracking.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
     )

@@ -13,11 +13,9 @@ from wsss.datasets.transforms import PAD, Samples, augment
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.errors import InputError
 from wsss.geometry import upsample
+from wsss.jobs import AffinityLabelJob, CamJob, WalkJob
 from wsss.synthesis import (
-    AffinityLabelJob,
-    CamJob,
     Walk,
-    WalkJob,
     affinities,
     alpha_marginals,
     boundaries,

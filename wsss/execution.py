@@ -11,7 +11,7 @@ import time
 import nbformat
 import papermill  # noqa: F401 - a missing install must fail before any work
 
-from wsss import stages, storage, tracking
+from wsss import shown, stages, storage, tracking
 from wsss.errors import InputError
 from wsss.progress import FILE_VARIABLE
 
@@ -61,7 +61,8 @@ def run_stage(experiment, item, parent, label, say):
     run_id, before = _resume(item) or (None, 0.0)
     if run_id is None:
         tags = {"wsss.stage": item.name, "wsss.experiment": experiment}
-        run_id = tracking.create_run(experiment, item.name, tags, parent=parent)
+        name = shown.run_name(item.name, shown.title(item.changes))
+        run_id = tracking.create_run(experiment, name, tags, parent=parent)
     parameters, notebook = item.folder / "parameters.json", item.folder / NOTEBOOK
     storage.save_json(parameters, item.values)
     storage.save_json(item.folder / "run.json", {"run_id": run_id, "seconds": before})
@@ -101,7 +102,8 @@ def run_stage(experiment, item, parent, label, say):
             status = "FINISHED"
             tracking.log_metrics(run_id, {"seconds": seconds})
         else:
-            status, error = "FAILED", _error(notebook, item.folder / "papermill.log")
+            log = item.folder / "papermill.log"
+            status, error = "FAILED", _error(notebook, log, process.returncode)
     finally:
         watched.unlink(missing_ok=True)
         tracking.end_run(run_id, status, error=error and f"{error[0]}: {error[1]}")
@@ -160,13 +162,18 @@ def _watch(process, path, label):
         )
 
 
-def _error(notebook, log):
+def _error(notebook, log, code):
     """``(name, message)`` of the exception that ended a notebook, or of how its process ended."""
     with contextlib.suppress(FileNotFoundError, nbformat.reader.NotJSONError):
         for cell in nbformat.read(notebook, as_version=4).cells:
             for output in cell.get("outputs", ()):
                 if output.output_type == "error":
                     return output.ename, " ".join(output.evalue.split())
+    if code == 0:
+        return "Stopped", (
+            "its notebook ran to the end but left no result with this fingerprint; was it, or the "
+            "data, changed meanwhile? The same command runs it again"
+        )
     lines = log.read_text().strip().splitlines() or ["its process ended without a message"]
     return "Stopped", lines[-1][:300]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 
-def upsample(maps, size):
+def upsample(maps, size, *, stride=None):
     """Bilinear interpolation of maps onto a finer grid, each cell staying at its place.
 
     Args:
@@ -20,6 +20,8 @@ def upsample(maps, size):
         size: (H, W) of the finer grid, of which h = ceil(H / s) and w = ceil(W / s) for a power of
             two s: pixels, or the cells of a map with a smaller stride. Beyond the last cell its
             value is repeated.
+        stride: that s, where it is known; a network that is exported for photos of any size has no
+            sizes to find it by.
 
     Returns:
         torch tensor (..., H, W) of the same dtype.
@@ -27,28 +29,32 @@ def upsample(maps, size):
     maps = torch.as_tensor(maps)
     batch = maps[None] if maps.ndim == 3 else maps
     spans = [
-        _stride(fine, coarse) * (coarse - 1) + 1
+        (stride or _stride(fine, coarse)) * (coarse - 1) + 1
         for fine, coarse in zip(size, batch.shape[-2:], strict=True)
     ]
-    if spans != list(batch.shape[-2:]):
+    if stride != 1 if stride else spans != list(batch.shape[-2:]):
         batch = F.interpolate(batch, spans, mode="bilinear", align_corners=True)
     batch = F.pad(batch, (0, size[1] - spans[1], 0, size[0] - spans[0]), mode="replicate")
     return batch[0] if maps.ndim == 3 else batch
 
 
-def on_grid(level, size):
+def on_grid(level, size, *, strides=None):
     """Bring a trunk's level to a grid of ``size`` cells: a finer one is thinned out, a coarser one
     interpolated, each cell staying at its place.
 
     Args:
         level: float (B, C, h, w).
         size: (H, W) of the grid, whose stride is the level's times or divided by a power of two.
+        strides: the level's and the grid's, as ``upsample``'s.
 
     Returns:
         (B, C, H, W).
     """
-    step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
-    return upsample(level[..., ::step, ::step], size)
+    if strides is None:
+        step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
+        return upsample(level[..., ::step, ::step], size)
+    step = max(1, strides[1] // strides[0])
+    return upsample(level[..., ::step, ::step], size, stride=max(1, strides[0] // strides[1]))
 
 
 def _stride(fine, coarse):

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 from torch import nn
 
@@ -20,32 +19,9 @@ from wsss.datasets.photos import photo_size
 from wsss.evaluation import segment
 from wsss.geometry import upsample
 from wsss.infer import PhotosFailed, infer, ready
-from wsss.synthesis import Walk, label_map, walk_scores
+from wsss.synthesis import Walk, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at
-
-
-def labels_at(scores, classes, size):
-    """Argmax of scores at another size, a class at a time.
-
-    Args:
-        scores: float (1 + C, h, w) in [0, 1], background first.
-        classes: numbers of the C classes.
-        size: (H, W) of the result; memory grows by seven bytes a pixel, whatever C is.
-
-    Returns:
-        uint8 (H, W), as ``label_map`` of the scores where the size is theirs.
-    """
-    if scores.shape[1:] == tuple(size):
-        return label_map(scores, classes)
-    labels = np.zeros(size, np.uint8)
-    best = np.full(size, -1, np.int16)
-    for number, score in zip([0, *classes], scores, strict=True):
-        steps = Image.fromarray(np.rint(255 * score).astype(np.uint8))
-        there = np.array(steps.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-        np.copyto(labels, np.uint8(number), where=there > best)
-        np.maximum(best, there, out=best)
-    return labels
 
 
 @dataclass

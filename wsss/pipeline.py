@@ -3,12 +3,12 @@
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from wsss import datasets, stages, tracking
+from wsss import datasets, shown, stages, tracking
 from wsss.errors import InputError
 from wsss.execution import NOTEBOOK, keep_notebook, run_stage
 
@@ -17,13 +17,18 @@ KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
 @dataclass
 class Planned:
-    """One stage of a plan."""
+    """One stage of a plan.
+
+    ``changes`` are those against the experiment's file that it depends on, itself or through the
+    stages that it builds on, by ``stage.parameter`` (see ``shown.title``).
+    """
 
     stage: stages.Stage
     values: dict
     fingerprint: str
     folder: Path
     done: bool
+    changes: dict = field(default_factory=dict)
 
     @property
     def name(self):
@@ -96,7 +101,8 @@ def plan(
     overrides = dict(overrides or {})
     names = [name for name in chain if name in experiment["stages"]]
     small = experiment["smoke"] if smoke else {}
-    common = experiment["common"] | (small.get("common") or {}) | overrides.pop("common", {})
+    everywhere = overrides.pop("common", {})
+    common = experiment["common"] | (small.get("common") or {}) | everywhere
     small = {name: values for name, values in small.items() if name != "common"}
     layers = [experiment["stages"], small, overrides]
     for layer in layers:
@@ -127,7 +133,7 @@ def plan(
             digest = datasets.open(
                 values["dataset"], stages.from_root(values["data_root"])
             ).digest()
-        upstream = {}
+        upstream, changes = {}, {"smoke": True} if smoke else {}
         for parameter, other in stages.upstream_of(stage, chain, values).items():
             if values[parameter]:  # results of some other experiment, named by their folder
                 record = stages.completion(stages.from_root(values[parameter]))
@@ -140,16 +146,19 @@ def plan(
             elif other in planned:
                 upstream[other] = planned[other].fingerprint
                 values[parameter] = str(planned[other].folder)
+                changes |= planned[other].changes
             else:
                 raise InputError(
                     f"{name}: builds on {other}, which comes later or is not in this experiment; "
                     "add it"
                 )
+        changes |= {f"common.{k}": v for k, v in everywhere.items() if k in stage.parameters}
+        changes |= {f"{name}.{key}": value for key, value in (overrides.get(name) or {}).items()}
         fingerprint = stage.fingerprint(values, upstream, digest)
         folder = stages.stage_folder(name, fingerprint)
         forced = forced or (force and start in (None, name)) or (force and only == name)
         done = not (forced and only in (None, name)) and stages.completion(folder) is not None
-        planned[name] = Planned(stage, values, fingerprint, folder, done)
+        planned[name] = Planned(stage, values, fingerprint, folder, done, changes)
     if only:
         missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
         if missing:
@@ -199,30 +208,37 @@ def dry_run(planned):
     return "\n".join(lines)
 
 
-def run(experiment, planned, *, say=print):
+def run(experiment, planned, *, title="", say=print):
     """Run what is not done, inside one MLflow parent run; returns the report's text, or None
     without a report.
+
+    Args:
+        experiment: from ``read_experiment``.
+        planned: from ``plan``.
+        title: what sets this run apart from others of the experiment; empty takes the changes.
+        say: what is told to people goes through it.
 
     Raises:
         InputError: a stage refused what it was given.
         StageFailed: a stage ended otherwise without completing.
     """
+    name, description = experiment["name"], experiment.get("description", "")
     todo = [item for item in planned if not item.done]
     if not todo:
-        say(f"{experiment['name']}: all {len(planned)} stages are done; nothing to do")
+        say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")
+    changes = {change: value for item in planned for change, value in item.changes.items()}
+    title = title or shown.title(changes)
+    when = time.strftime("%Y-%m-%d %H:%M")
     parent = tracking.create_run(
-        experiment["name"],
-        f"{experiment['name']} {time.strftime('%Y-%m-%d %H:%M')}",
-        {
-            "wsss.experiment": experiment["name"],
-            "mlflow.note.content": experiment.get("description", ""),
-        },
+        name,
+        shown.run_name(name, title, when) if title else f"{name} {when}",
+        {"wsss.experiment": name, shown.NOTE: description},
     )
-    status = "FAILED"
+    status, scores = "FAILED", {}
     try:
         # a notebook becomes a page while the next one starts; leaving the block waits for all
         written = []
@@ -231,10 +247,13 @@ def run(experiment, planned, *, say=print):
                 if not item.done:
                     label = f"[{place}/{len(planned)}] {item.name}"
                     try:
-                        run_stage(experiment["name"], item, parent, label, say)
+                        run_stage(name, item, parent, label, say)
                     finally:
                         written.append(pages.submit(keep_notebook, item.folder))
-                tracking.link_stage(parent, item.name, item.folder)
+                metrics = tracking.link_stage(parent, item.name, item.folder)
+                headlines = shown.headlines(metrics)
+                tracking.log_metrics(parent, headlines)
+                scores |= headlines
         for page in written:
             page.result()  # raises what went wrong in the thread
         status = "FINISHED"
@@ -243,6 +262,9 @@ def run(experiment, planned, *, say=print):
         raise
     finally:
         tracking.end_run(parent, status)
+        if status == "FINISHED":
+            shown.describe(parent, description, _report(planned))
+        shown.describe_experiment(name, description, list(scores))
     return _report(planned)
 
 

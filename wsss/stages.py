@@ -208,9 +208,10 @@ def completion(folder):
 
 def upstream(record, name):
     """What the stage called ``name`` wrote that a completed stage builds on, or None where its
-    folder is gone or elsewhere.
+    folder is gone or elsewhere, or where it does without that stage.
     """
-    return completion(stage_folder(name, record["inputs"][name]))
+    fingerprint = record["inputs"].get(name)
+    return completion(stage_folder(name, fingerprint)) if fingerprint else None
 
 
 IRRELEVANT = ("workers", "processes")  # parameters that make no other experiment

@@ -3,22 +3,18 @@ stage.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from PIL import Image
 
-from wsss import storage
 from wsss.affinity import cell_means, neighbour_offsets, pair_distance, pair_slices
 from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
-from wsss.datasets import IGNORE, Devkit
+from wsss.datasets import IGNORE
 from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
-from wsss.infer import ready
 from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
 
@@ -28,6 +24,29 @@ AFFINITY_STRIDE = AffinityNetwork.stride
 def label_map(scores, classes):
     """Argmax of (1 + C, H, W) scores, background first, as class numbers: uint8 (H, W)."""
     return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
+
+
+def labels_at(scores, classes, size):
+    """Argmax of scores at another size, a class at a time.
+
+    Args:
+        scores: float (1 + C, h, w) in [0, 1], background first.
+        classes: numbers of the C classes.
+        size: (H, W) of the result; memory grows by seven bytes a pixel, whatever C is.
+
+    Returns:
+        uint8 (H, W), as ``label_map`` of the scores where the size is theirs.
+    """
+    if scores.shape[1:] == tuple(size):
+        return label_map(scores, classes)
+    labels = np.zeros(size, np.uint8)
+    best = np.full(size, -1, np.int16)
+    for number, score in zip([0, *classes], scores, strict=True):
+        steps = Image.fromarray(np.rint(255 * score).astype(np.uint8))
+        there = np.array(steps.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        np.copyto(labels, np.uint8(number), where=there > best)
+        np.maximum(best, there, out=best)
+    return labels
 
 
 def alpha_marginals(image, cams, alphas, *, crf=CrfParams(), crf_steps=10):
@@ -213,120 +232,3 @@ def synthesize(
     return (
         crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
     )
-
-
-@dataclass
-class CamJob:
-    """Photos to activation maps: ``folder/<id>.npz``."""
-
-    dataset: Devkit
-    network: nn.Module
-    folder: Path
-    scales: tuple
-    flip: bool
-    power: float = 1.0
-
-    def path(self, id):
-        return Path(self.folder) / f"{id}.npz"
-
-    def done(self, id):
-        return self.path(id).exists()
-
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
-    def forward(self, id):
-        classes = self.dataset.labels(id)
-        cams = multi_scale_cam(
-            self._network,
-            self.dataset.image(id),
-            classes,
-            scales=self.scales,
-            flip=self.flip,
-            power=self.power,
-        )
-        return classes, cams.cpu().numpy()
-
-    def finish(self, id, payload):
-        storage.save_cams(self.path(id), *payload)
-
-
-@dataclass
-class AffinityLabelJob:
-    """Activation maps to confident regions: ``folder/<id>.png``, and what the CRF said of each
-    pixel, ``marginals/<id>.npz``, if that folder is given.
-    """
-
-    dataset: Devkit
-    cams: Path
-    folder: Path
-    alpha_low: float
-    alpha_high: float
-    crf: CrfParams
-    crf_steps: int
-    marginals: Path | None = None
-
-    def path(self, id):
-        return Path(self.folder) / f"{id}.png"
-
-    def done(self, id):
-        return self.path(id).exists()
-
-    def forward(self, id):
-        return storage.load_cams(Path(self.cams) / f"{id}.npz")
-
-    def finish(self, id, payload):
-        classes, cams = payload
-        low, high = alpha_marginals(
-            self.dataset.image(id),
-            cams,
-            (self.alpha_low, self.alpha_high),
-            crf=self.crf,
-            crf_steps=self.crf_steps,
-        )
-        if self.marginals:
-            storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
-        # last, since a label map that is there is done
-        storage.save_labels(self.path(id), decide(low, high, classes))
-
-
-@dataclass
-class WalkJob:
-    """Activation maps and affinities to labels: ``walk/<id>.png`` before the CRF,
-    ``labels/<id>.png`` after.
-    """
-
-    dataset: Devkit
-    cams: Path
-    network: nn.Module
-    folder: Path
-    walk: Walk
-
-    def path(self, id, kind="labels"):
-        return Path(self.folder) / kind / f"{id}.png"
-
-    def done(self, id):
-        return self.path(id).exists()
-
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
-    def forward(self, id):
-        classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
-        image = self.dataset.image(id)
-        affinity = self.walk.affinities(self._network, image)
-        return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
-
-    def finish(self, id, payload):
-        classes, scores = payload
-        image = self.dataset.image(id)
-        scores = upsample(scores, image.shape[:2]).numpy()
-        walked = label_map(scores, classes)
-        storage.save_labels(self.path(id, "walk"), walked)
-        # written last: it says that the photo is done
-        storage.save_labels(
-            self.path(id),
-            crf_labels(image, scores, classes, self.walk) if self.walk.crf_steps else walked,
-        )

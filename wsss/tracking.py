@@ -348,13 +348,12 @@ def reopen(run_id):
 
 
 def link_stage(parent, name, folder):
-    """Note in a parent run which run stands for a stage, and copy the stage's final figures to
-    it.
+    """Note in a parent run which run stands for a stage, copy the stage's final figures to it, and
+    return them.
     """
     stage = completed(folder)
     client().set_tag(parent, f"wsss.stage.{name}", stage.run_id)
-    final = {*stage.record["metrics"], "seconds"}
-    log_metrics(
-        parent,
-        {f"{name}.{metric}": value for metric, value in stage.metrics.items() if metric in final},
-    )
+    final = stage.record["metrics"]
+    kept = {m: value for m, value in stage.metrics.items() if m in final or m == "seconds"}
+    log_metrics(parent, {f"{name}.{metric}": value for metric, value in kept.items()})
+    return final

@@ -4,7 +4,7 @@ steps, one pass over the photos.
 ``T^t`` is linear: the class maps are walked once for each beta, and the background's score at
 each alpha is one map more beside them; one recurrence serves every t. Interpolation treats each
 map by itself too, so classes are brought to the photo's size, and their largest found, once for
-all alphas. All of it is what ``synthesis.WalkJob`` computes, without dense CRF, and to the bit.
+all alphas. All of it is what ``jobs.WalkJob`` computes, without dense CRF, and to the bit.
 """
 
 import hashlib

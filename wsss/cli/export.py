@@ -29,10 +29,42 @@ def _export_voc_test(arguments):
     print(f"sound: {report.count} label maps")
 
 
+def _export_network(arguments):
+    from wsss import exports, sources  # slow to import
+
+    write = exports.to_onnx if arguments.format == "onnx" else exports.to_torch
+    difference = write(sources.network_file(arguments.run, "segmentation"), arguments.out)
+    print(f"{arguments.out}: {difference}")
+
+
 def add(commands):
     export = commands.add_parser("export", help="write results in the form that others expect")
     exports = export.add_subparsers(title="what to export", required=True, metavar="what")
     _add_voc_test(exports)
+    _add_network(exports, "onnx", "network.onnx", "ONNX, for any of its runtimes")
+    _add_network(exports, "torch", "network.pt2", "torch's exported program, to run without wsss")
+
+
+def _add_network(exports, format, example, what):
+    command = add_command(
+        exports,
+        format,
+        _export_network,
+        help=f"the segmentation network as {what}",
+        description=f"Write a trained segmentation network as {what}: photos of any size, uint8 "
+        "RGB (batch, height, width, 3), to labels and probabilities. The file is compared with the "
+        "network before it appears.",
+        epilog=f"example: wsss export {format} --run models:/shapes-segmentation/1 --out {example}",
+    )
+    command.add_argument(
+        "--run",
+        required=True,
+        metavar="NETWORK",
+        help="weights file, folder of a completed train_segmentation, an MLflow run's id, or "
+        "models:/NAME/VERSION",
+    )
+    command.add_argument("--out", required=True, metavar="FILE", help=f"such as {example}")
+    command.set_defaults(format=format)
 
 
 def _add_voc_test(exports):

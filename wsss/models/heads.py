@@ -194,18 +194,20 @@ class DecoderNetwork(Network):
         in the photo, before the sigmoid: (B, object classes).
         """
         *levels, last = self.trunk(images)[-1 - len(self.reduce) :]
-        size = [-(-side // self.stride) for side in images.shape[-2:]]
+        # rounded up, by numbers above 0: ONNX rounds the quotient of others towards 0
+        size = [(side + self.stride - 1) // self.stride for side in images.shape[-2:]]
         maps = self.evidence(last)
         pooled = F.dropout(F.adaptive_avg_pool2d(last, 1), 0.5, self.training)
         presence = self.presence(pooled).flatten(1)
         last = F.relu(self.squeeze(last))
         context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
-        joined = [on_grid(context, size)] + [
-            on_grid(F.relu(layer(level)), size)
-            for layer, level in zip(self.reduce, levels, strict=True)
+        *fine, coarse = [(stride, self.stride) for stride in self.trunk.strides]
+        joined = [on_grid(context, size, strides=coarse)] + [
+            on_grid(F.relu(layer(level)), size, strides=strides)
+            for layer, level, strides in zip(self.reduce, levels, fine[-len(levels) :], strict=True)
         ]
         scores = self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
-        return scores + F.pad(on_grid(maps, size), (0, 0, 0, 0, 1, 0)), presence
+        return scores + F.pad(on_grid(maps, size, strides=coarse), (0, 0, 0, 0, 1, 0)), presence
 
 
 def log_shares(shares):

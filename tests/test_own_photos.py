@@ -1,0 +1,101 @@
+"""The whole chain on a folder of photos without a single mask, then again on labels put right."""
+
+import csv
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from wsss import annotations, cli, datasets, stages, storage
+from wsss.datasets import Devkit
+
+OWN = {
+    "common": {
+        "dataset": "folder",
+        "processes": 1,
+        "workers": 0,
+        "train_split": "train",
+        "score_split": "train",
+        "val_split": "val",
+    },
+    "stages": {
+        "dataset": {},
+        "train_cam": {"epochs": 1, "crop": 64},
+        "infer_cam": {"scales": [0.5], "tuning_photos": 2},
+        "affinity_labels": {"crf_steps": 1},
+        "train_affinity": {"epochs": 1, "crop": 64, "batch_size": 4},
+        "random_walk": {"steps": 4, "crf_steps": 1},
+        "train_segmentation": {"epochs": 1, "crop": 64, "channels": 8, "batch_size": 4},
+        "evaluate": {},
+        "report": {},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_shapes):
+    """Photos in folders with odd names, and a file that describes them."""
+    root = tmp_path_factory.mktemp("own")
+    data = Devkit(tiny_shapes)
+    rows = [("id", "labels")]
+    for number, id in enumerate([*data.ids("train_aug"), *data.ids("val")]):
+        name = f"{'été' if number % 2 else 'a b'}/photo {number}.png"
+        (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.image(id)).save(root / "photos" / name)
+        rows.append((name, ";".join(data.classes[k - 1] for k in data.labels(id))))
+    with (root / "tags.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    description = {"photos": "photos", "tags": "tags.csv", "val_share": 0.3}
+    (root / "photos.yaml").write_text(yaml.safe_dump(description))
+    common = OWN["common"] | {"data_root": str(root / "photos.yaml")}
+    (root / "own.yaml").write_text(yaml.safe_dump(OWN | {"common": common}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        yield root
+
+
+def completed(place, stage):
+    """The record of the stage's newest completed run."""
+    markers = place.glob(f"outputs/{stage}/*/complete.json")
+    return max((stages.completion(marker.parent) for marker in markers), key=lambda r: r["ended"])
+
+
+def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, capsys):
+    assert cli.main(["run", str(place / "own.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "no photo of train has a mask, so nothing could be scored" in told
+    assert "no photo of val has a mask, so nothing could be scored" in told
+    for stage in ("infer_cam", "random_walk", "evaluate"):
+        assert not [name for name in completed(place, stage)["metrics"] if "miou" in name]
+    labels = list(place.glob("outputs/random_walk/*/labels/*/*.png"))
+    predictions = list(place.glob("outputs/evaluate/*/predictions/*/*.png"))
+    assert (len(labels), len(predictions)) == (13, 5)
+
+
+def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
+    run = completed(place, "random_walk")["fingerprint"]
+    folder = place / "outputs" / "random_walk" / run
+    data = datasets.open("folder", place / "photos.yaml")
+    id = data.ids("train")[0]
+    given = ["label", str(place / "photos.yaml"), "--run", str(folder), "--write", "labelme"]
+    assert cli.main([*given, "--out", str(place / "labelled"), "--processes", "1"]) == 0
+    roots = (folder, place / "labelled")
+    maps = [np.array(Image.open(root / "labels" / f"{id}.png")) for root in roots]
+    assert (maps[0] == maps[1]).mean() > 0.999, "label does not give the labels of the run"
+    corrected = place / "labelled" / "labelme" / f"{id}.json"
+    right = np.zeros_like(maps[0])
+    right[10:40, 10:40] = 1
+    content = annotations.labelme.annotation(right, data.classes, "x.png")
+    storage.save_json(corrected, content)
+    capsys.readouterr()
+    override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"
+    assert cli.main(["run", str(place / "own.yaml"), override]) == 0
+    told = capsys.readouterr().out
+    assert "random_walk: done before" in told and "train_segmentation: done in" in told
+    record = completed(place, "train_segmentation")
+    assert record["parameters"]["corrected_folder"]
+    storage.save_json(corrected, content | {"version": "another"})
+    assert cli.main(["run", str(place / "own.yaml"), override, "--dry-run"]) == 0
+    assert "papermill notebooks/60_train_segmentation" in capsys.readouterr().out

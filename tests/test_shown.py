@@ -1,0 +1,66 @@
+"""What MLflow's pages show first: names, headline figures, the view of the runs table."""
+
+import json
+
+import pytest
+
+from wsss import shown, tracking
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, ""),
+        ({"random_walk.beta": 4.0}, "beta 4.0"),
+        ({"smoke": True, "random_walk.beta": 4}, "smoke, beta 4"),
+        ({"train_cam.epochs": 1, "train_affinity.epochs": 2}, None),
+        ({"common.workers": 0, "infer_cam.processes": 1, "common.seed": 3}, "seed 3"),
+        ({f"random_walk.{name}": 1 for name in "abcde"}, "a 1, b 1, c 1, +2"),
+        ({"train_cam.weights": "a/very/long/way/to/some/weights.pth"}, None),
+    ],
+)
+def test_a_title_tells_what_was_changed(changes, title):
+    told = shown.title(changes)
+    if title is None and "train_cam.epochs" in changes:
+        title = "train_cam.epochs 1, train_affinity.epochs 2"
+    elif title is None:
+        title = "weights …way/to/some/weights.pth"
+    assert told == title
+
+
+def test_names_leave_out_what_is_empty():
+    assert shown.run_name("evaluate", "") == "evaluate"
+    assert shown.run_name("shapes", "beta 4", "now") == "shapes · beta 4 · now"
+
+
+def test_headlines_are_on_held_out_photos_where_there_are_any():
+    metrics = {
+        "walk_miou/train": 50.0,
+        "walk_miou/train_tuning": 52.0,
+        "walk_miou/train_held_out": 49.0,
+        "labels_miou/train": 55.0,
+        "walk_miou_spread/train": 1.0,
+        "segmentation_miou/val": 40.0,
+        "seconds": 3.0,
+    }
+    assert shown.headlines(metrics) == {
+        "2 walk mIoU/train_held_out": 49.0,
+        "3 labels mIoU/train": 55.0,
+        "4 network mIoU/val": 40.0,
+    }
+    assert shown.headlines({"loss": 1.0}) == {}
+
+
+def test_what_people_changed_in_an_experiment_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client, id = tracking.client(), tracking.experiment_id("toys")
+    shown.describe_experiment("toys", "Toys.", [])
+    assert shown.VIEW not in client.get_experiment(id).tags  # no figures yet, so no view
+    client.set_experiment_tag(id, shown.NOTE, "Mine.")
+    shown.describe_experiment("toys", "Toys.", ["1 CAM mIoU/train"])
+    tags = client.get_experiment(id).tags
+    assert tags[shown.NOTE] == "Mine."
+    state = json.loads(json.loads(tags[shown.VIEW])["state"])
+    assert state["selectedColumns"] == ["metrics.`1 CAM mIoU/train`"]
+    shown.describe_experiment("toys", "Toys.", ["4 network mIoU/val"])
+    assert client.get_experiment(id).tags == tags

@@ -1,0 +1,132 @@
+"""What label synthesis does to each photo of a list, stage by stage, for ``infer.infer``."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from wsss import storage
+from wsss.cam import multi_scale_cam
+from wsss.crf import CrfParams
+from wsss.datasets import Devkit
+from wsss.geometry import upsample
+from wsss.infer import ready
+from wsss.synthesis import Walk, alpha_marginals, crf_labels, decide, label_map, walk_scores
+
+
+@dataclass
+class CamJob:
+    """Photos to activation maps: ``folder/<id>.npz``."""
+
+    dataset: Devkit
+    network: nn.Module
+    folder: Path
+    scales: tuple
+    flip: bool
+    power: float = 1.0
+
+    def path(self, id):
+        return Path(self.folder) / f"{id}.npz"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    @cached_property
+    def _network(self):
+        return ready(self.network)
+
+    def forward(self, id):
+        classes = self.dataset.labels(id)
+        cams = multi_scale_cam(
+            self._network,
+            self.dataset.image(id),
+            classes,
+            scales=self.scales,
+            flip=self.flip,
+            power=self.power,
+        )
+        return classes, cams.cpu().numpy()
+
+    def finish(self, id, payload):
+        storage.save_cams(self.path(id), *payload)
+
+
+@dataclass
+class AffinityLabelJob:
+    """Activation maps to confident regions: ``folder/<id>.png``, and what the CRF said of each
+    pixel, ``marginals/<id>.npz``, if that folder is given.
+    """
+
+    dataset: Devkit
+    cams: Path
+    folder: Path
+    alpha_low: float
+    alpha_high: float
+    crf: CrfParams
+    crf_steps: int
+    marginals: Path | None = None
+
+    def path(self, id):
+        return Path(self.folder) / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    def forward(self, id):
+        return storage.load_cams(Path(self.cams) / f"{id}.npz")
+
+    def finish(self, id, payload):
+        classes, cams = payload
+        low, high = alpha_marginals(
+            self.dataset.image(id),
+            cams,
+            (self.alpha_low, self.alpha_high),
+            crf=self.crf,
+            crf_steps=self.crf_steps,
+        )
+        if self.marginals:
+            storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
+        # last, since a label map that is there is done
+        storage.save_labels(self.path(id), decide(low, high, classes))
+
+
+@dataclass
+class WalkJob:
+    """Activation maps and affinities to labels: ``walk/<id>.png`` before the CRF,
+    ``labels/<id>.png`` after.
+    """
+
+    dataset: Devkit
+    cams: Path
+    network: nn.Module
+    folder: Path
+    walk: Walk
+
+    def path(self, id, kind="labels"):
+        return Path(self.folder) / kind / f"{id}.png"
+
+    def done(self, id):
+        return self.path(id).exists()
+
+    @cached_property
+    def _network(self):
+        return ready(self.network)
+
+    def forward(self, id):
+        classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
+        image = self.dataset.image(id)
+        affinity = self.walk.affinities(self._network, image)
+        return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
+
+    def finish(self, id, payload):
+        classes, scores = payload
+        image = self.dataset.image(id)
+        scores = upsample(scores, image.shape[:2]).numpy()
+        walked = label_map(scores, classes)
+        storage.save_labels(self.path(id, "walk"), walked)
+        # written last: it says that the photo is done
+        storage.save_labels(
+            self.path(id),
+            crf_labels(image, scores, classes, self.walk) if self.walk.crf_steps else walked,
+        )
