@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test smoke bench lint format ui clean
+.PHONY: help install demo test slow browser smoke bench lint format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ demo: install  ## run the whole chain on generated photos
 
 test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+slow: install browser  ## run the slow tests: whole chains, real servers, a real browser
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS)
+
+browser:
+	@command -v chromium >/dev/null || { echo "no chromium here; trying: apt-get install chromium"; \
+	    apt-get install -y --no-install-recommends chromium >/dev/null 2>&1; } || \
+	    echo "chromium could not be installed: tests in a browser are skipped"
 
 smoke: install  ## run the paper's ResNet-38 experiment on a few photos: some minutes and 4 GB on disk
 	$(BIN)/python -m pytest -q -m smoke

@@ -139,6 +139,8 @@ def do(words, project):
 KNOWN = {  # run by other tests, with these very options, or installed by people themselves
     "conda",
     "curl",
+    "echo",
+    "jq",
     "mlflow",
     "labelme",
     "pip",

@@ -366,6 +366,7 @@ def test_it_is_no_stage():
     assert parameters["beta"].default == 8.0 and parameters["pixel"].type == "list[int]"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_headless(place):
     source, target = place / "work" / "explore.ipynb", place / "executed.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", source, target]
@@ -421,6 +422,7 @@ def _wait_for(address, server, log):
     raise AssertionError(f"JupyterLab does not answer: {log.read_text()}")
 
 
+@pytest.mark.slow
 def test_the_panel_in_jupyterlab(place, lab, browser, tiny_shapes):
     """Run all cells, move a slider by keyboard, click on the photo: pictures change."""
     page = browser.new_page(viewport={"width": 1500, "height": 1400})

@@ -10,6 +10,8 @@ from PIL import Image
 from wsss import annotations, cli, datasets, stages, storage
 from wsss.datasets import Devkit
 
+pytestmark = pytest.mark.slow
+
 OWN = {
     "common": {
         "dataset": "folder",

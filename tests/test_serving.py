@@ -228,6 +228,7 @@ print(json.dumps([wsss.__file__, answer["classes"][0]]))
 """
 
 
+@pytest.mark.slow
 def test_it_loads_where_wsss_is_not_installed(run, model, data, tmp_path):
     path = data.image_path(data.ids("val")[0])
     command = [sys.executable, "-c", ALONE, str(stages.project_root()), str(path)]
@@ -244,6 +245,7 @@ def post(url, request):
         return json.load(answer)["predictions"]
 
 
+@pytest.mark.slow
 def test_the_server_answers_as_the_evaluation(run, network, data, tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/toy/1"]

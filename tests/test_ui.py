@@ -14,6 +14,8 @@ from servers import free_port, served
 
 from wsss import execution, shown, storage, tracking
 
+pytestmark = pytest.mark.slow
+
 GALLERY = ("2007_000032", "2007_000039")
 MIDDLE = """image => {
     const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");

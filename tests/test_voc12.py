@@ -540,13 +540,6 @@ def test_arguments_that_are_not_known_are_errors(arguments, capsys):
     assert stop.value.code == 2 and "wsss" in capsys.readouterr().err
 
 
-def test_overrides_of_a_run_may_stand_behind_its_options(monkeypatch):
-    seen = []
-    monkeypatch.setattr(cli, "_run", lambda arguments: seen.append(arguments.overrides))
-    cli.main(["run", "x.yaml", "a.b=1", "--force", "c.d=2"])
-    assert seen == [["a.b=1", "c.d=2"]]
-
-
 def test_the_published_counts_are_the_default():
     assert voc12.EXPECTED == {"train": 1464, "val": 1449, "train_aug": 10582, "test": 1456}
     assert voc12.prepare.__kwdefaults__["expected"] is voc12.EXPECTED

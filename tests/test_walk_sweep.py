@@ -151,6 +151,7 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
     return path
 
 
+@pytest.mark.slow
 def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet, capsys):
     grid = ["background_alpha=2,16", "beta=2,8", "steps=4,16,64", "crf_steps=0"]
     command = ["run", str(sheet), *(f"random_walk.{text}" for text in grid)]

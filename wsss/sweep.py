@@ -149,7 +149,9 @@ def run(experiment, points, overrides, *, say=print, **options):
         say(f"({place}/{len(points)}) {point.title}{eta}")
         # anew: what an earlier point has finished is done now
         planned = plan(experiment, point, overrides, **options)
-        pipeline.run(experiment, planned, title=point.title, say=say)
+        # where only parameters differ, a run's name tells them by itself
+        named = "variant" in point.names or point.seed is not None
+        pipeline.run(experiment, planned, title=point.title if named else "", say=say)
         rows.append(point.names | {"seed": point.seed} | _figures(planned))
     return _compare(experiment, pd.DataFrame(rows), names, given, say)
 
