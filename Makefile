@@ -44,8 +44,8 @@ demo: install  ## run the whole chain on generated photos
 test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-slow: install browser  ## run the slow tests: whole chains, real servers, a real browser
-	$(BIN)/python -m pytest -q -m slow -n $(JOBS)
+slow: install browser  ## run the slow tests: whole chains, real servers, a real browser, ResNet-38
+	$(BIN)/python -m pytest -q -m "slow or smoke" -n $(JOBS)
 
 browser:
 	@command -v chromium >/dev/null || { echo "no chromium here; trying: apt-get install chromium"; \

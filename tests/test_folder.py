@@ -182,7 +182,7 @@ def test_what_describes_no_dataset_is_one_line(root, text, reason):
 
 
 FAULTS = {
-    "a photo that is not there": ("gone.jpg,cat", "gone.jpg: has tags but there is no such photo"),
+    "a photo that is not there": ("gone.jpg,cat", "gone.jpg: has tags but there is no such JPEG"),
     "a path that leaves": ("../a.jpg,cat", "../a.jpg: leaves the folder of photos"),
     "an absolute path": ("/a.jpg,cat", "/a.jpg: leaves the folder of photos"),
     "listed twice": ("a.jpg,dog", "a.jpg: is listed twice"),
@@ -213,7 +213,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
         "note: 1 photos without tags, not trained on: same",
         "note: the same picture: a.jpg, same.jpg",
         "a.jpg and a.png have one id; rename all but one",
-        "gone: has tags but there is no such photo",
+        "gone: has tags but there is no such JPEG",
         "broken.jpg: expected a JPEG, PNG or WebP",
     ):
         assert line in told, line
@@ -230,3 +230,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     assert main(["data", "folder", str(root), "--save", str(saved)]) == 2
     assert "this file is there already" in capsys.readouterr().err
     assert main(["data", "folder", str(saved)]) == 0
+    (tmp_path / "classes.txt").write_text("dog\neel\ncat\nbird\n")
+    more = ["--classes", str(tmp_path / "classes.txt"), "--save", str(tmp_path / "more.yaml")]
+    assert main(["data", "folder", str(root), *more]) == 0
+    assert Folder.described(tmp_path / "more.yaml").classes == ("dog", "eel", "cat", "bird")

@@ -98,11 +98,13 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
         "1 photos have no tags and get no labels",
         "3 label maps in labels/",
         "2 faults, also in",
-        "gone.jpg: has tags but there is no such photo",
+        "gone.jpg: has tags but there is no such JPEG",
         "broken.jpg: expected a JPEG, PNG or WebP",
     ):
         assert line in told, line
     assert len((tmp_path / "faults.txt").read_text().splitlines()) == 2
+    classes = (tmp_path / "classes.txt").read_text().split()
+    assert tuple(classes) == models.open_network(networks["cam"]).classes
     cam = models.open_network(networks["cam"]).network
     affinity = models.open_network(networks["affinity"]).network
     own = Folder(photos, classes=models.open_network(networks["cam"]).classes)

@@ -168,6 +168,8 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     """
     folder, dataset = Path(job.outputs.folder), job.dataset
     storage.claim(folder / "making.json", making)
+    with storage.atomic(folder / "classes.txt") as partial:
+        partial.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
     failed = {}
     try:
         infer(ids, job, label="label", processes=processes)

@@ -173,7 +173,9 @@ def read_corrections(folder, classes, ids):
             continue
         name = normal(inner.as_posix()).removesuffix(inner.suffix)
         if name not in names:
-            raise InputError(f"{path}: there is no photo '{name}'; rename the file or take it away")
+            raise InputError(
+                f"{path}: there is no photo '{name}' with tags; rename the file or take it away"
+            )
         if names[name] in found:
             raise InputError(
                 f"{path}: there is {found[names[name]].name} too, for the same photo; keep one"

@@ -55,6 +55,13 @@ def _data_folder(arguments):
     return 2 if found.faults else 0
 
 
+def _classes(text):
+    path = Path(text)
+    if path.is_file():
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+    return text.split(",")
+
+
 def add(commands):
     data = commands.add_parser("data", help="make a dataset ready that you have downloaded")
     datasets = data.add_subparsers(title="datasets", required=True, metavar="dataset")
@@ -123,9 +130,9 @@ def _add_data_folder(datasets):
     )
     folder.add_argument(
         "--classes",
-        type=lambda text: text.split(","),
-        metavar="A,B",
-        help="in the order of their numbers; otherwise the tags' own",
+        type=_classes,
+        metavar="A,B|FILE",
+        help="in the order of their numbers, or a file with one a line; otherwise the tags' own",
     )
     folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png (DIR/masks)")
     folder.add_argument("--val-share", type=float, metavar="SHARE", help="drawn for val (0.2)")

@@ -177,7 +177,7 @@ class Folder:
             if id is None and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
             elif id is None:
-                fault = "has tags but there is no such photo; take its line out"
+                fault = "has tags but there is no such JPEG, PNG or WebP; take its line out"
             elif id in self._labels:
                 fault = "is listed twice; keep one line"
             elif unknown:
