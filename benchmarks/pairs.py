@@ -4,6 +4,7 @@
 A function makes the inputs and returns a ``Pair``; ``PAIRS`` names them in the order of the table.
 """
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import photos, reference
+from wsss import walk_sweep
 from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
 from wsss.bench import Aim, Pair
+from wsss.geometry import upsample
+from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
+from wsss.synthesis import Walk, label_map, walk_scores
 
 GRID = (47, 63)  # cells of a photo of 375 x 500 at stride 8
 
@@ -39,6 +44,37 @@ def walk_at_once():
         aim=Aim("price", 1.3),
         difference=lambda alone, all_: float((alone - all_[-1]).abs().max()),
         allowed=1e-5,
+    )
+
+
+def walk_constants():
+    """Confusion counts of a photo's labels at 60 combinations of alpha, beta and t: one after the
+    other, as the stage scores them, or together; pixels counted elsewhere.
+    """
+    scores, affinity = _maps(*GRID)
+    cams = F.interpolate(scores[None, :2], (94, 125), mode="bilinear")[0].clamp(0, 1)
+    target = np.random.default_rng(0).choice([0, 1, 2, 255], (375, 500)).astype(np.uint8)
+    grid = walk_sweep.Grid((2.0, 4.0, 8.0, 12.0, 16.0), (4.0, 8.0, 16.0), (32, 64, 128, 256))
+
+    def plain():
+        counts = []
+        for alpha, beta, steps in itertools.product(*grid):
+            walk = Walk(background_alpha=alpha, beta=beta, steps=steps)
+            walked = upsample(walk_scores(cams, affinity, walk), target.shape).numpy()
+            matrix = ConfusionMatrix(3)
+            matrix.update(label_map(walked, [1, 2]), target)
+            counts.append(matrix.matrix)
+        return np.stack(counts).reshape(*map(len, grid), 3, 3)
+
+    def fast():
+        walked = walk_sweep.walk_all(cams, affinity, grid, 5)
+        return walk_sweep.count(walked, target, 2)[1]
+
+    return Pair(
+        plain=plain,
+        fast=fast,
+        aim=Aim("ratio", 5),
+        difference=lambda one, other: float(np.abs(one - other).sum()) / 2,
     )
 
 
@@ -127,6 +163,7 @@ PAIRS = {
         walk, 256, 256, Aim("seconds", 5), plain=reference.step_by_step
     ),
     "random walk, six t at once (plain: t = 512 alone)": walk_at_once,
+    "walk's constants, 60 of a photo (plain: one by one)": walk_constants,
     "pair distances and gradient, 4 x 448 x 56 x 56": distances,
     "affinity targets, loss and gradient, 8 x 56 x 56": loss,
     "dense CRF, both alphas of a photo": photos.crf_alphas,

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import annotations, cli, datasets, stages, storage
+from wsss import annotations, cli, datasets, sources, stages, storage, tracking
 from wsss.datasets import Devkit
+from wsss.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ OWN = {
         "train_affinity": {"epochs": 1, "crop": 64, "batch_size": 4},
         "random_walk": {"steps": 4, "crf_steps": 1},
         "train_segmentation": {"epochs": 1, "crop": 64, "channels": 8, "batch_size": 4},
-        "evaluate": {},
+        "evaluate": {"model_name": "own"},
         "report": {},
     },
 }
@@ -74,6 +75,25 @@ def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, cap
     labels = list(place.glob("outputs/random_walk/*/labels/*/*.png"))
     predictions = list(place.glob("outputs/evaluate/*/predictions/*/*.png"))
     assert (len(labels), len(predictions)) == (13, 5)
+
+
+def test_a_network_is_found_by_its_model_and_by_its_runs(place):
+    experiment = tracking.experiment_id("own")
+    runs = tracking.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
+    file = place / "outputs" / "train_segmentation"
+    file = file / completed(place, "train_segmentation")["fingerprint"] / "weights.pt"
+    given = ("models:/own/1", runs[0].info.run_id, completed(place, "train_segmentation")["run_id"])
+    for source in given:
+        found = sources.network_file(source, "segmentation")
+        assert found.read_bytes() == file.read_bytes(), source
+    method = sources.method_of(runs[0].info.run_id)
+    assert method.walk.steps == 4 and method.maps["scales"] == (0.5,)
+    for source in ("models:/own/7", "models:/none/1", "0" * 32):
+        with pytest.raises(InputError, match="check"):
+            sources.network_file(source, "segmentation")
+    photos = str(place / "photos.yaml")
+    assert cli.main(["predict", photos, "--network", given[0], "--out", str(place / "seen")]) == 0
+    assert len(list(place.glob("seen/labels/*/*.png"))) == 18
 
 
 def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):

@@ -60,10 +60,15 @@ def _predict(arguments):
 def _photos(arguments, **given):
     from wsss.datasets import Folder
 
-    if arguments.photos.suffix in (".yaml", ".yml"):
-        given = {name: value for name, value in given.items() if value is not None}
-        return Folder.described(arguments.photos, **given)
-    return Folder(arguments.photos, **given, long_side=arguments.long)
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.long is not None:
+        given["long_side"] = arguments.long
+    described = arguments.photos.suffix in (".yaml", ".yml")
+    return (
+        Folder.described(arguments.photos, **given)
+        if described
+        else Folder(arguments.photos, **given)
+    )
 
 
 def _run(arguments, job, ids, making, faults):
@@ -167,7 +172,6 @@ def _add_outputs(command):
     command.add_argument(
         "--long",
         type=int,
-        default=1024,
         metavar="PIXELS",
         help="longer photos are worked on at this size; labels have the photo's own (1024)",
     )
