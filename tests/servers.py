@@ -4,10 +4,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -32,12 +34,14 @@ def served(command, port, log, *, ready, environment=None):
         its URL.
     """
     url = f"http://127.0.0.1:{port}"
+    # what a server starts in turn lies beside this Python, activated or not
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | (environment or {}),
+            env=os.environ | {"PATH": path} | (environment or {}),
             start_new_session=True,  # its workers end with it
         )
     try:
@@ -53,7 +57,8 @@ def served(command, port, log, *, ready, environment=None):
             pytest.fail(f"{command[0]} does not answer: {log.read_text()[-2000:]}")
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
