@@ -93,6 +93,31 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     assert 0 < counts[0] == counts[1] < 100_000
 
 
+@dataclass
+class Asking:
+    """Writes whether the network that a worker has is trainable."""
+
+    folder: Path
+    network: torch.nn.Module
+
+    def done(self, id):
+        return (self.folder / id).exists()
+
+    def forward(self, id):
+        return any(parameter.requires_grad for parameter in self.network.parameters())
+
+    def finish(self, id, payload):
+        (self.folder / id).write_text(str(payload))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_jobs_networks_are_made_ready_and_the_given_ones_left_alone(tmp_path, processes):
+    network = torch.nn.Conv2d(1, 1, 1)
+    infer(["a", "b"], Asking(tmp_path, network), label="t", processes=processes)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"False"}
+    assert network.weight.requires_grad and network.training
+
+
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet38"])
 def test_a_ready_network_gives_the_same_and_leaves_the_trained_one_alone(backbone):
     torch.manual_seed(0)

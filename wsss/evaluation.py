@@ -1,7 +1,6 @@
 """Scores: which photos, against which masks, at which threshold, by which protocol."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
-from wsss.infer import ready
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
 from wsss.synthesis import label_map
 
@@ -168,14 +166,10 @@ class SegmentJob:
     def done(self, id):
         return self.path(id).exists()
 
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
     def forward(self, id):
         return (
             segment(
-                self._network,
+                self.network,
                 self.dataset.image(id),
                 scales=self.scales,
                 flip=self.flip,

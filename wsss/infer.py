@@ -17,7 +17,10 @@ from wsss.progress import progress
 
 
 class Job(Protocol):
-    """What is done to a photo; picklable, and importable where the workers are."""
+    """What is done to a photo; picklable, and importable where the workers are.
+
+    Its networks are attributes, which ``infer`` makes ready once in each process that runs them.
+    """
 
     def done(self, id):
         """Whether the photo's results are there, whole."""
@@ -59,14 +62,21 @@ def ready(network):
     return network
 
 
+def with_ready_networks(job):
+    """A copy of a job whose networks are made ``ready``."""
+    copied = copy.copy(job)
+    for name, value in vars(job).items():
+        if isinstance(value, nn.Module):
+            setattr(copied, name, ready(value))
+    return copied
+
+
 def infer(ids, job, *, label, processes=None):
     """Run a job over photos.
 
     With a GPU, this process runs ``forward`` and a pool runs ``finish``. Without one, each process
-    of the
-    pool runs both with its share of the threads: several small networks side by side keep the cores
-    busier
-    than one network on all of them.
+    of the pool runs both with its share of the threads: several small networks side by side keep
+    the cores busier than one network on all of them.
 
     Args:
         ids: photo ids.
@@ -85,18 +95,18 @@ def infer(ids, job, *, label, processes=None):
         return 0
     processes = min(processes or os.cpu_count() or 1, len(todo))
     if processes == 1:
-        _set_job(job, torch.get_num_threads())
+        _set_job(with_ready_networks(job), torch.get_num_threads())
         return _report([(id, _both(id)) for id in progress(todo, label, total=len(todo))])
     outcomes = []
-    device = pick_device()
+    here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, _initialise, (job, threads)) as pool:
+    with ProcessPoolExecutor(processes, context, _initialise, (job, threads, not here)) as pool:
         waiting = {}  # what is under way, to the photo's id
         for count, id in enumerate(progress(todo, label, total=len(todo))):
             try:
-                if device.type == "cuda":
-                    waiting[pool.submit(_finish, id, job.forward(id))] = id
+                if here:
+                    waiting[pool.submit(_finish, id, here.forward(id))] = id
                 else:
                     waiting[pool.submit(_both, id)] = id
             except InputError as fault:
@@ -127,11 +137,11 @@ def _set_job(job, threads):
     torch.set_num_threads(threads)
 
 
-def _initialise(job, threads):
+def _initialise(job, threads, forward):
     """Set a worker up; it ends with the process that started it, even one that was killed."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _set_job(job, threads)
+    _set_job(with_ready_networks(job) if forward else job, threads)
 
 
 def _both(id):

@@ -1,7 +1,6 @@
 """What label synthesis does to each photo of a list, stage by stage, for ``infer.infer``."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +10,6 @@ from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit
 from wsss.geometry import upsample
-from wsss.infer import ready
 from wsss.synthesis import Walk, alpha_marginals, crf_labels, decide, label_map, walk_scores
 
 
@@ -32,14 +30,10 @@ class CamJob:
     def done(self, id):
         return self.path(id).exists()
 
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
     def forward(self, id):
         classes = self.dataset.labels(id)
         cams = multi_scale_cam(
-            self._network,
+            self.network,
             self.dataset.image(id),
             classes,
             scales=self.scales,
@@ -109,14 +103,10 @@ class WalkJob:
     def done(self, id):
         return self.path(id).exists()
 
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
     def forward(self, id):
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
         image = self.dataset.image(id)
-        affinity = self.walk.affinities(self._network, image)
+        affinity = self.walk.affinities(self.network, image)
         return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
 
     def finish(self, id, payload):

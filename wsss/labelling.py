@@ -4,7 +4,6 @@ segmentation network (``PredictJob``).
 
 import hashlib
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from wsss.datasets import Folder
 from wsss.datasets.photos import photo_size
 from wsss.evaluation import segment
 from wsss.geometry import upsample
-from wsss.infer import PhotosFailed, infer, ready
+from wsss.infer import PhotosFailed, infer
 from wsss.synthesis import Walk, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at
@@ -73,17 +72,12 @@ class LabelJob:
     def done(self, id):
         return self.outputs.done(id)
 
-    @cached_property
-    def _networks(self):
-        return ready(self.cam_network), ready(self.affinity_network)
-
     def forward(self, id):
-        cam_network, affinity_network = self._networks
         image, classes = self.dataset.image(id), self.dataset.labels(id)
         cams = multi_scale_cam(
-            cam_network, image, classes, scales=self.scales, flip=self.flip, power=self.power
+            self.cam_network, image, classes, scales=self.scales, flip=self.flip, power=self.power
         )
-        affinity = self.walk.affinities(affinity_network, image)
+        affinity = self.walk.affinities(self.affinity_network, image)
         return image, classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
 
     def finish(self, id, payload):
@@ -119,13 +113,9 @@ class PredictJob:
     def done(self, id):
         return self.outputs.done(id)
 
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
     def forward(self, id):
         image = self.dataset.image(id)
-        scores = segment(self._network, image, scales=self.scales, flip=self.flip)
+        scores = segment(self.network, image, scales=self.scales, flip=self.flip)
         return image, scores.cpu().numpy()
 
     def finish(self, id, payload):

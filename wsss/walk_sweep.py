@@ -11,7 +11,6 @@ import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from wsss.datasets import IGNORE, Devkit
 from wsss.devices import pick_device
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.infer import infer, ready
+from wsss.infer import infer
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
 from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk
@@ -64,10 +63,6 @@ class WalkSweepJob:
     def done(self, id):
         return self.path(id).exists()
 
-    @cached_property
-    def _network(self):
-        return ready(self.network)
-
     def _affinity(self, id):
         """Affinities (K, h, w) of a photo, and its size."""
         path = Path(self.affinities) / f"{id}.npz"
@@ -76,7 +71,7 @@ class WalkSweepJob:
             affinity = torch.from_numpy(kept["affinity"]).to(pick_device())
             return affinity, tuple(kept["size"].tolist())
         image = self.dataset.image(id)
-        affinity = self.walk.affinities(self._network, image)
+        affinity = self.walk.affinities(self.network, image)
         with storage.atomic(path) as partial, partial.open("wb") as file:
             np.savez(file, affinity=affinity.cpu().numpy(), size=image.shape[:2])
         return affinity, image.shape[:2]
