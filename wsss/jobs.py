@@ -10,7 +10,7 @@ from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit
 from wsss.geometry import upsample
-from wsss.synthesis import Walk, alpha_marginals, crf_labels, decide, label_map, walk_scores
+from wsss.synthesis import Walk, alpha_marginals, crf_scores, decide, label_map, walk_scores
 
 
 @dataclass
@@ -113,10 +113,7 @@ class WalkJob:
         classes, scores = payload
         image = self.dataset.image(id)
         scores = upsample(scores, image.shape[:2]).numpy()
-        walked = label_map(scores, classes)
-        storage.save_labels(self.path(id, "walk"), walked)
+        storage.save_labels(self.path(id, "walk"), label_map(scores, classes))
         # written last: it says that the photo is done
-        storage.save_labels(
-            self.path(id),
-            crf_labels(image, scores, classes, self.walk) if self.walk.crf_steps else walked,
-        )
+        labels = label_map(crf_scores(image, scores, self.walk), classes)
+        storage.save_labels(self.path(id), labels)

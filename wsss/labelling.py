@@ -3,7 +3,7 @@ segmentation network (``PredictJob``).
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from wsss.datasets.photos import photo_size
 from wsss.evaluation import segment
 from wsss.geometry import upsample
 from wsss.infer import PhotosFailed, infer
-from wsss.synthesis import Walk, label_map, labels_at, walk_scores
+from wsss.synthesis import Walk, crf_scores, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at
 
@@ -64,10 +64,10 @@ class LabelJob:
     cam_network: nn.Module
     affinity_network: nn.Module
     outputs: Outputs
-    scales: tuple = (1.0, 0.5, 1.5, 2.0)
-    flip: bool = True
-    power: float = 1.0
-    walk: Walk = field(default_factory=Walk)
+    scales: tuple
+    flip: bool
+    power: float
+    walk: Walk
 
     def done(self, id):
         return self.outputs.done(id)
@@ -83,9 +83,7 @@ class LabelJob:
     def finish(self, id, payload):
         image, classes, scores = payload
         scores = upsample(scores, image.shape[:2]).numpy()
-        if self.walk.crf_steps:
-            crf = DenseCRF(image, self.walk.crf)
-            scores = crf.infer(scores**self.walk.crf_sharpness, self.walk.crf_steps)
+        scores = crf_scores(image, scores, self.walk)
         self.outputs.write(self.dataset, id, image, scores, classes)
 
 

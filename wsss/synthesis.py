@@ -193,12 +193,11 @@ def walk_scores(cams, affinity, walk):
     return random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
 
 
-def crf_labels(image, scores, classes, walk):
-    """Labels (H, W) of scores (1 + C, H, W) after dense CRF."""
-    return label_map(
-        DenseCRF(image, walk.crf).infer(np.asarray(scores) ** walk.crf_sharpness, walk.crf_steps),
-        classes,
-    )
+def crf_scores(image, scores, walk):
+    """Scores (1 + C, H, W) after the walk's dense CRF; as they are where it is left out."""
+    if not walk.crf_steps:
+        return scores
+    return DenseCRF(image, walk.crf).infer(scores**walk.crf_sharpness, walk.crf_steps)
 
 
 def synthesize(
@@ -229,6 +228,4 @@ def synthesize(
     cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip, power=power)
     affinity = walk.affinities(affinity_network, image)
     scores = upsample(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
-    return (
-        crf_labels(image, scores, classes, walk) if walk.crf_steps else label_map(scores, classes)
-    )
+    return label_map(crf_scores(image, scores, walk), classes)
