@@ -2,7 +2,6 @@
 segmentation network (``PredictJob``).
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -188,8 +187,3 @@ def _write(form, folder, ids, dataset):
     else:
         annotations.write_cvat(folder / "labels", out, ids, *given)
     return out
-
-
-def digest(file):
-    """Sixteen hexadecimal digits of a network's file."""
-    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()

@@ -154,6 +154,11 @@ def claim(path, record):
     save_json(path, record)
 
 
+def digest(path):
+    """Sixteen hexadecimal digits of a file's contents."""
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+
+
 def manifest(folder):
     """``{"files": count, "digest": of names and contents}`` of a folder, hidden files left out."""
     state, count = hashlib.blake2b(digest_size=8), 0

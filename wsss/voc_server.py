@@ -5,7 +5,6 @@ VOC 2012 keeps the masks of its test photos to itself and scores an uploaded arc
 as class numbers, and gives up at the first map of another size or with a value above 20.
 """
 
-import hashlib
 import json
 import tarfile
 import warnings
@@ -88,7 +87,7 @@ def export(
     data = Devkit(data_root or stages.from_root(_data_root(run)))
     ids = data.ids(split)
     network = models.open_network(run, "segmentation").network
-    digest = hashlib.blake2b((run / "weights.pt").read_bytes(), digest_size=8).hexdigest()
+    digest = storage.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
     storage.claim(out / "export.json", {"weights": digest, **protocol})
     job = evaluation.SegmentJob(

@@ -4,7 +4,7 @@ from wsss.cli.command import add_command
 
 
 def _bench(arguments):
-    from wsss import bench  # slow to import, as above
+    from wsss import bench  # slow to import
 
     folder = bench.run(arguments.only, repeats=arguments.repeats, out=arguments.out)
     print("\n" + (folder / "bench.md").read_text())

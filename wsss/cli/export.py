@@ -5,7 +5,7 @@ from wsss.errors import InputError
 
 
 def _export_voc_test(arguments):
-    from wsss import voc_server  # slow to import, as above
+    from wsss import voc_server  # slow to import
 
     given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
     given = {name: value for name, value in given.items() if value}

@@ -9,7 +9,7 @@ FORMATS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
-    from wsss import labelling, models, pipeline, sources  # slow to import
+    from wsss import labelling, models, pipeline, sources, storage  # slow to import
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
         raise InputError("expected --run RUN, or --cam and --affinity together")
@@ -29,7 +29,7 @@ def _label(arguments):
         **method.maps,
         walk=method.walk,
     )
-    making = {"cam": labelling.digest(method.cam), "affinity": labelling.digest(method.affinity)}
+    making = {"cam": storage.digest(method.cam), "affinity": storage.digest(method.affinity)}
     making |= {"maps": method.maps, "walk": method.walk, "long": dataset.long_side}
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
@@ -38,7 +38,7 @@ def _label(arguments):
 
 
 def _predict(arguments):
-    from wsss import labelling, models, sources  # slow to import
+    from wsss import labelling, models, sources, storage  # slow to import
     from wsss.crf import CrfParams
 
     file = sources.network_file(arguments.network, "segmentation")
@@ -52,7 +52,7 @@ def _predict(arguments):
         flip=arguments.flip,
         crf=CrfParams() if arguments.crf else None,
     )
-    making = {"network": labelling.digest(file), "scales": job.scales, "flip": job.flip}
+    making = {"network": storage.digest(file), "scales": job.scales, "flip": job.flip}
     making |= {"crf": job.crf, "long": dataset.long_side}
     return _run(arguments, job, list(dataset.photos), making, [])
 

@@ -5,11 +5,10 @@ import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import yaml
 
 from wsss.datasets.photos import SUFFIXES, fit_mask, photo_size, read_photo
-from wsss.datasets.tags import Tags, folder_tags, normal, read_tags
+from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError
 
@@ -172,7 +171,7 @@ class Folder:
             id = self._id(key) or places.get(PurePosixPath(_stem(key)).name)
             unknown = [label for label in labels if label not in numbers]
             fault = None
-            if _stem(key) in self.leave_out or key in self.leave_out:
+            if self._left_out(key):
                 continue
             if id is None and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
@@ -191,6 +190,9 @@ class Folder:
         """The id of a photo named with or without its extension, or None."""
         name = normal(name)
         return next((id for id in (name, _stem(name)) if id in self.photos), None)
+
+    def _left_out(self, name):
+        return not self.leave_out.isdisjoint({normal(name), _stem(normal(name))})
 
     @cached_property
     def _tagged(self):
@@ -232,7 +234,7 @@ class Folder:
                 raise InputError(f"{given}: not a readable id list ({error}); mend it") from None
         ids = {}
         for line in filter(None, map(str.strip, map(str, given))):
-            if _stem(normal(line)) in self.leave_out or normal(line) in self.leave_out:
+            if self._left_out(line):
                 continue
             id = self._id(line)
             fault = None
@@ -299,9 +301,7 @@ class Folder:
 
     def label_vector(self, id):
         """The tags as float32 of shape (classes,), 1 where the class is present."""
-        vector = np.zeros(len(self.classes), np.float32)
-        vector[np.array(self.labels(id)) - 1] = 1
-        return vector
+        return label_vector(self.labels(id), len(self.classes))
 
     def digest(self):
         """A short digest of classes, tags, id lists, sizes read at, and each file's name and size.

@@ -6,6 +6,8 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from wsss.errors import InputError
 
 
@@ -53,6 +55,13 @@ def read_tags(path):
 def folder_tags(ids):
     """One folder for each tag: photos get the name of the uppermost folder that they lie in."""
     return Tags([(id, [PurePosixPath(id).parts[0]]) for id in ids if "/" in id])
+
+
+def label_vector(numbers, count):
+    """Class numbers from 1 as float32 of shape (count,), 1 where the class is present."""
+    vector = np.zeros(count, np.float32)
+    vector[np.array(numbers) - 1] = 1
+    return vector
 
 
 def normal(text):

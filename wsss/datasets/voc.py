@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.datasets.photos import read_photo
+from wsss.datasets.tags import label_vector
 from wsss.errors import InputError
 
 VOC_CLASSES = [
@@ -164,9 +165,7 @@ class Devkit:
 
     def label_vector(self, id):
         """The image labels as float32 of shape (classes,), 1 where the class is present."""
-        vector = np.zeros(len(self.classes), np.float32)
-        vector[np.array(self.labels(id)) - 1] = 1
-        return vector
+        return label_vector(self.labels(id), len(self.classes))
 
     def digest(self):
         """A short digest of id lists, image labels, class names and each file's name and size.

@@ -8,7 +8,7 @@ from torch import nn
 
 from wsss.errors import InputError
 from wsss.models.build import build_affinity, build_cam, build_segmentation
-from wsss.models.weights import fit_state, load_description, load_state, save_state
+from wsss.models.weights import fit_state, load_described, save_state
 
 BUILDERS = {
     "cam": lambda classes, **arguments: build_cam(num_classes=len(classes), **arguments),
@@ -72,8 +72,7 @@ def open_network(path, kind=None, **changes):
     """
     path = Path(path)
     path = path / "weights.pt" if path.is_dir() else path
-    state = load_state(path)
-    description = load_description(path)
+    state, description = load_described(path)
     if description is None:
         raise InputError(
             f"{path}: holds tensors but not which network they are of; name it as `checkpoint` of "

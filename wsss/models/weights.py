@@ -15,18 +15,24 @@ DESCRIBED = {"description", "state"}  # keys of a file that says what its tensor
 
 
 def load_state(path):
-    """The named tensors in a file: a state dict saved by torch, an MXNet ``.params`` or a
-    ``.caffemodel``, under the names that the file has.
+    """The named tensors in a file, as ``load_described`` finds them."""
+    return load_described(path)[0]
+
+
+def load_described(path):
+    """``(tensors, description)`` of a file: a state dict saved by torch, an MXNet ``.params`` or a
+    ``.caffemodel``, under the names that the file has; and what ``save_state`` kept beside them, or
+    None.
 
     Raises:
         InputError: missing, unreadable, or holding anything else than named tensors.
     """
     path = Path(path)
     if path.suffix == ".caffemodel":
-        return read_caffe(path)
+        return read_caffe(path), None
     try:
         if is_mxnet(path):
-            return read_mxnet(path)
+            return read_mxnet(path), None
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
@@ -40,8 +46,9 @@ def load_state(path):
         raise InputError(
             f"{path}: not a state dict of plain tensors ({reason}); give another file"
         ) from None
+    description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
-        state = state["state"]
+        state, description = state["state"], state["description"]
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
@@ -49,22 +56,7 @@ def load_state(path):
             f"{path}: expected a dict of name to tensor, found {type(state).__name__}; give "
             "another file"
         )
-    return state
-
-
-def load_description(path):
-    """What a file says of its network beside the tensors, as ``save_state`` was given it; None
-    where it says nothing.
-
-    Raises:
-        InputError: as ``load_state``, which reads the same file.
-    """
-    path = Path(path)
-    if path.suffix == ".caffemodel" or is_mxnet(path):
-        return None
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    described = isinstance(content, dict) and content.keys() >= DESCRIBED
-    return content["description"] if described else None
+    return state, description
 
 
 def pretrained_state(trunk, weights):
