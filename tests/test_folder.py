@@ -146,7 +146,7 @@ def test_a_description_is_read_from_its_own_folder(root, tmp_path, monkeypatch):
         "tags": f"{root.name}/tags.csv",
         "classes": ["eel", "dog", "cat"],
         "splits": {"train": ["a", "deep/d.JPG"], "val": "dog.txt"},
-        "leave_out": ["é/ünï"],
+        "leave_out": ["é/ünï.jpeg"],
         "long_side": 20,
     }
     path = tmp_path / "photos.yaml"

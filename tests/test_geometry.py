@@ -64,5 +64,5 @@ def test_levels_of_every_stride_meet_at_the_same_pixels(stride):
     """A level whose cells hold their pixel's column must do so on the grid as well."""
     columns = torch.arange(0, 97, stride).float()  # the last cell of every stride is on pixel 96
     level = columns.expand(1, 1, -(-65 // stride), -1)
-    joined = on_grid(level, [9, 13])
+    joined = on_grid(level, [9, 13], stride=stride, onto=8)
     torch.testing.assert_close(joined, torch.arange(0, 97, 8).float().expand(1, 1, 9, 13))

@@ -32,29 +32,27 @@ def upsample(maps, size, *, stride=None):
         (stride or _stride(fine, coarse)) * (coarse - 1) + 1
         for fine, coarse in zip(size, batch.shape[-2:], strict=True)
     ]
-    if stride != 1 if stride else spans != list(batch.shape[-2:]):
+    finer = stride != 1 if stride else spans != list(batch.shape[-2:])
+    if finer:
         batch = F.interpolate(batch, spans, mode="bilinear", align_corners=True)
     batch = F.pad(batch, (0, size[1] - spans[1], 0, size[0] - spans[0]), mode="replicate")
     return batch[0] if maps.ndim == 3 else batch
 
 
-def on_grid(level, size, *, strides=None):
+def on_grid(level, size, *, stride, onto):
     """Bring a trunk's level to a grid of ``size`` cells: a finer one is thinned out, a coarser one
     interpolated, each cell staying at its place.
 
     Args:
         level: float (B, C, h, w).
-        size: (H, W) of the grid, whose stride is the level's times or divided by a power of two.
-        strides: the level's and the grid's, as ``upsample``'s.
+        size: (H, W) of the grid.
+        stride, onto: pixels a cell of the level and of the grid, both powers of two.
 
     Returns:
         (B, C, H, W).
     """
-    if strides is None:
-        step = -(-level.shape[-1] // size[1])  # 1 but for levels finer than the grid
-        return upsample(level[..., ::step, ::step], size)
-    step = max(1, strides[1] // strides[0])
-    return upsample(level[..., ::step, ::step], size, stride=max(1, strides[0] // strides[1]))
+    step = max(1, onto // stride)
+    return upsample(level[..., ::step, ::step], size, stride=max(1, stride // onto))
 
 
 def _stride(fine, coarse):

@@ -44,7 +44,7 @@ class Folder:
         val_share: of the tagged photos that is drawn for ``val``, from 0 to below 1. A photo keeps
             its place when others are added, but for a few.
         seed: of that draw.
-        leave_out: ids of photos that are as if they were not there.
+        leave_out: ids of photos, or their paths, that are as if they were not there.
         long_side: pixels; longer photos, and their masks, are read at this size. 0 reads all as
             they are.
 
@@ -75,7 +75,7 @@ class Folder:
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
-        self.leave_out = frozenset(map(normal, leave_out))
+        self.leave_out = frozenset(_stem(normal(name)) for name in leave_out)
         self._lists = splits
         self.tags_from, found = self._find_tags(tags)
         self._assign(found, classes)
@@ -192,7 +192,7 @@ class Folder:
         return next((id for id in (name, _stem(name)) if id in self.photos), None)
 
     def _left_out(self, name):
-        return not self.leave_out.isdisjoint({normal(name), _stem(normal(name))})
+        return _stem(normal(name)) in self.leave_out
 
     @cached_property
     def _tagged(self):

@@ -93,8 +93,10 @@ class AffinityNetwork(Network):
         levels = self.trunk(images)[-len(self.reduce) :]
         size = [-(-side // self.stride) for side in images.shape[-2:]]
         reduced = [
-            on_grid(F.elu(norm(layer(level))), size)
-            for layer, norm, level in zip(self.reduce, self.norms, levels, strict=True)
+            on_grid(F.elu(norm(layer(level))), size, stride=stride, onto=self.stride)
+            for layer, norm, level, stride in zip(
+                self.reduce, self.norms, levels, self.trunk.strides[-len(levels) :], strict=True
+            )
         ]
         return F.elu(self.mix(torch.cat(reduced, 1)))
 
@@ -201,13 +203,14 @@ class DecoderNetwork(Network):
         presence = self.presence(pooled).flatten(1)
         last = F.relu(self.squeeze(last))
         context = F.relu(self.around(last) + self.whole(F.adaptive_avg_pool2d(last, 1)))
-        *fine, coarse = [(stride, self.stride) for stride in self.trunk.strides]
-        joined = [on_grid(context, size, strides=coarse)] + [
-            on_grid(F.relu(layer(level)), size, strides=strides)
-            for layer, level, strides in zip(self.reduce, levels, fine[-len(levels) :], strict=True)
+        *fine, coarse = self.trunk.strides[-1 - len(levels) :]
+        joined = [on_grid(context, size, stride=coarse, onto=self.stride)] + [
+            on_grid(F.relu(layer(level)), size, stride=stride, onto=self.stride)
+            for layer, level, stride in zip(self.reduce, levels, fine, strict=True)
         ]
         scores = self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
-        return scores + F.pad(on_grid(maps, size, strides=coarse), (0, 0, 0, 0, 1, 0)), presence
+        maps = on_grid(maps, size, stride=coarse, onto=self.stride)
+        return scores + F.pad(maps, (0, 0, 0, 0, 1, 0)), presence
 
 
 def log_shares(shares):
