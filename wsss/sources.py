@@ -60,12 +60,14 @@ class Method(NamedTuple):
 
     Attributes:
         cam, affinity: files of the networks.
+        strides: ``output_stride`` of both, by ``cam`` and ``affinity``; 0 as trained.
         maps: ``scales``, ``flip`` and ``power`` of the activation maps.
         walk: the ``Walk``.
     """
 
     cam: Path
     affinity: Path
+    strides: dict
     maps: dict
     walk: Walk
 
@@ -90,7 +92,11 @@ def method_of(source, overrides=None):
         )
     cam = stages.stage_folder("train_cam", maps["inputs"]["train_cam"]) / "weights.pt"
     given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
-    return Method(cam, affinity / "weights.pt", *_constants(given, overrides))
+    strides = {
+        kind: given[stage].get("output_stride", 0)
+        for kind, stage in (("cam", "infer_cam"), ("affinity", "random_walk"))
+    }
+    return Method(cam, affinity / "weights.pt", strides, *_constants(given, overrides))
 
 
 def method_by_networks(cam, affinity, overrides=None):
@@ -103,7 +109,8 @@ def method_by_networks(cam, affinity, overrides=None):
     """
     cam, affinity = network_file(cam, "cam"), network_file(affinity, "affinity")
     settings = models.open_network(affinity, "affinity").settings
-    return Method(cam, affinity, *_constants({"random_walk": settings}, overrides))
+    strides = {"cam": 0, "affinity": 0}
+    return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
 
 
 def _record(source):

@@ -18,8 +18,10 @@ def _label(arguments):
         method = sources.method_of(arguments.run, overrides)
     else:
         method = sources.method_by_networks(arguments.cam, arguments.affinity, overrides)
-    cam = models.open_network(method.cam, "cam")
-    affinity = models.open_network(method.affinity, "affinity")
+    cam, affinity = (
+        models.open_network(file, kind, output_stride=method.strides[kind])
+        for kind, file in (("cam", method.cam), ("affinity", method.affinity))
+    )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
     job = labelling.LabelJob(
         dataset,
@@ -30,7 +32,8 @@ def _label(arguments):
         walk=method.walk,
     )
     making = {"cam": storage.digest(method.cam), "affinity": storage.digest(method.affinity)}
-    making |= {"maps": method.maps, "walk": method.walk, "long": dataset.long_side}
+    making |= {"strides": method.strides, "maps": method.maps, "walk": method.walk}
+    making |= {"long": dataset.long_side}
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
