@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import reference
-from wsss import bench, cli, tracking
+from wsss import bench, cli, store
 from wsss.affinity import affinity_loss, pair_distance, pair_targets
 from wsss.bench import Aim, Pair
 from wsss.errors import InputError
@@ -94,9 +94,9 @@ def test_the_command_writes_table_plot_and_run(tmp_path, monkeypatch, capsys):
     assert "| toy |" in out and "left out: its photos are elsewhere" in out
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["name"] == "toy"
     assert (tmp_path / "bench.png").stat().st_size > 1000
-    (run,) = tracking.client().search_runs([tracking.experiment_id("bench")])
+    (run,) = store.client().search_runs([store.experiment_id("bench")])
     assert run.info.status == "FINISHED" and run.data.metrics["toy/difference"] == 0
-    files = {file.path for file in tracking.client().list_artifacts(run.info.run_id)}
+    files = {file.path for file in store.client().list_artifacts(run.info.run_id)}
     assert files == {"bench.json", "bench.md", "bench.png"}
 
 

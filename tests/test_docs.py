@@ -104,6 +104,7 @@ def project(tmp_path, monkeypatch, networks, tiny_shapes):
             "fingerprint": run,
             "inputs": {name: run for name in uses.get(stage, ())},
             "parameters": parameters,
+            **{"data_digest": "d", "metrics": {}, "ended": 0},
         }
         folder = tmp_path / "outputs" / stage / run
         storage.save_json(folder / "complete.json", record)

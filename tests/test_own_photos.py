@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import annotations, cli, datasets, sources, stages, storage, tracking
+from wsss import annotations, cli, datasets, delivery, sources, stages, storage, store
 from wsss.datasets import Devkit
 from wsss.errors import InputError
 
@@ -78,11 +78,12 @@ def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, cap
 
 
 def test_a_network_is_found_by_its_model_and_by_its_runs(place):
-    experiment = tracking.experiment_id("own")
-    runs = tracking.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
-    file = place / "outputs" / "train_segmentation"
-    file = file / completed(place, "train_segmentation")["fingerprint"] / "weights.pt"
-    given = ("models:/own/1", runs[0].info.run_id, completed(place, "train_segmentation")["run_id"])
+    experiment = store.experiment_id("own")
+    runs = store.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
+    folder = place / "outputs" / "train_segmentation"
+    folder = folder / completed(place, "train_segmentation")["fingerprint"]
+    file = folder / "weights.pt"
+    given = ("models:/own/1", runs[0].info.run_id, delivery.run_of(folder))
     for source in given:
         found = sources.network_file(source, "segmentation")
         assert found.read_bytes() == file.read_bytes(), source

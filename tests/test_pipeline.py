@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, pipeline, stages, tracking
+from wsss import cli, delivery, models, pipeline, stages, store
 from wsss.datasets import shapes
 from wsss.errors import InputError
+from wsss.journal import Journal
 
 SMOKE = {
     "common": {"dataset": "shapes", "processes": 2, "workers": 0},
@@ -121,7 +122,7 @@ def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, ca
         assert photo.name in error and "not a readable photo" in error
         folder = planned(place)[0].folder
         assert stages.completion(folder) is None
-        runs = tracking.client().search_runs([tracking.experiment_id("smoke")])
+        runs = store.client().search_runs([store.experiment_id("smoke")])
         assert {run.info.status for run in runs} == {"FAILED"}
         assert any(photo.name in run.data.tags.get("wsss.error", "") for run in runs)
     finally:
@@ -141,8 +142,8 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
     assert [item.name for item in items] == list(SMOKE["stages"]) and all(
         item.done for item in items
     )
-    runs = tracking.client().search_runs(
-        [tracking.experiment_id("smoke")],
+    runs = store.client().search_runs(
+        [store.experiment_id("smoke")],
         f"attributes.start_time > {int(1000 * finished['began']) - 1}",
     )
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -160,14 +161,12 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
         assert child.data.metrics["seconds"] > 0
         assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert parents[0].data.tags[f"wsss.stage.{item.name}"] == child.info.run_id
-        names = {
-            file.path for file in tracking.client().list_artifacts(child.info.run_id, "notebook")
-        }
+        names = {file.path for file in store.client().list_artifacts(child.info.run_id, "notebook")}
         assert names == {"notebook/executed.ipynb", "notebook/executed.html"}
         outputs = nbformat.read(item.folder / "executed.ipynb", as_version=4)
         assert all(cell.execution_count for cell in outputs.cells if cell.cell_type == "code")
     walk = children["random_walk"].data.metrics
-    version = tracking.client().get_model_version("smoke-network", "1")
+    version = store.client().get_model_version("smoke-network", "1")
     assert version.run_id == children["evaluate"].info.run_id
     top = parents[0].data
     assert top.metrics["3 labels mIoU/train"] == round(walk["labels_miou/train"], 2)
@@ -179,8 +178,7 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
         "infer_cam"
     ].data.metrics.keys()
     gallery = {
-        f.path
-        for f in tracking.client().list_artifacts(children["random_walk"].info.run_id, "images")
+        f.path for f in store.client().list_artifacts(children["random_walk"].info.run_id, "images")
     }
     assert len(gallery) >= 16
 
@@ -188,8 +186,9 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
 def test_report_holds_the_figures_of_the_runs(finished):
     text = (finished["report"].folder / "report.md").read_text()
     record = stages.completion(finished["random_walk"].folder)
+    run_id = delivery.run_of(finished["random_walk"].folder)
     row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
-    assert f"{record['metrics']['labels_miou/train']:.1f}" in row and record["run_id"][:8] in row
+    assert f"{record['metrics']['labels_miou/train']:.1f}" in row and run_id[:8] in row
 
 
 def test_tables_and_figures_of_the_paper_hold_these_runs(finished):
@@ -205,17 +204,17 @@ def test_tables_and_figures_of_the_paper_hold_these_runs(finished):
         stage, name = metric.split(".")
         record = stages.completion(finished[stage].folder)
         assert rows.loc[labels, "mIoU"] == pytest.approx(record["metrics"][f"{name}/train"])
-        assert rows.loc[labels, "runs"] == record["run_id"]
+        assert rows.loc[labels, "runs"] == delivery.run_of(finished[stage].folder)
     network = pd.read_csv(folder / "tables" / "table3.csv").iloc[-1]
     score = stages.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
     assert network["val"] == pytest.approx(score)
 
 
 def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):
-    runs = len(tracking.client().search_runs([tracking.experiment_id("smoke")]))
+    runs = len(store.client().search_runs([store.experiment_id("smoke")]))
     assert cli.main(["run", str(place / "smoke.yaml")]) == 0
     assert "all 9 stages are done; nothing to do" in capsys.readouterr().out
-    assert len(tracking.client().search_runs([tracking.experiment_id("smoke")])) == runs
+    assert len(store.client().search_runs([store.experiment_id("smoke")])) == runs
 
 
 def test_one_changed_parameter_runs_again_only_what_follows(place, finished):
@@ -236,14 +235,14 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     done = table.query("`random_walk.beta` == 8").iloc[0]
     assert done["labels_miou/train"] == pytest.approx(record["metrics"]["labels_miou/train"])
     assert f"| 8 | {done['cam_miou/train']:.2f}" in said
-    runs = tracking.client().search_runs([tracking.experiment_id("smoke")])
+    runs = store.client().search_runs([store.experiment_id("smoke")])
     names = {run.info.run_name for run in runs}
     assert any(name.startswith("smoke · beta 2 · ") for name in names)
     assert "random_walk · beta 2" in names
-    (run,) = tracking.client().search_runs(
-        [tracking.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
+    (run,) = store.client().search_runs(
+        [store.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
     )
-    logged = {file.path for file in tracking.client().list_artifacts(run.info.run_id)}
+    logged = {file.path for file in store.client().list_artifacts(run.info.run_id)}
     assert run.info.status == "FINISHED" and logged == {"sweep.md", "sweep.csv", "sweep.png"}
     assert cli.main(["run", sheet, *grid, "--until", "random_walk", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("# random_walk: done") == 2
@@ -270,7 +269,7 @@ def test_forced_stage_repeats_its_figures(place, finished):
     before = stages.completion(finished["train_affinity"].folder)
     assert cli.main(["run", str(place / "smoke.yaml"), "--only", "train_affinity", "--force"]) == 0
     after = stages.completion(finished["train_affinity"].folder)
-    assert after["run_id"] != before["run_id"]
+    assert after["ended"] > before["ended"]
     timeless = [
         {k: v for k, v in r["metrics"].items() if k != "images_per_second"} for r in (before, after)
     ]
@@ -286,10 +285,12 @@ def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatc
     (item.folder / "cams").mkdir(parents=True)
     for path in kept:
         (item.folder / "cams" / path.name).write_bytes(path.read_bytes())
-    run_id = tracking.create_run("smoke", "infer_cam", {"wsss.stage": "infer_cam"})
-    (item.folder / "run.json").write_text(json.dumps({"run_id": run_id, "seconds": 1000.0}))
+    Journal(item.folder).begin("smoke", "infer_cam", {"wsss.stage": "infer_cam"})
+    delivery.deliver(item.folder)
+    run_id = delivery.run_of(item.folder)
+    (item.folder / "run.json").write_text(json.dumps({"seconds": 1000.0}))
     pipeline.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
-    run = tracking.client().get_run(run_id)
+    run = store.client().get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.metrics["seconds"] > 1000
     for path in kept:  # not computed again: these are the maps with mirror images
         assert (item.folder / "cams" / path.name).read_bytes() == path.read_bytes()

@@ -20,9 +20,10 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import evaluation, infer, models, registry, stages, storage, tracking
+from wsss import delivery, evaluation, infer, models, registry, stages, storage, store, tracking
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
+from wsss.journal import Journal
 from wsss.metrics import ConfusionMatrix
 
 # mlflow.pyfunc warns of a type hint of its own when it is first imported, and of a comparison that
@@ -45,7 +46,8 @@ PARAMETERS = {
 def stage(name, fingerprint, parameters, inputs):
     """A completed stage as far as a card reads it; its folder."""
     folder = stages.stage_folder(name, fingerprint)
-    record = {"parameters": parameters, "inputs": inputs, "data_digest": "d1g357"}
+    record = {"stage": name, "fingerprint": fingerprint, "metrics": {}, "ended": 0.0}
+    record |= {"parameters": parameters, "inputs": inputs, "data_digest": "d1g357"}
     storage.save_json(folder / "complete.json", record)
     return folder
 
@@ -57,14 +59,14 @@ def data(tiny_shapes):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, data):
-    """An evaluate stage at work on a network of random weights, which it has registered twice."""
+    """An evaluate stage at work on a network of random weights, which it has registered, as another
+    one has after it; the first one's id is its ``run_id``.
+    """
     root = tmp_path_factory.mktemp("place")
     patch = pytest.MonkeyPatch()
     patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-    patch.setenv(
-        tracking.RUN_VARIABLE, tracking.create_run("toys", "evaluate", {"wsss.stage": "evaluate"})
-    )
+    patch.setenv(tracking.DRIVEN_VARIABLE, "1")
     stage("train_cam", "0a", {"weights": "some/where/imagenet.pth"}, {})
     stage("random_walk", "0b", {"tuning_photos": 7}, {})
     trained = stage(
@@ -78,17 +80,27 @@ def run(tmp_path_factory, data):
     network = models.build_segmentation(num_classes=6, **arguments)
     torch.nn.init.normal_(network.classifier.weight, std=5.0)  # so that pixels differ in class
     models.save_network(trained / "weights.pt", network, "segmentation", data.classes, **arguments)
-    folder = root / "outputs" / "evaluate" / "0d"
-    run = tracking.StageRun(
-        "evaluate", PARAMETERS, {"train_segmentation": trained}, folder, "0d", "d1g357"
-    )
-    run.log_metrics({"segmentation_miou/val": 50.0})
     matrix = ConfusionMatrix(6)
     matrix.update(np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1]))
-    table = evaluation.iou_table(data, {"network": matrix})
-    assert registry.register("toy", run, data, table) == "toy/1"
-    assert registry.register("toy", run, data, None) == "toy/2"
-    yield run
+    runs = []
+    for fingerprint, table in (
+        ("0d", evaluation.iou_table(data, {"network": matrix})),
+        ("0e", None),
+    ):
+        folder = root / "outputs" / "evaluate" / fingerprint
+        Journal(folder).begin("toys", "evaluate", {"wsss.stage": "evaluate"})
+        inputs = {"train_segmentation": trained}
+        run = tracking.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
+        run.log_metrics({"segmentation_miou/val": 50.0})
+        registry.prepare("toy", run, data, table)
+        told = delivery.deliver(folder)
+        assert told == [f"registered as models:/toy/{len(runs) + 1}"]
+        run.run_id = delivery.run_of(folder)
+        runs.append(run)
+    # what an interruption has delivered again is registered once
+    again = registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
+    assert again == "toy/1"
+    yield runs[0]
     patch.undo()
 
 
@@ -171,7 +183,7 @@ def test_what_is_no_photo_is_named_by_its_row(model, data, given):
 
 
 def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
-    client = tracking.client()
+    client = store.client()
     first, second = (client.get_model_version("toy", version) for version in ("1", "2"))
     assert first.tags["run"] == run.run_id == first.run_id and first.tags["dataset"] == "shapes"
     assert first.tags["miou"] == "50.00" and "miou" not in second.tags
@@ -195,7 +207,7 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
     (path,) = (f.path for f in client.list_artifacts(run.run_id) if f.path.endswith(".md"))
     assert path == "MODEL_CARD.md"
     logged = client.get_run(run.run_id)
-    assert logged.info.status == "RUNNING" and logged.data.tags["wsss.model"] == "toy/2"
+    assert logged.info.status == "RUNNING" and logged.data.tags["wsss.model"] == "toy/1"
     model = client.get_logged_model(first.source.rpartition("/")[2])
     assert {metric.key: metric.value for metric in model.metrics} == {"segmentation_miou/val": 50.0}
 

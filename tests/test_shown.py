@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wsss import shown, tracking
+from wsss import shown, store
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_headlines_are_on_held_out_photos_where_there_are_any():
 
 def test_what_people_changed_in_an_experiment_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client, id = tracking.client(), tracking.experiment_id("toys")
+    client, id = store.client(), store.experiment_id("toys")
     shown.describe_experiment("toys", "Toys.", [])
     assert shown.VIEW not in client.get_experiment(id).tags  # no figures yet, so no view
     client.set_experiment_tag(id, shown.NOTE, "Mine.")

@@ -115,7 +115,8 @@ def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypa
     for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
-        record = {"parameters": {"dataset": dataset}, "ended": ended}
+        record = dict.fromkeys(stages.KEYS, "") | {"parameters": {"dataset": dataset}}
+        record["ended"] = ended
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
     assert stages.latest("train_cam", "shapes").name == "b"

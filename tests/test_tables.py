@@ -147,7 +147,7 @@ def test_tables_are_written_as_markdown_latex_and_csv(tmp_path):
 def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
     record = {
         **{"stage": stage, "fingerprint": fingerprint, "parameters": parameters},
-        **{"inputs": inputs, "data_digest": "d", "ended": ended},
+        **{"inputs": inputs, "data_digest": "d", "metrics": {}, "ended": ended},
     }
     storage.save_json(root / stage / fingerprint / "complete.json", record)
     return root / stage / fingerprint

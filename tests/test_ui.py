@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import expect
 from servers import free_port, served
 
-from wsss import execution, shown, storage, tracking
+from wsss import delivery, execution, shown, stages, store, tracking
+from wsss.journal import Journal
 
 pytestmark = pytest.mark.slow
 
@@ -62,46 +63,50 @@ def record(root, beta):
     """A run of two stages, as the driver records it; ids by name."""
     changes = {} if beta == 8 else {"random_walk.beta": beta}
     title = shown.title(changes)
-    parent = tracking.create_run(
-        "toys", shown.run_name("toys", title), {"wsss.experiment": "toys", shown.NOTE: "Toys."}
-    )
-    ids, scores = {shown.run_name("toys", title): parent}, {}
+    parent = Journal(root / "outputs" / "runs" / str(beta))
+    tags = {"wsss.experiment": "toys", shown.NOTE: "\n\n".join(["Toys.", REPORT])}
+    parent.begin("toys", shown.run_name("toys", title), tags)
+    folders, scores = {shown.run_name("toys", title): parent.folder}, {}
     for number, (name, figures) in enumerate(CHAIN.items()):
         label = shown.run_name(name, title if name == "random_walk" else "")
         folder = root / "outputs" / name / f"{number}{beta}"
-        child = tracking.create_run("toys", label, {"wsss.stage": name}, parent=parent)
-        ids[label if name == "random_walk" else f"{name} for {beta}"] = child
+        Journal(folder).begin("toys", label, {"wsss.stage": name}, parent=parent.folder)
+        folders[label if name == "random_walk" else f"{name} for {beta}"] = folder
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(tracking.RUN_VARIABLE, child)
+            patch.setenv(tracking.DRIVEN_VARIABLE, "1")
             run = tracking.StageRun(name, {"beta": beta}, {}, folder, f"{number}{beta}", "d1g357")
         run.log_gallery({id: picture(beta + n) for n, id in enumerate(GALLERY)})
         for step in range(5):
             run.log_metrics({"loss": 1 / (step + beta)}, step)
         run.complete({f"{figure}/train": value - beta / 8 for figure, value in figures.items()})
         executed(folder, beta)
-        storage.save_json(folder / "run.json", {"run_id": child, "seconds": 1.0})
         execution.keep_notebook(folder)
-        tracking.end_run(child, "FINISHED")
-        headlines = shown.headlines(tracking.link_stage(parent, name, folder))
-        tracking.log_metrics(parent, headlines)
-        scores |= headlines
-    tracking.end_run(parent, "FINISHED")
-    shown.describe(parent, "Toys.", REPORT)
-    shown.describe_experiment("toys", "Toys, to look at.", list(scores))
-    return ids
+        run.journal.end("FINISHED")
+        final = stages.completion(folder)["metrics"]
+        parent.add("stage", name=name, folder=str(folder))
+        parent.metrics({f"{name}.{metric}": value for metric, value in final.items()})
+        parent.metrics(shown.headlines(final))
+        scores |= shown.headlines(final)
+    text = "Toys, to look at."
+    parent.add("experiment", name="toys", description=text, columns=list(scores))
+    parent.end("FINISHED")
+    with delivery.Courier() as courier:
+        for folder in folders.values():
+            courier.carry(folder)
+    return {label: delivery.run_of(folder) for label, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
-    store = f"sqlite:///{root / 'mlflow.db'}"
+    uri = f"sqlite:///{root / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
         runs = record(root, 8) | record(root, 4)
-        experiment = tracking.experiment_id("toys")
+        experiment = store.experiment_id("toys")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", store]
+    command += ["--workers", "1", "--backend-store-uri", uri]
     # its runner of background jobs is nine more processes, for what nobody here asks of it
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with served(command, port, root / "log", ready="/health", environment=quiet) as url:

@@ -18,9 +18,10 @@ from statistics import median
 import matplotlib.pyplot as plt
 import torch
 
-from wsss import stages, storage, tracking
+from wsss import delivery, provenance, stages, storage
 from wsss.devices import release_memory, reuse_memory
 from wsss.errors import InputError
+from wsss.journal import Journal
 
 ROUNDS_SECONDS = 30.0  # a pair is not repeated for longer, but at least twice
 MEMORY = {"plain": release_memory, "fast": reuse_memory}  # as anyone's process has it, and as ours
@@ -288,14 +289,15 @@ def _peak_text(peak):
 
 
 def _log(folder, rows):
-    run_id = tracking.create_run("bench", f"bench of {len(rows)}", {"wsss.machine": machine()})
-    metrics = {}
+    journal = Journal(folder, fresh=True)
+    tags = {"wsss.machine": machine()} | provenance.tags()
+    journal.begin("bench", f"bench of {len(rows)}", tags)
     for row in rows:
         name = "".join(letter if letter.isalnum() else "_" for letter in row["name"])
         told = {key: row[key] for key in ("figure", "difference") if row[key] is not None}
-        metrics |= {f"{name}/{key}": value for key, value in told.items()}
-        metrics |= {f"{name}/{way}": median(row[way]) for way in ("plain", "fast")}
-    tracking.log_metrics(run_id, metrics)
+        journal.metrics({f"{name}/{key}": value for key, value in told.items()})
+        journal.metrics({f"{name}/{way}": median(row[way]) for way in ("plain", "fast")})
     for name in ("bench.json", "bench.md", "bench.png"):
-        tracking.log_file(run_id, folder / name)
-    tracking.end_run(run_id, "FINISHED")
+        journal.file(folder / name)
+    journal.end("FINISHED")
+    delivery.deliver(folder)

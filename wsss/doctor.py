@@ -186,9 +186,9 @@ def disk():
 
 def tracking_store():
     """Whether runs can be recorded: in a file that can be written, or a server that answers."""
-    from wsss import tracking
+    from wsss import store
 
-    uri = tracking.tracking_uri()
+    uri = store.tracking_uri()
     parts = urlsplit(uri)
     if uri.startswith("sqlite:///"):
         fault = _sqlite_fault(Path(uri.removeprefix("sqlite:///")))

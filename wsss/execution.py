@@ -1,18 +1,19 @@
 """One stage: its notebook run by papermill in a subprocess, watched, and its MLflow status set."""
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 
 import nbformat
 import papermill  # noqa: F401 - a missing install must fail before any work
 
-from wsss import shown, stages, storage, tracking
+from wsss import provenance, shown, stages, storage, store, tracking
 from wsss.errors import InputError
+from wsss.journal import Journal
 from wsss.progress import FILE_VARIABLE
 
 NOTEBOOK = "executed.ipynb"  # in the stage's folder
@@ -25,9 +26,11 @@ ALLOCATOR = {
 }
 
 # What runs a stage: papermill by its own function, since only that can coalesce streams, which
-# keeps a progress bar to one line of the executed notebook.
+# keeps a progress bar to one line of the executed notebook. It ends with the driver, even one that
+# was killed, which closes its standard input; the kernel in turn ends without papermill.
 EXECUTE = """
-import json, sys, papermill
+import json, os, sys, threading, papermill
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 source, target, parameters = sys.argv[1:]
 with open(parameters) as file:
     values = json.load(file)
@@ -41,78 +44,82 @@ class StageFailed(RuntimeError):
     """A stage's notebook ended without completing; the message says where to look."""
 
 
-def run_stage(experiment, item, parent, label, say):
+def run_stage(experiment, item, parent, label, courier, say):
     """One notebook in a subprocess, watched, and its run's status set from what it left behind.
 
     Args:
         experiment: its name.
         item: a ``pipeline.Planned`` that is not done.
-        parent: id of the MLflow run that the stage's becomes a child of.
+        parent: folder of the journal whose run the stage's becomes a child of.
         label: for the progress line.
+        courier: the ``delivery.Courier`` that takes the record to MLflow.
         say: what is told to people goes through it.
 
     Raises:
         InputError: the stage refused what it was given.
         StageFailed: it ended otherwise without completing.
     """
-    if stages.completion(item.folder):  # --force
+    if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
-    item.folder.mkdir(parents=True, exist_ok=True)
-    run_id, before = _resume(item) or (None, 0.0)
-    if run_id is None:
-        tags = {"wsss.stage": item.name, "wsss.experiment": experiment}
-        name = shown.run_name(item.name, shown.title(item.changes))
-        run_id = tracking.create_run(experiment, name, tags, parent=parent)
+    journal = Journal(item.folder)
+    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | provenance.tags()
+    name = shown.run_name(item.name, shown.title(item.changes))
+    journal.begin(experiment, name, tags, parent=parent)
+    courier.carry(item.folder)
+    before = seconds_of(item.folder)
     parameters, notebook = item.folder / "parameters.json", item.folder / NOTEBOOK
     storage.save_json(parameters, item.values)
-    storage.save_json(item.folder / "run.json", {"run_id": run_id, "seconds": before})
-    watched = item.folder / ".progress"
+    watched, log = item.folder / ".progress", item.folder / "papermill.log"
     environment = (
         ALLOCATOR
         | os.environ
         | {
-            "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
-            tracking.RUN_VARIABLE: run_id,
+            "MLFLOW_TRACKING_URI": store.tracking_uri(),
+            tracking.DRIVEN_VARIABLE: "1",
             FILE_VARIABLE: str(watched),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
     )
     began = time.monotonic()
-    status, error = "KILLED", None
+    status, error, record = "KILLED", None, None
     try:
-        with (item.folder / "papermill.log").open("w") as log:
+        with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", EXECUTE, item.stage.path, notebook, parameters],
-                stdout=log,
+                stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=stages.project_root(),
             )
             try:
-                _watch(process, watched, label)
+                _watch(process, watched, label, courier)
             finally:
                 if process.poll() is None:
                     process.terminate()
                     process.wait()
-        seconds = before + time.monotonic() - began
-        storage.save_json(item.folder / "run.json", {"run_id": run_id, "seconds": seconds})
+                process.stdin.close()
         record = stages.completion(item.folder)
         if process.returncode == 0 and record and record["fingerprint"] == item.fingerprint:
             status = "FINISHED"
-            tracking.log_metrics(run_id, {"seconds": seconds})
         else:
-            log = item.folder / "papermill.log"
             status, error = "FAILED", _error(notebook, log, process.returncode)
     finally:
+        seconds = before + time.monotonic() - began
         watched.unlink(missing_ok=True)
-        tracking.end_run(run_id, status, error=error and f"{error[0]}: {error[1]}")
+        with suppress(OSError) if status != "FINISHED" else nullcontext():  # such as a full disk
+            storage.save_json(item.folder / "run.json", {"seconds": seconds})
+            if status == "FINISHED":
+                journal = Journal(item.folder)  # anew: the notebook has added to it
+                journal.metrics({"seconds": seconds})
+            journal.end(status, error and f"{error[0]}: {error[1]}")
     if status == "FAILED":
         if error[0] == InputError.__name__:
             raise InputError(error[1])
         raise StageFailed(
-            f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and "
-            f"{item.folder / 'papermill.log'}"
+            f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and {log}; the same "
+            "command goes on from here"
         )
     figures = "  ".join(
         f"{name} {value:.4g}" for name, value in sorted(record["metrics"].items())[:6]
@@ -120,28 +127,27 @@ def run_stage(experiment, item, parent, label, say):
     say(f"{label}: done in {seconds:.0f} s  {figures}")
 
 
-def _resume(item):
-    """``(run id, seconds so far)`` of an unfinished attempt at the same stage, so that its record
-    goes on.
-    """
+def seconds_of(folder):
+    """Seconds that a stage took, all attempts at it."""
     try:
-        state = json.loads((item.folder / "run.json").read_text())
-        return (state["run_id"], state["seconds"]) if tracking.reopen(state["run_id"]) else None
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+        return float(json.loads((folder / "run.json").read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
-def _watch(process, path, label):
+def _watch(process, path, label, courier):
     """Show the kernel's progress until the process ends: one live line, or one a minute where
     output is a file.
     """
-    shown, live = 0.0, sys.stderr.isatty()
+    told, live = 0.0, sys.stderr.isatty()
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1)
         if process.returncode is not None:
             break
         text = path.read_text() if path.exists() else "starting"
+        if courier.away:
+            text += "  (tracking store away)"
         if live:
             width = shutil.get_terminal_size().columns - 1
             print(
@@ -150,8 +156,8 @@ def _watch(process, path, label):
                 file=sys.stderr,
                 flush=True,
             )
-        elif time.monotonic() - shown > 60:
-            shown = time.monotonic()
+        elif time.monotonic() - told > 60:
+            told = time.monotonic()
             print(f"{label}  {text}", file=sys.stderr, flush=True)
     if live:
         print(
@@ -164,7 +170,7 @@ def _watch(process, path, label):
 
 def _error(notebook, log, code):
     """``(name, message)`` of the exception that ended a notebook, or of how its process ended."""
-    with contextlib.suppress(FileNotFoundError, nbformat.reader.NotJSONError):
+    with suppress(OSError, ValueError):  # none, or cut short
         for cell in nbformat.read(notebook, as_version=4).cells:
             for output in cell.get("outputs", ()):
                 if output.output_type == "error":
@@ -174,8 +180,10 @@ def _error(notebook, log, code):
             "its notebook ran to the end but left no result with this fingerprint; was it, or the "
             "data, changed meanwhile? The same command runs it again"
         )
-    lines = log.read_text().strip().splitlines() or ["its process ended without a message"]
-    return "Stopped", lines[-1][:300]
+    if code < 0:
+        return "Stopped", f"its process was ended by signal {-code}"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return "Stopped", (lines or ["its process ended without a message"])[-1][:300]
 
 
 def keep_notebook(folder):
@@ -187,10 +195,10 @@ def keep_notebook(folder):
         return
     try:
         html, _ = HTMLExporter().from_filename(str(notebook))
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
-        return  # the kernel was killed while papermill wrote it
+    except (ValueError, nbformat.ValidationError):
+        return  # papermill was killed while it wrote it
     with storage.atomic(notebook.with_suffix(".html")) as partial:
         partial.write_text(html)
-    run_id = json.loads((folder / "run.json").read_text())["run_id"]
+    journal = Journal(folder)
     for path in (notebook, notebook.with_suffix(".html")):
-        tracking.log_file(run_id, path, "notebook")
+        journal.file(path, "notebook")

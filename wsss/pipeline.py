@@ -2,15 +2,20 @@
 
 import shlex
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import yaml
 
-from wsss import datasets, shown, stages, tracking
+from wsss import datasets, delivery, provenance, shown, stages
 from wsss.errors import InputError
-from wsss.execution import NOTEBOOK, keep_notebook, run_stage
+from wsss.execution import NOTEBOOK, keep_notebook, run_stage, seconds_of
+from wsss.journal import Journal
+from wsss.locks import lock_of, taken
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
@@ -29,6 +34,8 @@ class Planned:
     folder: Path
     done: bool
     changes: dict = field(default_factory=dict)
+    forced: bool = False  # whether it is run again though it is done
+    damage: str = ""  # of what was done, if it cannot be used
 
     @property
     def name(self):
@@ -136,12 +143,8 @@ def plan(
         upstream, changes = {}, {"smoke": True} if smoke else {}
         for parameter, other in stages.upstream_of(stage, chain, values).items():
             if values[parameter]:  # results of some other experiment, named by their folder
-                record = stages.completion(stages.from_root(values[parameter]))
-                if record is None:
-                    raise InputError(
-                        f"{name}.{parameter}: {values[parameter]} holds no completed stage; run "
-                        "it first"
-                    )
+                folder = stages.from_root(values[parameter])
+                record = stages.completed_in(folder, f"{name}.{parameter}")
                 upstream[other] = record["fingerprint"]
             elif other in planned:
                 upstream[other] = planned[other].fingerprint
@@ -157,8 +160,10 @@ def plan(
         fingerprint = stage.fingerprint(values, upstream, digest)
         folder = stages.stage_folder(name, fingerprint)
         forced = forced or (force and start in (None, name)) or (force and only == name)
-        done = not (forced and only in (None, name)) and stages.completion(folder) is not None
-        planned[name] = Planned(stage, values, fingerprint, folder, done, changes)
+        again = forced and only in (None, name)
+        damage = stages.damage(folder)
+        done = not again and not damage and stages.completion(folder) is not None
+        planned[name] = Planned(stage, values, fingerprint, folder, done, changes, again, damage)
     if only:
         missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
         if missing:
@@ -212,6 +217,9 @@ def run(experiment, planned, *, title="", say=print):
     """Run what is not done, inside one MLflow parent run; returns the report's text, or None
     without a report.
 
+    What earlier runs could not deliver to MLflow is delivered first, and runs that were cut off get
+    their status.
+
     Args:
         experiment: from ``read_experiment``.
         planned: from ``plan``.
@@ -223,6 +231,11 @@ def run(experiment, planned, *, title="", say=print):
         StageFailed: a stage ended otherwise without completing.
     """
     name, description = experiment["name"], experiment.get("description", "")
+    _check_outputs()
+    try:
+        delivery.settle(say)
+    except delivery.Away as fault:
+        say(f"{fault}; work goes on, and its record waits on disk")
     todo = [item for item in planned if not item.done]
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
@@ -230,42 +243,97 @@ def run(experiment, planned, *, title="", say=print):
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")
+        elif item.damage:
+            say(f"{item.name}: done before, but {item.damage}; it is mended")
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or shown.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
-    parent = tracking.create_run(
-        name,
-        shown.run_name(name, title, when) if title else f"{name} {when}",
-        {"wsss.experiment": name, shown.NOTE: description},
-    )
-    status, scores = "FAILED", {}
-    try:
-        # a notebook becomes a page while the next one starts; leaving the block waits for all
+    folder = stages.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
+    with lock_of(folder, "driver"), delivery.Courier(say) as courier:
+        parent = Journal(folder)
+        parent.begin(
+            name,
+            shown.run_name(name, title, when) if title else f"{name} {when}",
+            {"wsss.experiment": name, shown.NOTE: description} | provenance.tags(),
+        )
+        courier.carry(folder)
+        status, error = "FAILED", None
+        try:
+            headlines = _run_stages(name, planned, parent, courier, say)
+            report = _report(planned)
+            text = "\n\n".join(filter(None, [description, report]))
+            parent.add("tags", values={shown.NOTE: text})
+            parent.add("experiment", name=name, description=description, columns=headlines)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+            raise
+        finally:
+            with suppress(OSError) if status != "FINISHED" else nullcontext():
+                parent.end(status, error)
+    if courier.away:
+        say(f"{courier.away}; the record waits on disk, and the next `wsss run` delivers it")
+    return report
+
+
+def _run_stages(name, planned, parent, courier, say):
+    """Run what is not done; returns the names of the figures that come first."""
+    headlines = []
+    # a notebook becomes a page while the next one starts; leaving the block waits for all
+    with ThreadPoolExecutor(1) as pages:
         written = []
-        with ThreadPoolExecutor(1) as pages:
-            for place, item in enumerate(planned, 1):
-                if not item.done:
-                    label = f"[{place}/{len(planned)}] {item.name}"
-                    try:
-                        run_stage(name, item, parent, label, say)
-                    finally:
-                        written.append(pages.submit(keep_notebook, item.folder))
-                metrics = tracking.link_stage(parent, item.name, item.folder)
-                headlines = shown.headlines(metrics)
-                tracking.log_metrics(parent, headlines)
-                scores |= headlines
-        for page in written:
-            page.result()  # raises what went wrong in the thread
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
+        for place, item in enumerate(planned, 1):
+            if not item.done:
+                label = f"[{place}/{len(planned)}] {item.name}"
+                with _alone(item, label, say) as free:
+                    if free:
+                        courier.flush()  # a report reads what earlier stages have recorded
+                        try:
+                            run_stage(name, item, parent.folder, label, courier, say)
+                        finally:
+                            written.append(pages.submit(keep_notebook, item.folder))
+            courier.carry(item.folder)
+            parent.add("stage", name=item.name, folder=str(item.folder))
+            final = stages.completion(item.folder)["metrics"]
+            told = final | {"seconds": seconds_of(item.folder)}
+            parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
+            first = shown.headlines(final)
+            parent.metrics(first)
+            headlines += first
+    for page in written:
+        page.result()  # raises what went wrong in the thread
+    return headlines
+
+
+@contextmanager
+def _alone(item, label, say):
+    """Hold a stage's folder; gives whether there is anything left to do when it was had."""
+    lock = lock_of(item.folder, "driver")
+    waited = not taken(lock, 0)
+    if waited:
+        say(f"{label}: another `wsss run` works on it; waiting for that one")
+        lock.acquire()
+    try:
+        yield not (waited and stages.completion(item.folder) and not stages.damage(item.folder))
     finally:
-        tracking.end_run(parent, status)
-        if status == "FINISHED":
-            shown.describe(parent, description, _report(planned))
-        shown.describe_experiment(name, description, list(scores))
-    return _report(planned)
+        lock.release()
+
+
+def _check_outputs():
+    """Refuse an output folder that cannot be written, before anything starts."""
+    root = stages.outputs_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=root, prefix=".writable-"):
+            pass
+    except OSError as fault:
+        raise InputError(
+            f"{root}: expected a folder that can be written ({fault.strerror}); set "
+            "WSSS_OUTPUTS to one"
+        ) from None
 
 
 def _report(planned):

@@ -5,7 +5,7 @@ first, a description with the scores, and a view of the runs table with those fi
 import json
 import time
 
-from wsss import stages, tracking
+from wsss import stages, store
 
 # A stage's figure to the name that the experiment's run shows it by: the column picker and the
 # charts sort names, so these come before all others, in the chain's order.
@@ -72,11 +72,6 @@ def headlines(metrics):
     return found
 
 
-def describe(run_id, *texts):
-    """A run's description, Markdown, from texts of which some may be empty."""
-    tracking.client().set_tag(run_id, NOTE, "\n\n".join(filter(None, texts)))
-
-
 def describe_experiment(name, description, columns):
     """Give an experiment its description and a saved view of the runs table, ``Scores``, unless it
     has them: people may change both.
@@ -86,7 +81,7 @@ def describe_experiment(name, description, columns):
         description: Markdown.
         columns: names of metrics that the view shows.
     """
-    client, id = tracking.client(), tracking.experiment_id(name)
+    client, id = store.client(), store.experiment_id(name)
     now = int(1000 * time.time())
     wanted = {KIND: "custom_model_development", NOTE: description}
     if columns:

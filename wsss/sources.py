@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from wsss import models, stages, tracking
+from wsss import models, stages, store
 from wsss.crf import CrfParams
 from wsss.errors import InputError
 from wsss.synthesis import Walk
@@ -28,11 +28,11 @@ def network_file(source, kind):
     """
     source = str(source)
     if source.startswith("models:/"):
-        return _weights_in(tracking.artifacts(source), source)
+        return _weights_in(store.artifacts(source), source)
     if _is_run(source):
-        tags = tracking.run_tags(source)
+        tags = store.run_tags(source)
         run_id = tags.get(f"wsss.stage.{STAGES[kind]}", source)
-        return _weights_in(tracking.artifacts(f"runs:/{run_id}/checkpoints"), source)
+        return _weights_in(store.artifacts(f"runs:/{run_id}/checkpoints"), source)
     path = Path(source)
     if path.is_dir():
         return _weights_in(path, source)
@@ -117,8 +117,8 @@ def _record(source):
     """What the random_walk that ``source`` names wrote when it completed."""
     record = stages.completion(source)
     if record is None and _is_run(source):
-        run_id = tracking.run_tags(source).get("wsss.stage.random_walk", source)
-        found = sorted(Path(tracking.artifacts(f"runs:/{run_id}/")).glob("complete.json"))
+        run_id = store.run_tags(source).get("wsss.stage.random_walk", source)
+        found = sorted(Path(store.artifacts(f"runs:/{run_id}/")).glob("complete.json"))
         record = json.loads(found[0].read_text()) if found else None
     if record is None or record.get("stage") != "random_walk":
         raise InputError(

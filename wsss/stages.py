@@ -198,12 +198,69 @@ def stage_folder(name, fingerprint):
     return outputs_root() / name / fingerprint
 
 
+COMPLETE = "complete.json"
+# what the driver and the record keep beside a stage's results, some of it after its end
+BESIDE = (
+    *(COMPLETE, "record.jsonl", "delivered.json", "run.json", "parameters.json"),
+    *("papermill.log", "executed.ipynb", "executed.html"),
+)
+KEYS = ("stage", "fingerprint", "parameters", "inputs", "data_digest", "metrics", "ended")
+
+
 def completion(folder):
-    """What a stage wrote when it completed, or None where it did not."""
+    """What a stage wrote when it completed, or None where it did not or where it is cut short."""
     try:
-        return json.loads((Path(folder) / "complete.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        record = json.loads((Path(folder) / COMPLETE).read_text())
+    except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and all(key in record for key in KEYS) else None
+
+
+def inventory(folder):
+    """``{"files": count, "digest": of names and sizes}`` of a stage's results in its folder."""
+    state, count = hashlib.blake2b(digest_size=8), 0
+    for path in sorted(Path(folder).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not path.name.startswith(".") and name not in BESIDE:
+            state.update(f"{name} {path.stat().st_size}\n".encode())
+            count += 1
+    return {"files": count, "digest": state.hexdigest()}
+
+
+def damage(folder):
+    """What keeps the results of a stage that had completed from being used, or nothing."""
+    if not (Path(folder) / COMPLETE).exists():
+        return ""
+    record = completion(folder)
+    if record is None:
+        return f"its {COMPLETE} is cut short"
+    if "inventory" in record and record["inventory"] != inventory(folder):
+        return "files of it are missing, cut short or of other sizes than when it completed"
+    return ""
+
+
+def completed_in(folder, where):
+    """What the completed stage in a folder wrote.
+
+    Args:
+        where: the parameter that names the folder.
+
+    Raises:
+        InputError: none there, or its files are not those that it completed with.
+    """
+    record, fault = completion(folder), damage(folder)
+    if record is None or fault:
+        raise InputError(
+            f"{where}: {folder} holds no completed stage{fault and f' ({fault})'}; run it first"
+        )
+    return record
+
+
+def last_ended(name):
+    """When the newest completed run of a stage ended, in seconds; 0 without any."""
+    folder = outputs_root() / name
+    records = (completion(marker.parent) for marker in folder.glob(f"*/{COMPLETE}"))
+    return max((record["ended"] for record in records if record), default=0.0)
 
 
 def upstream(record, name):
@@ -214,7 +271,11 @@ def upstream(record, name):
     return completion(stage_folder(name, fingerprint)) if fingerprint else None
 
 
-IRRELEVANT = ("workers", "processes")  # parameters that make no other experiment
+IRRELEVANT = (
+    "workers",
+    "processes",
+    "checkpoint_minutes",
+)  # parameters that make no other experiment
 
 
 def _family(record):
@@ -244,7 +305,7 @@ def siblings(folder):
     found = {}
     for marker in sorted(folder.parent.glob("*/complete.json")):
         record = completion(marker.parent)
-        theirs, seeds = _family(record)
+        theirs, seeds = _family(record) if record else (None, None)
         if theirs == family:
             mine = found.get(tuple(seeds))
             if mine is None or record["ended"] > mine[0]:
@@ -257,8 +318,10 @@ def latest(name, dataset):
     best = None
     for marker in (outputs_root() / name).glob("*/complete.json"):
         record = completion(marker.parent)
-        if record["parameters"].get("dataset") == dataset and (
-            best is None or record["ended"] > best[0]
+        if (
+            record
+            and record["parameters"].get("dataset") == dataset
+            and (best is None or record["ended"] > best[0])
         ):
             best = record["ended"], marker.parent
     if best is None:

@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from wsss import pipeline, stages, storage, tracking, viz, walk_sweep
+from wsss import delivery, pipeline, provenance, stages, storage, viz, walk_sweep
 from wsss.errors import InputError
+from wsss.journal import Journal
 from wsss.report import markdown_table
 
 # final figures of stages that a sweep compares, in the chain's order; the last one found is mapped
@@ -246,11 +247,6 @@ def _compare(experiment, results, names, given, say, record=None):
         results.to_csv(partial, index=False)
     if record:
         storage.save_json(folder / "random_walk.json", record)
-    run_id = tracking.create_run(
-        experiment["name"],
-        f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}",
-        {"wsss.experiment": experiment["name"], "wsss.sweep": "true"},
-    )
     if figures and names:
         last = COMPARED.index(figures[-1].split("/")[0])
         told = [name for name in figures if COMPARED.index(name.split("/")[0]) == last]
@@ -265,8 +261,20 @@ def _compare(experiment, results, names, given, say, record=None):
         figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)
-    for path in sorted(folder.iterdir()):
-        tracking.log_file(run_id, path)
-    tracking.end_run(run_id, "FINISHED")
+    _record(experiment["name"], names, folder, say)
     say(f"written to {folder}")
     return text
+
+
+def _record(experiment, names, folder, say):
+    """A run in MLflow with a comparison's files."""
+    journal = Journal(folder, fresh=True)
+    when = time.strftime("%Y-%m-%d %H:%M")
+    tags = {"wsss.experiment": experiment, "wsss.sweep": "true"} | provenance.tags()
+    journal.begin(experiment, f"sweep of {', '.join(names) or 'seeds'} {when}", tags)
+    for name in ("sweep.md", "sweep.csv", "sweep.png", "random_walk.json"):
+        if (folder / name).exists():
+            journal.file(folder / name)
+    journal.end("FINISHED")
+    with delivery.Courier(say) as courier:
+        courier.carry(folder)

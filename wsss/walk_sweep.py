@@ -235,9 +235,9 @@ def _miou(counts):
 
 
 def _origin(folder):
-    """Which run of a stage its files are of: one that was forced again has another id."""
+    """Which run of a stage its files are of: one that was forced again ended later."""
     record = stages.completion(folder)
-    return [record["fingerprint"], record["run_id"]]
+    return [record["fingerprint"], record["ended"]]
 
 
 def _folder(kind, key):
