@@ -164,7 +164,7 @@ class SegmentJob:
         return Path(self.folder) / f"{id}.png"
 
     def done(self, id):
-        return self.path(id).exists()
+        return storage.is_whole(self.path(id))
 
     def forward(self, id):
         return (

@@ -28,7 +28,7 @@ class CamJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return self.path(id).exists()
+        return storage.is_whole(self.path(id))
 
     def forward(self, id):
         classes = self.dataset.labels(id)
@@ -65,7 +65,8 @@ class AffinityLabelJob:
         return Path(self.folder) / f"{id}.png"
 
     def done(self, id):
-        return self.path(id).exists()
+        paths = [self.path(id)] + ([self.marginals / f"{id}.npz"] if self.marginals else [])
+        return all(storage.is_whole(path) for path in paths)
 
     def forward(self, id):
         return storage.load_cams(Path(self.cams) / f"{id}.npz")
@@ -81,7 +82,6 @@ class AffinityLabelJob:
         )
         if self.marginals:
             storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
-        # last, since a label map that is there is done
         storage.save_labels(self.path(id), decide(low, high, classes))
 
 
@@ -101,7 +101,7 @@ class WalkJob:
         return Path(self.folder) / kind / f"{id}.png"
 
     def done(self, id):
-        return self.path(id).exists()
+        return all(storage.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
 
     def forward(self, id):
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
@@ -114,6 +114,5 @@ class WalkJob:
         image = self.dataset.image(id)
         scores = upsample(scores, image.shape[:2]).numpy()
         storage.save_labels(self.path(id, "walk"), label_map(scores, classes))
-        # written last: it says that the photo is done
         labels = label_map(crf_scores(image, scores, self.walk), classes)
         storage.save_labels(self.path(id), labels)

@@ -34,7 +34,7 @@ class Outputs:
         return Path(self.folder) / "labels" / f"{id}.png"
 
     def done(self, id):
-        return self.path(id).exists()
+        return storage.is_whole(self.path(id))
 
     def write(self, dataset, id, image, scores, classes):
         """Labels of scores (1 + C, h, w) on a photo as it was read, uint8 (h, w, 3)."""

@@ -1,20 +1,27 @@
 """The files that one stage hands to the next: activation maps (.npz), label maps (palette PNG),
 JSON.
 
-Every writer writes beside the target and renames, so a reader sees a whole file or none.
+Every writer writes beside the target and renames, so a reader sees a whole file or none, also after
+a loss of power; ``is_whole`` tells a file that was damaged later.
 """
 
 import hashlib
 import json
 import os
+import re
 import zipfile
-from contextlib import contextmanager
+import zlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from wsss.errors import InputError
+
+PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
+DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)
+DAMAGE += (zipfile.BadZipFile,)  # what a damaged archive raises, by where it is damaged
 
 
 def voc_palette():
@@ -33,15 +40,93 @@ def voc_palette():
 
 @contextmanager
 def atomic(path):
-    """A path to write to, which becomes ``path`` if the block ends well and vanishes if not."""
+    """A path to write to, which becomes ``path`` if the block ends well and vanishes if not.
+
+    The contents reach the disk before the name does, and the name before this returns: 0.3 ms a
+    file more on an SSD, beside some 10 ms for the fastest photo.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        _flush(partial, os.O_RDWR)
         os.replace(partial, path)
+        with suppress(PermissionError):  # Windows opens no folders
+            _flush(path.parent, os.O_RDONLY)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _flush(path, mode):
+    """Have the system write a file, or a folder's names, to the disk now."""
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_partials(folder):
+    """Remove what killed processes left half-written in a folder and below: the files whose writer
+    is gone, or has the number of this process, which has not begun to write there.
+
+    Returns:
+        how many files were removed.
+    """
+    count = 0
+    for path in Path(folder).rglob(".*.partial"):
+        named = PARTIAL.fullmatch(path.name)
+        if named and not _writes_on(int(named[1])):
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def _writes_on(process):
+    if os.name != "posix":  # elsewhere the question ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return process != os.getpid()
+
+
+def is_whole(path):
+    """Whether a file is there with all its contents, by the checksums that its format has.
+
+    Args:
+        path: of an archive (``.npz``, or ``.pt`` as torch writes it) or a PNG, which have one for
+            each part.
+    """
+    path = Path(path)
+    check = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole}[path.suffix]
+    try:
+        return check(path)
+    except DAMAGE:  # or not there
+        return False
+
+
+def _archive_whole(path):
+    with zipfile.ZipFile(path) as archive:
+        return bool(archive.namelist()) and archive.testzip() is None
+
+
+def _png_whole(path):
+    content = path.read_bytes()
+    place = 8 if content.startswith(b"\x89PNG\r\n\x1a\n") else len(content)
+    while place < len(content):  # chunks: length, kind, content, checksum of these two
+        end = place + 12 + int.from_bytes(content[place : place + 4])
+        chunk, checksum = content[place + 4 : end - 4], content[end - 4 : end]
+        if len(checksum) < 4 or zlib.crc32(chunk) != int.from_bytes(checksum):
+            return False
+        if chunk.startswith(b"IEND"):
+            return True
+        place = end
+    return False
 
 
 def save_cams(path, classes, cams):
@@ -63,7 +148,7 @@ def load_cams(path):
         raise InputError(
             f"{path}: no activation maps of this photo; run infer_cam on its split"
         ) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(
             f"{path}: not a file of activation maps ({error}); delete it and run infer_cam"
         ) from None
@@ -98,7 +183,7 @@ def load_marginals(path):
             f"{path}: no CRF probabilities of this photo; run affinity_labels with "
             "affinity_labels.marginals=true"
         ) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(
             f"{path}: not a file of CRF probabilities ({error}); delete it and run affinity_labels"
         ) from None
@@ -118,7 +203,7 @@ def load_confusions(path):
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["ids"].tolist(), arrays["counts"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(
             f"{path}: not a file of confusion counts ({error}); run its stage again with --force"
         ) from None

@@ -2,12 +2,12 @@
 does not fit is refused by name.
 """
 
-import os
 from pathlib import Path
 
 import torch
 from torch.hub import load_state_dict_from_url
 
+from wsss import storage
 from wsss.errors import InputError
 from wsss.models.foreign import is_mxnet, read_caffe, read_mxnet
 
@@ -103,12 +103,9 @@ def save_state(module, path, *, description=None):
         description: a dict of plain values and lists kept beside the tensors; None keeps the
             tensors alone.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     state = module if isinstance(module, dict) else module.state_dict()
-    torch.save({"description": description, "state": state} if description else state, partial)
-    os.replace(partial, path)
+    with storage.atomic(path) as partial:
+        torch.save({"description": description, "state": state} if description else state, partial)
 
 
 def fit_state(module, state, source, *, hint="weights of the same architecture"):
