@@ -1,6 +1,8 @@
 """Where networks run, in which precision, and what becomes of their memory."""
 
 import ctypes
+import os
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -28,6 +30,38 @@ def autocast(device, *, training=False):
     """torch's autocast to ``precision``."""
     wanted = precision(device, training=training)
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted == torch.bfloat16)
+
+
+@contextmanager
+def repeatable(*, gpu=False):
+    """Compute the same bits every time, inside a ``with``: on a processor always, on a GPU only
+    where it is asked for, since it is slower there.
+
+    The processor must be of the same kind and use as many threads, and the packages be the same.
+    What torch knows no repeatable way for on a GPU raises a RuntimeError.
+    """
+    cuda = pick_device().type == "cuda"
+    if cuda and not gpu:
+        yield
+        return
+    if cuda:  # read when the GPU's products are first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    cudnn = torch.backends.cudnn
+    chosen = cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # nothing reads it, and it takes time
+    )
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        cudnn.deterministic, cudnn.benchmark = chosen
 
 
 def as_batch(image, device):

@@ -76,5 +76,7 @@ def _pixel_loss(scores, targets, prior):
     scores = upsample(scores.float(), targets.shape[-2:])
     if prior is not None:
         scores = scores + prior.to(scores)[:, None, None]
-    summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
+    # on a GPU the sum, taken inside, may have other bits each time
+    reduction = "none" if scores.is_cuda else "sum"
+    summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction=reduction).sum()
     return summed / (targets != IGNORE).sum().clamp(min=1)

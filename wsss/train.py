@@ -1,8 +1,6 @@
 """The one training loop: polynomial schedule, per-group rates, checkpoints, images per second."""
 
 import copy
-import math
-import os
 import time
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,11 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsss.devices import autocast, pick_device, reuse_memory
-from wsss.errors import InputError
+from wsss import checkpoints, health, storage
+from wsss.devices import autocast, pick_device, repeatable, reuse_memory
+from wsss.optimisers import build_optimiser
 from wsss.progress import progress
-
-OPTIMISERS = ("adam", "sgd", "sgd_released")
 
 
 @dataclass(frozen=True)
@@ -35,47 +32,8 @@ class Schedule:
     power: float = 0.9  # of the polynomial decay to zero
     workers: int = 1  # processes that decode and augment photos
     seed: int = 0
-    checkpoint_minutes: float = 2.0
-
-
-def build_optimiser(
-    network, name, *, learning_rate, head_factor=10.0, bias_factor=1.0, weight_decay=5e-4
-):
-    """The optimiser with its groups: the trunk, and the head at ``head_factor`` times its rate;
-    where ``bias_factor`` is not 1, biases apart from weights, at that factor and without decay, as
-    Caffe's recipes and the released code have them.
-
-    ``sgd`` has momentum 0.9. ``sgd_released`` is what the authors' code ran: the weight decay also
-    stood in the momentum's position, so momentum is 5e-4.
-    """
-    head = network.head_parameters()
-    in_head = {id(parameter) for parameter in head}
-    trunk = [p for p in network.parameters() if id(p) not in in_head and p.requires_grad]
-    groups = [
-        {"params": trunk, "lr": learning_rate},
-        {
-            "params": [p for p in head if p.requires_grad],
-            "lr": learning_rate * head_factor,
-        },
-    ]
-    if bias_factor != 1:
-        biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
-        groups = [
-            {"params": [p for p in group["params"] if (id(p) in biases) == apart], "lr": rate} | own
-            for group in groups
-            for apart, rate, own in (
-                (False, group["lr"], {}),
-                (True, group["lr"] * bias_factor, {"weight_decay": 0.0}),
-            )
-        ]
-    groups = [group for group in groups if group["params"]]
-    if name == "adam":
-        return torch.optim.Adam(groups, weight_decay=weight_decay)
-    if name == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay)
-    if name == "sgd_released":
-        return torch.optim.SGD(groups, momentum=weight_decay, weight_decay=weight_decay)
-    raise InputError(f"optimiser '{name}' is not known; expected one of: {', '.join(OPTIMISERS)}")
+    checkpoint_minutes: float = 2.0  # between checkpoints, from which interrupted training goes on
+    deterministic: bool = False  # the same bits every time on a GPU too; see ``devices.repeatable``
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -111,7 +69,7 @@ def fit(
     on_epoch=lambda epoch, metrics: None,
     mix=lambda images, targets: (images, targets),
 ):
-    """Train a network in place, resuming from ``folder/checkpoint.pt`` where there is one.
+    """Train a network in place, going on from the newest whole checkpoint in ``folder``.
 
     Args:
         network: a module with ``head_parameters()``.
@@ -119,7 +77,7 @@ def fit(
         loss: ``(network, images, targets) -> dict of scalar tensors``; the one called "loss" is
         minimised.
         schedule: a ``Schedule``.
-        folder: where the checkpoint is kept while training lasts.
+        folder: where checkpoints are kept: ``checkpoint.pt`` and the one before it.
         on_epoch: called after each epoch with its number and the means of the losses, the images
             per second and the learning rate.
         mix: changes each batch before it is trained on, such as ``transforms.cut_mix``; what it
@@ -129,8 +87,15 @@ def fit(
         list of each epoch's metrics.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint stays.
+        FloatingPointError: see ``health.fault``; raised before the step is taken, so that weights
+            and checkpoints stay as they were.
+        RuntimeError: a worker was killed.
     """
+    with repeatable(gpu=schedule.deterministic), health.killed_workers_told():
+        return _fit(network, samples, loss, schedule, Path(folder), on_epoch, mix)
+
+
+def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
     reuse_memory()
     torch.manual_seed(schedule.seed)
     device = pick_device()
@@ -144,14 +109,14 @@ def fit(
         weight_decay=schedule.weight_decay,
     )
     base_rates = [group["lr"] for group in optimiser.param_groups]
-    checkpoint = Path(folder) / "checkpoint.pt"
-    state = {"step": 0, "history": [], "sums": {}}
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    checkpoint = folder / "checkpoint.pt"
+    state = {"step": 0, "history": [], "sums": {}, "first": None}
+    saved = checkpoints.newest(checkpoint, device)
+    if saved:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
-        torch.set_rng_state(saved["random"].cpu())
-        state = saved["state"]
+        _set_random(saved["random"])
+        state |= saved["state"]
         for epoch, metrics in enumerate(state["history"]):
             on_epoch(epoch, metrics)
     sampler = EpochSampler(len(samples), schedule, start=state["step"])
@@ -165,6 +130,7 @@ def fit(
         prefetch_factor=4 if schedule.workers else None,
         multiprocessing_context="spawn" if schedule.workers else None,
     )
+    kept = state["step"] if saved else None  # the last good checkpoint's step
     saved_at = time.monotonic()
     for images, targets in progress(
         loader, "train", total=total, initial=state["step"], unit="step"
@@ -175,14 +141,12 @@ def fit(
         images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
         values = _backward(network, images, targets, loss, schedule.accumulate, device)
-        if schedule.clip_norm:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
+        norm = _gradient_norm(network, schedule.clip_norm)
+        fault = health.fault(values["loss"], norm, state["first"])
+        if fault:
+            raise _stopped(fault, state["step"], total, checkpoint, kept)
         optimiser.step()
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} at step {state['step']}; lower learning_rate or "
-                "set clip_norm"
-            )
+        state["first"] = values["loss"] if state["first"] is None else state["first"]
         state["step"] += 1
         for name, value in (
             values.items() | {"images": len(images), "seconds": time.monotonic() - began}.items()
@@ -193,17 +157,55 @@ def fit(
             state["sums"] = {}
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
-        if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes and state["step"] < total:
-            everything = {
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "random": torch.get_rng_state(),
-                "state": state,
-            }
-            _save(checkpoint, everything)
-            saved_at = time.monotonic()
+        due = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
+        try:
+            if state["step"] == total:
+                checkpoints.check_finite(network.state_dict())
+            elif due:
+                everything = {
+                    "network": network.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "random": _random(),
+                    "state": state,
+                }
+                checkpoints.save(checkpoint, everything)
+                kept, saved_at = state["step"], time.monotonic()
+        except FloatingPointError as error:
+            raise _stopped(error, state["step"], total, checkpoint, kept) from None
     network.eval()
     return state["history"]
+
+
+def _gradient_norm(network, largest):
+    """The norm of the whole gradient, which is clipped to ``largest`` unless that is 0."""
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return float(norm)
+
+
+def _stopped(fault, step, total, checkpoint, kept):
+    """The error of training that went astray after ``step`` steps."""
+    good = "there is no checkpoint yet"
+    if kept is not None:
+        good = f"the last good checkpoint is {checkpoint}, of step {kept}"
+    return FloatingPointError(
+        f"training stopped at step {step} of {total}: {fault}; {good}; lower learning_rate or set "
+        "clip_norm"
+    )
+
+
+def _random():
+    """The generators' states, of the processor and of the GPU where there is one."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random(states):
+    torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def _backward(network, images, targets, loss, parts, device):
@@ -246,7 +248,7 @@ def fit_members(
         samples: ``datasets.transforms.Samples``.
         members: how many; with 1 this is ``fit``.
         folder: where finished members are kept as ``member_<number>.pt``, so that none is trained
-            twice.
+            twice; one that was damaged goes on from its last checkpoint.
         on_epoch: called as by ``fit``, epochs of later members counting on.
         network, loss, schedule, mix: as for ``fit``.
 
@@ -258,7 +260,7 @@ def fit_members(
     for member in range(members):
         path = Path(folder) / f"member_{member}.pt"
         counted_on = partial(_count_on, on_epoch, member * schedule.epochs)
-        if path.exists():
+        if storage.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
                 counted_on(epoch, metrics)
@@ -276,7 +278,8 @@ def fit_members(
                 mix=mix,
             )
             found = {"network": network.state_dict(), "history": epochs}
-            _save(path, found)
+            with storage.atomic(path) as unfinished:
+                torch.save(found, unfinished)
         history += found["history"]
         for name, tensor in found["network"].items():
             if tensor.is_floating_point():
@@ -304,13 +307,6 @@ def _epoch_metrics(sums, steps, optimiser):
 def last(history, *names):
     """Those of the last epoch's metrics; none where nothing was trained."""
     return {name: history[-1][name] for name in names} if history else {}
-
-
-def _save(path, everything):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    torch.save(everything, unfinished)
-    os.replace(unfinished, path)
 
 
 def schedule_from(parameters):

@@ -1,0 +1,107 @@
+"""Training that goes astray stops before it does harm; a killed worker is told in words."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_train import SCHEDULE, Points, network, squared
+
+from wsss import checkpoints, health
+from wsss.train import fit
+
+
+def infinite_slope(net):
+    """Zero, whose gradient is no number: 0 times the slope of a root at 0."""
+    weight = net.head.weight
+    return 0 * (weight - weight.detach()).abs().sqrt().sum()
+
+
+FAULTS = {
+    "the loss is nan": lambda loss, net: loss * float("nan"),
+    "the loss is inf": lambda loss, net: loss * float("inf"),
+    "the loss is .*e.*, and was .* at the first step": lambda loss, net: 1e6 * loss,
+    "the gradient's norm is nan": lambda loss, net: loss + infinite_slope(net),
+}
+
+
+@pytest.mark.parametrize("told", FAULTS)
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("minutes", [0, 60])
+def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, minutes):
+    calls, before = 0, {}
+
+    def astray(net, images, targets):
+        nonlocal calls
+        values = squared(net, images, targets)
+        if calls == 5:
+            before.update({name: each.clone() for name, each in net.state_dict().items()})
+            values["loss"] = FAULTS[told](values["loss"], net)
+        calls += 1
+        return values
+
+    net = network()
+    path = tmp_path / "checkpoint.pt"
+    good = "there is no checkpoint yet" if minutes else f"the last good checkpoint is {path}, of st"
+    schedule = replace(SCHEDULE, clip_norm=clip, checkpoint_minutes=minutes)
+    with pytest.raises(FloatingPointError, match=f"at step 5 of 12: {told}; {good}") as fault:
+        fit(net, Points(), astray, schedule, folder=tmp_path)
+    assert "\n" not in str(fault.value) and "lower learning_rate" in str(fault.value)
+    for name, tensor in net.state_dict().items():
+        assert tensor.isfinite().all() and torch.equal(tensor, before[name])
+    assert path.exists() == (not minutes)
+    if not minutes:
+        saved = checkpoints.newest(path, "cpu")
+        assert saved["state"]["step"] == 5
+        for name, tensor in saved["network"].items():
+            assert torch.equal(tensor, before[name])
+
+
+def test_steps_that_spoil_the_weights_leave_the_checkpoint_before(tmp_path):
+    """A finite gradient can do so too: a rate that is too high."""
+    for minutes in (0, 60):
+        schedule = replace(SCHEDULE, learning_rate=1e36, checkpoint_minutes=minutes)
+        with pytest.raises(FloatingPointError, match="training stopped at step"):
+            fit(network(), Points(), squared, schedule, folder=tmp_path)
+        saved = checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")
+        assert saved is None or all(each.isfinite().all() for each in saved["network"].values())
+
+
+def test_what_counts_as_exploded():
+    assert health.fault(99.0, 1.0, None) is None
+    assert health.fault(99.0, 1.0, 1e-9) is None  # the first crops had nothing to learn from
+    assert health.fault(101.0, 1.0, 0.7)
+    assert health.fault(999.0, 1.0, 10.0) is None
+    assert health.fault(1001.0, 1.0, 10.0)
+
+
+class Deadly(Points):
+    """Its process is killed once, at a sample of the second epoch, as the system does it that runs
+    out of memory.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.flag = folder / "killed"
+
+    def __getitem__(self, key):
+        if key[0] == 1 and torch.utils.data.get_worker_info() and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(key)
+
+
+def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
+    schedule = replace(SCHEDULE, workers=1)
+    with pytest.raises(RuntimeError, match=r"was killed.*memory.*same command.*workers=0") as fault:
+        fit(network(), Deadly(tmp_path), squared, schedule, folder=tmp_path)
+    assert "\n" not in str(fault.value)
+    saved = checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")
+    assert saved is None or saved["state"]["step"] <= 4
+    resumed, expected = network(), network()
+    fit(resumed, Deadly(tmp_path), squared, schedule, folder=tmp_path)
+    fit(expected, Points(), squared, SCHEDULE, folder=tmp_path / "a")
+    for name, tensor in expected.state_dict().items():
+        np.testing.assert_array_equal(resumed.state_dict()[name], tensor)

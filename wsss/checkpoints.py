@@ -1,0 +1,52 @@
+"""What interrupted training goes on from: the newest checkpoint and the one before it, so that
+there is a whole one at every moment.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from wsss import storage
+
+
+def previous(path):
+    """Where the checkpoint before ``path`` is kept."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def save(path, content):
+    """Write a checkpoint; the one that is there becomes the previous one.
+
+    Args:
+        content: tensors and plain values; tensors by name under ``network``.
+
+    Raises:
+        FloatingPointError: a tensor of the network is not finite; nothing was written.
+    """
+    check_finite(content["network"])
+    path = Path(path)
+    with storage.atomic(path) as partial:
+        torch.save(content, partial)
+        if path.exists():
+            os.replace(path, previous(path))
+
+
+def newest(path, device):
+    """The content of the newest whole checkpoint, or None where neither is.
+
+    A damaged one is removed, or the next ``save`` would put it in the place of the whole one.
+    """
+    for candidate in (Path(path), previous(path)):
+        if storage.is_whole(candidate):
+            return torch.load(candidate, map_location=device, weights_only=True)
+        candidate.unlink(missing_ok=True)
+    return None
+
+
+def check_finite(state):
+    """FloatingPointError where a tensor of a state dict is not finite."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise FloatingPointError(f"the weights '{name}' are not finite")
