@@ -1,10 +1,14 @@
 """What becomes of freed memory, seen from outside, in a process of its own."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from wsss import devices
 
 PROGRAM = """
 import numpy as np
@@ -28,3 +32,29 @@ def test_freed_memory_stays_in_the_process_or_goes_back():
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     kept, after = map(int, answer.stdout.split())
     assert kept > 90 and after < 20  # MiB
+
+
+def choices():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_repeatable_on_a_processor_always_and_on_a_gpu_where_asked_for(monkeypatch, device, gpu):
+    """What is chosen; that a GPU then keeps to it is torch's word."""
+    monkeypatch.setattr(devices, "pick_device", lambda: torch.device(device))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = choices()
+    with pytest.raises(KeyError), devices.repeatable(gpu=gpu):
+        asked = device == "cpu" or gpu
+        assert choices() == ((True, False, True, False) if asked else before)
+        cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+        assert cublas == (":4096:8" if device == "cuda" and gpu else None)
+        raise KeyError
+    assert choices() == before

@@ -1,5 +1,7 @@
 """The map over photos: what exists is skipped, faults are told at the end, files appear whole."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +93,47 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         counts.append(sum(1 for _ in folder.iterdir()))
         time.sleep(1)
     assert 0 < counts[0] == counts[1] < 100_000
+
+
+@dataclass
+class Deadly(Doubling):
+    """Its process is killed once, as the system does it that runs out of memory."""
+
+    flag: Path
+
+    def forward(self, id):
+        if id == "3" and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(id)
+
+
+def test_a_killed_worker_is_told_in_one_line_and_the_rest_is_computed_next(tmp_path):
+    ids, folder = [str(n) for n in range(8)], tmp_path / "out"
+    job = Deadly(folder, tmp_path / "killed")
+    with pytest.raises(RuntimeError, match=r"'t' was killed.*memory.*processes=1") as fault:
+        infer(ids, job, label="t", processes=2)
+    assert "\n" not in str(fault.value)
+    there = sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+    assert infer(ids, job, label="t", processes=2) == 8 - there
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {n: str(2 * int(n)) for n in ids}
+
+
+@dataclass
+class Repeatable(Doubling):
+    """Writes whether torch was told to compute the same bits every time."""
+
+    def forward(self, id):
+        return 100 * torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_photos_are_computed_repeatably_and_the_choice_does_not_leak(tmp_path, processes):
+    expected = "0" if torch.cuda.is_available() else "200"
+    infer(["a", "b"], Repeatable(tmp_path), label="t", processes=processes)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * 2
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @dataclass

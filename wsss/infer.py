@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from wsss.devices import pick_device, precision, reuse_memory
+from wsss.devices import pick_device, precision, repeatable, reuse_memory
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms
 from wsss.progress import progress
@@ -89,6 +90,7 @@ def infer(ids, job, *, label, processes=None):
 
     Raises:
         PhotosFailed: after the last photo, if any failed for its input.
+        RuntimeError: a process of the pool was killed; the photos that were done stay.
     """
     todo = [id for id in ids if not job.done(id)]
     if not todo:
@@ -97,6 +99,18 @@ def infer(ids, job, *, label, processes=None):
     if processes == 1:
         _set_job(with_ready_networks(job), torch.get_num_threads())
         return _report([(id, _both(id)) for id in progress(todo, label, total=len(todo))])
+    try:
+        return _report(_pooled(todo, job, label, processes))
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"a process that computes '{label}' was killed, most often because memory ran out; "
+            "what is done is kept, and the same command goes on with the rest, with processes=1 "
+            "in less memory"
+        ) from None
+
+
+def _pooled(todo, job, label, processes):
+    """Photos' ids with their faults, in the order in which they were done."""
     outcomes = []
     here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
     context = multiprocessing.get_context("spawn")
@@ -116,7 +130,7 @@ def infer(ids, job, *, label, processes=None):
             while waiting and (last or len(waiting) >= 2 * processes):
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 outcomes += [(waiting.pop(future), future.result()) for future in finished]
-    return _report(outcomes)
+    return outcomes
 
 
 def _report(outcomes):
@@ -146,7 +160,8 @@ def _initialise(job, threads, forward):
 
 def _both(id):
     try:
-        _job.finish(id, _job.forward(id))
+        with repeatable():
+            _job.finish(id, _job.forward(id))
     except InputError as fault:
         return str(fault)
 
