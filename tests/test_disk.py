@@ -1,0 +1,156 @@
+"""The room that an experiment will take, against what its stages then write."""
+
+import os
+import shutil
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wsss import disk, evaluation, jobs, losses, models, stages, train
+from wsss.crf import CrfParams
+from wsss.datasets.transforms import Samples, augment
+from wsss.datasets.voc import Devkit
+from wsss.errors import InputError
+from wsss.infer import infer
+from wsss.pipeline import Planned
+from wsss.synthesis import Walk
+
+SMALL = {
+    "train_cam": {"members": 2, "epochs": 1, "crop": 32},
+    "infer_cam": {},
+    "affinity_labels": {"marginals": True},
+    "train_affinity": {"reduced": [8, 8, 8], "optimiser": "sgd"},
+    "random_walk": {},
+    "train_segmentation": {"channels": 16, "frozen_levels": 1},
+    "evaluate": {},
+}
+
+
+def planned(name, values, folder, root, *, done=False):
+    stage = stages.read_stages()[name]
+    resolved = stage.resolve(values | {"data_root": str(root)})
+    return Planned(stage, resolved, "0", folder / name, done)
+
+
+def taken(folder):
+    """What a folder's files take on the disk, in bytes, by the file system's own account."""
+    return sum(512 * p.stat().st_blocks for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_shapes, tmp_path_factory):
+    """A tiny chain: the plan of its stages, whose folders hold what they wrote; none is done."""
+    folder, data = tmp_path_factory.mktemp("outputs"), Devkit(tiny_shapes)
+    plan = {name: planned(name, values, folder, tiny_shapes) for name, values in SMALL.items()}
+    networks = {name: disk.NETWORKS[name](plan[name].values, data) for name in disk.NETWORKS}
+    ids = sorted(set(data.ids("train_aug")) | set(data.ids("train")))
+    samples = Samples(data, data.ids("train"), augment(32), data.label_vector)
+    cropped = Samples(data, data.ids("train"), augment(32), data.mask)
+    pairs = partial(losses.pair_loss, radius=2, reduction="mean")
+    for name, network in networks.items():
+        schedule = train.schedule_from(
+            plan[name].values
+            | {"epochs": 3, "batch_size": 6, "workers": 0, "checkpoint_minutes": 0.0}
+        )
+        given = {"folder": plan[name].folder}
+        if name == "train_cam":
+            train.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
+        elif name == "train_segmentation":
+            train.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
+        else:
+            regions = Samples(
+                data,
+                data.ids("train"),
+                augment(32),
+                data.mask,
+                reduce=lambda id, mask: mask[::8, ::8],
+            )
+            train.fit(network, regions, pairs, schedule, **given)
+        models.save_state(network, plan[name].folder / "weights.pt", description={"kind": name})
+    walk = Walk(steps=4, crf_steps=1, radius=2)
+    cams, labels = plan["infer_cam"].folder / "cams", plan["affinity_labels"].folder
+    network = networks["train_segmentation"]
+    for job, photos in (
+        (jobs.CamJob(data, networks["train_cam"], cams, (1.0,), False), ids),
+        (
+            jobs.AffinityLabelJob(
+                data, cams, labels / "labels", 4, 16, CrfParams(), 2, labels / "marginals"
+            ),
+            data.ids("train_aug"),
+        ),
+        (
+            jobs.WalkJob(data, cams, networks["train_affinity"], plan["random_walk"].folder, walk),
+            ids,
+        ),
+        (evaluation.SegmentJob(data, network, plan["evaluate"].folder), data.ids("val")),
+    ):
+        infer(photos, job, label="t", processes=1)
+    return data, plan
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_stage_takes_about_what_was_said(chain, name):
+    data, plan = chain
+    found, said = taken(plan[name].folder), disk.stage_bytes(name, plan[name].values, data)
+    assert found > 0
+    assert 0.8 * found <= said <= 2 * found, f"said {said}, takes {found}"
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "vgg16"])
+def test_networks_are_measured_without_being_built(chain, backbone):
+    data, plan = chain
+    for name, build in disk.NETWORKS.items():
+        values = plan[name].values | {"backbone": backbone, "members": 3, "optimiser": "adam"}
+        if name == "train_affinity":
+            del values["members"]  # it has none
+        random = torch.get_rng_state()
+        said = disk.stage_bytes(name, values, data)
+        assert torch.equal(torch.get_rng_state(), random)
+        network = build(values, data)
+        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        trained = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
+        members = values.get("members", 0)
+        expected = weights * (1 + members) + 2 * max(1, members) * (weights + 2 * trained)
+        assert expected <= said < 1.1 * expected + 2**20
+
+
+def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
+    data, plan = chain
+    whole = [planned(i.name, SMALL[i.name], tmp_path, data.root) for i in plan.values()]
+    all_of_it = disk.needed(whole)
+    stage = disk.stage_bytes("infer_cam", plan["infer_cam"].values, data) + disk.PICTURES
+    whole[1].done = True
+    assert disk.needed(whole) == all_of_it - stage
+    whole[1].done = False
+    whole[1].folder.mkdir()
+    (whole[1].folder / "part").write_bytes(bytes(4 * disk.BLOCK - 7))
+    assert disk.needed(whole) == all_of_it - 4 * disk.BLOCK
+    (whole[1].folder / "part").write_bytes(bytes(2 * stage))  # more than was thought
+    assert disk.needed(whole) == all_of_it - stage
+    for item in whole:
+        item.done = True
+    assert disk.needed(whole) == 0
+
+
+def test_too_little_room_is_one_line_with_the_mend(chain, tmp_path, monkeypatch):
+    data, _ = chain
+    todo = [planned("infer_cam", {}, tmp_path, data.root)]
+    wanted, asked = disk.needed(todo) + disk.SPARE, []
+
+    def usage(free, path):
+        asked.append(path)
+        return SimpleNamespace(total=2**40, used=0, free=free)
+
+    folder = tmp_path / "not" / "yet"
+    monkeypatch.setattr(shutil, "disk_usage", partial(usage, wanted))
+    disk.check(todo, folder)
+    assert asked == [tmp_path]
+    monkeypatch.setattr(shutil, "disk_usage", partial(usage, wanted - 1))
+    with pytest.raises(InputError, match=r"0\.3 GiB .* 0\.3 GiB are free.* WSSS_OUTPUTS") as fault:
+        disk.check(todo, folder)
+    assert str(fault.value).startswith(f"{folder}: ") and "\n" not in str(fault.value)
+    monkeypatch.setattr(shutil, "disk_usage", partial(usage, 0))
+    disk.check([planned("infer_cam", {}, tmp_path, data.root, done=True)], folder)
+    assert os.listdir(tmp_path) == []  # asking makes nothing
