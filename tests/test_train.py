@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss import losses, train
+from wsss import devices, losses, train
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
@@ -139,6 +139,25 @@ def test_training_lowers_the_loss_and_repeats_exactly(tmp_path):
     assert [m["loss"] for m in histories[0]] == [m["loss"] for m in histories[1]]
     for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_training_is_repeatable_and_the_choice_does_not_leak(tmp_path, monkeypatch, device, asked):
+    """On a processor always, on a GPU where asked for."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(devices, "pick_device", lambda: torch.device(device))  # of the choice alone
+    monkeypatch.setattr(train, "pick_device", lambda: torch.device("cpu"))
+    seen = []
+
+    def asking(net, images, targets):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return squared(net, images, targets)
+
+    schedule = replace(SCHEDULE, deterministic=asked)
+    fit(network(), Points(), asking, schedule, folder=tmp_path)
+    assert set(seen) == {device == "cpu" or asked}
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8])

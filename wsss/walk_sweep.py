@@ -61,12 +61,12 @@ class WalkSweepJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return self.path(id).exists()
+        return storage.is_whole(self.path(id))
 
     def _affinity(self, id):
         """Affinities (K, h, w) of a photo, and its size."""
         path = Path(self.affinities) / f"{id}.npz"
-        if path.exists():
+        if storage.is_whole(path):
             kept = _load(path)
             affinity = torch.from_numpy(kept["affinity"]).to(pick_device())
             return affinity, tuple(kept["size"].tolist())
