@@ -1,0 +1,103 @@
+"""Ten thousand photos take no more memory than the first thousand, in each process, seen from
+outside.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_memory import run_cams, run_regions
+
+if __name__ == "__main__":
+    run_{kind}({folder!r}, {processes})
+"""
+PHOTOS, EARLY = 10_000, 1_000
+GROWTH = 20  # MiB; if the photos were kept as the network takes them, 9 KiB each, it would be 80
+
+
+class Repeated:
+    """A dataset in which every photo is the same small one, with two classes."""
+
+    classes = ("a", "b")
+
+    def image(self, id):
+        import numpy as np
+
+        return np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+
+    def labels(self, id):
+        return [1, 2]
+
+
+def run_cams(folder, processes):
+    import torch
+
+    from wsss import infer, jobs, models
+
+    torch.set_num_threads(1)  # as in the other tests; processes of a pool do so themselves
+    network = models.build_cam("small", 2)
+    job = jobs.CamJob(Repeated(), network, Path(folder), (1.0, 0.5), True)
+    infer.infer([str(n) for n in range(PHOTOS)], job, label="maps", processes=processes)
+
+
+def run_regions(folder, processes):
+    """Photos with maps, which are one file under many names."""
+    import numpy as np
+
+    from wsss import crf, infer, jobs, storage
+
+    cams, ids = Path(folder + "_cams"), [str(n) for n in range(PHOTOS)]
+    storage.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 6, 8)))
+    for id in ids[1:]:
+        os.link(cams / "0.npz", cams / f"{id}.npz")
+    job = jobs.AffinityLabelJob(Repeated(), cams, Path(folder), 4, 16, crf.CrfParams(), 2)
+    infer.infer(ids, job, label="regions", processes=processes)
+
+
+def resident(process):
+    """Its resident memory in MiB, and its children; None where it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) // 1024, [
+            int(child) for child in children
+        ]
+    except (FileNotFoundError, ProcessLookupError, StopIteration):
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("kind, processes", [("cams", 1), ("cams", 2), ("regions", 2)])
+def test_memory_stays_flat_over_ten_thousand_photos(tmp_path, kind, processes):
+    script, folder = tmp_path / "program.py", tmp_path / "out"
+    script.write_text(
+        PROGRAM.format(
+            tests=str(Path(__file__).parent), kind=kind, folder=str(folder), processes=processes
+        )
+    )
+    early, late, done = {}, {}, 0
+    program = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    while done < PHOTOS and program.poll() is None:  # ending takes memory, and no matter
+        done = sum(1 for _ in os.scandir(folder)) if folder.exists() else 0
+        waiting = [program.pid] if done >= EARLY else []
+        while waiting:
+            process = waiting.pop()
+            seen = resident(process)
+            if seen:
+                early.setdefault(process, seen[0])
+                late[process] = seen[0]
+                waiting += seen[1]
+        time.sleep(0.2)
+    assert program.wait() == 0 and done == PHOTOS
+    assert len(early) == (1 if processes == 1 else processes + 2)  # and the one that tracks them
+    growth = {process: late[process] - early[process] for process in early}
+    print(f"{kind}, {processes} processes: {sorted(late.values())} MiB, grown {growth}")
+    assert max(growth.values()) <= GROWTH
