@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 
 import yaml
 
-from wsss import datasets, delivery, provenance, shown, stages
+from wsss import datasets, delivery, disk, provenance, shown, stages
 from wsss.errors import InputError
 from wsss.execution import NOTEBOOK, keep_notebook, run_stage, seconds_of
 from wsss.journal import Journal
@@ -240,6 +240,7 @@ def run(experiment, planned, *, title="", say=print):
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
+    disk.check(planned, stages.outputs_root())
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")

@@ -97,6 +97,7 @@ class StageRun:
                 f"{folder}: another process works on the same {name}; wait for it or stop it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        storage.sweep_partials(self.folder)
         (self.folder / stages.COMPLETE).unlink(missing_ok=True)
         self.journal = Journal(self.folder)
         if self._owned:

@@ -8,7 +8,7 @@ import os
 import sys
 
 from wsss.cli import bench, data, doctor, export, label, run, weights
-from wsss.errors import InputError
+from wsss.errors import InputError, masked
 
 COMMANDS = (run, data, label, weights, export, bench, doctor)  # each has ``add(commands)``
 
@@ -43,7 +43,7 @@ def main(arguments=None):
     except InputError as fault:
         if parsed.debug:
             raise
-        print(f"wsss: {fault}", file=sys.stderr)
+        print(f"wsss: {masked(str(fault))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,8 +51,18 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("wsss: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except OSError as failure:  # such as a full disk
+        if parsed.debug:
+            raise
+        reason = failure.strerror or type(failure).__name__
+        place = f"{failure.filename}: " if failure.filename else ""
+        print(
+            f"wsss: {masked(f'{place}{reason}')}; mend that, and the same command goes on",
+            file=sys.stderr,
+        )
+        return 1
     except RuntimeError as failure:
         if parsed.debug:
             raise
-        print(f"wsss: {failure}", file=sys.stderr)
+        print(f"wsss: {masked(str(failure))}", file=sys.stderr)
         return 1
