@@ -1,8 +1,11 @@
 """An experiment's own results, from completed MLflow runs; ``tables`` sets them beside others'."""
 
+import statistics
+
 import pandas as pd
 
 from wsss import stages
+from wsss.errors import InputError
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
 
@@ -11,10 +14,6 @@ def markdown_table(header, rows):
     """A Markdown table of text cells."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def _figure(value):
-    return "" if value is None else f"{value:.1f}"
 
 
 def protocol(parameters):
@@ -32,11 +31,107 @@ def backbone(record):
     return trained["parameters"]["backbone"] if trained else "unknown backbone"
 
 
-def ours(records, dataset, *, score_split, val_split):
-    """Label quality at each step, and the segmentation network, as Markdown.
+def check_lineage(inputs):
+    """Whether the stages of a report are of one chain: each built on the others that it builds on,
+    all of them on the same data.
+
+    Args:
+        inputs: stage name to folder.
+
+    Raises:
+        InputError: they are not; figures of different chains must not stand side by side.
+    """
+    used = {}
+    for name, folder in inputs.items():
+        for stage, fingerprint, record in _chain(stages.completion(folder)):
+            other, before = used.setdefault(stage, (name, fingerprint))
+            if before != fingerprint:
+                raise InputError(
+                    f"report: {other} builds on {stage} {before}, and {name} on {stage} "
+                    f"{fingerprint}; give runs of one chain"
+                )
+            if record:
+                other, before = used.setdefault("", (name, record["data_digest"]))
+                if before != record["data_digest"]:
+                    raise InputError(
+                        f"report: {other} was made of data {before}, and {stage} of "
+                        f"{record['data_digest']}; run the chain on one dataset"
+                    )
+
+
+def _chain(record):
+    """Yield ``(stage, fingerprint, record)`` of a completed stage and of those it builds on; the
+    record is None where a folder is gone.
+    """
+    yield record["stage"], record["fingerprint"], record
+    for name, fingerprint in record["inputs"].items():
+        above = stages.upstream(record, name)
+        if above:
+            yield from _chain(above)
+        else:
+            yield name, fingerprint, None
+
+
+def origins(runs):
+    """Where figures come from: a row for each stage, as a data frame.
+
+    Args:
+        runs: ``tracking.Completed`` of the report's stages and of those they build on.
+    """
+    rows = []
+    for run in runs:
+        changed = run.tags.get("wsss.git.dirty") == "true"
+        commit = run.tags.get("mlflow.source.git.commit", "")[:12] or "unknown"
+        rows.append(
+            {
+                "stage": run.record["stage"],
+                "run": run.run_id,
+                "commit": commit + " and source/changes.diff" * changed,
+                "data": run.record["data_digest"],
+                "seed": run.record["parameters"].get("seed", ""),
+                "fingerprint": run.record["fingerprint"],
+                "torch": run.tags.get("wsss.torch", ""),
+                "Python": run.tags.get("wsss.python", ""),
+                "machine": run.tags.get("wsss.device", ""),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def chain_folders(inputs):
+    """The folders of a report's stages and of all that they build on, in the chain's order.
+
+    Args:
+        inputs: stage name to folder.
+    """
+    found = {}
+    for folder in inputs.values():
+        for stage, fingerprint, record in _chain(stages.completion(folder)):
+            if record:
+                found[stage] = stages.stage_folder(stage, fingerprint)
+    found |= inputs
+    return [found[name] for name in stages.read_stages() if name in found]
+
+
+def _over_seeds(folder, metric):
+    """A figure of a stage, or its mean and spread over the runs that differ in seeds alone."""
+    records = [stages.completion(sibling) for sibling in stages.siblings(folder)]
+    values = [record["metrics"][metric] for record in records if metric in record["metrics"]]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    spread = statistics.stdev(values)
+    return f"{statistics.mean(values):.1f} ± {spread:.1f} ({len(values)} seeds)"
+
+
+def ours(records, folders, dataset, *, score_split, val_split):
+    """Label quality at each step, and the segmentation network, as Markdown. Where a stage was run
+    with several seeds, its figures are means, with the standard deviation of one run.
 
     Args:
         records: stage name to ``tracking.Completed`` of infer_cam, random_walk and evaluate.
+        folders: stage name to the folder of each.
         dataset: the open dataset.
         score_split, val_split: the id lists of the scores.
     """
@@ -57,7 +152,7 @@ def ours(records, dataset, *, score_split, val_split):
     rows = [
         [
             title,
-            *(_figure(stage.metrics.get(f"{metric}/{name}")) for name in lists),
+            *(_over_seeds(folders[stage.record["stage"]], f"{metric}/{name}") for name in lists),
             stage.run_id[:8],
         ]
         for title, stage, metric in lines
@@ -81,7 +176,8 @@ def ours(records, dataset, *, score_split, val_split):
     else:
         network = f"segmentation network, photo only; {protocol(parameters)}"
         count = len(dataset.masked(dataset.ids(val_split)))
-        row = [backbone(final.record), _figure(score), final.run_id[:8]]
+        figure = _over_seeds(folders["evaluate"], f"segmentation_miou/{val_split}")
+        row = [backbone(final.record), figure, final.run_id[:8]]
         parts.append(markdown_table([network, f"{val_split} ({count})", "run"], [row]))
     return "\n\n".join(parts)
 

@@ -38,13 +38,15 @@ class Combination(NamedTuple):
     Attributes:
         names: column to value: the variant's name and the swept parameters' values, without the
             seed.
-        seed: of all stages, or None for the experiment's own.
+        seed: or None for the experiment's own.
         overrides: ``{stage: {parameter: value}}``.
+        tail: the stage from which on the seed holds; empty for all stages.
     """
 
     names: dict
     seed: int | None
     overrides: dict
+    tail: str = ""
 
     @property
     def title(self):
@@ -53,36 +55,53 @@ class Combination(NamedTuple):
 
 
 def split(texts):
-    """Command-line overrides apart: those of one value, and a grid ``{stage.parameter: [values]}``
-    of those with several (``random_walk.beta=4,8,16``). A list parameter's value stands in
-    brackets, a text with a comma in quotes.
+    """Command-line overrides apart: those of one value; and a sweep of the rest, as
+    ``combinations`` takes it.
+
+    Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value stands in
+    brackets, a text with a comma in quotes. ``seeds=0,1,2`` are seeds of all stages,
+    ``random_walk.seeds=0,1,2`` of those from one on.
     """
-    single, grid = [], {}
+    single, grid, sweep = [], {}, {}
     for text in texts:
         name, _, value = text.partition("=")
-        if "," in value and value.lstrip()[:1] not in "[\"'{":
+        if name.rpartition(".")[2] == "seeds":
+            sweep["seeds"], sweep["tail"] = _seeds(text, value), name.rpartition(".")[0]
+        elif "," in value and value.lstrip()[:1] not in "[\"'{":
             parsed = [pipeline.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
             grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
         else:
             single.append(text)
-    return single, grid
+    return single, sweep | {"grid": grid}
 
 
-def combinations(experiment, grid=None):
-    """Every ``Combination`` of an experiment's ``sweep`` and of a grid given beside it.
+def _seeds(text, value):
+    try:
+        return [int(part) for part in value.strip("[]").split(",")]
+    except ValueError:
+        raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
+
+
+def combinations(experiment, given=None):
+    """Every ``Combination`` of an experiment's ``sweep`` and of one given beside it.
 
     ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
-    (``stage.parameter`` to a list of values) and ``seeds`` (a list). The result is empty where
-    there is nothing to sweep.
+    (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the stage from which
+    on seeds hold). The result is empty where there is nothing to sweep.
 
     Raises:
         InputError: another key, an empty list, or a name that is not ``stage.parameter``.
     """
-    sweep = experiment.get("sweep") or {}
+    sweep, given = experiment.get("sweep") or {}, given or {}
     for key in sweep:
-        if key not in ("variants", "grid", "seeds"):
-            raise InputError(f"sweep: unknown key '{key}'; expected: variants, grid, seeds")
-    grid = (sweep.get("grid") or {}) | (grid or {})
+        if key not in ("variants", "grid", "seeds", "tail"):
+            raise InputError(f"sweep: unknown key '{key}'; expected: variants, grid, seeds, tail")
+    grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
+    sweep = sweep | given
+    tail = sweep.get("tail") or ""
+    if tail and tail not in experiment["stages"]:
+        names = ", ".join(experiment["stages"])
+        raise InputError(f"seeds: '{tail}' is no stage of this experiment; its stages are: {names}")
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
@@ -103,7 +122,7 @@ def combinations(experiment, grid=None):
                 overrides.setdefault(stage, {})[parameter] = value
             names = {"variant": variant} if variants else {}
             names |= {name: given[name] for name in grid}
-            found += [Combination(names, seed, overrides) for seed in seeds or [None]]
+            found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
     return found
 
 
@@ -112,7 +131,13 @@ def plan(experiment, point, overrides, **options):
     given = {stage: dict(values) for stage, values in overrides.items()}
     for stage, values in point.overrides.items():
         given[stage] = given.get(stage, {}) | values
-    if point.seed is not None:
+    if point.seed is not None and point.tail:
+        chain = stages.read_stages()
+        names = [name for name in chain if name in experiment["stages"]]
+        for name in names[names.index(point.tail) :]:
+            if "seed" in chain[name].parameters:
+                given[name] = given.get(name, {}) | {"seed": point.seed}
+    elif point.seed is not None:
         experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
     return pipeline.plan(experiment, given, **options)
 
@@ -153,7 +178,9 @@ def run(experiment, points, overrides, *, say=print, **options):
         # where only parameters differ, a run's name tells them by itself
         named = "variant" in point.names or point.seed is not None
         pipeline.run(experiment, planned, title=point.title if named else "", say=say)
-        rows.append(point.names | {"seed": point.seed} | _figures(planned))
+        rows.append(point.names | {"seed": point.seed} | _data(planned) | _figures(planned))
+    if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
+        names.append("data")
     return _compare(experiment, pd.DataFrame(rows), names, given, say)
 
 
@@ -202,6 +229,10 @@ def _run_walks(experiment, points, planned, say):
     swept = {name.partition(".")[2] for name in points[0].names}
     record = {name: value for name, value in walk.values.items() if name not in swept}
     return rows, record
+
+
+def _data(planned):
+    return {"data": stages.completion(planned[-1].folder)["data_digest"]}
 
 
 def _figures(planned):
@@ -261,13 +292,16 @@ def _compare(experiment, results, names, given, say, record=None):
         figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)
-    _record(experiment["name"], names, folder, say)
+    means = {} if names else {f"mean {name}": mean[name].iloc[0] for name in figures}
+    if not names and len(results) > 1:
+        means |= {f"spread {name}": spread[name].iloc[0] for name in figures}
+    _record(experiment["name"], names, folder, means, say)
     say(f"written to {folder}")
     return text
 
 
-def _record(experiment, names, folder, say):
-    """A run in MLflow with a comparison's files."""
+def _record(experiment, names, folder, means, say):
+    """A run in MLflow with a comparison's files, and over seeds alone the figures' means."""
     journal = Journal(folder, fresh=True)
     when = time.strftime("%Y-%m-%d %H:%M")
     tags = {"wsss.experiment": experiment, "wsss.sweep": "true"} | provenance.tags()
@@ -275,6 +309,7 @@ def _record(experiment, names, folder, say):
     for name in ("sweep.md", "sweep.csv", "sweep.png", "random_walk.json"):
         if (folder / name).exists():
             journal.file(folder / name)
+    journal.metrics(means)
     journal.end("FINISHED")
     with delivery.Courier(say) as courier:
         courier.carry(folder)

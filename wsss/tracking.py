@@ -31,6 +31,7 @@ class Completed(NamedTuple):
     metrics: dict
     iou: pd.DataFrame | None  # its IoU table, where it logged one
     record: dict  # what ``complete`` wrote
+    tags: dict  # of the run
 
 
 def completed(folder):
@@ -55,7 +56,7 @@ def completed(folder):
         )
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")
-    return Completed(run_id, run.data.metrics, store.iou_table(run), record)
+    return Completed(run_id, run.data.metrics, store.iou_table(run), record, run.data.tags)
 
 
 class Inputs(dict):

@@ -7,11 +7,11 @@ def _run(arguments):
     from wsss import pipeline, sweep  # slow to import: only for the command that needs it
 
     experiment = pipeline.read_experiment(arguments.experiment)
-    single, grid = sweep.split(arguments.overrides)
+    single, several = sweep.split(arguments.overrides)
     overrides = pipeline.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until")
     options = {name: vars(arguments)[name] for name in names}
-    points = sweep.combinations(experiment, grid)
+    points = sweep.combinations(experiment, several)
     if arguments.dry_run:
         if points:
             print(sweep.dry_run(experiment, points, overrides, **options))
@@ -42,7 +42,8 @@ def add(commands):
         nargs="*",
         metavar="stage.parameter=value",
         help="changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
-        "each and compare",
+        "each and compare; seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from "
+        "that stage on",
     )
     run.add_argument(
         "--from",
