@@ -70,3 +70,18 @@ def test_what_does_not_describe_its_tensors_is_one_line(tmp_path, change, reason
     with pytest.raises(InputError, match=reason) as raised:
         models.open_network(path, "cam")
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
+    """torch loads tensors of zeros without a word where a block never reached the disk."""
+    network = models.build_cam("small", 2)
+    path = tmp_path / "weights.pt"
+    models.save_network(path, network, "cam", ["a", "b"], backbone="small")
+    content = bytearray(path.read_bytes())
+    block = max(network.parameters(), key=torch.numel).detach().numpy().tobytes()[:4096]
+    place = bytes(content).index(block)
+    content[place : place + 4096] = bytes(4096)
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+    with pytest.raises(InputError, match=r"weights\.pt: damaged since it was written; run its st"):
+        models.open_network(path)

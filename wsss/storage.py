@@ -99,13 +99,12 @@ def is_whole(path):
     """Whether a file is there with all its contents, by the checksums that its format has.
 
     Args:
-        path: of an archive (``.npz``, or ``.pt`` as torch writes it) or a PNG, which have one for
-            each part.
+        path: of a PNG, or else an archive (``.npz``, or as torch writes it); both have one for each
+            part.
     """
     path = Path(path)
-    check = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole}[path.suffix]
     try:
-        return check(path)
+        return _png_whole(path) if path.suffix == ".png" else _archive_whole(path)
     except DAMAGE:  # or not there
         return False
 

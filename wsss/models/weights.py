@@ -49,6 +49,10 @@ def load_described(path):
     description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
         state, description = state["state"], state["description"]
+        if not storage.is_whole(path):  # torch reads past wrong checksums
+            raise InputError(
+                f"{path}: damaged since it was written; run its stage again with --force"
+            )
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
