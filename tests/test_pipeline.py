@@ -276,6 +276,27 @@ def test_forced_stage_repeats_its_figures(place, finished):
     assert timeless[0] == timeless[1]
 
 
+def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
+    folder = finished["train_affinity"].folder
+    source = delivery.run_of(folder)
+    assert cli.main(["reproduce", source]) == 0
+    said = capsys.readouterr().out
+    assert "identical: 4 figures, 0 files, its weights" in said
+    again = store.client().search_runs(
+        [store.experiment_id("smoke")], f"tags.`wsss.reproduces` = '{source}'"
+    )
+    assert [run.info.status for run in again] == ["FINISHED"]
+    assert not list(place.glob("outputs/reproductions/*"))
+    record = stages.completion(folder)
+    record["metrics"]["loss"] += 1e-9
+    (folder / "complete.json").write_text(json.dumps(record))
+    assert cli.main(["reproduce", str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert f"loss: {record['metrics']['loss'] - 1e-9}" in said and "not identical" in said
+    record["metrics"]["loss"] -= 1e-9
+    (folder / "complete.json").write_text(json.dumps(record))
+
+
 def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatch):
     """What a killed driver leaves: a folder with half the maps and a run that is still RUNNING."""
     experiment = pipeline.read_experiment(place / "smoke.yaml")

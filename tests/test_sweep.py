@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss import sweep, viz
+from wsss import pipeline, stages, sweep, viz
 from wsss.errors import InputError
 
 
 def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
-    single, grid = sweep.split(
+    single, several = sweep.split(
         [
             "random_walk.beta=4,8,16",
             "infer_cam.scales=[0.5, 1.0]",
@@ -21,7 +21,7 @@ def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
             "train_cam.epochs=3",
         ]
     )
-    assert grid == {"random_walk.beta": [4, 8, 16], "random_walk.flip": [True, False]}
+    assert several["grid"] == {"random_walk.beta": [4, 8, 16], "random_walk.flip": [True, False]}
     assert single == [
         "infer_cam.scales=[0.5, 1.0]",
         "dataset.data_root='a,b'",
@@ -37,7 +37,7 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
             "seeds": [0, 1, 2],
         }
     }
-    points = sweep.combinations(experiment, {"random_walk.steps": [16]})
+    points = sweep.combinations(experiment, {"grid": {"random_walk.steps": [16]}})
     assert len(points) == 2 * 2 * 1 * 3 == len({point.title for point in points})
     last = points[-1]
     assert last.title == "variant no head, random_walk.beta 8, random_walk.steps 16, seed 2"
@@ -46,6 +46,28 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
         "random_walk": {"beta": 8, "steps": 16},
     }
     assert points[0].overrides == {"random_walk": {"beta": 4, "steps": 16}}
+
+
+def test_seeds_are_of_all_stages_or_of_those_from_one_on():
+    single, sweep_of = sweep.split(["random_walk.beta=4", "seeds=0,1"])
+    assert single == ["random_walk.beta=4"] and sweep_of["seeds"] == [0, 1]
+    path = stages.project_root() / "experiments" / "shapes.yaml"
+    experiment = pipeline.read_experiment(path)
+    point = sweep.combinations(experiment, sweep_of)[1]
+    seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}
+    assert {name for name, seed in seeds.items() if seed == 1} == {
+        "train_cam",
+        "train_affinity",
+        "train_segmentation",
+    }
+    _, sweep_of = sweep.split(["train_affinity.seeds=3"])
+    (point,) = sweep.combinations(experiment, sweep_of)
+    seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}
+    assert seeds["train_cam"] == 0 and seeds["train_affinity"] == seeds["train_segmentation"] == 3
+    with pytest.raises(InputError, match="'walk' is no stage of this experiment"):
+        sweep.combinations(experiment, sweep.split(["walk.seeds=0,1"])[1])
+    with pytest.raises(InputError, match="expected whole numbers"):
+        sweep.split(["seeds=0,few"])
 
 
 def test_without_anything_to_sweep_there_is_no_point():

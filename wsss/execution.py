@@ -44,7 +44,7 @@ class StageFailed(RuntimeError):
     """A stage's notebook ended without completing; the message says where to look."""
 
 
-def run_stage(experiment, item, parent, label, courier, say):
+def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
     """One notebook in a subprocess, watched, and its run's status set from what it left behind.
 
     Args:
@@ -54,6 +54,7 @@ def run_stage(experiment, item, parent, label, courier, say):
         label: for the progress line.
         courier: the ``delivery.Courier`` that takes the record to MLflow.
         say: what is told to people goes through it.
+        tags: more of them for the run.
 
     Raises:
         InputError: the stage refused what it was given.
@@ -62,9 +63,9 @@ def run_stage(experiment, item, parent, label, courier, say):
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
     journal = Journal(item.folder)
-    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | provenance.tags()
+    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | (tags or {})
     name = shown.run_name(item.name, shown.title(item.changes))
-    journal.begin(experiment, name, tags, parent=parent)
+    journal.begin(experiment, name, tags | provenance.tags(), parent=parent)
     courier.carry(item.folder)
     before = seconds_of(item.folder)
     parameters, notebook = item.folder / "parameters.json", item.folder / NOTEBOOK

@@ -45,6 +45,17 @@ def ended(folder):
     return not states or states[-1] == "end"
 
 
+def opening(folder):
+    """``(experiment, tags)`` of a folder's run, the tags as they are now; ``("", {})`` without."""
+    experiment, tags = "", {}
+    for entry, _ in entries(folder):
+        if entry["kind"] == "run":
+            experiment, tags = entry["experiment"], tags | entry["tags"]
+        elif entry["kind"] == "tags":
+            tags |= entry["values"]
+    return experiment, tags
+
+
 class Journal:
     """The record of the run in a folder. One process at a time adds to it.
 
@@ -64,14 +75,14 @@ class Journal:
         if fresh:
             for name in (NAME, DELIVERED):
                 (self.folder / name).unlink(missing_ok=True)
-        self._time, self._known, self._metrics = 0, set(), {}
+        self._time, self._known, self._metrics, self._tags = 0, set(), {}, {}
         for entry, _ in entries(self.folder):
             self._note(entry)
 
     def add(self, kind, **entry):
         """Add an entry, unless it is there; values are plain."""
         entry = {"kind": kind, **entry}
-        if kind not in STATES and _identity(entry) in self._known:
+        if kind not in (*STATES, "tags") and _identity(entry) in self._known:
             return
         entry["time"] = max(int(1000 * time.time()), self._time)
         line = json.dumps(entry, default=str).encode() + b"\n"
@@ -95,6 +106,7 @@ class Journal:
         """
         if any(entry["kind"] == "run" for entry, _ in entries(self.folder)):
             self.add("again")
+            self.tags(tags)
         else:
             parent = str(parent) if parent else None
             self.add("run", experiment=experiment, name=name, tags=tags, parent=parent)
@@ -102,6 +114,12 @@ class Journal:
     def end(self, status, error=None):
         """End the run: FINISHED, FAILED or KILLED, with a reason."""
         self.add("end", status=status, error=error)
+
+    def tags(self, values):
+        """Set tags, name to text, but for those that are as they were."""
+        new = {name: text for name, text in values.items() if self._tags.get(name) != text}
+        if new:
+            self.add("tags", values=new)
 
     def metrics(self, values, step=0):
         """Add numbers by name, but for those that are there with this value at this step."""
@@ -133,7 +151,11 @@ class Journal:
     def _note(self, entry):
         self._time = max(self._time, entry.get("time", 0))
         self._known.add(_identity(entry))
-        if entry["kind"] == "metrics":
+        if entry["kind"] == "run":
+            self._tags |= entry["tags"]
+        elif entry["kind"] == "tags":
+            self._tags |= entry["values"]
+        elif entry["kind"] == "metrics":
             for name, value in entry["values"].items():
                 self._metrics[name, entry["step"]] = value
 

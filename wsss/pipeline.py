@@ -263,7 +263,7 @@ def run(experiment, planned, *, title="", say=print):
             headlines = _run_stages(name, planned, parent, courier, say)
             report = _report(planned)
             text = "\n\n".join(filter(None, [description, report]))
-            parent.add("tags", values={shown.NOTE: text})
+            parent.tags({shown.NOTE: text})
             parent.add("experiment", name=name, description=description, columns=headlines)
             status = "FINISHED"
         except KeyboardInterrupt:

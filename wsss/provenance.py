@@ -66,7 +66,9 @@ def write(folder):
     texts = {"packages.txt": "\n".join(packages()), "changes.diff": changes()}
     written = []
     for name, text in texts.items():
-        if text:
+        if not text:  # nor any of an earlier attempt
+            (folder / name).unlink(missing_ok=True)
+        else:
             with storage.atomic(folder / name) as partial:
                 partial.write_text(text + "\n")
             written.append(folder / name)

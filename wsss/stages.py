@@ -151,7 +151,7 @@ class Stage:
             "values": {
                 name: _contents(value) if name.endswith("_folder") and value else value
                 for name, value in values.items()
-                if not (name.endswith("_run") and name[:-4] in upstream)
+                if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
             },
             "upstream": upstream,
             "data": data_digest,
@@ -271,11 +271,9 @@ def upstream(record, name):
     return completion(stage_folder(name, fingerprint)) if fingerprint else None
 
 
-IRRELEVANT = (
-    "workers",
-    "processes",
-    "checkpoint_minutes",
-)  # parameters that make no other experiment
+UNSEEN = ("checkpoint_minutes",)  # parameters that no result can show
+# those that make no other experiment, though the last bits of sums might show them
+IRRELEVANT = (*UNSEEN, "workers", "processes")
 
 
 def _family(record):

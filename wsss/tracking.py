@@ -188,7 +188,7 @@ class StageRun:
         self._lock.release()
 
     def _tag(self, tags):
-        self.journal.add("tags", values={f"wsss.{name}": value for name, value in tags.items()})
+        self.journal.tags({f"wsss.{name}": value for name, value in tags.items()})
 
     def _carry(self):
         """Deliver at once where no driver does it."""

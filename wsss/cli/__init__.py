@@ -7,10 +7,11 @@ import argparse
 import os
 import sys
 
-from wsss.cli import bench, data, doctor, export, label, run, weights
+from wsss.cli import bench, data, doctor, export, label, reproduce, run, weights
 from wsss.errors import InputError, masked
 
-COMMANDS = (run, data, label, weights, export, bench, doctor)  # each has ``add(commands)``
+# each has ``add(commands)``
+COMMANDS = (run, reproduce, data, label, weights, export, bench, doctor)
 
 
 def parser():

@@ -1,0 +1,23 @@
+"""``wsss reproduce``: a recorded stage, run again and compared."""
+
+from wsss.cli.command import add_command
+
+
+def _reproduce(arguments):
+    from wsss import reproduction  # slow to import: only for the command that needs it
+
+    return 0 if reproduction.reproduce(arguments.run) else 1
+
+
+def add(commands):
+    command = add_command(
+        commands,
+        "reproduce",
+        _reproduce,
+        help="run a recorded stage again and compare",
+        description="Run a completed stage again from its record, with its parameters and inputs, "
+        "in a folder of its own. Says what of code, packages, data and machine is not as it was, "
+        "and whether figures, files and weights are the same. Exit code 1 if they are not.",
+        epilog="example: wsss reproduce outputs/random_walk/0123456789ab",
+    )
+    command.add_argument("run", help="the stage's folder, or the id of its MLflow run")
