@@ -73,7 +73,7 @@ BAD = {
     "a column more": ("t.csv", "id,labels,when\na,b,c\n", "found 'id,labels,when'"),
     "an unquoted comma": ("t.csv", "id,labels\na,b,c\n", "line 2.*found 3 columns; quote names"),
     "empty": ("t.csv", "", "found 'an empty file'"),
-    "binary": ("t.csv", b"\xff\xfe\x00id", "not readable as tags"),
+    "binary": ("t.csv", b"\xff\xfe\x00id", "expected tags in UTF-8"),
     "no JSON": ("t.json", "{", "not readable as tags"),
     "labels in one text": ("t.json", {"a": "cat"}, "'a' is none of these"),
     "numbers": ("t.json", [{"id": "a", "labels": [1]}], "'a' is none of these"),

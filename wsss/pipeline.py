@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import yaml
-
-from wsss import datasets, delivery, disk, provenance, shown, stages
+from wsss import datasets, delivery, disk, provenance, shown, stages, yamls
 from wsss.errors import InputError
 from wsss.execution import NOTEBOOK, keep_notebook, run_stage, seconds_of
 from wsss.journal import Journal
@@ -46,19 +44,12 @@ def read_experiment(path):
     """An experiment file as a dict with ``name``, ``description``, ``common``, ``stages``,
     ``smoke`` and ``sweep`` (see ``sweep.combinations``).
     """
-    try:
-        text = Path(path).read_text()
-    except (FileNotFoundError, IsADirectoryError):
+    if not Path(path).is_file():
         have = ", ".join(
             sorted(p.name for p in (stages.project_root() / "experiments").glob("*.yaml"))
         )
-        raise InputError(f"{path}: no such experiment file; experiments/ has: {have}") from None
-    try:
-        experiment = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend the file"
-        ) from None
+        raise InputError(f"{path}: no such experiment file; experiments/ has: {have}")
+    experiment = yamls.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
     for key in experiment:
@@ -66,8 +57,25 @@ def read_experiment(path):
             raise InputError(f"{path}: unknown key '{key}'; expected: {', '.join(KEYS)}")
     for key in ("common", "stages", "smoke", "sweep"):
         experiment[key] = experiment.get(key) or {}
-    experiment.setdefault("name", Path(path).stem)
+        _check_mapping(f"{path}: {key}", experiment[key])
+    for key in ("stages", "smoke"):
+        for name, values in experiment[key].items():
+            _check_mapping(f"{path}: {key}.{name}", values or {})
+    for key in ("name", "description"):
+        if not isinstance(experiment.setdefault(key, ""), str):
+            raise InputError(f"{path}: expected a text as '{key}'; put it in quotes")
+    experiment["name"] = experiment["name"] or Path(path).stem
+    if "/" in experiment["name"] or experiment["name"].startswith("."):
+        raise InputError(
+            f"{path}: the name '{experiment['name']}' is one of folders; leave out '/' and a "
+            "leading '.'"
+        )
     return experiment
+
+
+def _check_mapping(where, values):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{where}: expected lines 'name: value' but found another form; mend it")
 
 
 def parse_overrides(texts):
@@ -82,10 +90,7 @@ def parse_overrides(texts):
             raise InputError(
                 f"'{text}': expected stage.parameter=value, such as random_walk.beta=4"
             )
-        try:
-            given.setdefault(stage, {})[parameter] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"'{text}': the value is not readable as YAML; quote it") from None
+        given.setdefault(stage, {})[parameter] = yamls.parse(value, f"'{text}'")
     return given
 
 

@@ -15,8 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 import wsss
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.storage import manifest
+from wsss.texts import read_text
 
 TYPES = {
     "int": int,
@@ -204,16 +205,29 @@ BESIDE = (
     *(COMPLETE, "record.jsonl", "delivered.json", "run.json", "parameters.json"),
     *("papermill.log", "executed.ipynb", "executed.html"),
 )
-KEYS = ("stage", "fingerprint", "parameters", "inputs", "data_digest", "metrics", "ended")
+RECORD = {  # what a stage writes when it completes, with the types
+    "stage": str,
+    "fingerprint": str,
+    "parameters": dict,
+    "inputs": dict,
+    "data_digest": str,
+    "metrics": dict,
+    "ended": float | int,
+}
 
 
 def completion(folder):
-    """What a stage wrote when it completed, or None where it did not or where it is cut short."""
+    """What a stage wrote when it completed, or None where it did not; ``damage`` tells where that
+    is cut short or is something else.
+    """
     try:
-        record = json.loads((Path(folder) / COMPLETE).read_text())
-    except (OSError, ValueError):
+        record = json.loads(read_text(Path(folder) / COMPLETE, "a stage's record"))
+    except (OSError, ValueError, RecursionError):  # also an InputError
         return None
-    return record if isinstance(record, dict) and all(key in record for key in KEYS) else None
+    fits = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in RECORD.items()
+    )
+    return record if fits else None
 
 
 def inventory(folder):
@@ -233,7 +247,7 @@ def damage(folder):
         return ""
     record = completion(folder)
     if record is None:
-        return f"its {COMPLETE} is cut short"
+        return f"its {COMPLETE} is cut short, or not what a stage writes"
     if "inventory" in record and record["inventory"] != inventory(folder):
         return "files of it are missing, cut short or of other sizes than when it completed"
     return ""

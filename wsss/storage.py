@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.errors import InputError
+from wsss.arrays import read_arrays
+from wsss.errors import InputError, reason
 
 PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
 DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)
@@ -141,16 +142,27 @@ def save_cams(path, classes, cams):
 def load_cams(path):
     """``(classes, cams)``: a list of numbers and float32 (C, h, w), as ``save_cams`` kept them."""
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["classes"].tolist(), arrays["cams"].astype(np.float32)
+        found = read_arrays(path, classes=("iu", 1), cams=("f", 3))
+        classes, cams = found["classes"].tolist(), found["cams"].astype(np.float32)
+        _check_classes(classes, len(cams))
+        # a comparison with what is no number is false
+        if not ((cams >= 0) & (cams <= 1)).all():
+            raise ValueError("maps of values that are not 0 to 1")
+        return classes, cams
     except FileNotFoundError:
         raise InputError(
             f"{path}: no activation maps of this photo; run infer_cam on its split"
         ) from None
-    except DAMAGE as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a file of activation maps ({error}); delete it and run infer_cam"
+            f"{path}: not a file of activation maps ({reason(error)}); delete it and run infer_cam"
         ) from None
+
+
+def _check_classes(classes, count):
+    """Refuse numbers of classes, one for each of so many maps, that no dataset has."""
+    if len(classes) != count or not all(0 < number < 255 for number in classes):
+        raise ValueError(f"classes {classes} of {count} maps")
 
 
 def save_labels(path, labels):
@@ -175,16 +187,21 @@ def load_marginals(path):
     ``save_marginals`` kept them.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["classes"].tolist(), arrays["marginals"]
+        found = read_arrays(path, classes=("iu", 1), marginals=("u", 4))
+        classes, marginals = found["classes"].tolist(), found["marginals"]
+        if len(marginals) != 2:
+            raise ValueError(f"marginals of shape {marginals.shape}")
+        _check_classes(classes, marginals.shape[1] - 1)
+        return classes, marginals
     except FileNotFoundError:
         raise InputError(
             f"{path}: no CRF probabilities of this photo; run affinity_labels with "
             "affinity_labels.marginals=true"
         ) from None
-    except DAMAGE as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a file of CRF probabilities ({error}); delete it and run affinity_labels"
+            f"{path}: not a file of CRF probabilities ({reason(error)}); delete it and run "
+            "affinity_labels"
         ) from None
 
 
@@ -200,11 +217,15 @@ def load_confusions(path):
     them.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["ids"].tolist(), arrays["counts"]
-    except DAMAGE as error:
+        found = read_arrays(path, ids=("U", 1), counts=("i", 3))
+        counts = found["counts"]
+        if len(found["ids"]) != len(counts) or counts.shape[1] != counts.shape[2]:
+            raise ValueError(f"{len(found['ids'])} ids and counts of shape {counts.shape}")
+        return found["ids"].tolist(), counts
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a file of confusion counts ({error}); run its stage again with --force"
+            f"{path}: not a file of confusion counts ({reason(error)}); run its stage again with "
+            "--force"
         ) from None
 
 

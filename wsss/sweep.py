@@ -9,6 +9,7 @@ in one pass over the photos (see ``walk_sweep``).
 import hashlib
 import itertools
 import json
+import math
 import time
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ COMPARED = (
     "labels_miou",
     "segmentation_miou",
 )
+MOST_COMBINATIONS = 10_000  # of a sweep: a month of the fastest there is
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
@@ -93,9 +95,12 @@ def combinations(experiment, given=None):
         InputError: another key, an empty list, or a name that is not ``stage.parameter``.
     """
     sweep, given = experiment.get("sweep") or {}, given or {}
+    kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
     for key in sweep:
-        if key not in ("variants", "grid", "seeds", "tail"):
-            raise InputError(f"sweep: unknown key '{key}'; expected: variants, grid, seeds, tail")
+        if key not in kinds:
+            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
+        if not isinstance(sweep[key] or kinds[key](), kinds[key]):
+            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; mend the experiment")
     grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
     sweep = sweep | given
     tail = sweep.get("tail") or ""
@@ -108,6 +113,15 @@ def combinations(experiment, given=None):
     variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
     if not (variants or grid or seeds):
         return []
+    for name, given in variants.items():
+        if not isinstance(given or {}, dict):
+            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; mend it")
+    count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
+    if count > MOST_COMBINATIONS:
+        raise InputError(
+            f"sweep: expected at most {MOST_COMBINATIONS:,} combinations but there are {count:,}; "
+            "sweep fewer values"
+        )
     found = []
     for variant in variants or {"": {}}:
         for values in itertools.product(*grid.values()):

@@ -9,7 +9,6 @@ all alphas. All of it is what ``jobs.WalkJob`` computes, without dense CRF, and 
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from wsss import datasets, evaluation, models, stages, storage
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.devices import pick_device
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.infer import infer
 from wsss.metrics import ConfusionMatrix
@@ -249,5 +248,7 @@ def _load(path):
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not readable ({error}); delete it and sweep again") from None
+    except Exception as error:  # zip and numpy raise many kinds for a damaged file
+        raise InputError(
+            f"{path}: not readable ({reason(error)}); delete it and sweep again"
+        ) from None

@@ -13,12 +13,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from wsss.annotations import cvat, labelme
-from wsss.datasets.photos import photo_size
+from wsss.datasets.photos import photo_size, read_png
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE, read_mask
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.progress import progress
 from wsss.storage import atomic
+from wsss.texts import read_text
+
+JSON_BYTES = 2**28  # at most; labelme may keep the photo itself in it
 
 
 def coco(maps, classes):
@@ -134,11 +137,11 @@ def read_labelme(path, classes):
     ``labelme.label_map``.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; save it from labelme") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); save it again") from None
+        content = json.loads(read_text(path, "labelme's JSON", most=JSON_BYTES))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({reason(error)}); save it again") from None
     try:
         return labelme.label_map(content, classes)
     except InputError as fault:
@@ -183,7 +186,7 @@ def read_corrections(folder, classes, ids):
         found[names[name]] = path
     if not found:
         raise InputError(f"{root}: expected <id>.json or <id>.png but found none; check the path")
-    lines = (folder / "labelmap.txt").read_text(encoding="utf-8-sig") if colours else None
+    lines = read_text(folder / "labelmap.txt", "labels' colours") if colours else None
     return {id: _correction(found[id], classes, lines) for id in ids if id in found}
 
 
@@ -192,12 +195,9 @@ def _correction(path, classes, lines):
         return read_labelme(path, classes)
     if lines is None:
         return read_mask(path, num_classes=len(classes))
+    picture = read_png(path, "mask", colours=True)
     try:
-        with Image.open(path) as file:
-            picture = np.array(file.convert("RGB"))
         return cvat.label_map(picture, lines, classes)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable mask ({error}); replace the file") from None
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
 

@@ -59,7 +59,7 @@ def label_map(picture, lines, classes):
             continue
         try:
             name, colour, _, _ = line.strip().split(":")
-            red, green, blue = (int(value) for value in colour.split(","))
+            red, green, blue = bytes(int(value) for value in colour.split(","))
         except ValueError:
             raise InputError(
                 f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; mend it"

@@ -11,7 +11,7 @@ from wsss.annotations.outlines import outlines, paint
 from wsss.datasets.photos import MOST_PIXELS
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 
 BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
 FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there
@@ -155,8 +155,10 @@ def _mask(labels, number, shape, where):
                 if size == (right + 1 - left, bottom + 1 - top)
                 else None
             )
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: its mask is no readable PNG ({error}); draw it again") from None
+    except Exception as error:  # decoders raise many kinds for damaged bytes
+        raise InputError(
+            f"{where}: its mask is no readable PNG ({reason(error)}); draw it again"
+        ) from None
     if bits is None:
         raise InputError(
             f"{where}: expected a mask of {right + 1 - left}x{bottom + 1 - top} between its points "

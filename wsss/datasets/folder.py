@@ -5,24 +5,12 @@ import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import yaml
-
-from wsss.datasets.photos import SUFFIXES, fit_mask, photo_size, read_photo
+from wsss.datasets.description import read_description
+from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, fit_mask, photo_size, read_photo
 from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
 from wsss.datasets.voc import read_mask
-from wsss.errors import InputError
-
-KEYS = {  # of a description file, with their types
-    "photos": str,
-    "tags": str | list,
-    "classes": list,
-    "masks": str,
-    "splits": dict,
-    "val_share": float | int,
-    "seed": int,
-    "leave_out": list,
-    "long_side": int,
-}
+from wsss.errors import InputError, one_line
+from wsss.texts import read_text
 
 
 class Folder:
@@ -72,6 +60,8 @@ class Folder:
             )
         if not 0 <= val_share < 1:
             raise InputError(f"val_share {val_share}: expected a share from 0 to below 1")
+        if long_side and long_side < LEAST_SIDE:
+            raise InputError(f"long_side {long_side}: expected 0, or {LEAST_SIDE} pixels and more")
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
@@ -85,30 +75,12 @@ class Folder:
         """The dataset that a YAML file describes: the arguments by their names, ``photos`` for the
         root; relative paths are meant from the file's folder. ``changes`` go over them.
         """
-        path = Path(path)
+        given = read_description(path)
         try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not readable as YAML ({reason}); mend the file") from None
-        if not isinstance(given, dict) or "photos" not in given:
-            raise InputError(f"{path}: expected 'photos:' and a folder; see docs/own-photos.md")
-        for name, value in given.items():
-            if name not in KEYS:
-                raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
-            if not isinstance(value, KEYS[name]):
-                raise InputError(f"{path}: {name} cannot be {value!r}; see docs/own-photos.md")
-        for name in ("photos", "masks"):
-            if name in given:
-                given[name] = path.parent / given[name]
-        if "tags" in given:
-            files = [given["tags"]] if isinstance(given["tags"], str) else given["tags"]
-            given["tags"] = [path.parent / str(file) for file in files]
-        lists = given.get("splits") or {}
-        for name, value in lists.items():
-            if isinstance(value, str) and value.endswith(".txt"):
-                lists[name] = path.parent / value
-        return cls(given.pop("photos"), **given | changes)
+            return cls(given.pop("photos"), **given | changes)
+        except InputError as fault:
+            said = str(fault)
+            raise InputError(said if str(path) in said else f"{path}: {said}") from None
 
     @cached_property
     def photos(self):
@@ -130,6 +102,7 @@ class Folder:
             for name in names:
                 if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                     path = (Path(folder) / name).relative_to(self.root)
+                    _check_name(path)
                     id = _stem(normal(path.as_posix()))
                     if id not in self.leave_out:
                         found.setdefault(id, []).append(path)
@@ -159,6 +132,12 @@ class Folder:
         """Tags to photos: what fits into ``_labels``, what does not into ``tag_faults``."""
         named = classes or tags.classes or sorted({label for _, row in tags.rows for label in row})
         self.classes = tuple(normal(str(name)) for name in named)
+        for name in self.classes:
+            if not name.strip() or one_line(name) != name:
+                raise InputError(
+                    f"{self.tags_from}: {name!r} cannot be the name of a class; write it in "
+                    "letters that can be seen"
+                )
         if len(self.classes) > 254 or len(set(self.classes)) < len(self.classes):
             raise InputError(
                 f"{self.tags_from}: expected at most 254 classes, each once, but found "
@@ -228,10 +207,7 @@ class Folder:
         where = f"split '{name}'"
         if isinstance(given, Path):
             where = str(given)
-            try:
-                given = given.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{given}: not a readable id list ({error}); mend it") from None
+            given = read_text(given, "an id list").splitlines()
         ids = {}
         for line in filter(None, map(str.strip, map(str, given))):
             if self._left_out(line):
@@ -340,6 +316,14 @@ class Folder:
             except InputError as fault:
                 faults.append(str(fault))
         return faults
+
+
+def _check_name(path):
+    """Refuse a file whose name is not of characters, as file systems allow."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not in UTF-8; rename the file") from None
 
 
 def _stem(name):

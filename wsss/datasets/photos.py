@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -69,6 +69,50 @@ def fit_mask(mask, size, name):
     return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
+def read_png(path, what, *, colours=False):
+    """The numbers that the pixels of a palette or grey PNG hold, uint8 (H, W), or its colours,
+    uint8 (H, W, 3).
+
+    No other format is opened: a grey JPEG would give other numbers, and readers of some formats
+    start other programs.
+
+    Args:
+        path: the file.
+        what: is expected in it, for messages, such as ``mask``.
+        colours: take the colours, of any PNG.
+
+    Raises:
+        InputError: missing, unreadable, without such numbers, or of more than 100 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our bound is below
+            with Image.open(path, formats=["PNG"]) as file:
+                if file.width * file.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError
+                if colours:
+                    return np.array(file.convert("RGB"))
+                if file.mode in ("P", "L"):
+                    return np.array(file)
+                mode = file.mode
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: the {what} is missing; restore it or take the photo off the id list"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path}: expected a {what} of at most {MOST_PIXELS // 10**6} million pixels; make it "
+            "smaller"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path}: expected a {what} as PNG; save it as that") from None
+    except Exception as error:  # decoders raise many kinds for a damaged file
+        raise InputError(
+            f"{path}: not a readable {what} ({reason(error)}); replace the file"
+        ) from None
+    raise InputError(f"{path}: expected a palette or grey {what} but it is {mode}; save indices")
+
+
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # what puts a photo upright, by the tag's value
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,8 +156,9 @@ def _opened(path):
     except InputError:
         raise
     except Exception as error:  # decoders raise many kinds for a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not a readable photo ({reason}); replace the file") from None
+        raise InputError(
+            f"{path}: not a readable photo ({reason(error)}); replace the file"
+        ) from None
 
 
 def _too_large(path, size=None):

@@ -59,12 +59,17 @@ def _copy(kit, id, target, long_side):
     scale = min(1, long_side / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
     if photo.exists():
-        with Image.open(photo) as there:
-            if there.size != size:
-                raise InputError(
-                    f"{photo}: expected {size[0]}x{size[1]} but found "
-                    f"{there.size[0]}x{there.size[1]}; name another folder or delete this one"
-                )
+        try:
+            with Image.open(photo, formats=["JPEG"]) as file:
+                there = file.size
+        except Exception:  # decoders raise many kinds for a damaged file
+            there = None
+        if there != size:
+            found = f"{there[0]}x{there[1]}" if there else "a broken file"
+            raise InputError(
+                f"{photo}: expected {size[0]}x{size[1]} but found {found}; name another folder or "
+                "delete this one"
+            )
         if mask.exists() or not masked:
             return
     if masked:

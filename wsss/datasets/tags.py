@@ -1,6 +1,7 @@
 """Which photo shows what, as people write it down: CSV, JSON, COCO's instances, folders' names."""
 
 import csv
+import io
 import json
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -8,7 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
+from wsss.texts import read_text
+
+MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have some 450 MB
 
 
 class Tags(NamedTuple):
@@ -34,22 +38,21 @@ def read_tags(path):
         InputError: missing, unreadable, or of another form.
     """
     path = Path(path)
+    form = path.suffix.lower()
+    if form not in (".csv", ".json"):
+        raise InputError(f"{path}: expected a .csv or .json with tags; see docs/own-photos.md")
+    if not path.exists():
+        raise InputError(f"{path}: no such file of tags; give its path")
+    text = read_text(path, "tags", most=MOST_BYTES)
     try:
-        if path.suffix.lower() == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return _from_csv(path, csv.reader(file))
-        if path.suffix.lower() == ".json":
-            with path.open(encoding="utf-8-sig") as file:
-                # outlines are most of a file of COCO's: each is dropped as soon as it is read
-                return _from_json(path, json.load(file, object_pairs_hook=_without_outlines))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file of tags; give its path") from None
+        if form == ".csv":
+            return _from_csv(path, csv.reader(io.StringIO(text, newline="")))
+        # outlines are most of a file of COCO's: each is dropped as soon as it is read
+        return _from_json(path, json.loads(text, object_pairs_hook=_without_outlines))
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not readable as tags ({reason}); mend the file") from None
-    raise InputError(f"{path}: expected a .csv or .json with tags; see docs/own-photos.md")
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise InputError(f"{path}: not readable as tags ({reason(error)}); mend the file") from None
 
 
 def folder_tags(ids):
@@ -116,13 +119,14 @@ def _from_coco(path, content):
         found = {image["id"]: (normal(image["file_name"]), {}) for image in content["images"]}
         for entry in content["annotations"]:
             found[entry["image_id"]][1][names[entry["category_id"]]] = True
+        classes = [normal(name) for name in names.values()]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected COCO's instances but met {type(error).__name__}: {error}; check "
             "its ids"
         ) from None
     rows = [(name, list(labels)) for name, labels in found.values()]
-    return Tags(rows, classes=[normal(name) for name in names.values()], loose=True)
+    return Tags(rows, classes=classes, loose=True)
 
 
 def _without_outlines(pairs):

@@ -1,17 +1,17 @@
 """A dataset in the layout of the PASCAL VOC devkit: photos, image labels, masks and id lists."""
 
-import csv
 import hashlib
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
-from wsss.datasets.photos import read_photo
-from wsss.datasets.tags import label_vector
-from wsss.errors import InputError
+from wsss.datasets.photos import read_photo, read_png
+from wsss.datasets.tags import label_vector, read_tags
+from wsss.errors import InputError, reason
+from wsss.texts import read_bytes, read_text
 
 VOC_CLASSES = [
     "aeroplane",
@@ -36,6 +36,7 @@ VOC_CLASSES = [
     "tvmonitor",
 ]
 
+ANNOTATION_BYTES = 2**20  # at most; VOC's largest have some 10,000
 IGNORE = 255  # the mask value that no score and no loss looks at
 
 
@@ -69,8 +70,14 @@ class Devkit:
             )
         listed = self.root / "classes.txt"
         if classes is None:
-            classes = listed.read_text().split() if listed.exists() else VOC_CLASSES
+            given = listed.exists()
+            classes = read_text(listed, "class names").split() if given else VOC_CLASSES
         self.classes = tuple(classes)
+        if not 0 < len(self.classes) < IGNORE or len(set(self.classes)) < len(self.classes):
+            raise InputError(
+                f"{listed}: expected 1 to 254 class names, each once, but found "
+                f"{len(self.classes)}; mend the list"
+            )
         self.mask_folder = mask_folder
 
     def ids(self, split):
@@ -120,20 +127,12 @@ class Devkit:
                 for path in sorted((self.root / "Annotations").glob("*.xml"))
             }
         path = self.root / "image_labels.csv"
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if rows.fieldnames != ["id", "labels"]:
-                raise InputError(
-                    f"{path}: expected the header 'id,labels' but found {rows.fieldnames}; mend it"
-                )
-            return {
-                row["id"]: self._numbers(
-                    filter(None, (row["labels"] or "").split(";")),
-                    f"{path}: photo {row['id']}",
-                )
-                for row in rows
-                if row["labels"]
-            }
+        found = {}
+        for id, labels in read_tags(path).rows:
+            if id in found:
+                raise InputError(f"{path}: photo {id} is listed twice; keep one line")
+            found[id] = self._numbers(labels, f"{path}: photo {id}")
+        return {id: numbers for id, numbers in found.items() if numbers}
 
     def labelled(self):
         """The ids of the photos that have image labels, as a set."""
@@ -144,11 +143,17 @@ class Devkit:
         marked difficult count too.
         """
         path = self.root / "Annotations" / f"{id}.xml"
-        try:
-            names = [node.text for node in ElementTree.parse(path).getroot().findall("object/name")]
-        except ElementTree.ParseError as error:
+        content = read_bytes(path, "an annotation", most=ANNOTATION_BYTES)
+        if b"<!DOCTYPE" in content or b"\0" in content:  # of UTF-16, which would hide the former
             raise InputError(
-                f"{path}: not a readable annotation ({error}); replace the file"
+                f"{path}: expected an annotation without DOCTYPE, in UTF-8, as entities can stand "
+                "for anything; replace the file"
+            )
+        try:
+            names = [node.text for node in ElementTree.fromstring(content).findall("object/name")]
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a readable annotation ({reason(error)}); replace the file"
             ) from None
         return self._numbers(names, path)
 
@@ -226,11 +231,19 @@ def read_ids(path):
     """The photo ids of a list file, the first word of each line, in the list's order.
 
     Raises:
-        InputError: the list is empty.
+        InputError: the list cannot be read, is empty, names a photo twice, or one that would lie
+            outside the dataset's folders.
     """
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    lines = read_text(path, "an id list").splitlines()
+    ids = [line.split()[0] for line in lines if line.strip()]
     if not ids:
         raise InputError(f"{path}: the id list is empty; expected one photo id a line")
+    for id in ids:
+        if id.startswith("/") or ".." in id.replace("\\", "/").split("/"):
+            raise InputError(f"{path}: the id '{id}' leaves the dataset's folders; take it out")
+    if len(set(ids)) < len(ids):
+        (twice, _), *_ = Counter(ids).most_common(1)
+        raise InputError(f"{path}: the id '{twice}' is listed twice; keep one line")
     return ids
 
 
@@ -240,19 +253,7 @@ def read_mask(path, *, num_classes):
     Raises:
         InputError: missing, unreadable, a colour image, or a value that is no class.
     """
-    try:
-        with Image.open(path) as file:
-            if file.mode not in ("P", "L"):
-                raise InputError(
-                    f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
-                )
-            mask = np.array(file)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: the mask is missing; restore it or take the photo off the id list"
-        ) from None
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable mask ({error}); replace the file") from None
+    mask = read_png(path, "mask")
     wrong = np.unique(mask[(mask > num_classes) & (mask != IGNORE)])
     if wrong.size:
         raise InputError(

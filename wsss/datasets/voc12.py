@@ -6,21 +6,21 @@ Nothing is downloaded here, and what is whole is left alone.
 """
 
 import csv
-import zlib
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from wsss.datasets.downloads import Download, fetch
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.progress import progress
 from wsss.storage import atomic, save_labels
+from wsss.texts import read_bytes
 
 # Photos on each list. train, val and test are VOC's; train_aug is every photo with a mask of VOC or
 # SBD that is not in val.
@@ -51,8 +51,7 @@ SBD = Download(
     "www2.eecs.berkeley.edu (Research/Projects/CS/vision/grouping/semantic_contours)",
 )
 
-# What loadmat was seen to raise on files that are cut off, altered or of another kind.
-BROKEN = (IndexError, MatReadError, NotImplementedError, OSError, TypeError, ValueError, zlib.error)
+MAT_BYTES = 2**22  # of a .mat file at most, as it may unpack to a thousand times that
 
 
 @dataclass
@@ -208,9 +207,8 @@ def write_masks(devkit, ids, boundaries):
 
 def _readable(path):
     try:
-        with Image.open(path) as file:
-            file.load()
-    except (OSError, SyntaxError):  # missing, or not whole
+        read_mask(path, num_classes=len(VOC_CLASSES))
+    except InputError:  # missing, not whole, or not a mask of VOC's
         return False
     return True
 
@@ -221,19 +219,22 @@ def read_sbd_mask(path):
     Raises:
         InputError: the file is missing, is no .mat file, or holds no such mask.
     """
-    try:
-        found = loadmat(path, variable_names=["GTcls"])
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{path}: SBD's mask is missing; take it out of {SBD.archive} again with --sbd"
-        ) from None
-    except BROKEN as error:
+        )
+    content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of variables that are not asked for
+            found = loadmat(BytesIO(content), variable_names=["GTcls"])
+    except Exception as error:  # loadmat raises many kinds for a damaged file
         raise InputError(
-            f"{path}: not a readable .mat file ({error}); delete it and give --sbd again"
+            f"{path}: not a readable .mat file ({reason(error)}); delete it and give --sbd again"
         ) from None
     try:
         mask = np.asarray(found["GTcls"]["Segmentation"][0, 0])
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(
             f"{path}: expected GTcls.Segmentation but it is not in the file; delete it and give "
             "--sbd again"

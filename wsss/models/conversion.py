@@ -15,6 +15,7 @@ from wsss.models import build_affinity, build_cam, fit_state, load_state, save_s
 from wsss.models.backbones import TRUNKS, build_trunk
 from wsss.models.weights import fitting
 
+MOST_CHANNELS = 4096  # of any layer of theirs
 # the authors' names of the heads' tensors, and ours
 CAM_HEAD = {"fc8.weight": "classifier.weight"}
 AFFINITY_HEAD = {
@@ -87,6 +88,12 @@ def _authors(given, path):
     absent = [name for name in head if name not in given]
     if absent:
         raise InputError(f"{path}: has no '{absent[0]}'; give the authors' checkpoint as published")
+    for name in set(head) & {*CAM_HEAD, *AFFINITY_HEAD}:  # whose sizes decide what is built
+        if given[name].ndim != 4 or max(given[name].shape) > MOST_CHANNELS:
+            raise InputError(
+                f"{path}: has '{name}' of shape {tuple(given[name].shape)}; give the authors' "
+                "checkpoint as published"
+            )
     trunk = {name: tensor for name, tensor in given.items() if name not in head}
     if affinity:
         reduced = tuple(given[name].shape[0] for name in list(AFFINITY_HEAD)[:3])

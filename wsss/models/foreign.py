@@ -131,7 +131,7 @@ def _mxnet_array(bytes_):
         return SPARSE[storage]
     dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
     values = np.frombuffer(bytes_.take(dtype.itemsize * _elements(shape)), dtype)
-    tensor = torch.from_numpy(values.astype(dtype.newbyteorder("=")).reshape(shape))
+    tensor = _tensor(values, shape)
     return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
 
 
@@ -155,6 +155,14 @@ def _elements(shape):
     for side in shape:
         count *= side
     return count
+
+
+def _tensor(values, shape):
+    """Values in little-endian order as a tensor of a shape that has as many."""
+    try:
+        return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")).reshape(shape))
+    except (OverflowError, RuntimeError, ValueError):  # of too many or too long sides beside a 0
+        raise Fault(f"has an array of shape {shape}, as none can be") from None
 
 
 def read_caffe(path):
@@ -213,7 +221,7 @@ def _blob(bytes_):
     values = np.concatenate(values) if values else np.zeros(0, "<f4")
     if _elements(shape) != values.size:
         raise Fault(f"has a blob of shape {shape} with {values.size} values")
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")).reshape(shape))
+    return _tensor(values, shape)
 
 
 def _fields(bytes_):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
-from wsss.models.weights import fit_state, load_described, save_state
+from wsss.models.weights import fit_state, fitting, load_described, save_state
 
 BUILDERS = {
     "cam": lambda classes, **arguments: build_cam(num_classes=len(classes), **arguments),
@@ -17,7 +17,7 @@ BUILDERS = {
         num_classes=len(classes) + 1, **arguments
     ),
 }
-KEYS = {"kind", "classes", "arguments", "settings"}
+KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
 
 
@@ -78,7 +78,12 @@ def open_network(path, kind=None, **changes):
             f"{path}: holds tensors but not which network they are of; name it as `checkpoint` of "
             "train_cam or train_affinity, and take the file that the stage writes"
         )
-    if not isinstance(description, dict) or description.keys() != KEYS:
+    if (
+        not isinstance(description, dict)
+        or description.keys() != KEYS.keys()
+        or not all(isinstance(description[name], kind) for name, kind in KEYS.items())
+        or not all(isinstance(name, str) for name in description["classes"])
+    ):
         raise InputError(
             f"{path}: expected a description with {', '.join(sorted(KEYS))}; give another file"
         )
@@ -90,10 +95,20 @@ def open_network(path, kind=None, **changes):
         )
     given = {name: value for name, value in changes.items() if value}
     classes, arguments = tuple(description["classes"]), description["arguments"] | given
+    if "weights" in arguments:  # a stranger's file must not name others to be read
+        raise InputError(f"{path}: its description names further weights; give another file")
     try:
-        with torch.random.fork_rng():  # random weights that are overwritten at once
-            network = BUILDERS[found](classes, **arguments)
-    except TypeError as error:
-        raise InputError(f"{path}: describes no network that is known ({error})") from None
+        # without memory first, as what is described may be of any size
+        with torch.device("meta"):
+            wanted = BUILDERS[found](classes, **arguments)
+    except InputError as fault:
+        raise InputError(f"{path}: describes no network that can be built: {fault}") from None
+    except Exception as error:  # wrong values fail in many ways
+        raise InputError(
+            f"{path}: describes no network that is known ({reason(error)}); give another file"
+        ) from None
+    fitting(wanted, state, path, hint="weights of the same architecture")
+    with torch.random.fork_rng():  # random weights that are overwritten at once
+        network = BUILDERS[found](classes, **arguments)
     fit_state(network, state, path)
     return Trained(network.eval(), found, classes, arguments, description["settings"])

@@ -2,15 +2,17 @@
 does not fit is refused by name.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch.hub import load_state_dict_from_url
 
-from wsss import storage
-from wsss.errors import InputError
+from wsss.errors import InputError, reason
 from wsss.models.foreign import is_mxnet, read_caffe, read_mxnet
+from wsss.storage import atomic, is_whole
 
+MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of
 
 
@@ -30,35 +32,44 @@ def load_described(path):
     path = Path(path)
     if path.suffix == ".caffemodel":
         return read_caffe(path), None
-    try:
-        if is_mxnet(path):
-            return read_mxnet(path), None
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    if not path.is_file():
         raise InputError(
             f"{path}: no such weight file; give the path of a state dict saved by torch.save, an "
             "MXNet .params or a .caffemodel"
-        ) from None
+        )
+    try:
+        if is_mxnet(path):
+            return read_mxnet(path), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forms that are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path}: not a state dict of plain tensors ({reason}); give another file"
+            f"{path}: not a state dict of plain tensors ({reason(error)}); give another file"
         ) from None
     description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
         state, description = state["state"], state["description"]
-        if not storage.is_whole(path):  # torch reads past wrong checksums
+        if not is_whole(path):  # torch reads past wrong checksums
             raise InputError(
                 f"{path}: damaged since it was written; run its stage again with --force"
             )
     if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise InputError(
             f"{path}: expected a dict of name to tensor, found {type(state).__name__}; give "
             "another file"
+        )
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise InputError(f"{path}: '{name}' is no plain tensor of numbers; give another file")
+    if sum(tensor.numel() for tensor in state.values()) > MOST_NUMBERS:  # a few bytes can say so
+        raise InputError(
+            f"{path}: expected at most {MOST_NUMBERS:,} numbers but it holds more; give another "
+            "file"
         )
     return state, description
 
@@ -108,7 +119,7 @@ def save_state(module, path, *, description=None):
             tensors alone.
     """
     state = module if isinstance(module, dict) else module.state_dict()
-    with storage.atomic(path) as partial:
+    with atomic(path) as partial:
         torch.save({"description": description, "state": state} if description else state, partial)
 
 
@@ -137,7 +148,16 @@ def fitting(module, state, source, *, hint):
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
+    faults = faults or [
+        f"has '{name}' of numbers that are not finite, or not real"
+        for name, tensor in given.items()
+        if wanted[name].is_floating_point() and not _is_finite(tensor)
+    ]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise InputError(f"{source}: {faults[0]}{more}; give {hint}")
     return given
+
+
+def _is_finite(tensor):
+    return not tensor.is_complex() and bool(torch.isfinite(tensor).all())
