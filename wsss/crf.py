@@ -1,9 +1,12 @@
 """Dense CRF (Krähenbühl & Koltun, 2011): one lattice per photo, any number of score sets."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from pydensecrf import densecrf
+
+from wsss.errors import InputError
 
 TOGETHER = 60.0  # the largest sum of both weights at which several sets are inferred as one
 FLOOR = 1e-5  # scores below count as this, so that an absent class costs a finite energy
@@ -19,6 +22,12 @@ class CrfParams:
     bilateral_sxy: float = 80
     bilateral_srgb: float = 13
     bilateral_compat: float = 10
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            # a width divides
+            if not (0 <= value < math.inf and (value or name.endswith("compat"))):
+                raise InputError(f"{name}: expected a number above 0 but got {value}; change it")
 
 
 class DenseCRF:

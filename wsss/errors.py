@@ -10,7 +10,6 @@ class InputError(ValueError):
     prints it without a traceback and exits with code 2.
     """
 
-
     def __init__(self, message):
         super().__init__(one_line(message))
 

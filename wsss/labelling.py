@@ -14,6 +14,7 @@ from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Folder
 from wsss.datasets.photos import photo_size
+from wsss.errors import InputError, one_line
 from wsss.evaluation import segment
 from wsss.geometry import upsample
 from wsss.infer import PhotosFailed, infer
@@ -154,6 +155,8 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
         InputError: the folder holds labels of another making.
     """
     folder, dataset = Path(job.outputs.folder), job.dataset
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise InputError(f"{folder}: expected a folder for the results; give another --out")
     storage.claim(folder / "making.json", making)
     with storage.atomic(folder / "classes.txt") as partial:
         partial.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
@@ -163,7 +166,7 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     except PhotosFailed as photos:
         failed = photos.faults
     done = [id for id in ids if job.done(id)]
-    faults = [*faults, *failed.values()]
+    faults = [one_line(fault) for fault in (*faults, *failed.values())]
     log = folder / "faults.txt"
     log.unlink(missing_ok=True)
     if faults:

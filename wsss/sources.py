@@ -1,6 +1,6 @@
 """Where trained networks come from: files, stages' folders, MLflow runs, registered models."""
 
-import json
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -84,19 +84,19 @@ def method_of(source, overrides=None):
     """
     record = _record(str(source))
     maps = stages.upstream(record, "infer_cam")
-    affinity = stages.stage_folder("train_affinity", record["inputs"]["train_affinity"])
-    if maps is None or not (affinity / "weights.pt").exists():
+    cam = _upstream_weights(maps, "train_cam") if maps else None
+    affinity = _upstream_weights(record, "train_affinity")
+    if cam is None or affinity is None:
         raise InputError(
             f"{source}: what it builds on is not in {stages.outputs_root()} any more; name the "
             "networks by --cam and --affinity"
         )
-    cam = stages.stage_folder("train_cam", maps["inputs"]["train_cam"]) / "weights.pt"
     given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
     strides = {
         kind: given[stage].get("output_stride", 0)
         for kind, stage in (("cam", "infer_cam"), ("affinity", "random_walk"))
     }
-    return Method(cam, affinity / "weights.pt", strides, *_constants(given, overrides))
+    return Method(cam, affinity, strides, *_constants(given, overrides))
 
 
 def method_by_networks(cam, affinity, overrides=None):
@@ -113,13 +113,21 @@ def method_by_networks(cam, affinity, overrides=None):
     return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
 
 
+def _upstream_weights(record, stage):
+    """The network of a stage that a completed one builds on, or None where it is not here."""
+    fingerprint = record["inputs"].get(stage)
+    if not isinstance(fingerprint, str) or not re.fullmatch(r"\w+", fingerprint):
+        return None
+    path = stages.stage_folder(stage, fingerprint) / "weights.pt"
+    return path if path.exists() else None
+
+
 def _record(source):
     """What the random_walk that ``source`` names wrote when it completed."""
     record = stages.completion(source)
     if record is None and _is_run(source):
         run_id = store.run_tags(source).get("wsss.stage.random_walk", source)
-        found = sorted(Path(store.artifacts(f"runs:/{run_id}/")).glob("complete.json"))
-        record = json.loads(found[0].read_text()) if found else None
+        record = stages.completion(store.artifacts(f"runs:/{run_id}/"))
     if record is None or record.get("stage") != "random_walk":
         raise InputError(
             f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
@@ -131,7 +139,15 @@ def _record(source):
 def _constants(given, overrides):
     """``(maps, Walk)`` of the paper's constants, those given, and those that go over them."""
     chain = stages.read_stages()
-    values = {"infer_cam": dict(given.get("infer_cam", {})), "random_walk": given["random_walk"]}
+    values = {
+        stage: {
+            # what a file says is held against the parameters as what a person says is
+            name: chain[stage].parameters[name].check(value, f"{stage}.{name}")
+            for name, value in given.get(stage, {}).items()
+            if name in names and name in chain[stage].parameters
+        }
+        for stage, names in (("infer_cam", MAPS), ("random_walk", WALK))
+    }
     for stage, parameters in (overrides or {}).items():
         known = chain[stage].parameters if stage in values else {}
         for name, value in parameters.items():
@@ -144,6 +160,10 @@ def _constants(given, overrides):
             checked = known[name].check(value, f"{stage}.{name}")
             values[stage] = values[stage] | {name: checked}
     maps = {name: values["infer_cam"].get(name, default) for name, default in MAPS.items()}
+    if not maps["scales"] or not all(0 < scale < 10 for scale in maps["scales"]):
+        raise InputError(f"infer_cam.scales: expected factors such as [0.5,1.0]: {maps['scales']}")
+    if not 0 < maps["power"] < math.inf:
+        raise InputError(f"infer_cam.power: expected a number above 0 but got {maps['power']}")
     walk = values["random_walk"]
     crf = CrfParams(**{name: walk[name] for name in CRF if name in walk})
     walk = Walk(**{name: walk[name] for name in WALK if name in walk and name not in CRF}, crf=crf)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import wsss
-from wsss.errors import InputError, reason
+from wsss.errors import InputError
 from wsss.storage import manifest
 from wsss.texts import read_text
 

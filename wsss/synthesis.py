@@ -2,6 +2,7 @@
 stage.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE
 from wsss.devices import as_batch, autocast
+from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
@@ -128,6 +130,24 @@ class Walk:
     crf: CrfParams = field(default_factory=CrfParams)
     crf_steps: int = 10  # 0 leaves the CRF out
     crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
+
+    def __post_init__(self):
+        for name, least, most in (
+            ("background_alpha", 0, math.inf),
+            ("beta", 0, math.inf),
+            ("steps", 0, 10**6),
+            ("radius", 1, 30),  # cells; of 1,400 neighbours each
+            ("crf_steps", 0, 10**4),
+            ("crf_sharpness", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not (least <= value <= most and math.isfinite(value)):
+                limits = (
+                    f"from {least} to {most:,}" if math.isfinite(most) else f"of {least} or more"
+                )
+                raise InputError(f"{name}: expected a number {limits} but got {value}; change it")
+        if self.reduction not in ("mean", "sum"):
+            raise InputError(f"reduction: expected mean or sum but got '{self.reduction}'")
 
     def affinities(self, affinity_network, image):
         """``affinities`` as this walk wants them."""

@@ -4,21 +4,32 @@ Exit code 2 for bad input, 1 for a failure.
 """
 
 import argparse
+import errno
 import os
 import sys
 
 from wsss.cli import bench, data, doctor, export, label, reproduce, run, weights
-from wsss.errors import InputError, masked
+from wsss.errors import InputError, masked, one_line
 
 # each has ``add(commands)``
 COMMANDS = (run, reproduce, data, label, weights, export, bench, doctor)
+# of a path that was given, not of the machine
+OF_A_PATH = (
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
+    *(errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM, errno.EROFS),
+)
+
+
+class Grammar(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the whole usage before it."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 def parser():
     """The command line's grammar."""
-    top = argparse.ArgumentParser(
-        prog="wsss", description="From image-level labels to pixel labels."
-    )
+    top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)
@@ -49,21 +60,17 @@ def main(arguments=None):
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as failure:  # no such place, no permission, no room
+        if parsed.debug:
+            raise
+        told = masked(one_line(failure))
+        print(f"wsss: {told}; mend that, or name another place", file=sys.stderr)
+        return 2 if failure.errno in OF_A_PATH else 1
     except KeyboardInterrupt:
         print("wsss: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except OSError as failure:  # such as a full disk
-        if parsed.debug:
-            raise
-        reason = failure.strerror or type(failure).__name__
-        place = f"{failure.filename}: " if failure.filename else ""
-        print(
-            f"wsss: {masked(f'{place}{reason}')}; mend that, and the same command goes on",
-            file=sys.stderr,
-        )
-        return 1
     except RuntimeError as failure:
         if parsed.debug:
             raise
-        print(f"wsss: {masked(str(failure))}", file=sys.stderr)
+        print(f"wsss: {masked(one_line(failure))}", file=sys.stderr)
         return 1

@@ -11,6 +11,13 @@ def add_command(commands, name, action, **texts):
     return command
 
 
+def count(text):
+    """An option's value that is a whole number from 0."""
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 but got {text!r}")
+    return int(text)
+
+
 def scales(text):
     """An option's value such as ``0.5,1.0`` as a tuple of factors."""
     try:

@@ -1,9 +1,11 @@
 """``wsss data``: datasets made ready."""
 
+import os
 from pathlib import Path
 
-from wsss.cli.command import add_command
+from wsss.cli.command import add_command, count
 from wsss.errors import InputError
+from wsss.texts import read_text
 
 
 def _data_voc12(arguments):
@@ -33,7 +35,7 @@ def _data_folder(arguments):
 
     given = {
         "tags": arguments.tags,
-        "classes": arguments.classes,
+        "classes": arguments.classes and _classes(arguments.classes),
         "masks": arguments.masks,
         "val_share": arguments.val_share,
         "seed": arguments.seed,
@@ -51,14 +53,16 @@ def _data_folder(arguments):
     if arguments.save:
         survey.save(dataset, found, arguments.save, **given)
         print(f"{arguments.save}: written; set dataset to folder and data_root to it")
-        return 0 if len(found.faults) == len(found.unreadable) else 2
-    return 2 if found.faults else 0
+        found = found._replace(faults=dataset.check([]))  # what cannot be read is left out
+    if found.faults:
+        more = len(found.faults) - 1
+        raise InputError(found.faults[0] + (f" (and {more} more, listed above)" if more else ""))
 
 
 def _classes(text):
-    path = Path(text)
-    if path.is_file():
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+    """Names between commas, or the lines of a file."""
+    if "," not in text and os.path.isfile(text):
+        return [line for line in read_text(text, "class names").splitlines() if line]
     return text.split(",")
 
 
@@ -106,7 +110,9 @@ def _add_data_small(datasets):
     )
     small.add_argument("--from", dest="source", required=True, metavar="DIR", help="a devkit")
     small.add_argument("--root", required=True, metavar="DIR", help="the folder to write")
-    small.add_argument("--long", type=int, required=True, metavar="PIXELS", help="of the long side")
+    small.add_argument(
+        "--long", type=count, required=True, metavar="PIXELS", help="of the long side"
+    )
 
 
 def _add_data_folder(datasets):
@@ -130,15 +136,14 @@ def _add_data_folder(datasets):
     )
     folder.add_argument(
         "--classes",
-        type=_classes,
         metavar="A,B|FILE",
         help="in the order of their numbers, or a file with one a line; otherwise the tags' own",
     )
     folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png (DIR/masks)")
     folder.add_argument("--val-share", type=float, metavar="SHARE", help="drawn for val (0.2)")
-    folder.add_argument("--seed", type=int, metavar="N", help="of that draw (0)")
+    folder.add_argument("--seed", type=count, metavar="N", help="of that draw (0)")
     folder.add_argument(
-        "--long", type=int, metavar="PIXELS", help="longer photos are read at this size (1024)"
+        "--long", type=count, metavar="PIXELS", help="longer photos are read at this size (1024)"
     )
     folder.add_argument(
         "--save", type=Path, metavar="FILE.yaml", help="write what was given for data_root"

@@ -25,7 +25,11 @@ def _export_voc_test(arguments):
     for line in [*(f"warning: {line}" for line in report.warnings), *report.faults]:
         print(line)
     if report.faults:
-        return 2
+        archive = arguments.check if checks else f"{arguments.out}/results.tgz"
+        more = len(report.faults) - 1
+        raise InputError(
+            f"{archive}: {report.faults[0]}" + (f" (and {more} more, above)" if more else "")
+        )
     print(f"sound: {report.count} label maps")
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wsss.cli.command import add_command, formats, scales
+from wsss.cli.command import add_command, count, formats, scales
 from wsss.errors import InputError
 
 FORMATS = ("coco", "labelme", "cvat")
@@ -84,9 +84,11 @@ def _run(arguments, job, ids, making, faults):
     for name in report.written:
         print(f"{name}: written")
     if report.faults:
-        print(f"{len(report.faults)} faults, also in {arguments.out / 'faults.txt'}:")
+        log = arguments.out / "faults.txt"
+        print(f"{len(report.faults)} faults, also in {log}:")
         print("\n".join(report.faults))
-        return 2
+        more = len(report.faults) - 1
+        raise InputError(f"{report.faults[0]}" + (f" (and {more} more, see {log})" if more else ""))
 
 
 def add(commands):
@@ -174,10 +176,10 @@ def _add_outputs(command):
     )
     command.add_argument(
         "--long",
-        type=int,
+        type=count,
         metavar="PIXELS",
         help="longer photos are worked on at this size; labels have the photo's own (1024)",
     )
     command.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="worker processes (one a core)"
+        "--processes", type=count, default=0, metavar="N", help="worker processes (one a core)"
     )

@@ -1,7 +1,7 @@
 """A YAML file that describes a dataset of own photos."""
 
-import reprlib
 from pathlib import Path
+from reprlib import repr as shown  # which cuts long values short
 
 from wsss import yamls
 from wsss.errors import InputError
@@ -34,9 +34,7 @@ def read_description(path):
         if name not in KEYS:
             raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
-            raise InputError(
-                f"{path}: {name} cannot be {reprlib.repr(value)}; see docs/own-photos.md"
-            )
+            raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
     given["leave_out"] = [str(name) for name in given.get("leave_out", ())]
     for name in ("photos", "masks"):
         if name in given:
@@ -48,7 +46,7 @@ def read_description(path):
     for name, value in lists.items():
         if not (isinstance(name, str) and isinstance(value, str | list)):
             raise InputError(
-                f"{path}: splits.{name} cannot be {reprlib.repr(value)}; give ids, a file or a folder"
+                f"{path}: splits.{name} cannot be {shown(value)}; give ids, a file or a folder"
             )
         if isinstance(value, str) and value.endswith(".txt"):
             lists[name] = path.parent / value

@@ -7,6 +7,7 @@ goes on where the first stopped.
 
 import gzip
 import hashlib
+import lzma
 import shutil
 import tarfile
 import zlib
@@ -17,6 +18,11 @@ from wsss.errors import InputError
 from wsss.progress import progress
 from wsss.storage import atomic
 
+DAMAGED = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)
+HEADER_BYTES = 1 << 20  # of a long name and its like at most
+MOST_UNPACKED = 1 << 34  # bytes; VOC and SBD have 2 GB each
+PADDING = 1 << 24  # bytes behind the end mark at most; tar fills up to 10 KiB
 MEBIBYTE = 1 << 20  # bytes: read at once, and one tick of the progress over an archive
 
 
@@ -67,7 +73,10 @@ def fetch(download, given, target, *, any_digest=False):
     try:
         for _ in progress(ticks, f"unpack {given.name}", total=total, unit="MiB"):
             pass
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except InputError:
+        raise
+    # a header's numbers may be no numbers
+    except (tarfile.TarError, EOFError, ValueError, *DAMAGED) as error:
         reason = " ".join(str(error).split())  # tarfile's has a line for each compression
         raise InputError(
             f"{given}: expected a whole {download.archive} but it cannot be read to its end "
@@ -97,8 +106,12 @@ def _check_digest(download, archive):
 def _unpack(download, archive, target):
     """Take the parts out of a tar archive; yields once for each MiB of it that is done."""
     done = 0
-    with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
+    unpacked = 0
+    with archive.open("rb") as file, tarfile.open(fileobj=file, tarinfo=_Member) as tar:
         for member in tar:
+            unpacked += member.size
+            if unpacked > MOST_UNPACKED:
+                raise tarfile.ReadError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
             path = _path_below_top(member, download, archive)
             if member.isreg() and any(path.is_relative_to(part) for part in download.parts):
                 _check_destination(member, path, archive, target)
@@ -110,14 +123,30 @@ def _unpack(download, archive, target):
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("no end mark after the last member")
-        while tar.fileobj.read(MEBIBYTE):  # gzip's checksum stands behind the rest
-            pass
+        # gzip's checksum stands behind the rest
+        for _ in range(PADDING // MEBIBYTE):
+            if not tar.fileobj.read(MEBIBYTE):
+                return
+        raise tarfile.ReadError("it goes on after its end mark")
+
+
+class _Member(tarfile.TarInfo):
+    """A header as tarfile meets it; what would be read at once, whatever its size, is bounded."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type not in PLAIN and member.size > HEADER_BYTES):
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
 
 
 def _path_below_top(member, download, archive):
     """A member's path below the download's top folder; as it is, where it lies beside that."""
     path, top = PurePosixPath(member.name), PurePosixPath(download.top)
-    if not (member.isreg() or member.isdir()):
+    if member.issparse():
+        reason = "a sparse file, which may grow to any size"
+    elif not (member.isreg() or member.isdir()):
         reason = "neither a file nor a folder, but a link or a device"
     elif path.parts[:1] not in ((), top.parts[:1]) or ".." in path.parts:  # () is the folder "."
         reason = f"not in {top.parts[0]}/"
