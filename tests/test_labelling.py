@@ -224,7 +224,8 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     }
     for stage, record in records.items():
         folder = tmp_path / stage / f"{stage}0"
-        storage.save_json(folder / "complete.json", record | {"stage": stage})
+        more = {"stage": stage, "fingerprint": "0", "data_digest": "d", "metrics": {}, "ended": 0}
+        storage.save_json(folder / "complete.json", {"inputs": {}} | record | more)
         if stage.startswith("train"):
             kind = stage.removeprefix("train_")
             (folder / "weights.pt").write_bytes(networks[kind].read_bytes())

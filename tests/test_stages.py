@@ -115,8 +115,10 @@ def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypa
     for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
-        record = dict.fromkeys(stages.KEYS, "") | {"parameters": {"dataset": dataset}}
-        record["ended"] = ended
+        record = {
+            **{"stage": "train_cam", "fingerprint": name, "data_digest": "d", "metrics": {}},
+            **{"parameters": {"dataset": dataset}, "inputs": {}, "ended": ended},
+        }
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
     assert stages.latest("train_cam", "shapes").name == "b"
