@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow browser smoke bench lint format ui clean
+.PHONY: help install demo test slow browser smoke bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: install  ## time the hot steps beside their plain definitions: ten minute
 lint: install  ## check style, notebooks included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+audit: install  ## look the installed packages up in the database of known security flaws
+	$(BIN)/python -m tests.audit
 
 format: install  ## put style right, notebooks included, and strip notebooks of outputs
 	$(BIN)/ruff check --fix .
