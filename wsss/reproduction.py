@@ -96,11 +96,13 @@ def _planned(folder, record):
         raise InputError(f"{folder}: there is no stage '{record['stage']}' in notebooks/ any more")
     stage, values = chain[record["stage"]], dict(record["parameters"])
     reasons = []
-    for name in set(values) - set(stage.parameters):
-        del values[name]
-        reasons.append(f"the notebook has no parameter {name} any more")
-    for name in set(stage.parameters) - set(values):
-        reasons.append(f"the notebook has a new parameter {name}")
+    gone = [name for name in values if name not in stage.parameters]
+    new = [name for name in stage.parameters if name not in values]
+    values = {name: value for name, value in values.items() if name not in gone}
+    if gone:
+        reasons.append(f"the notebook lacks parameters that it had: {', '.join(gone)}")
+    if new:
+        reasons.append(f"the notebook has new parameters, at their defaults: {', '.join(new)}")
     upstream = {}
     for name, fingerprint in record["inputs"].items():
         place = stages.stage_folder(name, fingerprint).resolve()
