@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, delivery, models, pipeline, stages, store
+from wsss import cli, delivery, driver, models, pipeline, stages, store
 from wsss.datasets import shapes
 from wsss.errors import InputError
 from wsss.journal import Journal
@@ -310,7 +310,7 @@ def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatc
     delivery.deliver(item.folder)
     run_id = delivery.run_of(item.folder)
     (item.folder / "run.json").write_text(json.dumps({"seconds": 1000.0}))
-    pipeline.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
+    driver.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
     run = store.client().get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.metrics["seconds"] > 1000
     for path in kept:  # not computed again: these are the maps with mirror images

@@ -122,3 +122,32 @@ def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypa
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
     assert stages.latest("train_cam", "shapes").name == "b"
+
+
+def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
+    record = {
+        **{"stage": "toy", "fingerprint": "0a", "data_digest": "d", "metrics": {}},
+        **{"parameters": {}, "inputs": {}, "ended": 1.0},
+    }
+    (tmp_path / "cams").mkdir()
+    for name in ("weights.pt", "cams/a.npz", "papermill.log", ".progress"):
+        (tmp_path / name).write_text("whole")
+    whole = json.dumps(record | {"inventory": stages.inventory(tmp_path)})
+    (tmp_path / stages.COMPLETE).write_text(whole)
+    assert stages.damage(tmp_path) == "" and stages.completion(tmp_path)
+    for name in ("papermill.log", ".progress", "executed.html"):  # beside the results
+        (tmp_path / name).write_text("more and more")
+    assert stages.damage(tmp_path) == ""
+    for name in ("weights.pt", "cams/a.npz"):
+        (tmp_path / name).write_text("who")
+        assert "cut short" in stages.damage(tmp_path)
+        (tmp_path / name).unlink()
+        assert "missing" in stages.damage(tmp_path)
+        with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files of it"):
+            stages.completed_in(tmp_path, "here")
+        (tmp_path / name).write_text("whole")
+    for content in (whole[:-9], "", "\0" * len(whole), "[1]", whole.replace("inputs", "outputs")):
+        (tmp_path / stages.COMPLETE).write_text(content)
+        assert stages.completion(tmp_path) is None and "complete.json is cut" in stages.damage(
+            tmp_path
+        )

@@ -56,7 +56,7 @@ def executed(folder, beta):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell("# 50 · Random walk"), cell]
     )
-    nbformat.write(notebook, folder / execution.NOTEBOOK)
+    nbformat.write(notebook, folder / stages.NOTEBOOK)
 
 
 def record(root, beta):

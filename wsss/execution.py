@@ -16,8 +16,6 @@ from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.progress import FILE_VARIABLE
 
-NOTEBOOK = "executed.ipynb"  # in the stage's folder
-
 # On glibc, huge pages and a heap that is kept make training on CPU about a third faster:
 # activations of many megabytes are otherwise mapped, faulted in and given back at every step.
 ALLOCATOR = {
@@ -68,7 +66,7 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
     journal.begin(experiment, name, tags | provenance.tags(), parent=parent)
     courier.carry(item.folder)
     before = seconds_of(item.folder)
-    parameters, notebook = item.folder / "parameters.json", item.folder / NOTEBOOK
+    parameters, notebook = item.folder / "parameters.json", item.folder / stages.NOTEBOOK
     storage.save_json(parameters, item.values)
     watched, log = item.folder / ".progress", item.folder / "papermill.log"
     environment = (
@@ -191,7 +189,7 @@ def keep_notebook(folder):
     """Log a stage's executed notebook as .ipynb and .html, whatever became of it."""
     from nbconvert import HTMLExporter  # slow to import, and only needed when a stage ran
 
-    notebook = folder / NOTEBOOK
+    notebook = folder / stages.NOTEBOOK
     if not notebook.exists():
         return
     try:

@@ -200,10 +200,11 @@ def stage_folder(name, fingerprint):
 
 
 COMPLETE = "complete.json"
+NOTEBOOK = "executed.ipynb"
 # what the driver and the record keep beside a stage's results, some of it after its end
 BESIDE = (
     *(COMPLETE, "record.jsonl", "delivered.json", "run.json", "parameters.json"),
-    *("papermill.log", "executed.ipynb", "executed.html"),
+    *("papermill.log", NOTEBOOK, "executed.html"),
 )
 RECORD = {  # what a stage writes when it completes, with the types
     "stage": str,

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, pipeline, provenance, stages, storage, viz, walk_sweep
+from wsss import delivery, driver, pipeline, provenance, stages, storage, viz, walk_sweep
 from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.report import markdown_table
@@ -191,7 +191,7 @@ def run(experiment, points, overrides, *, say=print, **options):
         planned = plan(experiment, point, overrides, **options)
         # where only parameters differ, a run's name tells them by itself
         named = "variant" in point.names or point.seed is not None
-        pipeline.run(experiment, planned, title=point.title if named else "", say=say)
+        driver.run(experiment, planned, title=point.title if named else "", say=say)
         rows.append(point.names | {"seed": point.seed} | _data(planned) | _figures(planned))
     if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
         names.append("data")
@@ -231,7 +231,7 @@ def _run_walks(experiment, points, planned, say):
         walk.stage.resolve(walk.values | point.overrides["random_walk"]) for point in points
     ]
     if not all(item.done for item in before):
-        pipeline.run(experiment, before, say=say)
+        driver.run(experiment, before, say=say)
     say(f"{len(points)} walks without dense CRF, against the masks of {walk.values['score_split']}")
     constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in values]
     scores = walk_sweep.compare(walk.values, constants)

@@ -4,7 +4,7 @@ from wsss.cli.command import add_command
 
 
 def _run(arguments):
-    from wsss import pipeline, sweep  # slow to import: only for the command that needs it
+    from wsss import driver, pipeline, sweep  # slow to import: only for the command that needs it
 
     experiment = pipeline.read_experiment(arguments.experiment)
     single, several = sweep.split(arguments.overrides)
@@ -21,7 +21,7 @@ def _run(arguments):
     if points:
         report = sweep.run(experiment, points, overrides, **options)
     else:
-        report = pipeline.run(experiment, pipeline.plan(experiment, overrides, **options))
+        report = driver.run(experiment, pipeline.plan(experiment, overrides, **options))
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
