@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss import pipeline, stages, sweep, viz
+from wsss import pipeline, stages, store, sweep, viz
 from wsss.errors import InputError
 
 
@@ -131,3 +131,24 @@ def test_over_three_parameters_there_is_a_map_for_each_value_of_the_one_with_the
     framed = [patch.get_xy() for axis in figure.axes for patch in axis.patches]
     assert framed == [(3, 2)] and figure.axes[1].patches  # alpha 8, beta 3, steps 128
     plt.close(figure)
+
+
+def test_means_over_seeds_have_a_spread_where_seeds_made_a_difference(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    rows = {
+        **{"variant": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "data": "d"},
+        **{"infer_cam": ["1", "1", "2", "2"], "cam_miou/train": [40.0, 40.0, 50.0, 50.0]},
+        **{"evaluate": ["3", "4", "5", "6"], "segmentation_miou/val": [60.0, 62.0, 64.0, 64.0]},
+    }
+    frame = pd.DataFrame(rows)
+    text = sweep._compare({"name": "toys"}, frame, ["variant"], [], str)
+    assert "| a | 40.00 | 61.00 ± 1.41 |" in text and "| b | 50.00 | 64.00 ± 0.00 |" in text
+    text = sweep._compare({"name": "toys"}, frame[:2], [], [], str)
+    assert "| 40.00 | 61.00 ± 1.41 |" in text
+    (run,) = store.client().search_runs(
+        [store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"
+    )
+    assert run.data.metrics["mean segmentation_miou/val"] == 61
+    assert run.data.metrics["spread segmentation_miou/val"] == pytest.approx(2**0.5)
+    assert "spread cam_miou/train" not in run.data.metrics

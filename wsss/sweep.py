@@ -22,15 +22,17 @@ from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.report import markdown_table
 
-# final figures of stages that a sweep compares, in the chain's order; the last one found is mapped
-COMPARED = (
-    "cam_miou",
-    "cam_miou_best_threshold",
-    "walk_miou",
-    "labels_miou",
-    "segmentation_miou",
-)
+# final figures that a sweep compares, with their stages, in the chain's order; the last one found
+# is mapped
+COMPARED = {
+    "cam_miou": "infer_cam",
+    "cam_miou_best_threshold": "infer_cam",
+    "walk_miou": "random_walk",
+    "labels_miou": "random_walk",
+    "segmentation_miou": "evaluate",
+}
 MOST_COMBINATIONS = 10_000  # of a sweep: a month of the fastest there is
+ORDER = tuple(COMPARED)
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
@@ -192,7 +194,7 @@ def run(experiment, points, overrides, *, say=print, **options):
         # where only parameters differ, a run's name tells them by itself
         named = "variant" in point.names or point.seed is not None
         driver.run(experiment, planned, title=point.title if named else "", say=say)
-        rows.append(point.names | {"seed": point.seed} | _data(planned) | _figures(planned))
+        rows.append(point.names | {"seed": point.seed} | _origins(planned) | _figures(planned))
     if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
         names.append("data")
     return _compare(experiment, pd.DataFrame(rows), names, given, say)
@@ -245,8 +247,10 @@ def _run_walks(experiment, points, planned, say):
     return rows, record
 
 
-def _data(planned):
-    return {"data": stages.completion(planned[-1].folder)["data_digest"]}
+def _origins(planned):
+    """The digest of the data, and the fingerprints of the stages that figures are from."""
+    made = {item.name: item.fingerprint for item in planned if item.name in COMPARED.values()}
+    return {"data": stages.completion(planned[-1].folder)["data_digest"]} | made
 
 
 def _figures(planned):
@@ -268,11 +272,16 @@ def _compare(experiment, results, names, given, say, record=None):
     """
     figures = sorted(
         (name for name in results if "/" in name),
-        key=lambda name: COMPARED.index(name.split("/")[0]),
+        key=lambda name: ORDER.index(name.split("/")[0]),
     )
     grouped = results.groupby(names, sort=False, dropna=False) if names else None
     mean = grouped[figures].mean() if names else results[figures].mean().to_frame().T
     spread = grouped[figures].std() if names else results[figures].std().to_frame().T
+    for name in figures:
+        stage = COMPARED[name.split("/")[0]]
+        if stage in results:  # one run that all seeds have in common has no spread
+            runs = grouped[stage].nunique() if names else results[[stage]].nunique()
+            spread[name] = spread[name].where(runs.to_numpy() > 1)
     table = mean.map(lambda value: f"{value:.2f}") + spread.map(
         lambda value: "" if np.isnan(value) else f" ± {value:.2f}"
     )
@@ -293,8 +302,8 @@ def _compare(experiment, results, names, given, say, record=None):
     if record:
         storage.save_json(folder / "random_walk.json", record)
     if figures and names:
-        last = COMPARED.index(figures[-1].split("/")[0])
-        told = [name for name in figures if COMPARED.index(name.split("/")[0]) == last]
+        last = ORDER.index(figures[-1].split("/")[0])
+        told = [name for name in figures if ORDER.index(name.split("/")[0]) == last]
         # where photos were set apart to choose constants on, they are what to choose by
         shown = next((name for name in told if name.endswith("_tuning")), told[0])
         best = mean[shown].idxmax()
@@ -308,7 +317,8 @@ def _compare(experiment, results, names, given, say, record=None):
         plt.close(figure)
     means = {} if names else {f"mean {name}": mean[name].iloc[0] for name in figures}
     if not names and len(results) > 1:
-        means |= {f"spread {name}": spread[name].iloc[0] for name in figures}
+        told = {f"spread {name}": spread[name].iloc[0] for name in figures}
+        means |= {name: value for name, value in told.items() if not np.isnan(value)}
     _record(experiment["name"], names, folder, means, say)
     say(f"written to {folder}")
     return text
