@@ -5,6 +5,9 @@ VENV ?= .venv
 PIP_ARGS ?=
 # Processes that run tests; each takes about 1 GB.
 JOBS ?= 2
+# Of `make fuzz`.
+SECONDS ?= 60
+SEED ?= 0
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -15,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow browser smoke bench lint audit format ui clean
+.PHONY: help install demo test slow browser smoke fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +57,9 @@ browser:
 
 smoke: install  ## run the paper's ResNet-38 experiment on a few photos: some minutes and 4 GB on disk
 	$(BIN)/python -m pytest -q -m smoke
+
+fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED (0)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 bench: install  ## time the hot steps beside their plain definitions: ten minutes on 2 idle cores
 	$(BIN)/wsss bench

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from playwright.sync_api import sync_playwright
 
 from wsss.datasets import shapes
+
+# the same examples everywhere; `pytest --hypothesis-profile=default` draws others
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

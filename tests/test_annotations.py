@@ -159,46 +159,6 @@ def test_corrections_are_json_and_png_side_by_side(place):
     assert same(found, {id: place.whole[id] for id in IDS[:2]})
 
 
-def faulty(out, name):
-    """Spoil a folder of corrections in the way of that name; what is said of it."""
-    plain = out / "plain.json"
-    if name == "both":
-        storage.save_labels(out / "plain.png", np.zeros((30, 40)))
-        return "plain.png: there is plain.json too"
-    if name == "unknown photo":
-        plain.rename(out / "plain 2.json")
-        return "there is no photo 'plain 2'"
-    if name == "unknown label":
-        plain.write_text(plain.read_text().replace('"cat"', '"wolf"'))
-        return "plain.json: shape . 'wolf': no such class"
-    if name == "no JSON":
-        plain.write_text('{"shapes": [')
-        return "plain.json: not readable as JSON"
-    if name == "too deep":
-        plain.write_text("[" * 100_000)
-        return "plain.json: not readable as JSON"
-    if name == "no class":
-        plain.unlink()
-        storage.save_labels(out / "plain.png", np.full((30, 40), 3))
-        return "plain.png: value 3 is no class"
-    if name == "nothing":
-        shutil.rmtree(out)
-        return "found none"
-    raise ValueError(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["both", "unknown photo", "unknown label", "no JSON", "too deep", "no class", "nothing"],
-)
-def test_faulty_corrections_are_refused_in_one_line(place, name):
-    out = place.write("labelme", place.root / "out")
-    reason = faulty(out, name)
-    with pytest.raises(InputError, match=reason) as caught:
-        annotations.read_corrections(out, CLASSES, IDS)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_label_map_of_another_photo_is_refused(place, form):
     storage.save_labels(place.maps / "plain.png", np.zeros((30, 41)))

@@ -32,7 +32,7 @@ def imported(folder):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - own - {"wsss", "benchmarks"}
+    return found - set(sys.stdlib_module_names) - own - {"wsss", "benchmarks", "tests"}
 
 
 def test_conda_lists_what_pyproject_lists():

@@ -159,28 +159,6 @@ def test_a_description_is_read_from_its_own_folder(root, tmp_path, monkeypatch):
     assert data.image("a").shape == (15, 20, 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("photos: [", "not readable as YAML"),
-        ("tags: t.csv", "expected 'photos:' and a folder"),
-        ("photos: .\ntag: t.csv", "unknown key 'tag'; expected: photos, tags"),
-        ("photos: .\nval_share: a", "val_share cannot be 'a'"),
-        ("photos: .\nval_share: 1.0", "expected a share from 0 to below 1"),
-        ("photos: nowhere", "expected a folder of photos but there is none"),
-        ("photos: empty", "expected photos (.jpg, .jpeg, .png, .webp) but found none"),
-        ("photos: .\ntags: [none.csv]", "no such file of tags"),
-        ("photos: !!python/object/apply:os.system [ls]", "not readable as YAML"),
-    ],
-)
-def test_what_describes_no_dataset_is_one_line(root, text, reason):
-    (root / "empty").mkdir()
-    (root / "photos.yaml").write_text(text)
-    with pytest.raises(InputError) as raised:
-        Folder.described(root / "photos.yaml")
-    assert reason in str(raised.value) and "\n" not in str(raised.value)
-
-
 FAULTS = {
     "a photo that is not there": ("gone.jpg,cat", "gone.jpg: has tags but there is no such JPEG"),
     "a path that leaves": ("../a.jpg,cat", "../a.jpg: leaves the folder of photos"),

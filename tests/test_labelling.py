@@ -180,34 +180,6 @@ def test_a_photo_beyond_the_size_has_labels_of_its_own(tmp_path, networks, data)
         assert file.size == (300, 400), "not upright, or not of the photo's own size"
 
 
-def test_what_cannot_be_labelled_is_one_line(tmp_path, photos, networks, capsys):
-    out = ["--out", str(tmp_path / "out")]
-    own = ["--cam", str(networks["cam"]), "--affinity", str(networks["affinity"])]
-    (tmp_path / "empty").mkdir()
-    cases = {
-        ("label", str(photos), *out): "expected --run RUN, or --cam and --affinity together",
-        ("label", str(photos), *own, *out, "random_walk.betta=3"): "random_walk.betta: expected",
-        ("label", str(photos), *own, *out, "random_walk.beta=fast"): "expected float but got 'fa",
-        ("label", str(photos), *own, *out, "evaluate.flip=true"): "evaluate.flip: expected one of",
-        ("label", str(photos), *own[:3], own[1], *out): "expected: AffinityNet, found: CAM network",
-        (
-            "label",
-            str(tmp_path / "empty"),
-            *own,
-            *out,
-        ): "expected photos (.jpg, .jpeg, .png, .webp)",
-        ("label", str(photos), *own, *out, "--tags", "none.csv"): "no such file of tags",
-        ("label", str(photos), "--run", "0123", *out): "expected the folder or the MLflow run of",
-        ("predict", str(photos), "--network", "none.pt", *out): "it is none of them; check it",
-        ("predict", str(photos), "--network", str(networks["cam"]), *out): "found: CAM network",
-    }
-    for arguments, told in cases.items():
-        assert main(list(arguments)) == 2, arguments
-        error = capsys.readouterr().err
-        assert told in error and error.count("\n") == 1, error
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch, networks):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
     records = {

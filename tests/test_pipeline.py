@@ -56,29 +56,6 @@ def planned(place, *overrides, **options):
     return pipeline.plan(experiment, pipeline.parse_overrides(overrides), **options)
 
 
-def test_bad_input_is_one_line_and_exit_code_2_and_starts_nothing(place, capsys):
-    sheet = str(place / "smoke.yaml")
-    cases = {
-        ("nowhere.yaml",): "no such experiment file; experiments/ has:",
-        (sheet, "random_walk.bta=4"): "random_walk.bta: no such parameter",
-        (sheet, "random_walk.beta=much"): "random_walk.beta: expected float but got 'much'",
-        (sheet, "walk.beta=4"): "'walk' is no stage of this experiment",
-        (sheet, "beta=4"): "expected stage.parameter=value",
-        (sheet, "--only", "walk"): "'walk' is no stage of this experiment",
-        (sheet, "--only", "random_walk"): "these stages before it are not done: dataset, train_cam",
-        (sheet, "dataset.data_root=/nowhere/at/all", "dataset.dataset=voc"): "no such folder",
-        (sheet, "dataset.dataset=coco"): "dataset 'coco' is not known",
-    }
-    for arguments, told in cases.items():
-        assert cli.main(["run", *arguments]) == 2, arguments
-        error = capsys.readouterr().err
-        assert told in error and error.count("\n") == 1, error
-    (place / "broken.yaml").write_text("stages: [")
-    assert cli.main(["run", str(place / "broken.yaml")]) == 2
-    assert "not readable as YAML" in capsys.readouterr().err
-    assert not (place / "outputs").exists() and not (place / "mlflow.db").exists()
-
-
 def test_common_values_must_be_somebodys(place):
     experiment = pipeline.read_experiment(place / "smoke.yaml")
     experiment["common"]["bta"] = 1

@@ -45,33 +45,6 @@ def test_the_stride_may_differ_and_nought_keeps_the_trained_one(tmp_path):
     assert models.open_network(path, output_stride=16).network.trunk.strides[-1] == 16
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"kind": "affinity"}, "expected: CAM network, found: AffinityNet"),
-        ({"kind": "car"}, "found: car"),
-        ({"arguments": {"backbone": "small", "wings": 2}}, "describes no network that is known"),
-        ({"arguments": {"backbone": "smaller"}}, "expected one of: resnet38"),
-        ({"classes": CLASSES[:2]}, r"shape \(3, 128, 1, 1\), expected \(2, 128"),
-        ({"more": 1}, "expected a description with arguments, classes, kind, settings"),
-        (None, "holds tensors but not which network"),
-    ],
-)
-def test_what_does_not_describe_its_tensors_is_one_line(tmp_path, change, reason):
-    path = tmp_path / "w.pt"
-    network = models.build_cam("small", 3, output_stride=8)
-    description = {
-        "kind": "cam",
-        "classes": CLASSES,
-        "arguments": {"backbone": "small", "output_stride": 8},
-        "settings": {},
-    }
-    models.save_state(network, path, description=change and description | change)
-    with pytest.raises(InputError, match=reason) as raised:
-        models.open_network(path, "cam")
-    assert "\n" not in str(raised.value)
-
-
 def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
     """torch loads tensors of zeros without a word where a block never reached the disk."""
     network = models.build_cam("small", 2)

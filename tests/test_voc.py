@@ -76,23 +76,9 @@ def test_check_names_every_fault(devkit):
         assert any(name in fault and reason in fault for fault in faults), (name, faults)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("id,labels\na,dragon\n", "'dragon' is not a class"),
-        ("name,tags\na,dog\n", "expected the header"),
-        ("id,labels\nb,dog\n", "no labels for photo a"),
-    ],
-)
-def test_bad_label_files_are_refused(devkit, text, reason):
-    with pytest.raises(InputError, match=reason):
-        csv(devkit, text).labels("a")
-
-
-def test_mask_value_beyond_the_classes_is_refused(devkit):
-    Image.fromarray(np.full((20, 30), 77, np.uint8)).save(devkit / "SegmentationClassAug/a.png")
-    with pytest.raises(InputError, match="value 77"):
-        Devkit(devkit).mask("a")
+def test_a_list_from_another_system_is_read_as_it_is_meant(devkit):
+    (devkit / "ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbfb  1\r\na -1\r\n\r\n")
+    assert Devkit(devkit).ids("train") == ["b", "a"]
 
 
 def test_missing_folder_list_and_name_are_refused(devkit, tmp_path):

@@ -1,7 +1,6 @@
 """VOC 2012 and SBD made ready: on a tiny devkit and a tiny SBD, as folders and as archives."""
 
 import hashlib
-import io
 import shutil
 import tarfile
 from dataclasses import replace
@@ -286,46 +285,6 @@ def test_a_digest_that_is_not_checked_is_told(archives, root, capsys):
         assert f"{archive}: digest not checked" in told
 
 
-def member(name, kind=tarfile.REGTYPE, link=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, link, 4 if kind == tarfile.REGTYPE else 0
-    return info
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (member("../escaped"), "not in VOCdevkit/"),
-        (member("VOCdevkit/VOC2012/JPEGImages/../../../../escaped"), "not in VOCdevkit/"),
-        (member("VOCdevkit/VOC2012/JPEGImages/../same.jpg"), "not in VOCdevkit/"),
-        (member("{tmp}/escaped"), "not in VOCdevkit/"),
-        (member("elsewhere/file"), "not in VOCdevkit/"),
-        (member("VOCdevkit/VOC2012/JPEGImages/l.jpg", tarfile.SYMTYPE, "{tmp}/secret"), "a link"),
-        (member("VOCdevkit/VOC2012/JPEGImages", tarfile.SYMTYPE, "{tmp}"), "a link"),
-        (member("VOCdevkit/VOC2012/JPEGImages/h.jpg", tarfile.LNKTYPE, "secret"), "a link"),
-        (member("VOCdevkit/VOC2012/JPEGImages/d.jpg", tarfile.CHRTYPE), "a device"),
-        (member("VOCdevkit/VOC2012/JPEGImages/b.jpg", tarfile.BLKTYPE), "a device"),
-        (member("VOCdevkit/VOC2012/JPEGImages/f.jpg", tarfile.FIFOTYPE), "a device"),
-        (member("VOCdevkit/not/needed", tarfile.SYMTYPE, "x"), "a link"),
-    ],
-    ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
-)
-def test_dangerous_members_are_refused_by_name(bad, reason, tmp_path, root):
-    bad = bad.replace(
-        name=bad.name.format(tmp=tmp_path), linkname=bad.linkname.format(tmp=tmp_path)
-    )
-    (tmp_path / "secret").write_text("s")
-    good = member("VOCdevkit/VOC2012/JPEGImages/good.jpg")
-    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
-        tar.addfile(good, io.BytesIO(b"good"))
-        tar.addfile(bad, io.BytesIO(b"evil"))
-        tar.addfile(member("VOCdevkit/VOC2012/JPEGImages/after.jpg"), io.BytesIO(b"late"))
-    with pytest.raises(InputError) as fault:
-        prepare(root, voc=tmp_path / "bad.tar")
-    assert repr(bad.name) in str(fault.value) and reason in str(fault.value)
-    assert contents(tmp_path).keys() == {"bad.tar", "secret", f"root/{good.name}"}
-
-
 def test_a_link_in_the_target_leads_nowhere(archives, root, tmp_path):
     (tmp_path / "outside").mkdir()
     (root / "VOCdevkit/VOC2012").mkdir(parents=True)
@@ -371,47 +330,6 @@ def test_a_root_that_cannot_be_filled_is_told(archives, tmp_path):
     (tmp_path / "root/VOCdevkit").write_text("a file where a folder must be")
     with pytest.raises(InputError, match="cannot be made ready"):
         prepare(tmp_path / "root", **archives)
-
-
-def bad_mats(folder):
-    """``{name: path}`` of files that are no SBD mask."""
-    save_mat(folder / "whole.mat", coarse("p_e"))
-    whole = (folder / "whole.mat").read_bytes()
-    made = {}
-    for name, size in {"empty": 0, "header": 128, "half": len(whole) // 2}.items():
-        made[name] = whole[:size]
-    made["text"] = b"these are words, and no numbers at all" * 9
-    made["altered"] = whole[:200] + bytes(20) + whole[220:]
-    made["version 7.3"] = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400)
-    paths = {}
-    for name, content in made.items():
-        paths[name] = folder / f"{name}.mat"
-        paths[name].write_bytes(content)
-    for name, content in {
-        "other": {"GTinst": {"Segmentation": coarse("p_e")}},
-        "no field": {"GTcls": {"Boundaries": 1}},
-        "no struct": {"GTcls": coarse("p_e")},
-        "no rows": {"GTcls": np.zeros((0, 0))},
-        "three axes": {"GTcls": {"Segmentation": np.zeros((2, 3, 3), np.uint8)}},
-        "fractions": {"GTcls": {"Segmentation": np.full(SIZE, 0.5)}},
-        "words": {"GTcls": {"Segmentation": "dog"}},
-        "value 21": {"GTcls": {"Segmentation": np.full(SIZE, 21, np.uint8)}},
-        "value 255": {"GTcls": {"Segmentation": np.full(SIZE, 255, np.uint8)}},
-        "value -1": {"GTcls": {"Segmentation": np.full(SIZE, -1, np.int16)}},
-    }.items():
-        paths[name] = folder / f"{name}.mat"
-        scipy.io.savemat(paths[name], content)
-    return paths
-
-
-def test_what_is_no_mask_of_sbd_is_refused(tmp_path):
-    for name, path in {**bad_mats(tmp_path), "gone": tmp_path / "gone.mat"}.items():
-        with pytest.raises(InputError, match="--sbd") as fault:
-            voc12.read_sbd_mask(path)
-        told = str(fault.value)
-        assert str(path) in told and "\n" not in told, name
-        if name.startswith("value"):
-            assert f"found {name};" in told
 
 
 def test_a_mask_of_sbd_is_read_as_it_is(tmp_path):

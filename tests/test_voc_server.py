@@ -63,7 +63,10 @@ def run(tmp_path_factory, devkit, network):
     )
     parameters = ARCHITECTURE | {"backbone": "small", "data_root": str(devkit), "epochs": 1}
     storage.save_json(folder / "parameters.json", parameters)
-    record = {"stage": "train_segmentation", "parameters": parameters}
+    record = {
+        **{"stage": "train_segmentation", "fingerprint": folder.name, "parameters": parameters},
+        **{"inputs": {}, "data_digest": "d", "metrics": {}, "ended": 1.0},
+    }
     storage.save_json(folder / "complete.json", record)
     return folder
 

@@ -31,6 +31,11 @@ def read_arrays(path, **wanted):
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in wanted}
+                for array in found.values():
+                    if not isinstance(array, np.ndarray):
+                        raise ValueError("a member that is no array")
+                    if array.dtype.kind == "U":
+                        array.tolist()  # which refuses numbers that stand for no character
     except (FileNotFoundError, ValueError):
         raise
     except KeyError as error:

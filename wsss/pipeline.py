@@ -82,7 +82,7 @@ def parse_overrides(texts):
         stage, dot, parameter = name.partition(".")
         if not (equals and dot and stage and parameter):
             raise InputError(
-                f"'{text}': expected stage.parameter=value, such as random_walk.beta=4"
+                f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
             )
         given.setdefault(stage, {})[parameter] = yamls.parse(value, f"'{text}'")
     return given

@@ -84,6 +84,7 @@ def method_of(source, overrides=None):
     """
     record = _record(str(source))
     maps = stages.upstream(record, "infer_cam")
+    parameters = record["parameters"]
     cam = _upstream_weights(maps, "train_cam") if maps else None
     affinity = _upstream_weights(record, "train_affinity")
     if cam is None or affinity is None:
@@ -91,7 +92,7 @@ def method_of(source, overrides=None):
             f"{source}: what it builds on is not in {stages.outputs_root()} any more; name the "
             "networks by --cam and --affinity"
         )
-    given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
+    given = {"infer_cam": maps["parameters"], "random_walk": parameters}
     strides = {
         kind: given[stage].get("output_stride", 0)
         for kind, stage in (("cam", "infer_cam"), ("affinity", "random_walk"))
@@ -116,10 +117,8 @@ def method_by_networks(cam, affinity, overrides=None):
 def _upstream_weights(record, stage):
     """The network of a stage that a completed one builds on, or None where it is not here."""
     fingerprint = record["inputs"].get(stage)
-    if not isinstance(fingerprint, str) or not re.fullmatch(r"\w+", fingerprint):
-        return None
-    path = stages.stage_folder(stage, fingerprint) / "weights.pt"
-    return path if path.exists() else None
+    path = stages.stage_folder(stage, fingerprint) / "weights.pt" if fingerprint else None
+    return path if path and path.exists() else None
 
 
 def _record(source):
@@ -128,6 +127,8 @@ def _record(source):
     if record is None and _is_run(source):
         run_id = store.run_tags(source).get("wsss.stage.random_walk", source)
         record = stages.completion(store.artifacts(f"runs:/{run_id}/"))
+    if record is None and (fault := stages.damage(source)):
+        raise InputError(f"{source}: {fault}; run its stage again")
     if record is None or record.get("stage") != "random_walk":
         raise InputError(
             f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
@@ -155,15 +156,20 @@ def _constants(given, overrides):
                 raise InputError(
                     f"{stage}.{name}: expected one of "
                     f"{', '.join(f'infer_cam.{name}' for name in MAPS)}, "
-                    f"{', '.join(f'random_walk.{name}' for name in WALK)}"
+                    f"{', '.join(f'random_walk.{name}' for name in WALK)}; name one of these"
                 )
             checked = known[name].check(value, f"{stage}.{name}")
             values[stage] = values[stage] | {name: checked}
     maps = {name: values["infer_cam"].get(name, default) for name, default in MAPS.items()}
     if not maps["scales"] or not all(0 < scale < 10 for scale in maps["scales"]):
-        raise InputError(f"infer_cam.scales: expected factors such as [0.5,1.0]: {maps['scales']}")
+        raise InputError(
+            f"infer_cam.scales: expected factors below 10 but got {maps['scales']}; give some such "
+            "as [0.5,1.0]"
+        )
     if not 0 < maps["power"] < math.inf:
-        raise InputError(f"infer_cam.power: expected a number above 0 but got {maps['power']}")
+        raise InputError(
+            f"infer_cam.power: expected a number above 0 but got {maps['power']}; change it"
+        )
     walk = values["random_walk"]
     crf = CrfParams(**{name: walk[name] for name in CRF if name in walk})
     walk = Walk(**{name: walk[name] for name in WALK if name in walk and name not in CRF}, crf=crf)

@@ -228,6 +228,10 @@ def completion(folder):
     fits = isinstance(record, dict) and all(
         isinstance(record.get(name), kind) for name, kind in RECORD.items()
     )
+    # inputs name folders
+    fits = fits and all(
+        isinstance(name, str) and "/" not in name for name in record["inputs"].values()
+    )
     return record if fits else None
 
 

@@ -136,7 +136,7 @@ class Walk:
             ("background_alpha", 0, math.inf),
             ("beta", 0, math.inf),
             ("steps", 0, 10**6),
-            ("radius", 1, 30),  # cells; of 1,400 neighbours each
+            ("radius", 2, 30),  # cells; with 1 there are no neighbours, with 30 some 1,400
             ("crf_steps", 0, 10**4),
             ("crf_sharpness", 0, math.inf),
         ):
@@ -147,7 +147,9 @@ class Walk:
                 )
                 raise InputError(f"{name}: expected a number {limits} but got {value}; change it")
         if self.reduction not in ("mean", "sum"):
-            raise InputError(f"reduction: expected mean or sum but got '{self.reduction}'")
+            raise InputError(
+                f"reduction: expected mean or sum but got '{self.reduction}'; change it"
+            )
 
     def affinities(self, affinity_network, image):
         """``affinities`` as this walk wants them."""

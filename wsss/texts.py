@@ -24,7 +24,8 @@ def read_bytes(path, what, *, most=MOST_BYTES):
     path = Path(path)
     try:
         if not path.is_file():
-            there = "it is a folder" if path.is_dir() else "there is no such file"
+            there = "it is no plain file" if path.exists() else "there is no such file"
+            there = "it is a folder" if path.is_dir() else there
             raise InputError(f"{path}: expected {what} but {there}; check the path")
         with path.open("rb") as file:
             content = file.read(most + 1)

@@ -102,11 +102,15 @@ def _data_root(run):
     """The devkit folder that a completed train_segmentation was trained on."""
     try:
         record = stages.completion(run)  # a stage run by hand leaves no parameters.json
+        if record is None and (fault := stages.damage(run)):
+            raise InputError(f"{run}: {fault}; run its stage again")
         given = (
             record["parameters"] if record else json.loads((run / "parameters.json").read_text())
         )
         return given["data_root"]
-    except (OSError, KeyError, ValueError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run}: expected the folder of a completed train_segmentation (weights.pt, "
             f"parameters.json) but met {type(error).__name__}: {error}; give another --run"

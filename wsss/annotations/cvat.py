@@ -40,6 +40,10 @@ def colours(labels):
     return voc_palette()[labels]
 
 
+def _named(name):
+    return "not in labelmap.txt" if name is None else f"{name!r} in labelmap.txt"
+
+
 def label_map(picture, lines, classes):
     """The label map, uint8 (H, W), of a picture in colours.
 
@@ -71,8 +75,8 @@ def label_map(picture, lines, classes):
         if names.get(code) not in numbers:
             shown = f"{code >> 16},{code >> 8 & 255},{code & 255}"
             raise InputError(
-                f"the colour {shown} is {names.get(code, 'not in labelmap.txt')!r}; expected one "
-                f"of: {', '.join(numbers)}"
+                f"the colour {shown} is {_named(names.get(code))}; expected one of: "
+                f"{', '.join(numbers)}"
             )
     values = np.array([numbers[names[code]] for code in found.tolist()], np.uint8)
     return values[place].reshape(picture.shape[:2])

@@ -12,7 +12,7 @@ def _label(arguments):
     from wsss import labelling, models, pipeline, sources, storage  # slow to import
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
-        raise InputError("expected --run RUN, or --cam and --affinity together")
+        raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
     overrides = pipeline.parse_overrides(arguments.overrides)
     if arguments.run:
         method = sources.method_of(arguments.run, overrides)

@@ -9,7 +9,7 @@ from wsss.datasets.description import read_description
 from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, fit_mask, photo_size, read_photo
 from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
 from wsss.datasets.voc import read_mask
-from wsss.errors import InputError, one_line
+from wsss.errors import InputError, one_line, reason
 from wsss.texts import read_text
 
 
@@ -59,9 +59,13 @@ class Folder:
                 f"{root}: expected a folder of photos but there is none; check the path"
             )
         if not 0 <= val_share < 1:
-            raise InputError(f"val_share {val_share}: expected a share from 0 to below 1")
+            raise InputError(
+                f"val_share {val_share}: expected a share from 0 to below 1; change it"
+            )
         if long_side and long_side < LEAST_SIDE:
-            raise InputError(f"long_side {long_side}: expected 0, or {LEAST_SIDE} pixels and more")
+            raise InputError(
+                f"long_side {long_side}: expected 0, or {LEAST_SIDE} pixels and more; change it"
+            )
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
@@ -81,6 +85,8 @@ class Folder:
         except InputError as fault:
             said = str(fault)
             raise InputError(said if str(path) in said else f"{path}: {said}") from None
+        except OSError as error:  # of a path that is too long
+            raise InputError(f"{path}: {reason(error)}; mend its paths") from None
 
     @cached_property
     def photos(self):

@@ -1,5 +1,6 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
+import errno
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,7 @@ def read_png(path, what, *, colours=False):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our bound is below
+            refuse_special(path)
             with Image.open(path, formats=["PNG"]) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
@@ -142,6 +144,7 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is passed over
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is below
+            refuse_special(path)
             with Image.open(path) as file:
                 _refuse(path, file)
                 yield file
@@ -159,6 +162,12 @@ def _opened(path):
         raise InputError(
             f"{path}: not a readable photo ({reason(error)}); replace the file"
         ) from None
+
+
+def refuse_special(path):
+    """Raise OSError for what is there but no plain file: to open a pipe would wait for ever."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError(errno.EINVAL, "no plain file")
 
 
 def _too_large(path, size=None):
@@ -202,7 +211,9 @@ def _rgb(photo):
             "RGB"
         )
     if photo.has_transparency_data:
-        shown = photo.convert("RGBA")
+        shown = photo if photo.mode == "RGBA" else photo.convert("RGBA")
         ground = Image.new("RGBA", shown.size, "white")
-        return Image.alpha_composite(ground, shown).convert("RGB")
+        shown = Image.alpha_composite(ground, shown)
+        del ground  # 400 MB of the largest
+        return shown.convert("RGB")
     return photo.convert("RGB")

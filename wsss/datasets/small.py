@@ -35,7 +35,7 @@ def shrink(source, target, *, long_side):
     kit = Devkit(source)
     target = Path(target)
     if long_side < 32:
-        raise InputError(f"long side {long_side}: expected at least 32 pixels")
+        raise InputError(f"long side {long_side}: expected at least 32 pixels; name more")
     if target.resolve() in (kit.root.resolve(), Path(source).resolve()):
         raise InputError(f"{target}: this is the devkit to copy from; name another folder")
     splits = sorted((kit.root / "ImageSets" / "Segmentation").glob("*.txt"))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from wsss.datasets.photos import refuse_special
 from wsss.errors import InputError
 from wsss.progress import progress
 from wsss.report import markdown_table
@@ -61,6 +62,7 @@ def survey(dataset):
 
 def _contents(path):
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
     except OSError as error:
@@ -77,7 +79,7 @@ def describe(dataset, found):
         f"{dataset.tags_from}",
         markdown_table(["class", *columns], rows),
     ]
-    empty = [name for name, counts in found.counts.items() if not counts["all"]]
+    empty = [name for name, counts in found.counts.items() if not counts.get("all")]
     if empty:
         lines.append(f"note: no photo shows {_some(empty)}: nothing can be learnt of it")
     if found.untagged:

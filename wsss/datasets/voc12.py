@@ -6,18 +6,17 @@ Nothing is downloaded here, and what is whole is left alone.
 """
 
 import csv
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from wsss.cursor import Fault
 from wsss.datasets.downloads import Download, fetch
+from wsss.datasets.matlab import read_field
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
-from wsss.errors import InputError, reason
+from wsss.errors import InputError
 from wsss.progress import progress
 from wsss.storage import atomic, save_labels
 from wsss.texts import read_bytes
@@ -51,7 +50,7 @@ SBD = Download(
     "www2.eecs.berkeley.edu (Research/Projects/CS/vision/grouping/semantic_contours)",
 )
 
-MAT_BYTES = 2**22  # of a .mat file at most, as it may unpack to a thousand times that
+MAT_BYTES = 2**24  # of a .mat file at most; SBD's have some 20,000
 
 
 @dataclass
@@ -225,19 +224,11 @@ def read_sbd_mask(path):
         )
     content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of variables that are not asked for
-            found = loadmat(BytesIO(content), variable_names=["GTcls"])
-    except Exception as error:  # loadmat raises many kinds for a damaged file
+        mask = read_field(content, "GTcls", "Segmentation")
+    except Fault as fault:
         raise InputError(
-            f"{path}: not a readable .mat file ({reason(error)}); delete it and give --sbd again"
-        ) from None
-    try:
-        mask = np.asarray(found["GTcls"]["Segmentation"][0, 0])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(
-            f"{path}: expected GTcls.Segmentation but it is not in the file; delete it and give "
-            "--sbd again"
+            f"{path}: expected a .mat file with GTcls.Segmentation but it {fault}; delete it and "
+            "give --sbd again"
         ) from None
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         fault = f"{mask.dtype} of shape {mask.shape}"

@@ -4,12 +4,12 @@ Nothing in them is executed, and no length in them is believed before it was hel
 """
 
 import mmap
-import struct
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from wsss.cursor import Bytes, Fault
 from wsss.errors import InputError
 
 MXNET_LIST = 0x112
@@ -28,28 +28,6 @@ MXNET_TYPES = {
     12: np.uint16,  # bfloat16, which numpy lacks: read as bits
 }
 BFLOAT16 = 12
-
-
-class Fault(Exception):
-    """What is wrong with the bytes; the reader adds the file and the mend."""
-
-
-class Bytes:
-    """A cursor over a file that refuses to read past its end."""
-
-    def __init__(self, data, start=0, end=None):
-        self.data, self.place = data, start
-        self.end = len(data) if end is None else end
-
-    def take(self, count):
-        if count < 0 or count > self.end - self.place:
-            raise Fault(f"ends early: {count} bytes expected at {self.place}")
-        self.place += count
-        return memoryview(self.data)[self.place - count : self.place]
-
-    def number(self, kind):
-        """One little-endian number, by ``struct``'s letter."""
-        return struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)))[0]
 
 
 def is_mxnet(path):
@@ -96,7 +74,7 @@ def read_mxnet(path):
 def _count(bytes_, size):
     """A number of things of at least ``size`` bytes that are still to come."""
     count = bytes_.number("Q")
-    if count * size > bytes_.end - bytes_.place:
+    if count * size > bytes_.left:
         raise Fault(f"announces {count} entries, more than it has bytes for")
     return count
 
@@ -189,7 +167,7 @@ def read_caffe(path):
             at_name, at_blobs = (1, 7) if field == 100 else (4, 6)
             for part, content in _fields(value):
                 if part == at_name and isinstance(content, Bytes):
-                    name = str(content.take(content.end - content.place), "utf-8", "replace")
+                    name = str(content.take(content.left), "utf-8", "replace")
                 elif part == at_blobs and isinstance(content, Bytes):
                     blobs.append(_blob(content))
             for index, blob in enumerate(blobs):
@@ -211,9 +189,11 @@ def _blob(bytes_):
         elif field in (1, 2, 3, 4) and isinstance(value, int):
             old[field] = value
         elif field in (5, 8):
+            if isinstance(value, int):
+                raise Fault("has whole numbers where values should be")
             kind = "<f4" if field == 5 else "<f8"
             if isinstance(value, Bytes):
-                value = value.take(value.end - value.place)
+                value = value.take(value.left)
             if len(value) % int(kind[-1]):
                 raise Fault(f"has {len(value)} bytes of values of {kind[-1]} bytes each")
             values.append(np.frombuffer(value, kind))
@@ -235,9 +215,7 @@ def _fields(bytes_):
             yield number, _varint(bytes_)
         elif kind == 2:
             length = _varint(bytes_)
-            start = bytes_.place
-            bytes_.take(length)
-            yield number, Bytes(bytes_.data, start, start + length)
+            yield number, bytes_.part(length)
         elif kind in (1, 5):
             yield number, bytes_.take(8 if kind == 1 else 4)
         else:

@@ -1,0 +1,48 @@
+"""YAML as people write it; what is refused is in ``bad_inputs.py``."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import pipeline, yamls
+from wsss.errors import InputError
+
+
+def test_anchors_and_merges_are_read_as_yaml_has_them():
+    text = "a: &one {x: 1, y: [1, 2]}\nb: *one\nc: {<<: *one, x: 3}\nd: [*one, *one]\n"
+    assert yamls.parse(text, "here") == yaml.safe_load(text)
+    assert yamls.parse("", "here") is None and yamls.parse("# nothing", "here") is None
+
+
+def test_a_byte_order_mark_and_line_ends_of_other_systems_are_read(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("\ufeffname: é\r\nstages: {dataset: }\r\n".encode())
+    assert yamls.read(path, "an experiment") == {"name": "é", "stages": {"dataset": None}}
+
+
+def test_what_anchors_stand_for_is_counted_each_time():
+    """A list of lists: 10 + 10 * 11 values, and one less than the bound passes."""
+    text = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\nb: [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
+    values = 1 + 2 + 11 + (1 + 10 * 11)  # the mapping, its keys, the list, the list of lists
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yamls, "MOST_VALUES", values)
+        assert len(yamls.parse(text, "here")["b"]) == 10
+        patch.setattr(yamls, "MOST_VALUES", values - 1)
+        with pytest.raises(InputError, match="stands for more than"):
+            yamls.parse(text, "here")
+
+
+NAMES = st.from_regex("[a-z][a-z_]{0,8}", fullmatch=True)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(NAMES, NAMES, PLAIN)
+def test_overrides_come_back(stage, parameter, value):
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    found = pipeline.parse_overrides([f"{stage}.{parameter}={text}"])
+    assert found == {stage: {parameter: value}}
