@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow browser smoke fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow faults browser smoke fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: install  ## run the tests, in $(JOBS) processes
 
 slow: install browser  ## run the slow tests: whole chains, real servers, a real browser, ResNet-38
 	$(BIN)/python -m pytest -q -m "slow or smoke" -n $(JOBS)
+
+faults: install  ## kill, cut and starve whole runs and compare what they leave: half an hour on 2 idle cores
+	$(BIN)/python -m tests.faults --kills 100 --seed 0 --minutes 30
 
 browser:
 	@command -v chromium >/dev/null || { echo "no chromium here; trying: apt-get install chromium"; \

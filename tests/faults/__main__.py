@@ -1,0 +1,152 @@
+"""The suite's command line."""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from . import others, results
+from .kills import Campaign
+from .life import live
+from .place import Place
+from .plan import PLACES, ROLES, spread
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="processes to kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the plan")
+    parser.add_argument("--minutes", type=float, default=30, help="after these, nothing new begins")
+    parser.add_argument("--lanes", type=int, default=2, help="chains of kills side by side")
+    parser.add_argument(
+        "--others",
+        default=",".join(others.FAULTS),
+        help="the other faults, separated by commas; empty for none",
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--scratch", type=Path, help="folder to work in, which is kept")
+    return parser.parse_args(arguments)
+
+
+_lock = threading.Lock()
+
+
+def say(text):
+    with _lock:
+        print(text, flush=True)
+
+
+def run(place, options, *, say=say):
+    """The whole suite; returns the figures, with ``survived`` for whether nothing is amiss."""
+    began = time.monotonic()
+    chain = place.chain("undisturbed")
+    life = live(chain)
+    if life.faults:
+        say(life.output)
+        raise SystemExit(f"the undisturbed run fails: {'; '.join(life.faults)}")
+    expected = results.baseline(chain)
+    say(f"undisturbed: {life.seconds:.0f} s, {life.pace}")
+    until = began + 60 * options.minutes
+    campaign = Campaign(place, expected, life.pace, until=until, say=say)
+    if options.kills:
+        campaign.run(options.kills, options.seed, options.lanes)
+    kills_seconds = time.monotonic() - began
+    outcomes = {}
+    for name in filter(None, options.others.split(",")):
+        if time.monotonic() > until:
+            outcomes[name] = ["not reached in time"]
+        else:
+            at = time.monotonic()
+            outcomes[name] = others.FAULTS[name](place, expected, life.pace, say)
+            told = outcomes[name]
+            told = told if isinstance(told, str) else "; ".join(told) or "survived"
+            say(f"{name}: {told} ({time.monotonic() - at:.0f} s)")
+    return figures(options, campaign, outcomes, kills_seconds, time.monotonic() - began)
+
+
+def figures(options, campaign, outcomes, kills_seconds, seconds):
+    """What came of it, as plain values. Of an outcome, a text is a reason for having been skipped,
+    a list holds its faults.
+    """
+    kills = campaign.kills
+    again = Counter()
+    for kill in kills:
+        again["photos"] += kill.photos
+        for steps, lost in kill.steps.values():
+            again["steps"] += steps
+            again["seconds"] += lost
+    hit = spread([(kill.place, kill.role) for kill in kills])
+    well = spread([(kill.place, kill.role) for kill in kills if kill.survived])
+    identical = not campaign.differences
+    return {
+        "kills": len(kills),
+        "planned": options.kills,
+        "survived_kills": sum(kill.survived for kill in kills),
+        "by_place": {place: (well[0][place], hit[0][place]) for place in PLACES},
+        "by_role": {role: (well[1][role], hit[1][role]) for role in ROLES},
+        "repeated": {key: round(again[key], 1) for key in ("photos", "steps", "seconds")},
+        "chains": campaign.chains,
+        "differences": campaign.differences,
+        "others": outcomes,
+        "kills_seconds": round(kills_seconds),
+        "seconds": round(seconds),
+        "each": [asdict(kill) for kill in kills],
+        "survived": identical
+        and all(kill.survived for kill in kills)
+        and not any(isinstance(told, list) and told for told in outcomes.values()),
+    }
+
+
+def table(found):
+    """The figures as text."""
+    lines = [
+        f"kills survived: {found['survived_kills']} of {found['kills']} "
+        f"({found['planned']} planned), in {found['chains']} complete chains, "
+        f"{found['kills_seconds']} s with the undisturbed run"
+    ]
+    for title in ("by_role", "by_place"):
+        lines += ["", title.replace("_", " ")]
+        lines += [f"  {name:20} {a} of {b}" for name, (a, b) in found[title].items()]
+    again = found["repeated"]
+    lines += [
+        "",
+        f"work repeated: {again['photos']} photos, {again['steps']} training steps, "
+        f"{again['seconds']} s of training",
+        f"results and metrics identical: {'no' if found['differences'] else 'yes'}",
+        *(f"  {line}" for line in found["differences"]),
+        "",
+        "other faults",
+    ]
+    for name, told in found["others"].items():
+        if isinstance(told, str):
+            lines.append(f"  {name:20} skipped: {told}")
+        else:
+            lines.append(f"  {name:20} {'survived' if not told else 'NOT survived'}")
+            lines += [f"    {line}" for line in told]
+    return "\n".join([*lines, "", f"total: {found['seconds']} s"])
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    unknown = set(filter(None, options.others.split(","))) - set(others.FAULTS)
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(others.FAULTS)}")
+    if options.scratch:
+        options.scratch.mkdir(parents=True, exist_ok=True)
+        found = run(Place(options.scratch), options)
+    else:
+        with tempfile.TemporaryDirectory(prefix="wsss-faults-") as folder:
+            found = run(Place(folder), options)
+    say("\n" + table(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if found["survived"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
