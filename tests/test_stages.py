@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from wsss import stages
 from wsss.errors import InputError
@@ -130,7 +131,7 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
         **{"parameters": {}, "inputs": {}, "ended": 1.0},
     }
     (tmp_path / "cams").mkdir()
-    for name in ("weights.pt", "cams/a.npz", "papermill.log", ".progress"):
+    for name in ("a.txt", "cams/b.txt", "papermill.log", ".progress"):
         (tmp_path / name).write_text("whole")
     whole = json.dumps(record | {"inventory": stages.inventory(tmp_path)})
     (tmp_path / stages.COMPLETE).write_text(whole)
@@ -138,7 +139,7 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
     for name in ("papermill.log", ".progress", "executed.html"):  # beside the results
         (tmp_path / name).write_text("more and more")
     assert stages.damage(tmp_path) == ""
-    for name in ("weights.pt", "cams/a.npz"):
+    for name in ("a.txt", "cams/b.txt"):
         (tmp_path / name).write_text("who")
         assert "cut short" in stages.damage(tmp_path)
         (tmp_path / name).unlink()
@@ -146,6 +147,15 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
         with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files of it"):
             stages.completed_in(tmp_path, "here")
         (tmp_path / name).write_text("whole")
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    sound = (tmp_path / "a.png").read_bytes()
+    record["inventory"] = stages.inventory(tmp_path)
+    (tmp_path / stages.COMPLETE).write_text(json.dumps(record))
+    for content in (bytes(len(sound)), sound[:-4] + b"\0\0\0\0"):
+        assert stages.damage(tmp_path) == ""
+        (tmp_path / "a.png").write_bytes(content)
+        assert stages.damage(tmp_path) == "a.png of it is damaged"
+        (tmp_path / "a.png").write_bytes(sound)
     for content in (whole[:-9], "", "\0" * len(whole), "[1]", whole.replace("inputs", "outputs")):
         (tmp_path / stages.COMPLETE).write_text(content)
         assert stages.completion(tmp_path) is None and "complete.json is cut" in stages.damage(

@@ -266,8 +266,17 @@ def outstanding():
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 
 
+def _end_for(folder):
+    """End a run whose process is gone: as FINISHED where only the driver did not live to say so."""
+    if stages.completion(folder) and not stages.damage(folder):
+        journal.Journal(folder).end("FINISHED")
+    else:
+        reason = "its process was killed, or the machine went down"
+        journal.Journal(folder).end("FAILED", reason)
+
+
 def settle(say=print):
-    """End, as FAILED, the runs under ``outputs/`` whose process is gone, and deliver what waits.
+    """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
 
     Raises:
         Away: the store cannot be asked.
@@ -281,8 +290,7 @@ def settle(say=print):
                 continue
             try:
                 if not journal.ended(folder):
-                    reason = "its process was killed, or the machine went down"
-                    journal.Journal(folder).add("end", status="FAILED", error=reason)
+                    _end_for(folder)
             finally:
                 work.release()
             for line in deliver(folder):

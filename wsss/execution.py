@@ -38,6 +38,9 @@ papermill.execute_notebook(
 """
 
 
+LITTLE = 2**20  # bytes free of a disk that is full
+
+
 class StageFailed(RuntimeError):
     """A stage's notebook ended without completing; the message says where to look."""
 
@@ -179,6 +182,8 @@ def _error(notebook, log, code):
             "its notebook ran to the end but left no result with this fingerprint; was it, or the "
             "data, changed meanwhile? The same command runs it again"
         )
+    if shutil.disk_usage(log.parent).free < LITTLE:  # what is written last is cut short
+        return "OSError", f"there is no room left for {log.parent}; free some"
     if code < 0:
         return "Stopped", f"its process was ended by signal {-code}"
     lines = log.read_text(errors="replace").strip().splitlines()

@@ -10,13 +10,14 @@ import ast
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import wsss
+from wsss import storage
 from wsss.errors import InputError
-from wsss.storage import manifest
 from wsss.texts import read_text
 
 TYPES = {
@@ -167,7 +168,7 @@ def _contents(folder):
     folder = from_root(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder but there is none; check the path")
-    return manifest(folder)
+    return storage.manifest(folder)
 
 
 def read_stages():
@@ -255,6 +256,29 @@ def damage(folder):
         return f"its {COMPLETE} is cut short, or not what a stage writes"
     if "inventory" in record and record["inventory"] != inventory(folder):
         return "files of it are missing, cut short or of other sizes than when it completed"
+    return _damaged_contents(Path(folder))
+
+
+CHECKED = ".checked"  # beside a stage's results: which state of them had sound contents
+
+
+def _damaged_contents(folder):
+    """The first file whose checksums do not fit its contents, in words, or nothing; looked for once
+    for each state of the folder, since that reads all of it.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in storage.CHECKSUMMED]
+    state = hashlib.blake2b(digest_size=8)
+    for path in files:
+        about = path.stat()
+        state.update(f"{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}".encode())
+    marker = folder / CHECKED
+    if marker.exists() and marker.read_text() == state.hexdigest():
+        return ""
+    for path in files:
+        if not storage.is_whole(path):
+            return f"{path.relative_to(folder)} of it is damaged"
+    with suppress(OSError):  # a folder that is not ours to write
+        marker.write_text(state.hexdigest())
     return ""
 
 

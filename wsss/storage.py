@@ -129,6 +129,9 @@ def _png_whole(path):
     return False
 
 
+CHECKSUMMED = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole}
+
+
 def save_cams(path, classes, cams):
     """Keep maps (C, h, w) in [0, 1] of the present classes (numbers from 1) as float16."""
     with atomic(path) as partial, partial.open("wb") as file:

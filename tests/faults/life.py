@@ -11,7 +11,7 @@ from . import processes
 from .plan import END, STAGES, START
 
 LOOK = 0.05  # seconds between looks at the processes
-ORPHANS = 10.0  # seconds after its end by which all that a driver started has to be gone
+ORPHANS = 30.0  # seconds after its end by which all that a driver started has to be gone
 PATIENCE = 120.0  # seconds that a driver has to end by itself after one of its processes was killed
 STEP = re.compile(r"(\d+)/(\d+) \[")  # in a progress line
 
