@@ -315,7 +315,10 @@ def save_runs(outputs, classes, dataset="shapes"):
         models.save_network(
             folder / "weights.pt", network, name, classes, backbone="small", **arguments
         )
-        record = {"parameters": {"dataset": dataset}, "ended": 1.0}
+        record = {
+            **{"stage": f"train_{name}", "fingerprint": folder.name, "data_digest": "d"},
+            **{"parameters": {"dataset": dataset}, "inputs": {}, "metrics": {}, "ended": 1.0},
+        }
         (folder / "complete.json").write_text(json.dumps(record))
 
 
