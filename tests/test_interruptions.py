@@ -112,9 +112,7 @@ def assert_same(found, expected):
 SPAWNED = pytest.mark.slow  # each start of a worker takes seconds
 
 
-@pytest.mark.parametrize(
-    "workers", [0, pytest.param(1, marks=SPAWNED), pytest.param(2, marks=SPAWNED)]
-)
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=SPAWNED)])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 @pytest.mark.parametrize("members", [0, 2])
 def test_training_cut_off_anywhere_ends_as_undisturbed(tmp_path, workers, optimiser, members):
