@@ -141,7 +141,8 @@ class Walk:
             ("crf_sharpness", 0, math.inf),
         ):
             value = getattr(self, name)
-            if not (least <= value <= most and math.isfinite(value)):
+            several = value if isinstance(value, tuple) else (value,)  # of steps
+            if not all(least <= each <= most and math.isfinite(each) for each in several):
                 limits = (
                     f"from {least} to {most:,}" if math.isfinite(most) else f"of {least} or more"
                 )
