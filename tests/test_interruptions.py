@@ -15,24 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.toys import Noise
 from wsss import checkpoints
 from wsss.datasets.transforms import cut_mix
 from wsss.train import Schedule, fit, fit_members
 
 
-class Patches(torch.utils.data.Dataset):
-    """Noise, and which of its pixels are bright; by key."""
+def bright(picture):
+    return (picture.mean(0) > 0).long()
 
-    def __init__(self, seed=0):
-        self.seed = seed
 
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(10_000 * self.seed + 100 * key[0] + key[1])
-        x = torch.randn(3, 8, 8, generator=generator)
-        return x, (x.mean(0) > 0).long()
+def patches(seed=0):
+    return Noise(8, bright, seed)
 
 
 class Network(nn.Module):
@@ -97,9 +91,9 @@ def trained(folder, schedule, *, members=0, cut=None):
     torch.manual_seed(77)  # whatever happened before
     given = {"folder": folder, "mix": partial(cut_mix, share=0.5)}
     if members:
-        history = fit_members(network, Patches(), loss, schedule, members, **given)
+        history = fit_members(network, patches(), loss, schedule, members, **given)
     else:
-        history = fit(network, Patches(), loss, schedule, **given)
+        history = fit(network, patches(), loss, schedule, **given)
     return network.state_dict(), [metrics["loss"] for metrics in history], loss.steps
 
 
@@ -197,11 +191,11 @@ def test_a_damaged_member_goes_on_from_its_checkpoint(tmp_path, way):
 
 KILLED = """
 import json, os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 from pathlib import Path
 import numpy as np
 import torch
-from test_interruptions import SCHEDULE, Network, Patches, pixel_loss
+from tests.test_interruptions import SCHEDULE, Network, patches, pixel_loss
 from wsss import checkpoints, storage, train
 
 torch.set_num_threads(1)
@@ -235,7 +229,7 @@ for _ in range(10):
                 file.write(".")
             return pixel_loss(*given)
         (folder / "calls").write_text("")
-        train.fit(Network(), Patches(), loss, SCHEDULE, folder=folder)
+        train.fit(Network(), patches(), loss, SCHEDULE, folder=folder)
         os._exit(0)
     _, status = os.wait()
     begun = before + (folder / "calls").stat().st_size // 2
@@ -248,7 +242,7 @@ def test_killed_while_it_saves_training_loses_one_step_at_most(tmp_path):
     """kill -9 between any two lines that save: a checkpoint after every step, and seeded kills."""
     folder = tmp_path / "b"
     folder.mkdir()
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
+    script = KILLED.format(root=str(Path(__file__).parents[1]), folder=str(folder))
     answer = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -257,8 +251,8 @@ def test_killed_while_it_saves_training_loses_one_step_at_most(tmp_path):
     for killed, begun, saved in told:
         assert not killed or saved >= begun - 1
     network, expected = Network(), Network()
-    fit(network, Patches(), pixel_loss, SCHEDULE, folder=folder)
-    fit(expected, Patches(), pixel_loss, SCHEDULE, folder=tmp_path / "a")
+    fit(network, patches(), pixel_loss, SCHEDULE, folder=folder)
+    fit(expected, patches(), pixel_loss, SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor), name
 

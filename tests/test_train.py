@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.toys import Noise
 from wsss import devices, losses, train
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
@@ -19,19 +20,12 @@ from wsss.optimisers import build_optimiser
 from wsss.train import Schedule, fit, fit_members
 
 
-class Points(torch.utils.data.Dataset):
-    """Samples of a line, noisy by key."""
+def mean(picture):
+    return picture.mean()[None]
 
-    def __init__(self, seed=0):
-        self.seed = seed
 
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(10_000 * self.seed + 100 * key[0] + key[1])
-        x = torch.randn(3, 4, 4, generator=generator)
-        return x, x.mean()[None]
+def points(seed=0):
+    return Noise(4, mean, seed)
 
 
 class Regressor(nn.Module):
@@ -117,7 +111,7 @@ def test_learning_rate_decays_as_the_polynomial(tmp_path):
     rates = []
     fit(
         network(),
-        Points(),
+        points(),
         squared,
         SCHEDULE,
         folder=tmp_path,
@@ -132,7 +126,7 @@ def test_learning_rate_decays_as_the_polynomial(tmp_path):
 def test_training_lowers_the_loss_and_repeats_exactly(tmp_path):
     runs = [network(), network()]
     histories = [
-        fit(net, Points(), squared, SCHEDULE, folder=tmp_path / str(i))
+        fit(net, points(), squared, SCHEDULE, folder=tmp_path / str(i))
         for i, net in enumerate(runs)
     ]
     assert histories[0][-1]["loss"] < 0.5 * histories[0][0]["loss"]
@@ -155,7 +149,7 @@ def test_training_is_repeatable_and_the_choice_does_not_leak(tmp_path, monkeypat
         return squared(net, images, targets)
 
     schedule = replace(SCHEDULE, deterministic=asked)
-    fit(network(), Points(), asking, schedule, folder=tmp_path)
+    fit(network(), points(), asking, schedule, folder=tmp_path)
     assert set(seen) == {device == "cpu" or asked}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -166,7 +160,7 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         return images + 0.1 * torch.randn_like(images), targets
 
     undisturbed = network()
-    expected = fit(undisturbed, Points(), squared, SCHEDULE, folder=tmp_path / "a", mix=noisy)
+    expected = fit(undisturbed, points(), squared, SCHEDULE, folder=tmp_path / "a", mix=noisy)
     calls = 0
 
     def interrupted(net, images, targets):
@@ -177,12 +171,12 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         return squared(net, images, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), Points(), interrupted, SCHEDULE, folder=tmp_path / "b", mix=noisy)
+        fit(network(), points(), interrupted, SCHEDULE, folder=tmp_path / "b", mix=noisy)
     resumed, logged = network(), []
     torch.manual_seed(77)  # whatever happened in between
     history = fit(
         resumed,
-        Points(),
+        points(),
         squared,
         SCHEDULE,
         folder=tmp_path / "b",
@@ -201,7 +195,7 @@ def test_a_batch_in_parts_takes_the_same_steps(tmp_path, parts):
         net = network()
         net.trunk[1].p = 0.0  # whose draws differ with the parts
         schedule = replace(SCHEDULE, accumulate=accumulate)
-        history = fit(net, Points(), squared, schedule, folder=tmp_path / str(accumulate))
+        history = fit(net, points(), squared, schedule, folder=tmp_path / str(accumulate))
         return net.state_dict(), [metrics["loss"] for metrics in history]
 
     (whole, losses_whole), (apart, losses_apart) = trained(1), trained(parts)
@@ -220,7 +214,7 @@ def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
     for seed in range(3):
         alone.append(network())
         schedule = replace(SCHEDULE, seed=seed)
-        fit(alone[-1], Points(seed), squared, schedule, folder=tmp_path / f"alone_{seed}")
+        fit(alone[-1], points(seed), squared, schedule, folder=tmp_path / f"alone_{seed}")
     joint, calls = network(), 0
 
     def interrupted(net, images, targets):
@@ -231,11 +225,11 @@ def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
         return squared(net, images, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        fit_members(joint, Points(), interrupted, SCHEDULE, 3, folder=tmp_path / "joint")
+        fit_members(joint, points(), interrupted, SCHEDULE, 3, folder=tmp_path / "joint")
     joint, logged = network(), []
     history = fit_members(
         joint,
-        Points(),
+        points(),
         squared,
         SCHEDULE,
         3,
@@ -264,7 +258,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         clip_norm=0.5,
         workers=0,
     )
-    fit(net, Points(), steep, schedule, folder=tmp_path)
+    fit(net, points(), steep, schedule, folder=tmp_path)
     moved = [
         float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, net.parameters(), strict=True)
     ]

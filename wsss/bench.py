@@ -300,4 +300,5 @@ def _log(folder, rows):
     for name in ("bench.json", "bench.md", "bench.png"):
         journal.file(folder / name)
     journal.end("FINISHED")
-    delivery.deliver(folder)
+    with delivery.Courier() as courier:
+        courier.carry(folder)

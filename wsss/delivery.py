@@ -81,7 +81,7 @@ def deliver(folder):
 
 
 def _state(folder):
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or spoilt
         state = json.loads((Path(folder) / journal.DELIVERED).read_text())
         size = (Path(folder) / journal.NAME).stat().st_size
         return {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}
@@ -261,7 +261,8 @@ def outstanding():
     that was cut off; the experiments' runs first.
     """
     root = stages.outputs_root()
-    folders = [path.parent for path in sorted(root.glob(f"*/*/{journal.NAME}"))]
+    found = [*root.glob(f"*/{journal.NAME}"), *root.glob(f"*/*/{journal.NAME}")]  # bench's is flat
+    folders = [path.parent for path in sorted(found)]
     folders.sort(key=lambda folder: folder.parent.name != "runs")
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import wsss
-from wsss import storage
+from wsss import journal, storage
 from wsss.errors import InputError
 from wsss.texts import read_text
 
@@ -204,7 +204,7 @@ COMPLETE = "complete.json"
 NOTEBOOK = "executed.ipynb"
 # what the driver and the record keep beside a stage's results, some of it after its end
 BESIDE = (
-    *(COMPLETE, "record.jsonl", "delivered.json", "run.json", "parameters.json"),
+    *(COMPLETE, journal.NAME, journal.DELIVERED, "run.json", "parameters.json"),
     *("papermill.log", NOTEBOOK, "executed.html"),
 )
 RECORD = {  # what a stage writes when it completes, with the types

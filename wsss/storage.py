@@ -43,8 +43,7 @@ def voc_palette():
 def atomic(path):
     """A path to write to, which becomes ``path`` if the block ends well and vanishes if not.
 
-    The contents reach the disk before the name does, and the name before this returns: 0.3 ms a
-    file more on an SSD, beside some 10 ms for the fastest photo.
+    The contents reach the disk before the name does, and the name before this returns.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
