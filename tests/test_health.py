@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_train import SCHEDULE, Points, network, squared
+from test_train import SCHEDULE, mean, network, points, squared
 
+from tests.toys import Noise
 from wsss import checkpoints, health
 from wsss.train import fit
 
@@ -47,7 +48,7 @@ def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, m
     good = "there is no checkpoint yet" if minutes else f"the last good checkpoint is {path}, of st"
     schedule = replace(SCHEDULE, clip_norm=clip, checkpoint_minutes=minutes)
     with pytest.raises(FloatingPointError, match=f"at step 5 of 12: {told}; {good}") as fault:
-        fit(net, Points(), astray, schedule, folder=tmp_path)
+        fit(net, points(), astray, schedule, folder=tmp_path)
     assert "\n" not in str(fault.value) and "lower learning_rate" in str(fault.value)
     for name, tensor in net.state_dict().items():
         assert tensor.isfinite().all() and torch.equal(tensor, before[name])
@@ -64,7 +65,7 @@ def test_steps_that_spoil_the_weights_leave_the_checkpoint_before(tmp_path):
     for minutes in (0, 60):
         schedule = replace(SCHEDULE, learning_rate=1e36, checkpoint_minutes=minutes)
         with pytest.raises(FloatingPointError, match="training stopped at step"):
-            fit(network(), Points(), squared, schedule, folder=tmp_path)
+            fit(network(), points(), squared, schedule, folder=tmp_path)
         saved = checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")
         assert saved is None or all(each.isfinite().all() for each in saved["network"].values())
 
@@ -77,13 +78,13 @@ def test_what_counts_as_exploded():
     assert health.fault(1001.0, 1.0, 10.0)
 
 
-class Deadly(Points):
+class Deadly(Noise):
     """Its process is killed once, at a sample of the second epoch, as the system does it that runs
     out of memory.
     """
 
     def __init__(self, folder):
-        super().__init__()
+        super().__init__(4, mean)
         self.flag = folder / "killed"
 
     def __getitem__(self, key):
@@ -102,6 +103,6 @@ def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
     assert saved is None or saved["state"]["step"] <= 4
     resumed, expected = network(), network()
     fit(resumed, Deadly(tmp_path), squared, schedule, folder=tmp_path)
-    fit(expected, Points(), squared, SCHEDULE, folder=tmp_path / "a")
+    fit(expected, points(), squared, SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         np.testing.assert_array_equal(resumed.state_dict()[name], tensor)
