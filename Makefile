@@ -47,8 +47,8 @@ demo: install  ## run the whole chain on generated photos
 test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-slow: install browser  ## run the slow tests: whole chains, real servers, a real browser, ResNet-38
-	$(BIN)/python -m pytest -q -m "slow or smoke" -n $(JOBS)
+slow: install browser  ## run the slow tests: whole chains, ten kills, real servers, a real browser
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile
 
 faults: install  ## kill, cut and starve whole runs and compare what they leave: half an hour on 2 idle cores
 	$(BIN)/python -m tests.faults --kills 100 --seed 0 --minutes 30
