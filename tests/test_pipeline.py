@@ -264,6 +264,10 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     )
     assert [run.info.status for run in again] == ["FINISHED"]
     assert not list(place.glob("outputs/reproductions/*"))
+    before = len(store.client().search_model_versions("name = 'smoke-network'"))
+    assert cli.main(["reproduce", str(finished["evaluate"].folder)]) == 0
+    after = len(store.client().search_model_versions("name = 'smoke-network'"))
+    assert before == after > 0  # a look back makes no new version
     record = stages.completion(folder)
     record["metrics"]["loss"] += 1e-9
     (folder / "complete.json").write_text(json.dumps(record))

@@ -116,6 +116,9 @@ def _planned(folder, record):
         reasons.append(f"the data in {root} is {digest}, and was {record['data_digest']}")
     elif fingerprint != record["fingerprint"] and not reasons:
         reasons.append("the notebook's code, or the contents of a folder it was given")
+    if values.get("model_name"):  # a look back makes no new version in the registry
+        values["model_name"] = ""
+        fingerprint = stage.fingerprint(values, upstream, digest)
     return (
         pipeline.Planned(stage, values, fingerprint, None, False, {"reproduced": True}),
         reasons + _surroundings(folder),
