@@ -12,7 +12,7 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from wsss import journal, registry, shown, stages, storage, store
+from wsss import journal, shown, stages, storage, store
 from wsss.errors import InputError, masked
 from wsss.locks import lock_of, taken
 
@@ -186,6 +186,8 @@ def _experiment(folder, run_id, entry):
 
 
 def _model(folder, run_id, entry):
+    from wsss import registry  # slow to import, and only a network has use for it
+
     version = registry.register(entry["name"], folder / entry["path"], run_id)
     return f"registered as models:/{version}"
 

@@ -8,9 +8,6 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 
-import nbformat
-import papermill  # noqa: F401 - a missing install must fail before any work
-
 from wsss import provenance, shown, stages, storage, store, tracking
 from wsss.errors import InputError
 from wsss.journal import Journal
@@ -25,9 +22,13 @@ ALLOCATOR = {
 
 # What runs a stage: papermill by its own function, since only that can coalesce streams, which
 # keeps a progress bar to one line of the executed notebook. It ends with the driver, even one that
-# was killed, which closes its standard input; the kernel in turn ends without papermill.
+# was killed, which closes its standard input; the kernel in turn ends without papermill. The module
+# that is kept away is a grammar of addresses, which takes jsonschema a second to make and which no
+# notebook's check asks for.
 EXECUTE = """
-import json, os, sys, threading, papermill
+import json, os, sys, threading
+sys.modules["rfc3987_syntax"] = None
+import papermill
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 source, target, parameters = sys.argv[1:]
 with open(parameters) as file:
@@ -172,6 +173,8 @@ def _watch(process, path, label, courier):
 
 def _error(notebook, log, code):
     """``(name, message)`` of the exception that ended a notebook, or of how its process ended."""
+    import nbformat  # slow to import, as is what follows, and seldom needed here
+
     with suppress(OSError, ValueError):  # none, or cut short
         for cell in nbformat.read(notebook, as_version=4).cells:
             for output in cell.get("outputs", ()):
@@ -192,7 +195,8 @@ def _error(notebook, log, code):
 
 def keep_notebook(folder):
     """Log a stage's executed notebook as .ipynb and .html, whatever became of it."""
-    from nbconvert import HTMLExporter  # slow to import, and only needed when a stage ran
+    import nbformat
+    from nbconvert import HTMLExporter
 
     notebook = folder / stages.NOTEBOOK
     if not notebook.exists():

@@ -76,7 +76,7 @@ def origins(runs):
     """Where figures come from: a row for each stage, as a data frame.
 
     Args:
-        runs: ``tracking.Completed`` of the report's stages and of those they build on.
+        runs: ``recorded.Completed`` of the report's stages and of those they build on.
     """
     rows = []
     for run in runs:
@@ -130,7 +130,7 @@ def ours(records, folders, dataset, *, score_split, val_split):
     with several seeds, its figures are means, with the standard deviation of one run.
 
     Args:
-        records: stage name to ``tracking.Completed`` of infer_cam, random_walk and evaluate.
+        records: stage name to ``recorded.Completed`` of infer_cam, random_walk and evaluate.
         folders: stage name to the folder of each.
         dataset: the open dataset.
         score_split, val_split: the id lists of the scores.

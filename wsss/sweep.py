@@ -13,11 +13,10 @@ import math
 import time
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, driver, pipeline, provenance, stages, storage, viz, walk_sweep
+from wsss import delivery, driver, pipeline, provenance, stages, storage
 from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.report import markdown_table
@@ -236,6 +235,8 @@ def _run_walks(experiment, points, planned, say):
         driver.run(experiment, before, say=say)
     say(f"{len(points)} walks without dense CRF, against the masks of {walk.values['score_split']}")
     constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in values]
+    from wsss import walk_sweep  # slow to import
+
     scores = walk_sweep.compare(walk.values, constants)
     shared = _figures(before)
     rows = [
@@ -312,6 +313,10 @@ def _compare(experiment, results, names, given, say, record=None):
             f"highest {shown}: {mean[shown].max():.2f} at "
             + ", ".join(f"{n} {v}" for n, v in at.items())
         )
+        import matplotlib.pyplot as plt
+
+        from wsss import viz  # slow to import
+
         figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import stages, storage, tracking
+from wsss import recorded, stages, storage
 from wsss.errors import InputError
 from wsss.report import markdown_table
 
@@ -115,7 +115,7 @@ def scores(inputs):
         confusions = []
         for folder in stages.siblings(inputs[stage]):
             try:
-                run = tracking.completed(folder)
+                run = recorded.completed(folder)
                 ids, counts = storage.load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:

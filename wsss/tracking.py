@@ -1,62 +1,23 @@
 """A stage's record: parameters, metrics, pictures, files and where it all came from, written to its
-folder's journal, and read back from MLflow.
+folder's journal.
 """
 
 import hashlib
 import os
 import re
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
-from mlflow.entities import RunStatus
 from PIL import Image
 
-from wsss import delivery, provenance, stages, storage, store
-from wsss.errors import InputError, masked
+from wsss import provenance, stages, storage
+from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.locks import lock_of, taken
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
 PAUSE = 30  # seconds before a notebook without a driver asks a store again that was away
-
-
-class Completed(NamedTuple):
-    """A completed stage as MLflow holds it."""
-
-    run_id: str
-    metrics: dict
-    iou: pd.DataFrame | None  # its IoU table, where it logged one
-    record: dict  # what ``complete`` wrote
-    tags: dict  # of the run
-
-
-def completed(folder):
-    """The completed stage in a folder, its figures read from MLflow.
-
-    Raises:
-        InputError: no completed stage there, or its run is not FINISHED in MLflow.
-    """
-    record = stages.completion(folder)
-    if record is None:
-        raise InputError(f"{folder}: no completed stage here; run it first")
-    with suppress(delivery.Away):  # told by what follows
-        delivery.deliver(folder)
-    run_id = delivery.run_of(folder)
-    run = run_id and store.find_run(run_id)
-    if not run or delivery.waiting(folder):
-        raise InputError(
-            masked(
-                f"{folder}: its record is not in {store.tracking_uri()} yet; start the server, or "
-                "set MLFLOW_TRACKING_URI to where it is, and give the same command again"
-            )
-        )
-    if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-        raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")
-    return Completed(run_id, run.data.metrics, store.iou_table(run), record, run.data.tags)
 
 
 class Inputs(dict):
@@ -178,13 +139,6 @@ class StageRun:
             self.journal.end("FINISHED")
         self._asked = 0.0
         self._carry()
-        if self._owned and delivery.waiting(self.folder):
-            print(
-                masked(
-                    f"{store.tracking_uri()} does not answer: the record waits in {self.folder}, "
-                    "and the next `wsss run` delivers it"
-                )
-            )
         self._lock.release()
 
     def _tag(self, tags):
@@ -192,11 +146,19 @@ class StageRun:
 
     def _carry(self):
         """Deliver at once where no driver does it."""
-        if self._owned and time.monotonic() > self._asked:
-            try:
-                delivery.deliver(self.folder)
-            except delivery.Away:
-                self._asked = time.monotonic() + PAUSE
+        if not self._owned or time.monotonic() < self._asked:
+            return
+        from wsss import delivery  # MLflow is slow to import, and a driver has it already
+
+        try:
+            delivery.deliver(self.folder)
+        except delivery.Away as fault:
+            self._asked = time.monotonic() + PAUSE
+            if stages.completion(self.folder):
+                print(
+                    f"{fault}: the record waits in {self.folder}, and the next `wsss run` "
+                    "delivers it"
+                )
 
 
 def start(name, namespace, dataset):

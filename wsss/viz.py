@@ -2,7 +2,6 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 
 from wsss.geometry import upsample
 from wsss.storage import voc_palette
@@ -65,7 +64,7 @@ def curves(history, names, *, title):
     axis.set(xlabel="epoch", ylabel="loss", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
-    sns.despine(figure)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -73,6 +72,8 @@ def confusion(matrix, classes, *, title):
     """A figure of a ``ConfusionMatrix``: of each class's pixels, the share predicted as each
     class.
     """
+    import seaborn as sns  # slow to import, and not for every figure
+
     counts = matrix.matrix / np.maximum(matrix.matrix.sum(1, keepdims=True), 1)
     names = ["background", *classes]
     size = 2.5 + 0.33 * len(names)
@@ -97,6 +98,8 @@ def iou_bars(table, *, title):
     """A figure of an IoU table (see ``evaluation.iou_table``): bars a class, one colour a
     column.
     """
+    import seaborn as sns
+
     long = table.melt("class", var_name="labels", value_name="IoU (%)")
     figure, axis = plt.subplots(figsize=(2 + 0.42 * len(table), 3.2), layout="constrained")
     sns.barplot(long, x="class", y="IoU (%)", hue="labels", ax=axis)
@@ -117,7 +120,7 @@ def sweep(thresholds, columns, fixed, *, title):
     axis.axvline(fixed, color="grey", linestyle="--", label="fixed beforehand")
     axis.set(xlabel="background threshold", ylabel="mIoU (%)", title=title)
     axis.legend()
-    sns.despine(figure)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -128,6 +131,8 @@ def sweep_map(frame, names, figure_name):
     Args:
         frame: a row a combination, with the columns ``names`` and ``figure_name``.
     """
+    import seaborn as sns
+
     columns = [name for name in names if frame[name].nunique() > 1] or names
     if len(columns) in (2, 3):
         return _heat_maps(frame, columns, figure_name)
@@ -149,6 +154,8 @@ def _heat_maps(frame, columns, figure_name):
     """A heat map over two columns, for each value of a third (the one with the fewest); one scale
     of colours, and the highest score in a frame.
     """
+    import seaborn as sns
+
     groups, (down, across) = [(figure_name, frame)], columns[:2]
     if len(columns) == 3:
         third = min(columns[::-1], key=lambda name: frame[name].nunique())

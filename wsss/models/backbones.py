@@ -5,13 +5,12 @@ A trunk is a module with ``channels`` (of each level it returns, coarsest last),
 (likewise), ``parts(level)``, the modules that make that level from the one before, and
 ``forward(images (B, 3, H, W) in [0, 1]) -> list of (B, channels, ceil(H/stride), ceil(W/stride))``.
 It normalises its input itself, since that belongs to the weights, and says which they are:
-``origin`` in words (None: there are none), ``url`` where torchvision offers them (else None),
+``origin`` in words (None: there are none), ``offered`` by torchvision under a name (else None),
 ``adapt(state) -> (the body's state dict, {name: why it was left out})`` from the file's own names.
 With ``recompute`` set it trains in less memory (see ``layers.step``).
 """
 
 from torch import nn
-from torchvision import models
 
 from wsss.errors import InputError
 from wsss.models.layers import Normalise, step
@@ -23,10 +22,12 @@ class ResNet50(nn.Module):
     """torchvision's ResNet-50 with the last one or two levels atrous."""
 
     origin = "torchvision's resnet50, IMAGENET1K_V1"
-    url = models.ResNet50_Weights.IMAGENET1K_V1.url
+    offered = "ResNet50_Weights.IMAGENET1K_V1"
     output_strides = (8, 16, 32)
 
     def __init__(self, output_stride):
+        from torchvision import models  # slow to import, and the built-in dataset needs none
+
         super().__init__()
         atrous = [False, output_stride == 8, output_stride <= 16]
         self.normalise = Normalise()
@@ -60,11 +61,13 @@ class MobileNetV2(nn.Module):
     """torchvision's MobileNetV2 with the blocks after the output stride atrous."""
 
     origin = "torchvision's mobilenet_v2, IMAGENET1K_V1"
-    url = models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+    offered = "MobileNet_V2_Weights.IMAGENET1K_V1"
     output_strides = (8, 16, 32)
     ends = (3, 6, 13, 18)  # the last block of each level in torchvision's `features`
 
     def __init__(self, output_stride):
+        from torchvision import models
+
         super().__init__()
         self.normalise = Normalise()
         self.body = models.mobilenet_v2(weights=None)
@@ -113,7 +116,7 @@ class MobileNetV2(nn.Module):
 class Small(nn.Module):
     """A light net for the built-in dataset, trained from scratch: four levels, 0.3 M parameters."""
 
-    origin = url = None
+    origin = offered = None
     output_strides = (8, 16)
 
     def __init__(self, output_stride):

@@ -126,7 +126,7 @@ class ResNet38(nn.Module):
     """
 
     origin = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params, the MXNet file of 'Wider or Deeper'"
-    url = None
+    offered = None
     output_strides = (8,)
 
     def __init__(self, output_stride):

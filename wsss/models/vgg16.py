@@ -51,7 +51,7 @@ class VGG16(nn.Module):
     """
 
     origin = "vgg16_20M.caffemodel, DeepLab's own ImageNet weights"
-    url = None
+    offered = None
     output_strides = (8,)
 
     def __init__(self, output_stride, *, rate=1, pool5=False):

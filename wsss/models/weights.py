@@ -86,11 +86,14 @@ def pretrained_state(trunk, weights):
         return weights
     if weights != "download":
         return load_state(weights), weights
-    if not trunk.url:
+    if not trunk.offered:
         raise InputError(
             f"weights 'download': torchvision has none that fit; give a file: {trunk.origin}"
         )
-    return load_state_dict_from_url(trunk.url, progress=True, check_hash=True), trunk.url
+    from torchvision.models import get_weight  # slow to import
+
+    url = get_weight(trunk.offered).url
+    return load_state_dict_from_url(url, progress=True, check_hash=True), url
 
 
 def fit_trunk(trunk, weights):
