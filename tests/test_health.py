@@ -2,13 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_train import SCHEDULE, mean, network, points, squared
 
+from tests.faults import processes
 from tests.toys import Noise
 from wsss import checkpoints, health
 from wsss.train import fit
@@ -106,3 +111,47 @@ def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
     fit(expected, points(), squared, SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         np.testing.assert_array_equal(resumed.state_dict()[name], tensor)
+
+
+class Announced(Noise):
+    """Tells when a worker is given it, which is before the worker is up."""
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.flag.touch()
+        time.sleep(1)
+
+
+def train_for_long(folder):
+    samples = Announced(4, mean)
+    samples.flag = Path(folder) / "started"
+    schedule = replace(SCHEDULE, workers=1, epochs=100_000)
+    fit(network(), samples, squared, schedule, folder=folder)
+
+
+@pytest.mark.parametrize("seconds", [0, 4])
+def test_workers_end_with_a_killed_training(tmp_path, seconds):
+    """Whether its workers are at work already or still starting."""
+    code = f"import test_health; test_health.train_for_long({str(tmp_path)!r})"
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {processes.MARK: str(tmp_path), "PYTHONPATH": path},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "started").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert parent.poll() is None
+        time.sleep(seconds)
+    finally:
+        parent.kill()
+        parent.wait()
+    until = time.monotonic() + 30
+    while (left := processes.marked(str(tmp_path))) and time.monotonic() < until:
+        time.sleep(0.1)
+    for one in left:
+        processes.kill(one.pid)
+    assert not left

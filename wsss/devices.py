@@ -46,12 +46,12 @@ def repeatable(*, gpu=False):
         return
     if cuda:  # read when the GPU's products are first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    algorithms = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     cudnn = torch.backends.cudnn
     chosen = cudnn.deterministic, cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
+    # rather than use_deterministic_algorithms, which loads a compiler first, for 1.5 s in each process
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # nothing reads it, and it takes time
     )
@@ -59,7 +59,7 @@ def repeatable(*, gpu=False):
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(algorithms)
         torch.utils.deterministic.fill_uninitialized_memory = fill
         cudnn.deterministic, cudnn.benchmark = chosen
 

@@ -13,6 +13,10 @@ from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.progress import FILE_VARIABLE
 
+# A grammar of addresses, which takes jsonschema a second or two to make when it checks a first
+# notebook, and which no notebook is checked by.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 # On glibc, huge pages and a heap that is kept make training on CPU about a third faster:
 # activations of many megabytes are otherwise mapped, faulted in and given back at every step.
 ALLOCATOR = {
@@ -22,12 +26,10 @@ ALLOCATOR = {
 
 # What runs a stage: papermill by its own function, since only that can coalesce streams, which
 # keeps a progress bar to one line of the executed notebook. It ends with the driver, even one that
-# was killed, which closes its standard input; the kernel in turn ends without papermill. The module
-# that is kept away is a grammar of addresses, which takes jsonschema a second to make and which no
-# notebook's check asks for.
+# was killed, which closes its standard input; the kernel in turn ends without papermill.
 EXECUTE = """
 import json, os, sys, threading
-sys.modules["rfc3987_syntax"] = None
+sys.modules["rfc3987_syntax"] = None  # as above
 import papermill
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 source, target, parameters = sys.argv[1:]

@@ -3,7 +3,6 @@
 import copy
 import multiprocessing
 import os
-import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
@@ -15,6 +14,7 @@ from wsss.devices import pick_device, precision, repeatable, reuse_memory
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms
 from wsss.progress import progress
+from wsss.workers import end_with_parent
 
 
 class Job(Protocol):
@@ -152,9 +152,8 @@ def _set_job(job, threads):
 
 
 def _initialise(job, threads, forward):
-    """Set a worker up; it ends with the process that started it, even one that was killed."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    """Set a worker up."""
+    end_with_parent()
     _set_job(with_ready_networks(job) if forward else job, threads)
 
 

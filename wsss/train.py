@@ -14,6 +14,7 @@ from wsss import checkpoints, health, storage
 from wsss.devices import autocast, pick_device, repeatable, reuse_memory
 from wsss.optimisers import build_optimiser
 from wsss.progress import progress
+from wsss.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
         generator=torch.Generator(),  # its own: resuming must not draw from the global one
         prefetch_factor=4 if schedule.workers else None,
         multiprocessing_context="spawn" if schedule.workers else None,
+        worker_init_fn=end_with_parent,
     )
     kept = state["step"] if saved else None  # the last good checkpoint's step
     saved_at = time.monotonic()
