@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow faults browser smoke fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow faults browser long fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,8 +58,8 @@ browser:
 	    apt-get install -y --no-install-recommends chromium >/dev/null 2>&1; } || \
 	    echo "chromium could not be installed: tests in a browser are skipped"
 
-smoke: install  ## run the paper's ResNet-38 experiment on a few photos: some minutes and 4 GB on disk
-	$(BIN)/python -m pytest -q -m smoke
+long: install  ## run the paper's ResNet-38 experiment on a few photos, and 10,000 photos for memory: some minutes, 4 GB
+	$(BIN)/python -m pytest -q -m long
 
 fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED (0)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)

@@ -42,7 +42,7 @@ def place(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.smoke
+@pytest.mark.long
 def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     """All stages with the 105 million parameters, random, on a few small photos."""
     shapes.generate(place / "data", train=8, val=4)

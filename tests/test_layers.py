@@ -1,6 +1,9 @@
 """Which module may import what (CONTRIBUTING.md), read from the source without running it."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,18 @@ def test_imports_are_followed():
 
 def test_only_the_record_imports_mlflow():
     assert importers("mlflow") == {f"wsss.{name}" for name in RECORD}
+
+
+@pytest.mark.parametrize("module", RECORD)
+def test_mlflow_reports_nothing(module):
+    """Whichever module comes first: what MLflow is told after its import is too late."""
+    code = (
+        f"import wsss.{module}\nfrom mlflow.telemetry.client import get_telemetry_client\n"
+        "assert get_telemetry_client() is None"
+    )
+    kept = {"PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT"}
+    environment = {name: value for name, value in os.environ.items() if name in kept}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_what_is_served_keeps_no_record():

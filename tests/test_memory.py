@@ -16,9 +16,9 @@ sys.path.insert(0, {tests!r})
 from test_memory import run_cams, run_regions
 
 if __name__ == "__main__":
-    run_{kind}({folder!r}, {processes})
+    run_{kind}({folder!r}, {photos}, {processes})
 """
-PHOTOS, EARLY = 10_000, 1_000
+EARLY = 1_000  # photos after which memory is first looked at
 GROWTH = 20  # MiB; if the photos were kept as the network takes them, 9 KiB each, it would be 80
 
 
@@ -36,7 +36,7 @@ class Repeated:
         return [1, 2]
 
 
-def run_cams(folder, processes):
+def run_cams(folder, photos, processes):
     import torch
 
     from wsss import infer, jobs, models
@@ -44,16 +44,16 @@ def run_cams(folder, processes):
     torch.set_num_threads(1)  # as in the other tests; processes of a pool do so themselves
     network = models.build_cam("small", 2)
     job = jobs.CamJob(Repeated(), network, Path(folder), (1.0, 0.5), True)
-    infer.infer([str(n) for n in range(PHOTOS)], job, label="maps", processes=processes)
+    infer.infer([str(n) for n in range(photos)], job, label="maps", processes=processes)
 
 
-def run_regions(folder, processes):
+def run_regions(folder, photos, processes):
     """Photos with maps, which are one file under many names."""
     import numpy as np
 
     from wsss import crf, infer, jobs, storage
 
-    cams, ids = Path(folder + "_cams"), [str(n) for n in range(PHOTOS)]
+    cams, ids = Path(folder + "_cams"), [str(n) for n in range(photos)]
     storage.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 6, 8)))
     for id in ids[1:]:
         os.link(cams / "0.npz", cams / f"{id}.npz")
@@ -73,19 +73,26 @@ def resident(process):
         return None
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("kind, processes", [("cams", 1), ("regions", 2)])
-def test_memory_stays_flat_over_ten_thousand_photos(tmp_path, kind, processes):
+@pytest.mark.parametrize(
+    "photos",
+    [pytest.param(2_500, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.long)],
+)
+def test_memory_stays_flat_over_many_photos(tmp_path, photos, kind, processes):
     script, folder = tmp_path / "program.py", tmp_path / "out"
     script.write_text(
         PROGRAM.format(
-            tests=str(Path(__file__).parent), kind=kind, folder=str(folder), processes=processes
+            tests=str(Path(__file__).parent),
+            kind=kind,
+            folder=str(folder),
+            photos=photos,
+            processes=processes,
         )
     )
     early, late, done = {}, {}, 0
     program = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
-    while done < PHOTOS and program.poll() is None:  # ending takes memory, and no matter
+    while done < photos and program.poll() is None:  # ending takes memory, and no matter
         done = sum(1 for _ in os.scandir(folder)) if folder.exists() else 0
         waiting = [program.pid] if done >= EARLY else []
         while waiting:
@@ -96,7 +103,7 @@ def test_memory_stays_flat_over_ten_thousand_photos(tmp_path, kind, processes):
                 late[process] = seen[0]
                 waiting += seen[1]
         time.sleep(0.2)
-    assert program.wait() == 0 and done == PHOTOS
+    assert program.wait() == 0 and done == photos
     assert len(early) == (1 if processes == 1 else processes + 2)  # and the one that tracks them
     growth = {process: late[process] - early[process] for process in early}
     print(f"{kind}, {processes} processes: {sorted(late.values())} MiB, grown {growth}")

@@ -19,11 +19,11 @@ from wsss.errors import InputError
 from wsss.journal import Journal
 
 SMOKE = {
-    "common": {"dataset": "shapes", "processes": 2, "workers": 0},
+    "common": {"dataset": "shapes", "processes": 1, "workers": 0},
     "stages": {
         "dataset": {},
         "train_cam": {"epochs": 1, "members": 2, "crop": 64},
-        "infer_cam": {"scales": [0.5]},
+        "infer_cam": {"scales": [0.5], "processes": 2},
         "affinity_labels": {"crf_steps": 1},
         "train_affinity": {"epochs": 1, "crop": 64},
         "random_walk": {"steps": 8, "crf_steps": 1, "flip": True},

@@ -1,5 +1,12 @@
 """From image-level labels to pixel labels: AffinityNet (Ahn & Kwak, CVPR 2018), the whole chain."""
 
+import os
+
+# MLflow reports its use to its makers unless it finds these when it is first imported; where it
+# cannot reach them, starts and ends of processes wait for it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "synthesize"]

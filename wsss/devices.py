@@ -50,7 +50,7 @@ def repeatable(*, gpu=False):
     fill = torch.utils.deterministic.fill_uninitialized_memory
     cudnn = torch.backends.cudnn
     chosen = cudnn.deterministic, cudnn.benchmark
-    # rather than use_deterministic_algorithms, which loads a compiler first, for 1.5 s in each process
+    # use_deterministic_algorithms would load a compiler first, for 1.5 s in each process
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # nothing reads it, and it takes time

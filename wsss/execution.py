@@ -82,7 +82,6 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
             "MLFLOW_TRACKING_URI": store.tracking_uri(),
             tracking.DRIVEN_VARIABLE: "1",
             FILE_VARIABLE: str(watched),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
     )

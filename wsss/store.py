@@ -5,8 +5,6 @@ import os
 import re
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its lines break ours
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 # Who reads waits for a person, and who writes keeps what cannot be delivered: a server that is away

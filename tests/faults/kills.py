@@ -2,13 +2,12 @@
 
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import results
 from .life import live, repeated
 from .place import CHECKPOINT_MINUTES
-from .plan import END, STAGES, START, deal
+from .plan import PLACES, STAGES, deal
 
 SLACK = 3.0  # seconds: the progress is written each half second, and a checkpoint takes its time
 STUCK = 3  # lives in a row that end badly though nothing was struck, before a chain is given up
@@ -41,7 +40,7 @@ class Kill:
 
 
 class Campaign:
-    """Chains of kills, side by side in so many lanes.
+    """Chains of kills.
 
     Attributes:
         kills: list of ``Kill``.
@@ -53,33 +52,48 @@ class Campaign:
         self.place, self.expected, self.pace, self.until = place, expected, pace, until
         self.say, self.kills, self.differences, self.chains = say, [], [], 0
 
-    def run(self, kills, seed, lanes):
-        with ThreadPoolExecutor(lanes) as pool:
-            for done in [
-                pool.submit(self._chain, number, strikes)
-                for number, strikes in enumerate(deal(kills, seed), 1)
-            ]:
-                done.result()
+    def begin(self, pool, kills, seed):
+        """Hand the chains to a pool of threads; returns what ``finish`` waits for."""
+        return [
+            pool.submit(self._chain, number, strikes)
+            for number, strikes in enumerate(deal(kills, seed), 1)
+        ]
+
+    def finish(self, pool, begun):
+        """Wait for the chains; strikes whose stages were over before their turn go to new ones."""
+        number, left = len(begun), [strike for chain in begun for strike in chain.result()]
+        while left and time.monotonic() < self.until:
+            number += 1
+            left.sort(key=lambda strike: PLACES.index(strike.place))
+            left = pool.submit(self._chain, number, left).result()
 
     def _chain(self, number, strikes):
-        """Strike after strike, then on to the end; compare, and wipe what it left."""
-        chain, waiting = self.place.chain(f"kills-{number}"), list(strikes)
+        """Strike after strike, then on to the end; compare, and wipe what it left. Returns the
+        strikes whose stages were over before their turn.
+        """
+        chain, waiting, passed = self.place.chain(f"kills-{number}"), list(strikes), []
         count, stuck, seen, last = 0, 0, [], None
         while time.monotonic() < self.until:
             done = {stage for stage in STAGES if any((chain.seen / stage).glob("*/complete.json"))}
-            waiting = [s for s in waiting if s.place in (START, END) or s.place not in done]
+            passed += [s for s in waiting if s.place in done]
+            waiting = [s for s in waiting if s.place not in done]
             strike = waiting.pop(0) if waiting else None
+            if strike and not strike.early:  # each leaves some of the work to those after it
+                parts = 1 + sum(other.place == strike.place for other in waiting)
+                strike = replace(strike, moment=strike.moment / parts)
             before, count = results.photos(chain.seen), count + 1
             life = live(chain, strike=strike, pace=self.pace)
             faults = life.faults + results.false_claims(self.expected, chain)
             if last:  # what this life did again is the last kill's doing
                 self._blame(last, life, chain, before, seen)
             seen.append(life.steps | {"end": time.monotonic()})
-            if life.struck:
-                place, role, after = life.struck
-                last = Kill(number, count, place, role, after, life.seconds, faults=faults)
+            for place, role, after in life.struck:
+                last = Kill(number, count, place, role, after, life.seconds)
                 self.kills.append(last)
-                self.say(last.line())
+            if life.struck:
+                last.faults += faults
+                for kill in self.kills_of(number, count):
+                    self.say(kill.line())
                 continue
             if faults:
                 stuck += 1
@@ -89,16 +103,14 @@ class Campaign:
                 if stuck < STUCK:
                     continue
                 self.differences.append(f"chain {number}: stuck, given up")
-                return
+                return passed + waiting
             if strike is None:
                 break
-            if strike.place not in (START, END):
-                waiting.append(strike)  # cannot be: it ended before the stage came up
-                self.say(f"chain {number} life {count}: ended before {strike.place} was struck")
-                break
+            passed.append(strike)
+            self.say(f"chain {number} life {count}: ended before {strike.place} was struck")
         else:
             self.differences.append(f"chain {number}: the time was over before it was complete")
-            return
+            return passed + waiting
         found = results.compare(self.expected, chain) + results.still_running(chain)
         self.differences += [f"chain {number}: {line}" for line in found]
         self.chains += 1
@@ -108,6 +120,11 @@ class Campaign:
         )
         if not found:
             shutil.rmtree(chain.folder)
+        return passed
+
+    def kills_of(self, chain, life):
+        """The kills of one life of a chain."""
+        return [kill for kill in self.kills if (kill.chain, kill.life) == (chain, life)]
 
     def _blame(self, kill, life, chain, before, seen):
         """Note in a kill what the life after it did again."""

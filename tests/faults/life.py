@@ -40,7 +40,8 @@ class Life:
         code: exit code; minus the signal's number where it was killed.
         seconds: from start to end.
         output: what it printed.
-        struck: ``(place, role, seconds since its start)``, or None.
+        struck: list of ``(place, role, seconds since its start)``: one kill, or two where the first
+            hit a process whose work was done, and the driver was killed when it had gone on.
         faults: lines about what must not be.
         ran: stages in the order that they were at work.
         steps: stage to ``(time, trainings done, step, steps)`` as seen while it was at work.
@@ -50,7 +51,7 @@ class Life:
     code: int = None
     seconds: float = 0.0
     output: str = ""
-    struck: tuple = None
+    struck: list = field(default_factory=list)
     faults: list = field(default_factory=list)
     ran: list = field(default_factory=list)
     steps: dict = field(default_factory=dict)
@@ -168,9 +169,14 @@ def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), eac
             each(watch)
         if strike and not life.struck:
             hit = target(strike, pace, watch, found, process.pid)
-            if hit:
-                processes.kill(hit[0])
-                struck_at, life.struck = now, (hit[1], hit[2], now - watch.began)
+        elif life.struck and life.struck[-1][1] != "driver" and watch.over(life.struck[-1][0]):
+            hit = (process.pid, life.struck[-1][0], "driver")
+        else:
+            hit = None
+        if hit:
+            processes.kill(hit[0])
+            struck_at = now
+            life.struck.append((*hit[1:], now - watch.began))
         allowed = struck_at + PATIENCE if struck_at else watch.began + limit
         if now > allowed:
             life.faults.append(f"did not end by itself in {now - (struck_at or watch.began):.0f} s")
@@ -189,7 +195,8 @@ def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), eac
     if "Traceback (most recent call last)" in life.output:
         life.faults.append(f"a traceback in its output: {life.output.strip().splitlines()[-1]}")
     if life.struck:
-        codes = (-9,) if life.struck[1] == "driver" else (1,)
+        place, role, _ = life.struck[-1]
+        codes = (-9,) if role == "driver" else (0, 1) if watch.over(place) else (1,)
     if life.code not in codes and not any("by itself" in fault for fault in life.faults):
         last = (life.output.strip().splitlines() or ["nothing"])[-1]
         life.faults.append(f"exit code {life.code}, expected {codes}; it said: {last}")
