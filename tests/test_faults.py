@@ -12,7 +12,7 @@ import torch
 
 from tests.faults import __main__, cuts, life, processes, results, together
 from tests.faults.place import Chain, experiment
-from tests.faults.plan import CHAIN, PLACES, ROLES, STAGES, WITHOUT_WORKERS, deal
+from tests.faults.plan import CHAIN, PLACES, ROLES, STAGES, WITHOUT_WORKERS, Strike, deal, postponed
 from wsss import stages
 
 
@@ -32,6 +32,15 @@ def test_kills_are_spread_over_stages_and_roles(kills):
     for chain in chains:
         order = [PLACES.index(strike.place) for strike in chain]
         assert order == sorted(order)
+
+
+def test_a_kill_whose_stage_is_over_hits_the_next_one():
+    walk = Strike("random_walk", "worker", moment=0.5)
+    assert postponed(walk, STAGES[:5]) == walk
+    assert postponed(walk, STAGES[:6]) == Strike("train_segmentation", "worker", moment=0.5)
+    assert postponed(walk, STAGES[:8]) == Strike("report", "kernel", moment=0.5)
+    assert postponed(walk, STAGES) == Strike("end", "driver", moment=0.5)
+    assert postponed(Strike("start", "driver"), STAGES) == Strike("start", "driver")
 
 
 def test_the_experiment_has_all_stages_and_only_parameters_that_there_are(tmp_path):

@@ -1,5 +1,6 @@
 """The map over photos: what exists is skipped, faults are told at the end, files appear whole."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -74,6 +75,35 @@ from wsss.infer import infer
 if __name__ == "__main__":
     infer([str(n) for n in range(100_000)], Doubling(Path({folder!r})), label="t", processes=2)
 """
+
+
+class Fatal(Doubling):
+    """Kills the only worker that there is while a second one is given its work."""
+
+    def __getstate__(self):
+        workers = multiprocessing.active_children()
+        if len(workers) == 1:
+            workers[0].kill()
+            time.sleep(1)  # in which the pool takes notice
+        return vars(self)
+
+
+def infer_fatally(folder):
+    try:
+        infer([str(n) for n in range(8)], Fatal(Path(folder)), label="t", processes=2)
+    except RuntimeError as error:
+        print(error)
+
+
+def test_a_worker_killed_while_another_starts_does_not_stop_the_end(tmp_path):
+    code = f"import test_infer; test_infer.infer_fatally({str(tmp_path)!r})"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        **{"capture_output": True, "text": True, "timeout": 120},
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.stdout.startswith("a process that computes 't' was killed")
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):

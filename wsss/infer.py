@@ -14,7 +14,7 @@ from wsss.devices import pick_device, precision, repeatable, reuse_memory
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms
 from wsss.progress import progress
-from wsss.workers import end_with_parent
+from wsss.workers import end_with
 
 
 class Job(Protocol):
@@ -115,14 +115,18 @@ def _pooled(todo, job, label, processes):
     here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, _initialise, (job, threads, not here)) as pool:
+    theirs, ours = context.Pipe(duplex=False)
+    settings = (job, threads, not here, theirs)
+    # closing our end, which comes first, ends all workers: a pool loses sight of one that was just
+    # starting when another was killed, and would wait for it forever
+    with theirs, ProcessPoolExecutor(processes, context, _initialise, settings) as pool, ours:
         waiting = {}  # what is under way, to the photo's id
         for count, id in enumerate(progress(todo, label, total=len(todo))):
             try:
                 if here:
-                    waiting[pool.submit(_finish, id, here.forward(id))] = id
+                    waiting[_submitted(pool, _finish, id, here.forward(id))] = id
                 else:
-                    waiting[pool.submit(_both, id)] = id
+                    waiting[_submitted(pool, _both, id)] = id
             except InputError as fault:
                 outcomes.append((id, str(fault)))
             # a bounded queue: payloads of a fast forward must not pile up before a slow finish
@@ -131,6 +135,16 @@ def _pooled(todo, job, label, processes):
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 outcomes += [(waiting.pop(future), future.result()) for future in finished]
     return outcomes
+
+
+def _submitted(pool, function, *arguments):
+    """The future of a call, for which the pool may start one more worker."""
+    try:
+        return pool.submit(function, *arguments)
+    except (ValueError, OSError) as fault:
+        if getattr(fault, "errno", None):  # of the system
+            raise
+        raise BrokenProcessPool("a worker was killed while another one started") from fault
 
 
 def _report(outcomes):
@@ -151,9 +165,9 @@ def _set_job(job, threads):
     torch.set_num_threads(threads)
 
 
-def _initialise(job, threads, forward):
+def _initialise(job, threads, forward, line):
     """Set a worker up."""
-    end_with_parent()
+    end_with(line)
     _set_job(with_ready_networks(job) if forward else job, threads)
 
 

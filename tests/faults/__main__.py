@@ -67,7 +67,8 @@ def run(place, options, *, say=say):
     with ThreadPoolExecutor(options.lanes) as pool:
         chains = campaign.begin(pool, options.kills, options.seed)
         begun = {name: pool.submit(other, name) for name in filter(None, options.others.split(","))}
-        campaign.finish(pool, chains)
+        for chain in chains:
+            chain.result()
         outcomes = {name: outcome.result() for name, outcome in begun.items()}
     return figures(options, campaign, outcomes, time.monotonic() - began)
 

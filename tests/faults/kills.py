@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from . import results
 from .life import live, repeated
 from .place import CHECKPOINT_MINUTES
-from .plan import PLACES, STAGES, deal
+from .plan import PLACES, STAGES, deal, postponed
 
 SLACK = 3.0  # seconds: the progress is written each half second, and a checkpoint takes its time
 STUCK = 3  # lives in a row that end badly though nothing was struck, before a chain is given up
@@ -53,30 +53,22 @@ class Campaign:
         self.say, self.kills, self.differences, self.chains = say, [], [], 0
 
     def begin(self, pool, kills, seed):
-        """Hand the chains to a pool of threads; returns what ``finish`` waits for."""
+        """Hand the chains to a pool of threads; returns their futures."""
         return [
             pool.submit(self._chain, number, strikes)
             for number, strikes in enumerate(deal(kills, seed), 1)
         ]
 
-    def finish(self, pool, begun):
-        """Wait for the chains; strikes whose stages were over before their turn go to new ones."""
-        number, left = len(begun), [strike for chain in begun for strike in chain.result()]
-        while left and time.monotonic() < self.until:
-            number += 1
-            left.sort(key=lambda strike: PLACES.index(strike.place))
-            left = pool.submit(self._chain, number, left).result()
-
     def _chain(self, number, strikes):
-        """Strike after strike, then on to the end; compare, and wipe what it left. Returns the
-        strikes whose stages were over before their turn.
-        """
-        chain, waiting, passed = self.place.chain(f"kills-{number}"), list(strikes), []
+        """Strike after strike, then on to the end; compare, and wipe what it left."""
+        chain, waiting = self.place.chain(f"kills-{number}"), list(strikes)
         count, stuck, seen, last = 0, 0, [], None
         while time.monotonic() < self.until:
             done = {stage for stage in STAGES if any((chain.seen / stage).glob("*/complete.json"))}
-            passed += [s for s in waiting if s.place in done]
-            waiting = [s for s in waiting if s.place not in done]
+            waiting = sorted(
+                (postponed(strike, done) for strike in waiting),
+                key=lambda strike: PLACES.index(strike.place),
+            )
             strike = waiting.pop(0) if waiting else None
             if strike and not strike.early:  # each leaves some of the work to those after it
                 parts = 1 + sum(other.place == strike.place for other in waiting)
@@ -87,12 +79,12 @@ class Campaign:
             if last:  # what this life did again is the last kill's doing
                 self._blame(last, life, chain, before, seen)
             seen.append(life.steps | {"end": time.monotonic()})
-            for place, role, after in life.struck:
-                last = Kill(number, count, place, role, after, life.seconds)
-                self.kills.append(last)
             if life.struck:
+                struck = [Kill(number, count, *hit, life.seconds) for hit in life.struck]
+                last = struck[-1]
                 last.faults += faults
-                for kill in self.kills_of(number, count):
+                self.kills += struck
+                for kill in struck:
                     self.say(kill.line())
                 continue
             if faults:
@@ -103,14 +95,14 @@ class Campaign:
                 if stuck < STUCK:
                     continue
                 self.differences.append(f"chain {number}: stuck, given up")
-                return passed + waiting
+                return
             if strike is None:
                 break
-            passed.append(strike)
+            waiting.append(strike)
             self.say(f"chain {number} life {count}: ended before {strike.place} was struck")
         else:
             self.differences.append(f"chain {number}: the time was over before it was complete")
-            return passed + waiting
+            return
         found = results.compare(self.expected, chain) + results.still_running(chain)
         self.differences += [f"chain {number}: {line}" for line in found]
         self.chains += 1
@@ -120,11 +112,6 @@ class Campaign:
         )
         if not found:
             shutil.rmtree(chain.folder)
-        return passed
-
-    def kills_of(self, chain, life):
-        """The kills of one life of a chain."""
-        return [kill for kill in self.kills if (kill.chain, kill.life) == (chain, life)]
 
     def _blame(self, kill, life, chain, before, seen):
         """Note in a kill what the life after it did again."""

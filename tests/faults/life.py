@@ -116,9 +116,10 @@ def target(strike, pace, watch, found, driver):
         return (driver, watch.stage or START, "driver") if due else None
     if strike.place == END:
         left = watch.left.get(STAGES[-1])
+        if not left:  # nothing is left to do: its end is all that there is of the run
+            left, delay = watch.began, strike.moment * pace.start
         over = watch.over(STAGES[-1]) and not watch.stage
-        due = over and now - (left or watch.began + pace.start) >= delay
-        return (driver, END, "driver") if due else None
+        return (driver, END, "driver") if over and now - left >= delay else None
     if strike.place != watch.stage:
         return (driver, strike.place, "driver") if watch.over(strike.place) else None
     since = (watch.since if strike.early else watch.worked).get(strike.place)

@@ -1,7 +1,7 @@
 """Which process is killed when: a plan from a seed, even over stages and roles."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STAGES = (
     *("dataset", "train_cam", "infer_cam", "affinity_labels", "train_affinity"),
@@ -51,6 +51,23 @@ def deal(kills, seed):
     count = -(-kills // CHAIN)
     chains = [strikes[number::count] for number in range(count)]
     return [sorted(chain, key=lambda strike: PLACES.index(strike.place)) for chain in chains]
+
+
+def postponed(strike, done):
+    """A strike, or where its stage is done before its turn, the same at the next stage that is not.
+
+    Args:
+        done: the stages that are.
+    """
+    if strike.place in (START, END) or strike.place not in done:
+        return strike
+    place = next((stage for stage in STAGES if stage not in done), END)
+    role = strike.role
+    if place == END:
+        role = "driver"
+    elif role == "worker" and place in WITHOUT_WORKERS:
+        role = "kernel"
+    return replace(strike, place=place, role=role)
 
 
 def spread(struck, places=PLACES, roles=ROLES):
