@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from mlflow.tracking import MlflowClient
 
 from .place import EXPERIMENT
 from .plan import STAGES
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # what it says of new stores
 
 TIMING = ("seconds", "images_per_second")  # metrics that no two runs share
 PHOTOS = (  # files of one photo each, the last that is written of it
