@@ -151,7 +151,7 @@ class AffinityLoss(NamedTuple):
     negative: torch.Tensor
 
 
-def affinity_loss(distance, targets, *, released=False):
+def affinity_loss(distance, targets, *, released=False, counted=lambda counts: counts):
     """Equations 7 to 10, in log space: ``log W = -distance`` and ``log(1 - W) =
     log(-expm1(-distance))``.
 
@@ -160,11 +160,13 @@ def affinity_loss(distance, targets, *, released=False):
         targets: uint8 (B, K, H, W) from ``pair_targets``.
         released: as the released code has it: a quarter of the paper's total, and 1e-5 added inside
             the logarithms, so that no pair costs more than 11.5.
+        counted: from how many object, background and different pairs there are here, float (3,),
+            to what their costs are divided by, such as ``data_parallel.average``.
 
     Returns:
         ``AffinityLoss``. A kind of pair that does not occur contributes 0.
     """
-    foreground, background, negative = _MeanCosts.apply(distance, targets, released)
+    foreground, background, negative = _MeanCosts.apply(distance, targets, released, counted)
     total = foreground + background + 2 * negative
     return AffinityLoss(total / 4 if released else total, foreground, background, negative)
 
@@ -178,7 +180,7 @@ class _MeanCosts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context, distance, targets, released):
+    def forward(context, distance, targets, released, counted):
         # equal features have affinity 1 exactly, whose cost as a different pair is infinite: a
         # number near the smallest stands for a distance of zero; and the largest for infinity,
         # which times zero is no number
@@ -196,19 +198,21 @@ class _MeanCosts(torch.autograd.Function):
             different = (kept + 1).reciprocal_().mul_(kept).mul_(2).log_().neg_()
         kinds = targets.to(distance.dtype)
         chosen = torch.empty_like(kinds)
-        means, counts = [], []
+        sums, counts = [], []
         costs = ((OBJECT_PAIR, same), (BACKGROUND_PAIR, same), (DIFFERENT, different))
         for kind, cost in costs:
             torch.eq(kinds, kind, out=chosen)
-            counts.append(chosen.sum().clamp(min=1))
-            means.append(torch.dot(chosen.flatten(), cost.flatten()) / counts[-1])
+            counts.append(chosen.sum())
+            sums.append(torch.dot(chosen.flatten(), cost.flatten()))
+        counts = counted(torch.stack(counts))
+        counts = counts.where(counts > 0, 1)
         context.released = released
-        context.save_for_backward(kinds, kept, *counts)
-        return tuple(means)
+        context.save_for_backward(kinds, kept, counts)
+        return tuple(torch.stack(sums) / counts)
 
     @staticmethod
     def backward(context, *upstream):
-        kinds, kept, *counts = context.saved_tensors
+        kinds, kept, counts = context.saved_tensors
         weights = [each / count for each, count in zip(upstream, counts, strict=True)]
         if context.released:
             slope = kept / (kept - (1 + RELEASED_FLOOR))  # of -log(1 + 1e-5 - W)
@@ -221,7 +225,7 @@ class _MeanCosts(torch.autograd.Function):
             if context.released:
                 chosen.mul_(kept / (kept + RELEASED_FLOOR))  # of -log(W + 1e-5)
             gradient.addcmul_(chosen, weight)
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def cell_labels(labels, stride, *, majority=False):

@@ -50,3 +50,16 @@ def check_finite(state):
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise FloatingPointError(f"the weights '{name}' are not finite")
+
+
+def generators():
+    """The states of torch's generators, of the processor and of the GPU where there is one."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_generators(states):
+    """Have torch's generators go on from states that ``generators`` told."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())

@@ -1,11 +1,14 @@
 """What each network is trained to do: ``(network, images, targets) -> dict of scalar tensors``, of
 which ``train.fit`` minimises the one called "loss".
+
+Where processes train together, each value's mean over the processes is that of the whole batch.
 """
 
 import torch
 import torch.nn.functional as F
 
 from wsss.affinity import IGNORED, affinity_loss, pair_distance, pair_targets
+from wsss.data_parallel import average
 from wsss.datasets.voc import IGNORE
 from wsss.geometry import upsample
 
@@ -37,7 +40,7 @@ def pair_loss(
     pairs = pair_targets(targets.to(torch.uint8), radius=radius).masked_fill(
         distance.isinf(), IGNORED
     )
-    terms = affinity_loss(distance, pairs, released=released)
+    terms = affinity_loss(distance, pairs, released=released, counted=average)
     return {
         "loss": terms.total,
         "foreground": terms.foreground,
@@ -79,4 +82,5 @@ def _pixel_loss(scores, targets, prior):
     # on a GPU the sum, taken inside, may have other bits each time
     reduction = "none" if scores.is_cuda else "sum"
     summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction=reduction).sum()
-    return summed / (targets != IGNORE).sum().clamp(min=1)
+    count = average((targets != IGNORE).sum().to(summed))
+    return summed / count.where(count > 0, 1)

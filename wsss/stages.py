@@ -315,8 +315,9 @@ def upstream(record, name):
 
 
 UNSEEN = ("checkpoint_minutes",)  # parameters that no result can show
-# those that make no other experiment, though the last bits of sums might show them
-IRRELEVANT = (*UNSEEN, "workers", "processes")
+# those that make no other experiment, though the last bits of sums, or other draws of dropout,
+# might show them
+IRRELEVANT = (*UNSEEN, "workers", "processes", "train_processes")
 
 
 def _family(record):

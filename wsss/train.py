@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsss import checkpoints, health, storage
+from wsss import checkpoints, data_parallel, health, storage
+from wsss.batches import EpochSampler, check_shares
 from wsss.devices import autocast, pick_device, repeatable, reuse_memory
+from wsss.errors import InputError
+from wsss.launch import launch
 from wsss.optimisers import build_optimiser
 from wsss.progress import progress
 from wsss.workers import end_with_parent
+
+# between the seeds of processes that train together, whose dropout must differ; the seeds of
+# members count up by 1
+SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -31,33 +38,16 @@ class Schedule:
     weight_decay: float = 5e-4
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     power: float = 0.9  # of the polynomial decay to zero
-    workers: int = 1  # processes that decode and augment photos
+    workers: int = 1  # processes that decode and augment photos, for each that trains
+    train_processes: int = 1  # processes that train together, each with its share of a batch
     seed: int = 0
     checkpoint_minutes: float = 2.0  # between checkpoints, from which interrupted training goes on
     deterministic: bool = False  # the same bits every time on a GPU too; see ``devices.repeatable``
 
 
-class EpochSampler(torch.utils.data.Sampler):
-    """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on."""
-
-    def __init__(self, length, schedule, *, start=0):
-        self.length, self.schedule, self.start = length, schedule, start
-        self.per_epoch = max(
-            1, length // schedule.batch_size
-        )  # the last, smaller batch is left out
-
-    def __len__(self):
-        return self.per_epoch * self.schedule.epochs - self.start
-
-    def __iter__(self):
-        order = None
-        for step in range(self.start, self.per_epoch * self.schedule.epochs):
-            epoch, place = divmod(step, self.per_epoch)
-            if order is None or place == 0:
-                generator = torch.Generator().manual_seed(self.schedule.seed * 100_003 + epoch)
-                order = torch.randperm(self.length, generator=generator).tolist()
-            batch = order[place * self.schedule.batch_size : (place + 1) * self.schedule.batch_size]
-            yield [(epoch, index) for index in batch]
+def unmixed(images, targets):
+    """A batch as it is."""
+    return images, targets
 
 
 def fit(
@@ -68,7 +58,7 @@ def fit(
     *,
     folder,
     on_epoch=lambda epoch, metrics: None,
-    mix=lambda images, targets: (images, targets),
+    mix=unmixed,
 ):
     """Train a network in place, going on from the newest whole checkpoint in ``folder``.
 
@@ -84,23 +74,46 @@ def fit(
         mix: changes each batch before it is trained on, such as ``transforms.cut_mix``; what it
             draws from torch's generator goes on where it was when training resumes.
 
+    Where ``schedule.train_processes`` is more than 1, ``network``, ``samples``, ``loss`` and
+    ``mix`` are sent to other processes (see ``launch``), and ``mix`` gets each one's share of a
+    batch; where training fails, the network given is as it was.
+
     Returns:
         list of each epoch's metrics.
 
     Raises:
+        InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
         FloatingPointError: see ``health.fault``; raised before the step is taken, so that weights
             and checkpoints stay as they were.
         RuntimeError: a worker was killed.
     """
+    check_shares(len(samples), schedule)
+    network.cpu()  # as it is sent to other processes, whose GPUs are their own
+    history, weights = launch(
+        _fit,
+        *(network, samples, loss, schedule, Path(folder), mix),
+        processes=schedule.train_processes,
+        on_epoch=on_epoch,
+    )
+    network.to(pick_device(), memory_format=torch.channels_last).eval()
+    network.load_state_dict(weights)
+    return history
+
+
+def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
+    """The history and the weights of a training that this process has its part in."""
     with repeatable(gpu=schedule.deterministic), health.killed_workers_told():
-        return _fit(network, samples, loss, schedule, Path(folder), on_epoch, mix)
+        history = _train(network, samples, loss, schedule, folder, mix, on_epoch)
+    return history, network.state_dict()
 
 
-def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
+def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     reuse_memory()
-    torch.manual_seed(schedule.seed)
+    rank = data_parallel.rank()
+    torch.manual_seed(schedule.seed + SEEDS_APART * rank)
     device = pick_device()
     network.to(device, memory_format=torch.channels_last).train()
+    data_parallel.synchronise_norms(network, device)
     optimiser = build_optimiser(
         network,
         schedule.optimiser,
@@ -114,13 +127,16 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
     state = {"step": 0, "history": [], "sums": {}, "first": None}
     saved = checkpoints.newest(checkpoint, device)
     if saved:
+        _check_kept(saved, checkpoint)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
-        _set_random(saved["random"])
+        checkpoints.set_generators(saved["generators"][rank])
         state |= saved["state"]
         for epoch, metrics in enumerate(state["history"]):
             on_epoch(epoch, metrics)
-    sampler = EpochSampler(len(samples), schedule, start=state["step"])
+    if len(set(data_parallel.gather(state["step"]))) > 1:
+        raise RuntimeError(f"{checkpoint}: read differently by each process; try again")
+    sampler = EpochSampler(len(samples), schedule, start=state["step"], rank=rank)
     total = sampler.per_epoch * schedule.epochs
     loader = DataLoader(
         samples,
@@ -134,15 +150,21 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
     )
     kept = state["step"] if saved else None  # the last good checkpoint's step
     saved_at = time.monotonic()
-    for images, targets in progress(
-        loader, "train", total=total, initial=state["step"], unit="step"
-    ):
+    steps = loader
+    if rank == 0:
+        steps = progress(loader, "train", total=total, initial=state["step"], unit="step")
+    for images, targets in steps:
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
         images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
         values = _backward(network, images, targets, loss, schedule.accumulate, device)
+        data_parallel.average_step(network)
+        # the first process whose clock says so has all of them keep a checkpoint
+        values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
+        values = data_parallel.average_numbers(values, device)
+        due = values.pop("due") > 0
         norm = _gradient_norm(network, schedule.clip_norm)
         fault = health.fault(values["loss"], norm, state["first"])
         if fault:
@@ -150,8 +172,9 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
         optimiser.step()
         state["first"] = values["loss"] if state["first"] is None else state["first"]
         state["step"] += 1
+        size = data_parallel.world_size() * len(images)
         for name, value in (
-            values.items() | {"images": len(images), "seconds": time.monotonic() - began}.items()
+            values.items() | {"images": size, "seconds": time.monotonic() - began}.items()
         ):
             state["sums"][name] = state["sums"].get(name, 0.0) + value
         if state["step"] % sampler.per_epoch == 0:
@@ -159,7 +182,6 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
             state["sums"] = {}
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
-        due = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
         try:
             if state["step"] == total:
                 checkpoints.check_finite(network.state_dict())
@@ -167,15 +189,25 @@ def _fit(network, samples, loss, schedule, folder, on_epoch, mix):
                 everything = {
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
-                    "random": _random(),
+                    "generators": data_parallel.gather(checkpoints.generators()),
                     "state": state,
                 }
-                checkpoints.save(checkpoint, everything)
+                if rank == 0:
+                    checkpoints.save(checkpoint, everything)
                 kept, saved_at = state["step"], time.monotonic()
         except FloatingPointError as error:
             raise _stopped(error, state["step"], total, checkpoint, kept) from None
-    network.eval()
     return state["history"]
+
+
+def _check_kept(saved, checkpoint):
+    """InputError where a checkpoint is not of as many processes as train now."""
+    kept, now = len(saved["generators"]), data_parallel.world_size()
+    if kept != now:
+        raise InputError(
+            f"{checkpoint}: expected a checkpoint of {now} processes that train together, got one "
+            f"of {kept}; set train_processes to {kept}, or delete it to begin anew"
+        )
 
 
 def _gradient_norm(network, largest):
@@ -196,18 +228,6 @@ def _stopped(fault, step, total, checkpoint, kept):
         f"training stopped at step {step} of {total}: {fault}; {good}; lower learning_rate or set "
         "clip_norm"
     )
-
-
-def _random():
-    """The generators' states, of the processor and of the GPU where there is one."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def _set_random(states):
-    torch.set_rng_state(states["cpu"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def _backward(network, images, targets, loss, parts, device):
@@ -237,7 +257,7 @@ def fit_members(
     *,
     folder,
     on_epoch=lambda epoch, metrics: None,
-    mix=lambda images, targets: (images, targets),
+    mix=unmixed,
 ):
     """Train a network several times from where it stands and give it the mean of the weights found
     (a model soup, Wortsman et al., ICML 2022), in place.

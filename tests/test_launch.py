@@ -1,0 +1,189 @@
+"""Several processes of one machine: what they are given and give back, and that none is left,
+whatever becomes of one.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.faults import processes
+from wsss.errors import InputError
+from wsss.launch import launch
+
+ROOT = Path(__file__).parents[1]
+
+
+def workers(mark):
+    return [found for found in processes.marked(str(mark)) if found.role == "worker"]
+
+
+@pytest.fixture(autouse=True)
+def none_is_left(tmp_path, monkeypatch):
+    """No process, and no file of theirs."""
+    monkeypatch.setenv(processes.MARK, str(tmp_path))  # which this one began without
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert workers(tmp_path) == []
+    assert list(tmp_path.glob("wsss-launch-*")) == []
+
+
+def described(word, *, told):
+    """Who this process is, told and returned."""
+    sum_of_ranks = torch.tensor(float(dist.get_rank()))
+    dist.all_reduce(sum_of_ranks)
+    for number in range(3):
+        told(dist.get_rank(), number)
+    facts = {"rank": dist.get_rank(), "sum": sum_of_ranks.item(), "backend": dist.get_backend()}
+    return facts | {"word": word, "threads": torch.get_num_threads(), "pid": os.getpid()}
+
+
+def test_what_the_first_process_says_and_returns_comes_back():
+    calls = []
+    found = launch(described, torch.arange(3), processes=2, told=lambda *given: calls.append(given))
+    assert calls == [(0, 0), (0, 1), (0, 2)]
+    assert torch.equal(found.pop("word"), torch.arange(3))
+    assert found.pop("pid") != os.getpid()
+    threads = max(1, os.cpu_count() // 2)
+    assert found == {"rank": 0, "sum": 1.0, "backend": "gloo", "threads": threads}
+    assert not dist.is_initialized() and "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_one_process_is_a_plain_call():
+    here = []
+    assert launch(lambda x, *, told: told(x) or os.getpid(), here, processes=1, told=id)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "told"),
+    [(0, 0, "0 processes.*expected 1 or more"), (3, 2, "3 processes.*expected 1 to 2, one a GPU")],
+)
+def test_other_numbers_of_processes_are_refused(monkeypatch, count, gpus, told):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(InputError, match=told):
+        launch(described, "word", processes=count, told=print)
+
+
+def test_what_cannot_be_sent_is_told_before_anything_starts():
+    with pytest.raises(TypeError, match=r"can import \(.*lambda.*\); define them") as fault:
+        launch(lambda: 0, processes=2)
+    assert "\n" not in str(fault.value)
+
+
+class Odd(ValueError):
+    """An error that cannot be copied."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fails(error, rank):
+    """One process raises while the others wait for it."""
+    if dist.get_rank() == rank:
+        raise Odd(1, 2) if error is None else error
+    dist.barrier()
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "told"),
+    [(InputError("no such photo"), 1, "no such photo"), (None, 0, "Odd: 1 and 2")],
+)
+def test_an_error_in_one_process_ends_all_and_is_raised_here(error, rank, told):
+    with pytest.raises(type(error) if error else RuntimeError) as fault:
+        launch(fails, error, rank, processes=2)
+    assert str(fault.value) == told
+    if error:
+        (note,) = fault.value.__notes__
+        assert f"in process {rank}:" in note and "in fails" in note
+
+
+class Deadly:
+    """Kills the first process that is given it."""
+
+    def __init__(self, folder):
+        self.flag = folder / "killed"
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        try:
+            self.flag.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at_work(_):
+    if dist.get_rank() == 0:
+        dist.barrier()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+    dist.barrier()
+
+
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_killed_process_is_told_and_the_others_end(tmp_path, starting):
+    """While it starts, and while others wait for what it was to send."""
+    given = Deadly(tmp_path) if starting else None
+    told = r"was killed \(signal 9\).*memory.*same command goes on"
+    with pytest.raises(RuntimeError, match=told) as fault:
+        launch(killed_at_work, given, processes=2)
+    assert "\n" not in str(fault.value)
+
+
+def leaves(code):
+    if dist.get_rank() == 1:
+        os._exit(code)
+    dist.barrier()
+
+
+def test_a_process_that_ends_by_itself_is_told():
+    with pytest.raises(RuntimeError, match=r"process 1 .* ended by itself with code 3; .*__main__"):
+        launch(leaves, 3, processes=2)
+
+
+def goes_on(*, told):
+    told()
+    dist.barrier()
+    time.sleep(600)
+
+
+def test_an_interruption_of_the_caller_ends_all():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(goes_on, processes=2, told=interrupted)
+
+
+def test_processes_end_with_a_killed_caller(tmp_path):
+    code = (
+        "import test_launch\nfrom wsss.launch import launch\n"
+        f"flag = test_launch.Path({str(tmp_path)!r}) / 'started'\n"
+        "launch(test_launch.goes_on, processes=2, told=flag.touch)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ["PYTHONPATH"]])
+    caller = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "started").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(workers(tmp_path)) == 2
+    finally:
+        caller.kill()
+        caller.wait()
+    until = time.monotonic() + 30
+    while workers(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    (folder,) = tmp_path.glob("wsss-launch-*")  # which a killed caller cannot remove
+    (left,) = folder.iterdir()  # what was sent, which may be large, is not among it
+    assert left.stat().st_size < 10_000
+    left.unlink()
+    folder.rmdir()
