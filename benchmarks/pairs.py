@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import photos, reference
+from benchmarks import photos, reference, training
 from wsss import walk_sweep
 from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
 from wsss.bench import Aim, Pair
@@ -173,4 +173,10 @@ PAIRS = {
     "activation maps, 50 photos, 4 scales, mirrored": photos.cams,
     "evaluation of label maps": photos.evaluation,
     "disk for activation maps": photos.disk,
+    "training in 2 processes, small, 8 crops of 88 (plain: 1)": partial(
+        training.processes, "small", 88, 8, 60
+    ),
+    "training in 2 processes, MobileNetV2, 8 crops of 256 (plain: 1)": partial(
+        training.processes, "mobilenet_v2", 256, 8, 8
+    ),
 }

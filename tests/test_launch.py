@@ -2,7 +2,10 @@
 whatever becomes of one.
 """
 
+import itertools
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import torch.distributed as dist
@@ -169,8 +173,12 @@ def test_processes_end_with_a_killed_caller(tmp_path):
         f"flag = test_launch.Path({str(tmp_path)!r}) / 'started'\n"
         "launch(test_launch.goes_on, processes=2, told=flag.touch)"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ["PYTHONPATH"]])
-    caller = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    )
     try:
         until = time.monotonic() + 120
         while not (tmp_path / "started").exists() and time.monotonic() < until:
@@ -187,3 +195,41 @@ def test_processes_end_with_a_killed_caller(tmp_path):
     assert left.stat().st_size < 10_000
     left.unlink()
     folder.rmdir()
+
+
+@pytest.mark.slow  # a kernel, and processes of its own
+def test_a_notebook_trains_by_two_processes(tmp_path, tiny_shapes):
+    """Under papermill: it tells of each epoch and shows one bar of progress."""
+    parameters = {"data_root": tiny_shapes, "epochs": 2, "batch_size": 4, "crop": 48, "workers": 0}
+    parameters["train_processes"] = 2
+    given = [f"-p {name} {value}".split() for name, value in parameters.items()]
+    command = [
+        "papermill",
+        str(ROOT / "notebooks" / "10_train_cam.ipynb"),
+        str(tmp_path / "o.ipynb"),
+    ]
+    environment = dict(os.environ)
+    # by which kernels know tests, in which they leave alone what their processes write
+    environment.pop("PYTEST_CURRENT_TEST")
+    places = {
+        "WSSS_OUTPUTS": str(tmp_path / "outputs"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+    }
+    subprocess.run(
+        [sys.executable, "-m", *command, *itertools.chain(*given)],
+        env=environment | places,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    cells = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    said = {"stdout": "", "stderr": ""}
+    for output in outputs:
+        if output.output_type == "stream":
+            said[output.name] += output.text
+    assert re.findall(r"epoch (\d):", said["stdout"]) == ["1", "2"]
+    assert said["stderr"].count("0/6") == said["stderr"].count("6/6") == 1
+    (record,) = (tmp_path / "outputs" / "train_cam").glob("*/complete.json")
+    assert json.loads(record.read_text())["parameters"]["train_processes"] == 2
+    assert (record.parent / "weights.pt").exists()
