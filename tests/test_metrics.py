@@ -101,6 +101,15 @@ def test_merged_equals_updated_with_both(seed, classes):
     np.testing.assert_array_equal(other.matrix, kept)
 
 
+def test_shards_merged_in_any_order_score_as_the_whole():
+    pairs = [random_pair(21, (30, 40 + seed), seed) for seed in range(7)]
+    whole, merged = filled(21, *pairs), ConfusionMatrix(21)
+    for shard in (pairs[5:], pairs[:1], pairs[1:5]):
+        merged.merge(filled(21, *shard))
+    np.testing.assert_array_equal(merged.iou(), whole.iou())
+    assert merged.miou() == whole.miou()
+
+
 def test_a_merge_does_not_tie_the_two_together():
     one, two = ConfusionMatrix(3), filled(3, random_pair(3))
     one.merge(two)
