@@ -44,7 +44,9 @@ def chain(tiny_shapes, tmp_path_factory):
     """A tiny chain: the plan of its stages, whose folders hold what they wrote; none is done."""
     folder, data = tmp_path_factory.mktemp("outputs"), Devkit(tiny_shapes)
     plan = {name: planned(name, values, folder, tiny_shapes) for name, values in SMALL.items()}
-    networks = {name: disk.NETWORKS[name](plan[name].values, data) for name in disk.NETWORKS}
+    networks = {
+        name: disk.NETWORKS[name](plan[name].values, len(data.classes)) for name in disk.NETWORKS
+    }
     ids = sorted(set(data.ids("train_aug")) | set(data.ids("train")))
     samples = Samples(data, data.ids("train"), augment(32), data.label_vector)
     cropped = Samples(data, data.ids("train"), augment(32), data.mask)
@@ -98,6 +100,27 @@ def test_a_stage_takes_about_what_was_said(chain, name):
     assert 0.8 * found <= said <= 2 * found, f"said {said}, takes {found}"
 
 
+def test_photos_that_are_not_there_yet_take_as_much_each(chain):
+    data, plan = chain
+    for name in ("infer_cam", "affinity_labels", "random_walk", "evaluate"):
+        said = disk.stage_bytes(name, plan[name].values, data)
+        assert disk.stage_bytes(name, plan[name].values, data, times=1000) == 1000 * said
+
+
+def test_more_classes_and_fewer_checkpoints_count(chain):
+    data, plan = chain
+    values = plan["train_segmentation"].values | {"frozen_levels": 0, "optimiser": "sgd"}
+    sizes = [
+        disk.stage_bytes("train_segmentation", values, data, classes=80, checkpoints=count)
+        for count in (0, 2)
+    ]
+    network = disk.NETWORKS["train_segmentation"](values, 80)
+    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    assert 2 * weights <= sizes[0] < 2.1 * weights + 2**16  # its own and its one member's
+    momenta = sum(4 * p.numel() for p in network.parameters())
+    assert 2 * (weights + momenta) <= sizes[1] - sizes[0] < 2.1 * (weights + momenta) + 2**16
+
+
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "vgg16"])
 def test_networks_are_measured_without_being_built(chain, backbone):
     data, plan = chain
@@ -108,7 +131,7 @@ def test_networks_are_measured_without_being_built(chain, backbone):
         random = torch.get_rng_state()
         said = disk.stage_bytes(name, values, data)
         assert torch.equal(torch.get_rng_state(), random)
-        network = build(values, data)
+        network = build(values, len(data.classes))
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         trained = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
         members = values.get("members", 0)

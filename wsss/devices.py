@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -68,6 +69,21 @@ def as_batch(image, device):
     """A photo, uint8 RGB (H, W, 3), as float (1, 3, H, W) in [0, 1] on a device."""
     pixels = torch.tensor(np.ascontiguousarray(image))  # a copy: photos may be read-only
     return pixels.to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def peak_memory():
+    """The most memory that this process had at once, and the most that one of those that it started
+    and that have ended had, in bytes: ``{"process": ..., "worker": ...}``; empty on Windows.
+
+    A worker's is at least what this process had when it started it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    kinds = {"process": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+    return {name: unit * resource.getrusage(kind).ru_maxrss for name, kind in kinds.items()}
 
 
 def reuse_memory():

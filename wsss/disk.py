@@ -1,5 +1,5 @@
 """How much room an experiment's files will take, asked before it begins rather than when the disk
-is full.
+is full; also for photos that are not there yet.
 """
 
 import shutil
@@ -19,6 +19,8 @@ SPARE = 256 * MIB  # for the record and whatever else the machine writes meanwhi
 PNG = 0.05  # bytes a pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
+LISTS = ("train_split", "score_split", "val_split")
+CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors kept for each one that is trained
 
 
@@ -37,7 +39,7 @@ def needed(planned):
         place = item.values["dataset"], stages.from_root(item.values["data_root"])
         if place not in opened:
             opened[place] = datasets.open(*place)
-        there = sum(_blocks(p.stat().st_size) for p in _files(item.folder))
+        there = taken(files_of(item.folder))
         total += max(0, stage_bytes(item.name, item.values, opened[place]) + PICTURES - there)
     return total
 
@@ -58,28 +60,36 @@ def check(planned, folder):
         )
 
 
-def stage_bytes(name, values, data):
+def stage_bytes(name, values, data, *, times=1.0, classes=None, checkpoints=CHECKPOINTS):
     """What a stage's networks and photos take, without its notebook and pictures.
 
     Args:
         name: of the stage.
         values: of its parameters.
         data: the open dataset.
+        times: how many times as many photos there are as in the dataset, and like them.
+        classes: their number; None takes the dataset's.
+        checkpoints: that are kept of each training while it goes on.
     """
     if name in NETWORKS:
         with torch.device("meta"):  # sizes alone, no memory for the tensors
-            network = NETWORKS[name](values, data)
-        return _training(network, values)
-    if name == "infer_cam":
-        return _photos(data, _both(data, values), _cams)
-    if name == "affinity_labels":
-        kinds = (_labels, _marginals) if values["marginals"] else (_labels,)
-        return sum(_photos(data, data.ids(values["train_split"]), kind) for kind in kinds)
-    if name == "random_walk":
-        return 2 * _photos(data, _both(data, values), _labels)
-    if name == "evaluate":
-        return _photos(data, data.ids(values["val_split"]), _labels)
-    return 0
+            network = NETWORKS[name](values, classes or len(data.classes))
+        return _training(network, values, checkpoints)
+    written = kinds(name, values)
+    ids = photos_of(name, values, data) if written else []
+    return ceil(times * sum(_photos(data, ids, kind) for kind in written))
+
+
+def photos_of(name, values, data):
+    """The ids of the photos that a stage works on, sorted.
+
+    Args:
+        name: of the stage.
+        values: of its parameters.
+        data: the open dataset.
+    """
+    lists = ("train_split",) if name == "affinity_labels" else LISTS  # its others are only scored
+    return sorted({id for each in lists if each in values for id in data.ids(values[each])})
 
 
 def _chosen(values, *names):
@@ -88,21 +98,21 @@ def _chosen(values, *names):
     return {name: values[name] for name in names}
 
 
-NETWORKS = {
-    "train_cam": lambda values, data: models.build_cam(
-        num_classes=len(data.classes), **_chosen(values, "head_channels")
+NETWORKS = {  # of the stages that train: from their parameters and the number of classes
+    "train_cam": lambda values, classes: models.build_cam(
+        num_classes=classes, **_chosen(values, "head_channels")
     ),
-    "train_affinity": lambda values, data: models.build_affinity(
+    "train_affinity": lambda values, classes: models.build_affinity(
         reduced=tuple(values["reduced"]), **_chosen(values, "norm_group")
     ),
-    "train_segmentation": lambda values, data: models.build_segmentation(
-        num_classes=len(data.classes) + 1, **_chosen(values, "channels", "reach", "fine")
+    "train_segmentation": lambda values, classes: models.build_segmentation(
+        num_classes=classes + 1, **_chosen(values, "channels", "reach", "fine")
     ),
 }
 
 
-def _training(network, values):
-    """The weights; and of each member its own and two checkpoints, with the optimiser's tensors."""
+def _training(network, values, checkpoints):
+    """The weights; and of each member its own and its checkpoints, with the optimiser's tensors."""
     weights = _bytes(network.state_dict().values())
     if values.get("checkpoint"):  # nothing is trained
         return _blocks(weights)
@@ -111,7 +121,7 @@ def _training(network, values):
     members = values.get("members")  # None where the stage knows of none
     return (
         _blocks(weights)
-        + (members or 1) * 2 * _blocks(checkpoint)
+        + (members or 1) * checkpoints * _blocks(checkpoint)
         + (members or 0) * _blocks(weights)
     )
 
@@ -120,8 +130,13 @@ def _bytes(tensors):
     return sum(TENSOR + tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _both(data, values):
-    return sorted(set(data.ids(values["train_split"])) | set(data.ids(values["score_split"])))
+def kinds(name, values):
+    """For each file that a stage writes of a photo, what tells its bytes: a function of the photo's
+    height, its width and the number of classes that it shows.
+    """
+    if name == "affinity_labels" and values["marginals"]:
+        return (_labels, _marginals)
+    return KINDS.get(name, ())
 
 
 def _photos(data, ids, size):
@@ -149,12 +164,27 @@ def _marginals(height, width, classes):
     return TENSOR + MARGINALS * 2 * (1 + classes) * height * width
 
 
+# stage to what tells the bytes of each file that it writes of a photo
+KINDS = {
+    "infer_cam": (_cams,),
+    "affinity_labels": (_labels,),
+    "random_walk": (_labels, _labels),
+    "evaluate": (_labels,),
+}
+
+
 def _blocks(size):
     return BLOCK * ceil(size / BLOCK)
 
 
-def _files(folder):
+def files_of(folder):
+    """Yield the paths of the files in a folder and below."""
     return (path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def taken(files):
+    """The bytes of the disk that some files take."""
+    return sum(_blocks(path.stat().st_size) for path in files)
 
 
 def _told(size):

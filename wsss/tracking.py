@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from wsss import provenance, stages, storage
+from wsss.devices import peak_memory
 from wsss.errors import InputError
 from wsss.journal import Journal
 from wsss.locks import lock_of, taken
@@ -130,6 +131,7 @@ class StageRun:
             "metrics": metrics,
             "manifest": {folder: storage.manifest(self.folder / folder) for folder in folders},
             "inventory": stages.inventory(self.folder),
+            "memory": peak_memory(),
             "ended": max(time.time(), stages.last_ended(self.name) + 0.001),
         }
         storage.save_json(self.folder / stages.COMPLETE, record)
