@@ -244,6 +244,18 @@ CASES = {
         word("--only", "walk", told="'walk' is no stage", names="walk"),
         word("--colour", told="unrecognized arguments", names="--colour"),
     ],
+    "plan": [
+        *(
+            word(option, number, told="expected a whole number from", names=option)
+            for option in ("--photos", "--classes", "--cpus")
+            for number in ("0", "-3", "1e3")
+        ),
+        word("--gpus", "-1", told="a whole number from 0 but got '-1'", names="--gpus"),
+        word("--photos", "9" * 12, told="expected a whole number from 1", names="--photos"),
+        word("--classes", "255", told="expected at most 254", names="255 classes"),
+        word("train_cam.epoch=4", told="no such parameter", names="train_cam.epoch"),
+        case("e.yaml", "stages: {report: {}}", "builds on infer_cam, which", names="report"),
+    ],
     "label": [
         case("cam.pt", b"", "not a state dict of plain tensors"),
         case("cam.pt", half(samples.network("cam")), "not a state dict of plain tensors"),

@@ -77,6 +77,7 @@ COMMANDS = {  # what reads the files; paths are inside the world
     "predict": ("predict", "own", "--network", "segmentation.pt", *BATCH),
     "walk": ("label", "own", "--run", "walk", *BATCH),
     "run": ("run", "e.yaml"),
+    "plan": ("plan", "e.yaml"),
     "show": ("weights", "show"),
     "convert": ("weights", "convert"),
     "voc12": ("data", "voc12", "--root", "voc", "--any-digest"),
@@ -169,6 +170,7 @@ def test_the_world_is_sound(world, capsys):
         shutil.rmtree("out", ignore_errors=True)
     assert told_of((*COMMANDS["boxes"], "--root", "out2"), capsys) == (0, [])
     assert told_of((*COMMANDS["run"], "--dry-run"), capsys) == (0, [])
+    assert told_of(COMMANDS["plan"], capsys) == (0, [])
     for name, read in READERS.items():
         read(), name
 

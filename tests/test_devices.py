@@ -34,6 +34,24 @@ def test_freed_memory_stays_in_the_process_or_goes_back():
     assert kept > 90 and after < 20  # MiB
 
 
+PEAK = """
+import subprocess, sys
+from wsss.devices import peak_memory
+
+before = peak_memory()["process"]
+bytearray(b"x") * (100 << 20)
+subprocess.run([sys.executable, "-c", "bytearray(b'x') * (900 << 20)"], check=True)
+print((peak_memory()["process"] - before) >> 20, peak_memory()["worker"] >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_the_most_memory_that_a_process_and_one_of_its_own_had():
+    answer = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, check=True)
+    process, worker = map(int, answer.stdout.split())
+    assert 50 < process < 150 and 900 <= worker < 1000  # MiB
+
+
 def choices():
     return (
         torch.are_deterministic_algorithms_enabled(),

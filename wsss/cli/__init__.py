@@ -8,11 +8,11 @@ import errno
 import os
 import sys
 
-from wsss.cli import bench, data, doctor, export, label, reproduce, run, weights
+from wsss.cli import bench, data, doctor, export, label, plan, reproduce, run, weights
 from wsss.errors import InputError, masked, one_line
 
 # each has ``add(commands)``
-COMMANDS = (run, reproduce, data, label, weights, export, bench, doctor)
+COMMANDS = (run, plan, reproduce, data, label, weights, export, bench, doctor)
 # of a path that was given, not of the machine
 OF_A_PATH = (
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),

@@ -18,6 +18,13 @@ def count(text):
     return int(text)
 
 
+def positive(text):
+    """An option's value that is a whole number from 1."""
+    if not text.isdecimal() or len(text) > 9 or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 but got {text!r}")
+    return int(text)
+
+
 def scales(text):
     """An option's value such as ``0.5,1.0`` as a tuple of factors."""
     try:

@@ -1,0 +1,278 @@
+"""Costs that are not measured: by hand, from records made up for it."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from wsss import cli, disk, measured, pipeline, plan, stages, storage, texts
+from wsss.datasets import Devkit
+from wsss.errors import InputError
+from wsss.journal import Journal
+from wsss.metrics import ConfusionMatrix
+
+GIB = 2**30
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
+
+
+@pytest.fixture
+def planned(place, tiny_shapes):
+    """The built-in experiment on 12 + 6 photos."""
+    return pipeline.plan(*experiment(tiny_shapes))
+
+
+def experiment(root, **stages_values):
+    path = stages.project_root() / "experiments" / "shapes.yaml"
+    given = {"common": {"data_root": str(root), "processes": 0}} | stages_values
+    return pipeline.read_experiment(path), given
+
+
+def measurement(planned, name, photos, work, rest, **more):
+    values = next(item.values for item in planned if item.name == name)
+    given = {"classes": 5, "gpu": False, "cores": 2, "bytes": 2**20, "files": 20, "entries": 60}
+    given |= {"memory": {"process": GIB, "worker": GIB // 2}, "values": values}
+    given |= {"photos": photos, "units": measured.units_of(values, photos)}
+    return measured.Measurement(**(given | {"work": work, "rest": rest} | more))
+
+
+def forecast(planned, root, name, found, **asked):
+    """One stage's forecast from some measurements of it alone."""
+    asked = plan.Asked(**({"photos": 120, "classes": 5, "cpus": 2, "gpus": 0} | asked))
+    everything = {item.name: found if item.name == name else [] for item in planned}
+    told = plan.forecast(planned, Devkit(root), asked, everything)
+    return next(each for each in told if each.name == name)
+
+
+@pytest.mark.parametrize(
+    "points, wanted, expected",
+    [
+        ([(10, 2.0), (20, 3.0)], 120, 13.0),  # 1 + 0.1 each
+        ([(10, 2.0), (20, 3.0)], 10, 2.0),
+        ([(10, 2.0)], 120, 24.0),  # an upper bound: all of it grows
+        ([(10, 2.0)], 5, 2.0),
+        ([(10, 2.0), (10, 4.0)], 20, 6.0),
+        ([(10, 3.0), (20, 2.0)], 1000, 2.5),  # what fell is noise
+        ([(0, 2.0)], 100, 2.0),  # nothing of it was done
+        ([(10, 1.0), (20, 5.0)], 1, 0.0),  # and nothing takes less than no time
+    ],
+)
+def test_two_sizes_give_a_line_and_one_an_upper_bound(points, wanted, expected):
+    assert plan.scaled(points, wanted) == pytest.approx(expected)
+
+
+def test_several_sizes_give_the_line_of_least_squares():
+    sizes, costs = [100, 230, 470, 900], [7.0, 9.5, 18.0, 31.0]
+    line = np.polyfit(sizes, costs, 1)
+    assert plan.scaled(list(zip(sizes, costs, strict=True)), 5000) == pytest.approx(
+        np.polyval(line, 5000)
+    )
+
+
+def test_work_is_crops_where_a_stage_trains():
+    training = {"epochs": 3, "members": 2, "batch_size": 8, "checkpoint": ""}
+    assert measured.units_of(training, 20) == 3 * 2 * 2 * 8  # the last, smaller batch is left out
+    assert measured.units_of(training, 5) == 3 * 2 * 5
+    assert measured.units_of(training | {"checkpoint": "x.pt"}, 20) == 0
+    assert measured.units_of({"processes": 2}, 20) == 20
+
+
+def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, tiny_shapes):
+    name = "affinity_labels"
+    found = [measurement(planned, name, 10, 2.0, 5.0), measurement(planned, name, 20, 3.0, 6.0)]
+    told = forecast(planned, tiny_shapes, name, found, cpus=8)
+    assert told.work == pytest.approx((1 + 0.1 * 120) / 4)
+    assert told.rest == pytest.approx(4 + 0.1 * 120)
+    assert told.sizes == (10, 20) and told.bound == "CPUs" and not told.notes
+    assert told.memory == pytest.approx(GIB + 8 * GIB // 2)  # eight workers; files as they were
+    assert told.calls == plan.CALLS * 20 + plan.READS * 2 * 120
+
+
+def test_a_number_of_processes_is_kept_to(planned, tiny_shapes):
+    name = "affinity_labels"
+    item = next(item for item in planned if item.name == name)
+    item.values["processes"] = 1
+    found = [measurement(planned, name, 120, 2.0, 5.0, cores=1)]
+    told = forecast(planned, tiny_shapes, name, found, cpus=8)
+    assert told.work == 2.0 and told.memory == GIB
+    assert told.notes == ("processes=1 keeps its work from using all CPUs",)
+
+
+def test_one_size_is_called_an_upper_bound(planned, tiny_shapes):
+    found = [measurement(planned, "affinity_labels", 10, 2.0, 5.0)]
+    told = forecast(planned, tiny_shapes, "affinity_labels", found)
+    assert told.work == pytest.approx(24) and told.rest == pytest.approx(60)
+    assert "one size, 10 photos" in told.notes[0] and "upper bound" in told.notes[0]
+    assert told.files == 20 + 110  # one file a photo, by the model
+    data, values = Devkit(tiny_shapes), found[0].values
+    each = disk.stage_bytes("affinity_labels", values, data) / 12
+    assert told.disk == pytest.approx(2**20 + 110 * each, rel=1e-3)
+
+
+def test_gpus_count_where_it_was_measured_on_one(planned, tiny_shapes):
+    name, asked = "train_cam", {"gpus": 8, "cpus": 16}
+    here = measurement(planned, name, 12, 8.0, 5.0)
+    told = forecast(planned, tiny_shapes, name, [here], **asked)
+    assert told.bound == "CPUs" and "without a GPU" in told.notes[0]
+    there = measurement(planned, name, 120, 8.0, 5.0, gpu=True, cores=16)
+    told = forecast(planned, tiny_shapes, name, [here, there], **asked)
+    assert told.bound == "GPUs" and told.work == pytest.approx(1.0) and not told.notes
+    told = forecast(planned, tiny_shapes, name, [there], cpus=16)
+    assert told.seconds is None and "on a GPU" in told.notes[0]
+
+
+@pytest.mark.parametrize("cpus, bound, seconds", [(16, "CPUs", 8.0), (256, "GPUs", 1.0)])
+def test_a_walk_on_gpus_may_wait_for_its_crf(planned, tiny_shapes, cpus, bound, seconds):
+    found = [measurement(planned, "random_walk", 120, 8.0, 5.0, gpu=True, cores=16)]
+    told = forecast(planned, tiny_shapes, "random_walk", found, cpus=cpus, gpus=8)
+    assert told.bound == bound and told.work == pytest.approx(seconds)
+
+
+def test_networks_and_their_checkpoints_are_calculated(planned, tiny_shapes):
+    item = next(item for item in planned if item.name == "train_segmentation")
+    minute = 60 * item.values["checkpoint_minutes"]
+    for seconds, kept in ((0.9 * minute, 0), (1.1 * minute, 1), (9 * minute, 2)):
+        found = [measurement(planned, item.name, 120, seconds, 5.0)]
+        told = forecast(planned, tiny_shapes, item.name, found)
+        networks = disk.stage_bytes(item.name, item.values, Devkit(tiny_shapes), checkpoints=kept)
+        assert told.disk == 2**20 + networks
+
+
+def test_classes_of_all_photos_slow_the_segmentation_network(planned, tiny_shapes, monkeypatch):
+    monkeypatch.setattr(measured, "_timed", lambda name, values, data, classes: classes + 1)
+    for name, growth in (("train_segmentation", 81 / 6), ("affinity_labels", 1)):
+        found = [measurement(planned, name, 120, 3.0, 5.0)]
+        told = forecast(planned, tiny_shapes, name, found, classes=80)
+        assert told.work == pytest.approx(3.0 * growth) and told.rest == 5.0
+        assert any("13.50 times as long" in note for note in told.notes) == (growth > 1)
+
+
+def test_a_step_with_other_classes_is_timed(planned, tiny_shapes):
+    values = {item.name: item.values for item in planned}
+    for name in measured.GROW:
+        assert 0 < measured.class_growth(name, values, Devkit(tiny_shapes), 80, 5) < 1000
+    assert measured.class_growth("train_segmentation", values, None, 5, 5) == 1
+    assert measured.class_growth("train_cam", values, None, 80, 5) == 1
+
+
+def test_what_is_kept_in_memory_of_each_photo(tmp_path):
+    """The constants beside what Python's own account of memory says."""
+    for number in range(1000):
+        (tmp_path / f"COCO_train_{number:012d}.npz").touch()
+    tracemalloc.start()
+    try:
+        stages.inventory(tmp_path)
+        listed = tracemalloc.get_traced_memory()[1] / 1000
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        matrices = {f"{number}": ConfusionMatrix(81) for number in range(50)}
+        storage.save_confusions(tmp_path / "c.npz", matrices)
+        counted = (tracemalloc.get_traced_memory()[1] - before) / 50 / 81**2
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < listed / plan.LISTED < 1.5
+    assert 0.9 < counted / plan.SCORED["infer_cam"] < 1.1
+
+
+def test_what_gives_way_first(planned, tiny_shapes, tmp_path):
+    (first, what, mend), (second, which, _) = plan.limits(planned, Devkit(tiny_shapes), 80)
+    assert first == 2**31 // (4 * 81**2) and "confusion" in what and "score_split" in mend
+    assert second == 2**24 // 11 and "id list" in which  # "train_0000" and the line's end
+    path = tmp_path / "ids.txt"
+    path.write_text("train_0000\n" * second)
+    assert texts.read_text(path, "an id list")
+    path.write_text("train_0000\n" * (second + 1))
+    with pytest.raises(InputError, match="at most 16,777,216 bytes"):
+        texts.read_text(path, "an id list")
+    assert len(plan.limits(planned, Devkit(tiny_shapes), 1)) == 2
+
+
+def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
+    """A completed stage, as the driver leaves one."""
+    folder = item.folder
+    journal = Journal(folder)
+    journal.begin("e", item.name, {"wsss.device": "x86_64 CPU, 4 cores"})
+    if again:
+        journal.begin("e", item.name, {})
+    journal.metrics({"a": 1.0})
+    cells = [("code", f"{measured.WORK[0]}ids, job)", work), ("code", "plt.show()", 1.0)]
+    cells += [("markdown", measured.WORK[0], 100.0)]
+    notebook = {
+        "cells": [
+            {"cell_type": kind, "source": [source], "metadata": {"papermill": {"duration": lasted}}}
+            for kind, source, lasted in cells
+        ]
+    }
+    (folder / stages.NOTEBOOK).write_text(json.dumps(notebook))
+    storage.save_json(folder / "run.json", {"seconds": seconds})
+    parameters = item.values | (values or {})
+    about = {"stage": item.name, "fingerprint": item.fingerprint, "inputs": {}, "metrics": {}}
+    about |= {"parameters": parameters, "data_digest": digest, "ended": 1.0, "memory": {}}
+    storage.save_json(folder / stages.COMPLETE, about)
+    (folder / "weights.pt").write_bytes(bytes(9000))
+    (folder / "cams").mkdir()
+    (folder / "cams" / "a.npz").write_bytes(bytes(5000))
+
+
+def test_a_completed_stage_is_measured(planned, tiny_shapes):
+    data = Devkit(tiny_shapes)
+    item = next(item for item in planned if item.name == "infer_cam")
+    record(item, data.digest())
+    (found,) = measured.find(planned, data)["infer_cam"]
+    assert (found.photos, found.units, found.classes, found.gpu, found.cores) == (
+        *(12, 12, 5, False, 4),
+    )
+    assert (found.work, found.rest) == (4.0, 5.0)
+    assert found.files == 6 and found.bytes == 4 * 4096 + 8192  # the weights not among these
+    assert found.entries == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"again": True},  # its notebook tells of its last attempt alone
+        {"values": {"flip": False}},  # half the work
+        {"digest": "another"},  # nobody knows how many photos there were
+        {"work": 10.0},  # more than all of it
+        {"work": None},
+    ],
+)
+def test_what_was_not_the_same_is_no_measurement(planned, tiny_shapes, more):
+    item = next(item for item in planned if item.name == "infer_cam")
+    record(item, **({"digest": Devkit(tiny_shapes).digest()} | more))
+    assert measured.find(planned, Devkit(tiny_shapes))["infer_cam"] == []
+
+
+def plan_of(root, capsys, *words):
+    path = str(stages.project_root() / "experiments" / "shapes.yaml")
+    code = cli.main(["plan", path, f"common.data_root={root}", *words, "--cpus", "4"])
+    return code, capsys.readouterr().out
+
+
+def test_what_is_not_measured_is_told_with_the_command(place, tiny_shapes, capsys):
+    code, said = plan_of(tiny_shapes, capsys, "--photos", "82000", "--classes", "80")
+    assert code == 0 and "82,000 photos" in said and "80 classes, 4 CPUs" in said
+    assert "nothing measured of dataset, train_cam" in said
+    assert f"shapes.yaml common.data_root={tiny_shapes} --until report`" in said
+    assert "Bottleneck: nothing is measured" in said
+    assert "Breaks from 81,827 photos on" in said and "id list" not in said
+
+
+def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
+    data = Devkit(tiny_shapes)
+    slow = {"infer_cam": 7.0, "random_walk": 8.5}
+    for item in planned:
+        if item.name in slow:
+            record(item, data.digest(), work=slow[item.name])
+    code, said = plan_of(tiny_shapes, capsys, "common.processes=0")
+    assert code == 0
+    assert "Bottleneck: the work of random_walk on CPUs, 47 % of the time." in said  # 8.5 of 18
+    row = next(line for line in said.splitlines() if line.startswith("| infer_cam"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:5] == ["infer_cam", "12", "0.0025", "0.00056", "CPUs"]  # 9 s, of them 2
+    assert list(tiny_shapes.parent.glob("*")) == [tiny_shapes]  # planning makes nothing

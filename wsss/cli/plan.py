@@ -1,0 +1,52 @@
+"""``wsss plan``: what an experiment will cost."""
+
+from wsss.cli.command import add_command, count, positive
+
+
+def _plan(arguments):
+    import os
+    import shlex
+
+    import torch
+
+    from wsss import datasets, pipeline, plan, stages  # slow to import
+
+    experiment = pipeline.read_experiment(arguments.experiment)
+    planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))
+    place = planned[0].values
+    data = datasets.open(place["dataset"], stages.from_root(place["data_root"]))
+    asked = plan.Asked(
+        arguments.photos or plan.trained_on(planned, data),
+        arguments.classes or len(data.classes),
+        arguments.cpus or os.cpu_count() or 1,
+        torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
+    )
+    forecasts = plan.forecast(planned, data, asked)
+    command = shlex.join([arguments.experiment, *arguments.overrides])
+    print(plan.told(command, planned, data, asked, forecasts))
+
+
+def add(commands):
+    command = add_command(
+        commands,
+        "plan",
+        _plan,
+        help="say what an experiment will cost",
+        description="Hours, disk and memory of each stage for more photos, scaled from completed "
+        "runs of the same parameters on some of them: two sizes tell what is fixed and what grows, "
+        "one gives an upper bound. Nothing is run.",
+        epilog="example: wsss plan experiments/shapes.yaml --photos 82000 --classes 80 --cpus 128",
+    )
+    command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
+    command.add_argument(
+        "overrides", nargs="*", metavar="stage.parameter=value", help="changes to its parameters"
+    )
+    command.add_argument(
+        "--photos",
+        type=positive,
+        metavar="N",
+        help="to train on, like those of the dataset; its other lists grow alike (those there are)",
+    )
+    command.add_argument("--classes", type=positive, metavar="N", help="(those of the dataset)")
+    command.add_argument("--cpus", type=positive, metavar="N", help="in all (this machine's)")
+    command.add_argument("--gpus", type=count, metavar="N", help="in all (this machine's)")

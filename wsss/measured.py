@@ -1,0 +1,199 @@
+"""What completed stages took, on how much: ``plan`` scales from it to what is not there yet."""
+
+import json
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from wsss import datasets, disk, evaluation, infer, journal, losses, stages
+from wsss.crf import CrfParams, DenseCRF
+from wsss.devices import pick_device
+from wsss.errors import InputError
+from wsss.execution import seconds_of
+
+# parameters that change how much there is to do, or nothing that takes time; all others must agree
+FREE = (
+    *disk.LISTS,
+    *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
+    *("seed", "epochs", "members", *stages.IRRELEVANT),
+)
+ALIKE = 0.05  # by which the pixels of typical photos may differ
+GROW = ("train_segmentation", "evaluate")  # with the classes of all photos, not of each
+WORK = ("infer.infer(", "train.fit")  # of a notebook's cell that more processors shorten
+
+
+class Measurement(NamedTuple):
+    """What a completed stage took."""
+
+    values: dict  # of its parameters
+    photos: int  # that it worked on
+    units: int  # of work: photos, or crops where it trains
+    classes: int
+    gpu: bool
+    cores: int  # that worked, of its processors
+    work: float  # seconds on photos or crops, which more processors shorten
+    rest: float  # all other seconds: its start, figures, scores, checks; in one process
+    bytes: int  # on the disk, but for networks
+    files: int
+    entries: int  # in its record
+    memory: dict  # bytes at most, see ``devices.peak_memory``; empty where it was not noted
+
+
+def units_of(values, photos):
+    """How much work there is in a stage: its photos, or the crops that it trains on."""
+    if "epochs" not in values:
+        return photos
+    if values.get("checkpoint"):  # nothing is trained
+        return 0
+    batch = values["batch_size"]
+    steps = max(1, photos // batch)  # as ``train.EpochSampler``
+    return values["epochs"] * values.get("members", 1) * steps * min(batch, photos)
+
+
+def find(planned, data):
+    """The runs of an experiment's stages that are complete under ``outputs/``: with the same
+    parameters but for numbers of photos and passes, on photos of the same size, in one go.
+
+    Args:
+        planned: from ``pipeline.plan``.
+        data: its open dataset.
+
+    Returns:
+        stage's name to a list of ``Measurement``.
+    """
+    opened, wanted, found = {}, _pixels(data), {}
+    for item in planned:
+        found[item.name] = []
+        for marker in sorted(item.folder.parent.glob(f"*/{stages.COMPLETE}")):
+            record = stages.completion(marker.parent)
+            if record is None or not _same(record["parameters"], item.values):
+                continue
+            place = record["parameters"]["dataset"], record["parameters"]["data_root"]
+            if place not in opened:
+                opened[place] = _opened(*place)
+            theirs, digest, pixels = opened[place]
+            if digest == record["data_digest"] and abs(pixels / wanted - 1) < ALIKE:
+                found[item.name] += _measurement(item.name, marker.parent, record, theirs)
+    return found
+
+
+def _same(theirs, ours):
+    def kept(values):
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in FREE and not name.endswith("_run")
+        }
+
+    return kept(theirs) == kept(ours)
+
+
+def _opened(name, root):
+    """A dataset as it is now, its digest and the pixels of a typical photo; of none, no digest."""
+    root = stages.from_root(root)
+    with suppress(InputError, OSError):
+        if root.exists():  # a built-in one would be made
+            data = datasets.open(name, root)
+            return data, data.digest(), _pixels(data)
+    return None, "", 1.0
+
+
+def _pixels(data):
+    """The mean number of pixels of up to 16 of a dataset's photos that have labels."""
+    ids = sorted(data.labelled())
+    chosen = np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)
+    return float(np.mean([np.prod(data.image(ids[place]).shape[:2]) for place in chosen]))
+
+
+def _measurement(name, folder, record, data):
+    """A list of a stage's ``Measurement``; empty where it was interrupted, since the seconds of its
+    work are then not those of all of it, or where it was run by hand and nobody took the time.
+    """
+    values = record["parameters"]
+    kinds = [entry["kind"] for entry, _ in journal.entries(folder)]
+    machine, _, cores = journal.opening(folder)[1].get("wsss.device", "").rpartition(", ")
+    try:
+        work, seconds, cores = _worked(folder), seconds_of(folder), int(cores.split()[0])
+        photos = len(disk.photos_of(name, values, data))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # also an InputError
+        return []
+    if "again" in kinds or not work <= seconds:
+        return []
+    files = list(disk.files_of(folder))
+    return [
+        Measurement(
+            values,
+            photos,
+            units_of(values, photos),
+            len(data.classes),
+            not machine.endswith(" CPU"),
+            busy(values, cores),
+            work,
+            seconds - work,
+            disk.taken(path for path in files if path.suffix != ".pt"),
+            len(files),
+            len(kinds),
+            record.get("memory", {}),
+        )
+    ]
+
+
+def busy(values, cores):
+    """How many of a machine's cores a stage's work takes without a GPU: one for each process, or
+    all, as training does.
+    """
+    return min(values.get("processes") or cores, cores)
+
+
+def _worked(folder):
+    """Seconds that a notebook's cells took which do a stage's work, by papermill's account."""
+    cells = json.loads((folder / stages.NOTEBOOK).read_text())["cells"]
+    return sum(
+        cell["metadata"]["papermill"]["duration"]
+        for cell in cells
+        if cell["cell_type"] == "code" and any(call in "".join(cell["source"]) for call in WORK)
+    )
+
+
+def class_growth(name, everything, data, classes, before):
+    """How many times as long a stage's step, or photo, takes with other numbers of classes, timed
+    here with random weights; 1 for what knows only the classes that a photo shows.
+    """
+    if name not in GROW or classes == before or "train_segmentation" not in everything:
+        return 1.0
+    after, then = (_timed(name, everything, data, count) for count in (classes, before))
+    return after / then
+
+
+def _timed(name, everything, data, classes):
+    """Seconds of one step on two crops, or of one photo, the least of three after one more."""
+    trained, values = everything["train_segmentation"], everything[name]
+    network, device = disk.NETWORKS["train_segmentation"](trained, classes), pick_device()
+    if name == "evaluate":
+        image, network = data.image(data.ids(values["val_split"])[0]), infer.ready(network)
+
+        def step():
+            found = evaluation.segment(
+                network, image, scales=tuple(values["scales"]), flip=values["flip"]
+            )
+            if values["crf_steps"]:
+                DenseCRF(image, CrfParams()).infer(found.cpu().numpy(), values["crf_steps"])
+    else:
+        side = values["crop"]
+        images = torch.rand(2, 3, side, side, device=device)
+        labels = torch.randint(classes + 1, (2, side, side), device=device)
+        loss = losses.decoder_loss if values["fine"] else losses.segmentation_loss
+        network.to(device).train()
+
+        def step():
+            float(loss(network, images, labels)["loss"].backward() or 0)
+
+    seconds = []
+    for _ in range(4):
+        began = time.monotonic()
+        step()
+        seconds.append(time.monotonic() - began)
+    return min(seconds[1:])

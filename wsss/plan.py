@@ -1,0 +1,330 @@
+"""What an experiment will cost: hours, disk and memory of each stage for photos that are not there
+yet, scaled from what completed runs took here; and what gives way first.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wsss import arrays, datasets, disk, measured, report, texts
+from wsss.errors import InputError
+
+# Calls to the file system that name a file or flush it, for each file that a stage writes, counted
+# with strace: 1 to see whether it is there, 10 to write it safely, 4 when the stage completes, 4
+# when the next one asks whether all is whole.
+CALLS = 19
+READS = 2  # of them for each file that a stage reads
+# stage to how many files it reads of each photo, or for each crop: the photo, its maps, its labels
+READ = {"dataset": 2, "train_cam": 1, "infer_cam": 1, "affinity_labels": 2, "train_affinity": 2}
+READ |= {"random_walk": 2, "train_segmentation": 2, "evaluate": 1}
+LISTED = 620  # bytes of memory for each file while a folder is listed, measured with tracemalloc
+# bytes of memory for each entry of a scored photo's confusion matrix: 8 as it is counted, 8 and 4
+# while all are written, 8 of the list before
+SCORED = {"infer_cam": 20, "random_walk": 28, "evaluate": 20}
+KEPT = 4  # of them in a file
+
+
+class Asked(NamedTuple):
+    """What is planned for."""
+
+    photos: int  # to train on; other lists grow alike
+    classes: int
+    cpus: int
+    gpus: int
+
+
+class Forecast(NamedTuple):
+    """What a stage will take; None where nothing tells."""
+
+    name: str
+    sizes: tuple  # numbers of photos that it was measured on
+    work: float | None  # seconds that more processors shorten
+    rest: float | None  # seconds that they do not
+    bound: str  # what the work is bound by: CPUs or GPUs
+    disk: int  # bytes
+    files: int | None
+    calls: int | None  # to the file system
+    entries: int | None  # of its record, each a request to the tracking server or more
+    memory: int | None  # bytes, of all its processes
+    notes: tuple = ()
+
+    @property
+    def seconds(self):
+        return None if self.work is None else self.work + self.rest
+
+
+def scaled(points, wanted):
+    """What ``wanted`` takes, by the line through what was measured.
+
+    Args:
+        points: ``(size, cost)`` pairs. One size gives an upper bound: all of the cost is taken to
+            grow with the size. Of more than two, the line of least squares; a cost that fell with
+            the size is taken to stay as it is.
+        wanted: a size.
+    """
+    sizes, costs = np.array(points, float).T
+    if np.ptp(sizes) == 0:
+        return float(costs.mean()) * (max(1.0, wanted / sizes[0]) if sizes[0] else 1.0)
+    slope = max(0.0, np.cov(sizes, costs, bias=True)[0, 1] / sizes.var())
+    return max(0.0, float(costs.mean() + slope * (wanted - sizes.mean())))
+
+
+def forecast(planned, data, asked, found=None):
+    """A ``Forecast`` for each stage.
+
+    Args:
+        planned: from ``pipeline.plan``.
+        data: the open dataset; photos are taken to be like its own.
+        asked: an ``Asked``.
+        found: what ``measured.find`` gives, which is asked where this is None.
+
+    Raises:
+        InputError: more classes than label maps can tell apart, or no photos to train on.
+    """
+    if asked.classes >= datasets.IGNORE:
+        raise InputError(
+            f"{asked.classes} classes: expected at most {datasets.IGNORE - 1}, since a label map "
+            "has a byte a pixel; give fewer"
+        )
+    found = measured.find(planned, data) if found is None else found
+    values = {item.name: item.values for item in planned}
+    times = asked.photos / trained_on(planned, data)
+    return [_stage(item.name, values, data, asked, times, found[item.name]) for item in planned]
+
+
+def trained_on(planned, data):
+    """The number of photos that an experiment trains on as it is."""
+    for item in planned:
+        if "train_split" in item.values:
+            return len(data.ids(item.values["train_split"]))
+    raise InputError("no stage of this experiment has photos to train on; name another experiment")
+
+
+def _stage(name, everything, data, asked, times, found):
+    values = everything[name]
+    photos = round(times * len(disk.photos_of(name, values, data)))
+    chosen, notes = _chosen(found, asked)
+    if not chosen:
+        size = disk.stage_bytes(name, values, data, times=times, classes=asked.classes)
+        nothing = (None,) * 4
+        return Forecast(name, (), None, None, "", size + disk.PICTURES, *nothing, tuple(notes))
+    sizes = tuple(sorted({each.photos for each in chosen}))
+    if len(sizes) == 1 and photos > sizes[0]:
+        notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
+    growth = measured.class_growth(name, everything, data, asked.classes, chosen[0].classes)
+    if growth != 1:
+        notes.append(
+            f"measured with {chosen[0].classes} classes; a step or a photo with {asked.classes} "
+            f"takes {growth:.2f} times as long, timed now"
+        )
+    if not chosen[0].gpu and values.get("processes", 0) and asked.cpus > values["processes"]:
+        notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
+    units = measured.units_of(values, photos)
+    quicker = [_quicker(name, values, each, asked) for each in chosen]
+    pace = [
+        (each.units, each.work / ratio) for each, (ratio, _) in zip(chosen, quicker, strict=True)
+    ]
+    work = growth * scaled(pace, units)
+    files = _files(name, values, chosen, photos)
+    listed = [(each.photos, each.entries - _passes(each.values)) for each in chosen]
+    return Forecast(
+        name,
+        sizes,
+        work,
+        scaled([(each.photos, each.rest) for each in chosen], photos),
+        quicker[0][1],
+        _disk(name, values, data, asked, times, chosen, photos, work),
+        files,
+        CALLS * files + READS * READ.get(name, 0) * units,
+        round(max(entries for _, entries in listed) + _passes(values)),
+        _memory(name, values, data, asked, chosen, photos, files),
+        tuple(notes),
+    )
+
+
+def _chosen(found, asked):
+    """The measurements to scale from, of one kind of machine and one number of classes, and what
+    is to be said about them.
+    """
+    for gpu in (True, False) if asked.gpus else (False,):
+        kind = [each for each in found if each.gpu == gpu]
+        if kind:
+            nearest = min((each.classes for each in kind), key=lambda c: abs(c - asked.classes))
+            told = "measured without a GPU, which tells nothing of one: hours are of CPUs alone"
+            notes = [told] if asked.gpus and not gpu and _uses_gpu(kind[0].values) else []
+            return [each for each in kind if each.classes == nearest], notes
+    only = "measured on a GPU, which tells nothing of CPUs: give --gpus, or measure here"
+    return [], [only] if found else []
+
+
+def _uses_gpu(values):
+    """Whether a stage runs a network: all but those that only look at what is there."""
+    return "flip" in values or "epochs" in values
+
+
+def _quicker(name, values, measurement, asked):
+    """``(ratio, what bounds it)``: how many times as quick a stage's work will be as it was."""
+    cores = measured.busy(values, asked.cpus) / measurement.cores
+    ratios = {"CPUs": cores}
+    if measurement.gpu and _uses_gpu(values):
+        ratios = {"GPUs": asked.gpus}
+        if values.get("crf_steps"):  # one photo's network beside another's dense CRF
+            ratios["CPUs"] = cores
+    bound = min(ratios, key=ratios.get)
+    return ratios[bound], bound
+
+
+def _passes(values):
+    return values.get("epochs", 0) * values.get("members", 1)
+
+
+def _files(name, values, chosen, photos):
+    """Their number: by the line through several sizes, or so many more of each photo."""
+    points = [(each.photos, each.files) for each in chosen]
+    if len({size for size, _ in points}) > 1:
+        return round(scaled(points, photos))
+    more = max(0, photos - chosen[0].photos)
+    return chosen[0].files + len(disk.kinds(name, values)) * more
+
+
+def _disk(name, values, data, asked, times, chosen, photos, work):
+    """Bytes: of networks as calculated, of all else as measured."""
+    if name in disk.NETWORKS:
+        seconds = work / values.get("members", 1)
+        due = int(seconds / max(1e-6, 60 * values["checkpoint_minutes"]))
+        networks = disk.stage_bytes(
+            *(name, values, data), classes=asked.classes, checkpoints=min(disk.CHECKPOINTS, due)
+        )
+        return networks + max(each.bytes for each in chosen)
+    points = [(each.photos, each.bytes) for each in chosen]
+    if len({size for size, _ in points}) > 1:
+        return round(scaled(points, photos))
+    of_one = disk.stage_bytes(name, values, data, times=times) / max(1, photos)
+    return round(chosen[0].bytes + of_one * max(0, photos - chosen[0].photos))
+
+
+def _memory(name, values, data, asked, chosen, photos, files):
+    """Bytes of all processes at once: as measured, and what one keeps of each further file and of
+    each further photo that has a mask.
+    """
+    known = [each for each in chosen if each.memory]
+    if not known:
+        return None
+
+    def kept(photos, classes, files):
+        return LISTED * files + SCORED.get(name, 0) * share * photos * (classes + 1) ** 2
+
+    scored = data.masked(disk.photos_of(name, values, data)) if name in SCORED else []
+    share = len(scored) / max(1, len(disk.photos_of(name, values, data)))
+    most = max(known, key=lambda each: each.photos)
+    more = kept(photos, asked.classes, files) - kept(most.photos, most.classes, most.files)
+    workers = values.get("workers", 0)
+    if "processes" in values:
+        workers = measured.busy(values, asked.cpus)
+        workers = 0 if workers == 1 else workers  # it does the work itself
+    return round(most.memory["process"] + max(0, more) + workers * most.memory["worker"])
+
+
+def limits(planned, data, classes):
+    """Numbers of photos from which something is refused, the smallest first: tuples of the number,
+    what gives way, and what to do.
+    """
+    values = {name: value for item in planned for name, value in item.values.items()}
+    ids = data.ids(values["train_split"])
+    line = np.mean([len(id.encode()) + 1 for id in ids])
+    found = [
+        (
+            int(texts.MOST_BYTES / line),
+            f"the id list of {values['train_split']} passes {texts.MOST_BYTES / 2**20:.0f} MiB",
+            "split the photos into lists, with a run for each",
+        )
+    ]
+    scored = len(data.masked(data.ids(values["score_split"]))) if "score_split" in values else 0
+    if scored:
+        most = arrays.MOST_BYTES / (KEPT * (classes + 1) ** 2)
+        found.append(
+            (
+                int(most * len(ids) / scored),
+                f"the confusion counts of {int(most):,} scored photos pass "
+                f"{arrays.MOST_BYTES / 2**30:.0f} GiB, and the report cannot read them",
+                "score on a shorter list: common.score_split=LIST",
+            )
+        )
+    return sorted(found)
+
+
+def told(command, planned, data, asked, forecasts):
+    """A plan as Markdown: a table, what it rests on, what takes most of it and what gives way.
+
+    Args:
+        command: the experiment's file and the changes to it, as given to ``wsss run``.
+        planned: from ``pipeline.plan``.
+        data: the open dataset.
+        asked: an ``Asked``.
+        forecasts: from ``forecast``.
+    """
+    header = ("stage", "measured on", "hours", "in one process", "bound by", "disk, GiB")
+    header += ("files", "calls/s", "entries", "memory, GiB")
+    rows = [_row(each) for each in forecasts]
+    known = [each for each in forecasts if each.seconds is not None]
+    unknown = [each.name for each in forecasts if each.seconds is None]
+    seconds, rest = sum(each.seconds for each in known), sum(each.rest for each in known)
+    rows.append(
+        [
+            *("all", "", _figure(seconds / 3600), _figure(rest / 3600), ""),
+            _figure(sum(each.disk for each in forecasts) / 2**30),
+            f"{sum(each.files for each in known):,}",
+            *("", f"{sum(each.entries for each in known):,}", ""),
+        ]
+    )
+    parts = [
+        f"{asked.photos:,} photos to train on, where there are {trained_on(planned, data):,} now; "
+        f"{asked.classes} classes, {asked.cpus} CPUs, {asked.gpus} GPUs. Computed, not measured:",
+        report.markdown_table(header, rows),
+    ]
+    lines = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
+    if unknown:
+        run = f"wsss run {command} --until {unknown[-1]}"
+        lines.append(f"- nothing measured of {', '.join(unknown)}: `{run}` measures it")
+    parts += ["\n".join(lines)] if lines else []
+    parts.append(_bottleneck(known, seconds))
+    parts += [
+        f"Breaks from {count:,} photos on: {what}; {mend}."
+        for count, what, mend in limits(planned, data, asked.classes)
+        if count <= asked.photos
+    ]
+    return "\n\n".join(parts)
+
+
+def _row(each):
+    if each.seconds is None:
+        return [each.name, "", *("?",) * 3, _figure(each.disk / 2**30), *("?",) * 4]
+    return [
+        each.name,
+        ", ".join(f"{size:,}" for size in each.sizes),
+        _figure(each.seconds / 3600),
+        _figure(each.rest / 3600),
+        each.bound if each.work > each.rest else "one process",
+        _figure(each.disk / 2**30),
+        f"{each.files:,}",
+        _figure(each.calls / each.seconds),
+        f"{each.entries:,}",
+        _figure(each.memory / 2**30) if each.memory else "?",
+    ]
+
+
+def _figure(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _bottleneck(known, seconds):
+    """What takes the largest part of the time, in a sentence."""
+    shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
+    shares += [
+        (each.rest, f"what {each.name} does in one process, which more of them do not shorten")
+        for each in known
+    ]
+    if not shares:
+        return "Bottleneck: nothing is measured, so nothing can be told."
+    most, what = max(shares)
+    return f"Bottleneck: {what}, {100 * most / seconds:.0f} % of the time."
