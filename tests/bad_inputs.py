@@ -254,7 +254,7 @@ CASES = {
         word("--photos", "9" * 12, told="expected a whole number from 1", names="--photos"),
         word("--classes", "255", told="expected at most 254", names="255 classes"),
         word("train_cam.epoch=4", told="no such parameter", names="train_cam.epoch"),
-        case("e.yaml", "stages: {report: {}}", "builds on infer_cam, which", names="report"),
+        word("common.val_split=val", told="no such id list; the lists here are", names="val.txt"),
     ],
     "label": [
         case("cam.pt", b"", "not a state dict of plain tensors"),

@@ -77,7 +77,7 @@ COMMANDS = {  # what reads the files; paths are inside the world
     "predict": ("predict", "own", "--network", "segmentation.pt", *BATCH),
     "walk": ("label", "own", "--run", "walk", *BATCH),
     "run": ("run", "e.yaml"),
-    "plan": ("plan", "e.yaml"),
+    "plan": ("plan", "e.yaml", "common.train_split=train", "common.val_split=train"),
     "show": ("weights", "show"),
     "convert": ("weights", "convert"),
     "voc12": ("data", "voc12", "--root", "voc", "--any-digest"),
