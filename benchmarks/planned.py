@@ -1,8 +1,9 @@
 """What ``wsss plan`` says of the built-in dataset's experiment beside what its run then takes:
-``python -m benchmarks.planned FOLDER``, some ten minutes on 2 idle cores.
+``python -m benchmarks.planned FOLDER``, some minutes a round on 2 idle cores.
 
-The experiment, with fewer passes, is run on some photos and on twice as many; from these two it is
-planned for four times as many, and then run on those.
+The experiment, with fewer passes, is run on some photos, on twice and on four times as many, in
+rounds, each with a seed of its own. From the two smaller sizes it is planned for the largest, and
+compared with what that took. Of each size the quickest round counts, as in every plan.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from wsss import datasets, disk, driver, measured, pipeline, plan, report, stage
 from wsss.datasets import shapes
 
 SIZES = (1, 2, 4)
-TRAIN, VAL = 240, 60  # photos of the first size
+TRAIN, VAL = 120, 30  # photos of the first size
 PASSES = {"train_cam": 10, "train_affinity": 5, "train_segmentation": 8}
 
 
@@ -30,24 +31,33 @@ def lists(root, size):
     }
 
 
-def planned(root, names):
-    """The experiment's plan on some id lists of a dataset."""
+def planned(root, names, seed=0):
+    """The experiment and its plan on some id lists of a dataset."""
     experiment = pipeline.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
-    changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
+    changes |= {
+        "common": names | {"data_root": str(root), "seed": seed},
+        "evaluate": {"model_name": ""},
+    }
     return experiment, pipeline.plan(experiment, changes)
 
 
-def compared(forecasts, found, folders):
-    """A Markdown table: seconds, bytes and memory of each stage, said and taken."""
+def compared(forecasts, taken):
+    """A Markdown table: seconds, bytes and memory of each stage, said and taken.
+
+    Args:
+        forecasts: a list of ``plan.Forecast``.
+        taken: stage's name to its seconds, bytes and bytes of memory.
+    """
     header = ["stage", "said, s", "taken, s", "error", "said, MiB", "taken, MiB", "error"]
     header += ["memory said, MiB", "taken, MiB", "error"]
     rows, sums = [], [0.0] * 4
-    for each, (measurement,) in zip(forecasts, found, strict=True):
+    for each in forecasts:
+        seconds, size, memory = taken[each.name]
         pairs = [
-            (each.seconds, measurement.work + measurement.rest),
-            (each.disk / 2**20, disk.taken(disk.files_of(folders[each.name])) / 2**20),
-            (each.memory / 2**20, measurement.memory["process"] / 2**20),
+            (each.seconds, seconds),
+            (each.disk / 2**20, size / 2**20),
+            (each.memory / 2**20, memory / 2**20),
         ]
         sums = [total + value for total, value in zip(sums, sum(pairs[:2], ()), strict=True)]
         rows.append([each.name, *(text for pair in pairs for text in told(*pair))])
@@ -61,24 +71,38 @@ def told(said, taken):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="for data, outputs and the record; empty")
-    folder = parser.parse_args().folder.absolute()
+    parser.add_argument(
+        "folder", type=Path, help="for data, outputs and the record; what it has of them is used"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="of all sizes (1)")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
     os.environ["WSSS_OUTPUTS"] = str(folder / "outputs")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     root = shapes.generate(folder / "data", train=SIZES[-1] * TRAIN, val=SIZES[-1] * VAL)
     names = [lists(root, size) for size in SIZES]  # all before any run: they are part of the data
-    data, largest = datasets.open("shapes", root), SIZES[-1] * TRAIN
-    for each in names[:-1]:
-        driver.run(*planned(root, each))
-    _, first = planned(root, names[0])
-    asked = plan.Asked(largest, len(data.classes), os.cpu_count(), 0)
-    forecasts = plan.forecast(first, data, asked)
-    experiment, last = planned(root, names[-1])
-    driver.run(experiment, last)
-    found = measured.find(last, data)
-    taken = [[m for m in found[item.name] if m.values == item.values] for item in last]
-    folders = {item.name: item.folder for item in last}
-    print("\n" + compared(forecasts, taken, folders))
+    data = datasets.open("shapes", root)
+    for seed in range(arguments.rounds):
+        for each in names:
+            driver.run(*planned(root, each, seed))
+        _, last = planned(root, names[-1])
+        found = measured.find(last, data)
+        split = {item.name: disk.photos_of(item.name, item.values, data) for item in last}
+        smaller = {
+            name: [each for each in some if each.photos < len(split[name])]
+            for name, some in found.items()
+        }
+        asked = plan.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
+        taken = {}
+        for item in last:
+            largest = [m for m in found[item.name] if m.photos == len(split[item.name])]
+            taken[item.name] = (
+                min(m.work for m in largest) + min(m.rest for m in largest),
+                disk.taken(disk.files_of(item.folder)),
+                max(m.memory["process"] for m in largest),
+            )
+        forecasts = plan.forecast(last, data, asked, smaller)
+        print(f"\n{seed + 1} rounds\n\n{compared(forecasts, taken)}\n", flush=True)
 
 
 if __name__ == "__main__":

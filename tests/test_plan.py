@@ -56,7 +56,8 @@ def forecast(planned, root, name, found, **asked):
         ([(10, 2.0), (20, 3.0)], 10, 2.0),
         ([(10, 2.0)], 120, 24.0),  # an upper bound: all of it grows
         ([(10, 2.0)], 5, 2.0),
-        ([(10, 2.0), (10, 4.0)], 20, 6.0),
+        ([(10, 2.0), (10, 4.0)], 20, 4.0),  # the slower one was disturbed
+        ([(10, 2.0), (20, 3.0), (20, 9.0)], 120, 13.0),
         ([(10, 3.0), (20, 2.0)], 1000, 2.5),  # what fell is noise
         ([(0, 2.0)], 100, 2.0),  # nothing of it was done
         ([(10, 1.0), (20, 5.0)], 1, 0.0),  # and nothing takes less than no time
@@ -189,7 +190,8 @@ def test_what_gives_way_first(planned, tiny_shapes, tmp_path):
     path.write_text("train_0000\n" * (second + 1))
     with pytest.raises(InputError, match="at most 16,777,216 bytes"):
         texts.read_text(path, "an id list")
-    assert len(plan.limits(planned, Devkit(tiny_shapes), 1)) == 2
+    del planned[-1]  # the report alone reads the counts
+    assert [photos for photos, *_ in plan.limits(planned, Devkit(tiny_shapes), 80)] == [second]
 
 
 def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
@@ -259,7 +261,7 @@ def test_what_is_not_measured_is_told_with_the_command(place, tiny_shapes, capsy
     assert code == 0 and "82,000 photos" in said and "80 classes, 4 CPUs" in said
     assert "nothing measured of dataset, train_cam" in said
     assert f"shapes.yaml common.data_root={tiny_shapes} --until report`" in said
-    assert "Bottleneck: nothing is measured" in said
+    assert "Bottleneck" not in said  # nobody knows
     assert "Breaks from 81,827 photos on" in said and "id list" not in said
 
 
@@ -271,7 +273,8 @@ def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
             record(item, data.digest(), work=slow[item.name])
     code, said = plan_of(tiny_shapes, capsys, "common.processes=0")
     assert code == 0
-    assert "Bottleneck: the work of random_walk on CPUs, 47 % of the time." in said  # 8.5 of 18
+    assert "Bottleneck: the work of random_walk on CPUs, 47 % of the time" in said  # 8.5 of 18
+    assert "The record gets 0.22 entries a second at most, from infer_cam" in said  # 2 in 9 s
     row = next(line for line in said.splitlines() if line.startswith("| infer_cam"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:5] == ["infer_cam", "12", "0.0025", "0.00056", "CPUs"]  # 9 s, of them 2

@@ -57,14 +57,17 @@ def scaled(points, wanted):
     """What ``wanted`` takes, by the line through what was measured.
 
     Args:
-        points: ``(size, cost)`` pairs. One size gives an upper bound: all of the cost is taken to
-            grow with the size. Of more than two, the line of least squares; a cost that fell with
-            the size is taken to stay as it is.
+        points: ``(size, cost)`` pairs. Of several at one size the least counts, since others were
+            disturbed. One size gives an upper bound: all of the cost is taken to grow with the
+            size. Of more than two, the line of least squares; a cost that fell with the size is
+            taken to stay as it is.
         wanted: a size.
     """
-    sizes, costs = np.array(points, float).T
-    if np.ptp(sizes) == 0:
-        return float(costs.mean()) * (max(1.0, wanted / sizes[0]) if sizes[0] else 1.0)
+    least = {size: min(cost for other, cost in points if other == size) for size, _ in points}
+    if len(least) == 1:
+        ((size, cost),) = least.items()
+        return cost * (max(1.0, wanted / size) if size else 1.0)
+    sizes, costs = np.array(list(least.items()), float).T
     slope = max(0.0, np.cov(sizes, costs, bias=True)[0, 1] / sizes.var())
     return max(0.0, float(costs.mean() + slope * (wanted - sizes.mean())))
 
@@ -230,26 +233,21 @@ def limits(planned, data, classes):
     what gives way, and what to do.
     """
     values = {name: value for item in planned for name, value in item.values.items()}
-    ids = data.ids(values["train_split"])
-    line = np.mean([len(id.encode()) + 1 for id in ids])
-    found = [
-        (
-            int(texts.MOST_BYTES / line),
-            f"the id list of {values['train_split']} passes {texts.MOST_BYTES / 2**20:.0f} MiB",
-            "split the photos into lists, with a run for each",
-        )
-    ]
+    ids, found = data.ids(values["train_split"]), []
+    if isinstance(data, datasets.Devkit):  # whose lists are files
+        line = np.mean([len(id.encode()) + 1 for id in ids])
+        size = f"{texts.MOST_BYTES / 2**20:.0f} MiB"
+        told = f"the id list of {values['train_split']} passes {size}"
+        mend = "split the photos into lists, with a run for each"
+        found.append((int(texts.MOST_BYTES / line), told, mend))
     scored = len(data.masked(data.ids(values["score_split"]))) if "score_split" in values else 0
-    if scored:
+    if scored and any(item.name == "report" for item in planned):
         most = arrays.MOST_BYTES / (KEPT * (classes + 1) ** 2)
-        found.append(
-            (
-                int(most * len(ids) / scored),
-                f"the confusion counts of {int(most):,} scored photos pass "
-                f"{arrays.MOST_BYTES / 2**30:.0f} GiB, and the report cannot read them",
-                "score on a shorter list: common.score_split=LIST",
-            )
-        )
+        size = f"{arrays.MOST_BYTES / 2**30:.0f} GiB"
+        told = f"the confusion counts of {int(most):,} scored photos pass {size}, which the report "
+        told += "does not read"
+        mend = "score on a shorter list: common.score_split=LIST"
+        found.append((int(most * len(ids) / scored), told, mend))
     return sorted(found)
 
 
@@ -287,7 +285,8 @@ def told(command, planned, data, asked, forecasts):
         run = f"wsss run {command} --until {unknown[-1]}"
         lines.append(f"- nothing measured of {', '.join(unknown)}: `{run}` measures it")
     parts += ["\n".join(lines)] if lines else []
-    parts.append(_bottleneck(known, seconds))
+    if known:
+        parts.append(f"{_bottleneck(known)}\n{_record(known)}")
     parts += [
         f"Breaks from {count:,} photos on: {what}; {mend}."
         for count, what, mend in limits(planned, data, asked.classes)
@@ -317,14 +316,20 @@ def _figure(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _bottleneck(known, seconds):
+def _bottleneck(known):
     """What takes the largest part of the time, in a sentence."""
     shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
     shares += [
-        (each.rest, f"what {each.name} does in one process, which more of them do not shorten")
+        (each.rest, f"what {each.name} does in one process, whatever the number of CPUs")
         for each in known
     ]
-    if not shares:
-        return "Bottleneck: nothing is measured, so nothing can be told."
     most, what = max(shares)
-    return f"Bottleneck: {what}, {100 * most / seconds:.0f} % of the time."
+    share = 100 * most / sum(each.seconds for each in known)
+    return f"Bottleneck: {what}, {share:.0f} % of the time of what is measured."
+
+
+def _record(known):
+    """How busy the tracking server is, in a sentence."""
+    fastest = max(known, key=lambda each: each.entries / each.seconds)
+    rate = _figure(fastest.entries / fastest.seconds)
+    return f"The record gets {rate} entries a second at most, from {fastest.name}."
