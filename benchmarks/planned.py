@@ -1,13 +1,16 @@
 """What ``wsss plan`` says of the built-in dataset's experiment beside what its run then takes:
-``python -m benchmarks.planned FOLDER``, some minutes a round on 2 idle cores.
+``python -m benchmarks.planned FOLDER``, some minutes on 2 idle cores.
 
-The experiment, with fewer passes, is run on some photos, on twice and on four times as many, in
-rounds, each with a seed of its own. From the two smaller sizes it is planned for the largest, and
-compared with what that took. Of each size the quickest round counts, as in every plan.
+The experiment, with fewer passes, is run on some photos and on twice as many; from these two it is
+planned for four times as many, and then run on those. Hours are compared twice: by the clock, which
+tells nothing where others use the machine, and by the processor's time, in one thread and by the
+same line.
 """
 
 import argparse
 import os
+import re
+import resource
 from pathlib import Path
 
 from wsss import datasets, disk, driver, measured, pipeline, plan, report, stages
@@ -31,38 +34,53 @@ def lists(root, size):
     }
 
 
-def planned(root, names, seed=0):
+def planned(root, names):
     """The experiment and its plan on some id lists of a dataset."""
     experiment = pipeline.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
-    changes |= {
-        "common": names | {"data_root": str(root), "seed": seed},
-        "evaluate": {"model_name": ""},
-    }
+    changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
     return experiment, pipeline.plan(experiment, changes)
 
 
-def compared(forecasts, taken):
-    """A Markdown table: seconds, bytes and memory of each stage, said and taken.
+class Clock:
+    """Takes the processor's seconds of each stage, as the driver tells of its end.
+
+    Attributes:
+        seconds: stage's name to its seconds, of papermill and of the kernel.
+    """
+
+    def __init__(self):
+        self.seconds, self._before = {}, self._now()
+
+    def say(self, text):
+        print(text, flush=True)
+        ended = re.match(r"\[\d+/\d+\] (\w+): done in", text)
+        if ended:
+            self.seconds[ended[1]] = self._now() - self._before
+            self._before = self._now()
+
+    @staticmethod
+    def _now():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+
+def compared(rows):
+    """A Markdown table of what was said and what was taken.
 
     Args:
-        forecasts: a list of ``plan.Forecast``.
-        taken: stage's name to its seconds, bytes and bytes of memory.
+        rows: stage's name to four pairs: seconds by the clock, seconds of the processor, bytes on
+            the disk, bytes of memory.
     """
-    header = ["stage", "said, s", "taken, s", "error", "said, MiB", "taken, MiB", "error"]
-    header += ["memory said, MiB", "taken, MiB", "error"]
-    rows, sums = [], [0.0] * 4
-    for each in forecasts:
-        seconds, size, memory = taken[each.name]
-        pairs = [
-            (each.seconds, seconds),
-            (each.disk / 2**20, size / 2**20),
-            (each.memory / 2**20, memory / 2**20),
-        ]
-        sums = [total + value for total, value in zip(sums, sum(pairs[:2], ()), strict=True)]
-        rows.append([each.name, *(text for pair in pairs for text in told(*pair))])
-    rows.append(["all", *told(*sums[:2]), *told(*sums[2:]), "", "", ""])
-    return report.markdown_table(header, rows)
+    header = ["stage"]
+    for what in ("clock, s", "processor, s", "disk, MiB", "memory, MiB"):
+        header += [f"{what}: said", "taken", "error"]
+    total = [
+        tuple(map(sum, zip(*pairs, strict=True))) for pairs in zip(*rows.values(), strict=True)
+    ]
+    cells = [[name, *(text for pair in rows[name] for text in told(*pair))] for name in rows]
+    cells.append(["all", *(text for pair in total[:3] for text in told(*pair)), "", "", ""])
+    return report.markdown_table(header, cells)
 
 
 def told(said, taken):
@@ -71,38 +89,33 @@ def told(said, taken):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "folder", type=Path, help="for data, outputs and the record; what it has of them is used"
-    )
-    parser.add_argument("--rounds", type=int, default=1, help="of all sizes (1)")
-    arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
+    parser.add_argument("folder", type=Path, help="for data, outputs and the record; a new one")
+    folder = parser.parse_args().folder.absolute()
     os.environ["WSSS_OUTPUTS"] = str(folder / "outputs")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ["OMP_NUM_THREADS"] = "1"  # several wait for each other on the processor's time
     root = shapes.generate(folder / "data", train=SIZES[-1] * TRAIN, val=SIZES[-1] * VAL)
     names = [lists(root, size) for size in SIZES]  # all before any run: they are part of the data
-    data = datasets.open("shapes", root)
-    for seed in range(arguments.rounds):
-        for each in names:
-            driver.run(*planned(root, each, seed))
-        _, last = planned(root, names[-1])
-        found = measured.find(last, data)
-        split = {item.name: disk.photos_of(item.name, item.values, data) for item in last}
-        smaller = {
-            name: [each for each in some if each.photos < len(split[name])]
-            for name, some in found.items()
-        }
-        asked = plan.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
-        taken = {}
-        for item in last:
-            largest = [m for m in found[item.name] if m.photos == len(split[item.name])]
-            taken[item.name] = (
-                min(m.work for m in largest) + min(m.rest for m in largest),
-                disk.taken(disk.files_of(item.folder)),
-                max(m.memory["process"] for m in largest),
-            )
-        forecasts = plan.forecast(last, data, asked, smaller)
-        print(f"\n{seed + 1} rounds\n\n{compared(forecasts, taken)}\n", flush=True)
+    data, clocks = datasets.open("shapes", root), []
+    for each in names:
+        experiment, last = planned(root, each)
+        if each == names[-1]:
+            asked = plan.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
+            forecasts = plan.forecast(last, data, asked)
+        clocks.append(Clock())
+        driver.run(experiment, last, say=clocks[-1].say)
+    found, rows = measured.find(last, data), {}
+    for item, each in zip(last, forecasts, strict=True):
+        largest = max(found[item.name], key=lambda measurement: measurement.photos)
+        *smaller, processor = [clock.seconds[item.name] for clock in clocks]
+        line = plan.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
+        rows[item.name] = (
+            (each.seconds, largest.work + largest.rest),
+            (line, processor),
+            (each.disk / 2**20, disk.taken(disk.files_of(item.folder)) / 2**20),
+            (each.memory / 2**20, largest.memory["process"] / 2**20),
+        )
+    print(f"\n{compared(rows)}")
 
 
 if __name__ == "__main__":

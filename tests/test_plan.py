@@ -242,6 +242,8 @@ def test_a_completed_stage_is_measured(planned, tiny_shapes):
         {"digest": "another"},  # nobody knows how many photos there were
         {"work": 10.0},  # more than all of it
         {"work": None},
+        {"values": {"data_root": "/nowhere"}},
+        {"values": {"data_root": None}},
     ],
 )
 def test_what_was_not_the_same_is_no_measurement(planned, tiny_shapes, more):

@@ -1,6 +1,7 @@
 """What completed stages took, on how much: ``plan`` scales from it to what is not there yet."""
 
 import json
+import math
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -69,14 +70,15 @@ def find(planned, data):
         found[item.name] = []
         for marker in sorted(item.folder.parent.glob(f"*/{stages.COMPLETE}")):
             record = stages.completion(marker.parent)
-            if record is None or not _same(record["parameters"], item.values):
+            theirs = record["parameters"] if record else {}
+            if not _same(theirs, item.values):
                 continue
-            place = record["parameters"]["dataset"], record["parameters"]["data_root"]
+            place = theirs["dataset"], str(theirs.get("data_root"))
             if place not in opened:
                 opened[place] = _opened(*place)
-            theirs, digest, pixels = opened[place]
+            kit, digest, pixels = opened[place]
             if digest == record["data_digest"] and abs(pixels / wanted - 1) < ALIKE:
-                found[item.name] += _measurement(item.name, marker.parent, record, theirs)
+                found[item.name] += _measurement(item.name, marker.parent, record, kit)
     return found
 
 
@@ -102,8 +104,10 @@ def _opened(name, root):
 
 
 def _pixels(data):
-    """The mean number of pixels of up to 16 of a dataset's photos that have labels."""
+    """The mean number of pixels of up to 16 of a dataset's photos that have labels; nan of none."""
     ids = sorted(data.labelled())
+    if not ids:
+        return math.nan
     chosen = np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)
     return float(np.mean([np.prod(data.image(ids[place]).shape[:2]) for place in chosen]))
 
@@ -122,7 +126,7 @@ def _measurement(name, folder, record, data):
         return []
     if "again" in kinds or not work <= seconds:
         return []
-    files = list(disk.files_of(folder))
+    files, memory = list(disk.files_of(folder)), record.get("memory")
     return [
         Measurement(
             values,
@@ -136,7 +140,7 @@ def _measurement(name, folder, record, data):
             disk.taken(path for path in files if path.suffix != ".pt"),
             len(files),
             len(kinds),
-            record.get("memory", {}),
+            memory if isinstance(memory, dict) and len(memory) == 2 else {},
         )
     ]
 
@@ -189,11 +193,13 @@ def _timed(name, everything, data, classes):
         network.to(device).train()
 
         def step():
-            float(loss(network, images, labels)["loss"].backward() or 0)
+            loss(network, images, labels)["loss"].backward()
 
     seconds = []
     for _ in range(4):
         began = time.monotonic()
         step()
+        if device.type == "cuda":  # which is only told what to do
+            torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
     return min(seconds[1:])
