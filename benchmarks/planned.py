@@ -18,7 +18,7 @@ from wsss.datasets import shapes
 
 SIZES = (1, 2, 4)
 TRAIN, VAL = 120, 30  # photos of the first size
-PASSES = {"train_cam": 10, "train_affinity": 5, "train_segmentation": 8}
+PASSES = {"train_cam": 6, "train_affinity": 3, "train_segmentation": 4}
 
 
 def lists(root, size):

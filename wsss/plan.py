@@ -22,6 +22,7 @@ LISTED = 620  # bytes of memory for each file while a folder is listed, measured
 # while all are written, 8 of the list before
 SCORED = {"infer_cam": 20, "random_walk": 28, "evaluate": 20}
 KEPT = 4  # of them in a file
+FAR = 100  # times what was measured, from where a second of noise is minutes
 
 
 class Asked(NamedTuple):
@@ -284,6 +285,12 @@ def told(command, planned, data, asked, forecasts):
     if unknown:
         run = f"wsss run {command} --until {unknown[-1]}"
         lines.append(f"- nothing measured of {', '.join(unknown)}: `{run}` measures it")
+    most = max((each.sizes[-1] for each in known), default=asked.photos)
+    if asked.photos > FAR * most:
+        lines.append(
+            f"- {asked.photos / most:,.0f} times what was measured: what disturbed it is multiplied "
+            "too; measure on more photos"
+        )
     parts += ["\n".join(lines)] if lines else []
     if known:
         parts.append(f"{_bottleneck(known)}\n{_record(known)}")
