@@ -277,9 +277,9 @@ def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
     assert code == 0
     assert "Bottleneck: the work of random_walk on CPUs, 47 % of the time" in said  # 8.5 of 18
     assert "The record gets 0.22 entries a second at most, from infer_cam" in said  # 2 in 9 s
-    assert "what disturbed it" not in said
+    assert "noise" not in said
     _, far = plan_of(tiny_shapes, capsys, "common.processes=0", "--photos", "1201")
-    assert "100 times what was measured: what disturbed it is multiplied too" in far
+    assert "100 times what was measured: noise is multiplied as often" in far
     row = next(line for line in said.splitlines() if line.startswith("| infer_cam"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:5] == ["infer_cam", "12", "0.0025", "0.00056", "CPUs"]  # 9 s, of them 2

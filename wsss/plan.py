@@ -288,8 +288,8 @@ def told(command, planned, data, asked, forecasts):
     most = max((each.sizes[-1] for each in known), default=asked.photos)
     if asked.photos > FAR * most:
         lines.append(
-            f"- {asked.photos / most:,.0f} times what was measured: what disturbed it is multiplied "
-            "too; measure on more photos"
+            f"- {asked.photos / most:,.0f} times what was measured: noise is multiplied "
+            "as often; measure on more photos"
         )
     parts += ["\n".join(lines)] if lines else []
     if known:
