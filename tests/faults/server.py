@@ -15,7 +15,7 @@ from . import results
 from .disk import one_line
 from .life import live
 
-AWAY = 10.0  # seconds
+AWAY = 60.0  # seconds
 WHEN = "train_cam"  # the stage during which it goes
 UNTIL = "train_affinity"  # a run that outlives it goes so far
 
