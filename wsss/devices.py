@@ -75,7 +75,7 @@ def peak_memory():
     """The most memory that this process had at once, and the most that one of those that it started
     and that have ended had, in bytes: ``{"process": ..., "worker": ...}``; empty on Windows.
 
-    A worker's is at least what this process had when it started it.
+    Each is at least what the process that started it had at that moment.
     """
     try:
         import resource

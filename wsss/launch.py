@@ -2,6 +2,7 @@
 torch.distributed.
 """
 
+import copy
 import multiprocessing
 import os
 import pickle
@@ -13,7 +14,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -68,8 +68,6 @@ def launch(function, *arguments, processes, **callbacks):
     context = multiprocessing.get_context("spawn")
     started, connections = [], []
     with tempfile.TemporaryDirectory(prefix="wsss-launch-") as folder:
-        # in a file: to a process that dies while it starts, a pipe would break, or block
-        (Path(folder) / "sent").write_bytes(sent)
         try:
             for rank in range(processes):
                 here, there = context.Pipe()
@@ -78,6 +76,12 @@ def launch(function, *arguments, processes, **callbacks):
                 process.start()
                 started.append(process)
                 there.close()  # or its end, when the process is gone, would not be seen here
+            for rank, connection in enumerate(connections):
+                # once all are starting, since it waits until the process is up
+                try:
+                    connection.send_bytes(sent)
+                except OSError:
+                    raise _ended(rank, started[rank]) from None
             result = _results(started, connections, callbacks)[0]
             for connection in connections:
                 connection.close()  # which lets them go
@@ -107,7 +111,7 @@ def _results(started, connections, callbacks):
         for connection in ready:
             rank = waiting[connection]
             try:
-                kind, value = pickle.loads(connection.recv_bytes())
+                kind, value = connection.recv()
             except (EOFError, OSError):
                 raise _ended(rank, started[rank]) from None
             if kind == "call":
@@ -144,10 +148,8 @@ def _run(rank, processes, folder, connection):
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the caller answers
     try:
-        function, arguments, names = pickle.loads((Path(folder) / "sent").read_bytes())
+        function, arguments, names = connection.recv()
         _join(rank, processes, folder)
-        if rank == 0:  # all have read it; a caller that is killed removes nothing
-            (Path(folder) / "sent").unlink()
         heard = partial(_say, connection) if rank == 0 else _keep_silent
         callbacks = {name: partial(heard, name) for name in names}
         result = function(*arguments, **callbacks)
@@ -192,7 +194,8 @@ def _keep_silent(*_):
 def _sendable(error):
     """An error, or what it says where it cannot be sent."""
     try:
-        if str(pickle.loads(pickle.dumps(error))) == str(error):
+        pickle.dumps(error)
+        if str(copy.copy(error)) == str(error):  # made again from the same parts
             return error
     except Exception:  # whatever its class makes of being copied
         pass
