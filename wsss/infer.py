@@ -111,29 +111,38 @@ def infer(ids, job, *, label, processes=None):
 
 def _pooled(todo, job, label, processes):
     """Photos' ids with their faults, in the order in which they were done."""
-    outcomes = []
     here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
     theirs, ours = context.Pipe(duplex=False)
     settings = (job, threads, not here, theirs)
-    # closing our end, which comes first, ends all workers: a pool loses sight of one that was just
-    # starting when another was killed, and would wait for it forever
-    with theirs, ProcessPoolExecutor(processes, context, _initialise, settings) as pool, ours:
-        waiting = {}  # what is under way, to the photo's id
-        for count, id in enumerate(progress(todo, label, total=len(todo))):
-            try:
-                if here:
-                    waiting[_submitted(pool, _finish, id, here.forward(id))] = id
-                else:
-                    waiting[_submitted(pool, _both, id)] = id
-            except InputError as fault:
-                outcomes.append((id, str(fault)))
-            # a bounded queue: payloads of a fast forward must not pile up before a slow finish
-            last = count == len(todo) - 1
-            while waiting and (last or len(waiting) >= 2 * processes):
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                outcomes += [(waiting.pop(future), future.result()) for future in finished]
+    with theirs, ours, ProcessPoolExecutor(processes, context, _initialise, settings) as pool:
+        try:
+            return _through(pool, todo, here, label, most=2 * processes)
+        except BrokenProcessPool:
+            # ends a worker that was just starting when another was killed: the pool has lost sight
+            # of it, and would wait for it forever
+            ours.close()
+            raise
+
+
+def _through(pool, todo, here, label, *, most):
+    """What ``_pooled`` returns; ``most`` photos are under way at once, since payloads of a fast
+    forward must not pile up before a slow finish.
+    """
+    outcomes, waiting = [], {}  # what is under way, to the photo's id
+    for count, id in enumerate(progress(todo, label, total=len(todo))):
+        try:
+            if here:
+                waiting[_submitted(pool, _finish, id, here.forward(id))] = id
+            else:
+                waiting[_submitted(pool, _both, id)] = id
+        except InputError as fault:
+            outcomes.append((id, str(fault)))
+        last = count == len(todo) - 1
+        while waiting and (last or len(waiting) >= most):
+            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            outcomes += [(waiting.pop(future), future.result()) for future in finished]
     return outcomes
 
 
