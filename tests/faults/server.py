@@ -17,7 +17,7 @@ from .life import live
 
 AWAY = 60.0  # seconds
 WHEN = "train_cam"  # the stage during which it goes
-UNTIL = "train_affinity"  # a run that outlives it goes so far
+UNTIL = "evaluate"  # a run that outlives it goes so far
 
 
 class Server:
