@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.faults import __main__, cuts, life, processes, results, together
+from tests.faults import __main__, cuts, kills, life, processes, results, together
 from tests.faults.place import Chain, experiment
 from tests.faults.plan import CHAIN, PLACES, ROLES, STAGES, WITHOUT_WORKERS, Strike, deal, postponed
 from wsss import stages
@@ -41,6 +42,24 @@ def test_a_kill_whose_stage_is_over_hits_the_next_one():
     assert postponed(walk, STAGES[:8]) == Strike("report", "kernel", moment=0.5)
     assert postponed(walk, STAGES) == Strike("end", "driver", moment=0.5)
     assert postponed(Strike("start", "driver"), STAGES) == Strike("start", "driver")
+
+
+def test_a_kill_that_comes_too_late_is_tried_sooner(tmp_path, monkeypatch):
+    tried = []
+
+    def live(chain, strike, pace):
+        tried.append(strike and strike.moment)
+        hit = strike and strike.moment < 0.3
+        return life.Life(struck=[(strike.place, "driver", 1.0)] if hit else [])
+
+    monkeypatch.setattr(kills, "live", live)
+    for name in ("photos", "false_claims", "rewritten", "compare", "still_running"):
+        monkeypatch.setattr(results, name, lambda *_: [])
+    place = SimpleNamespace(chain=lambda name: Chain(tmp_path / name, tmp_path / "x.yaml"))
+    campaign = kills.Campaign(place, {}, None, until=time.monotonic() + 60, say=lambda _: None)
+    campaign._chain(1, [Strike("end", "driver", moment=0.8)])
+    assert tried == [0.8, 0.4, 0.2, None]
+    assert len(campaign.kills) == campaign.chains == 1 and not campaign.differences
 
 
 def test_the_experiment_has_all_stages_and_only_parameters_that_there_are(tmp_path):

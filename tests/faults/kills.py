@@ -98,7 +98,7 @@ class Campaign:
                 return
             if strike is None:
                 break
-            waiting.append(strike)
+            waiting.append(replace(strike, moment=strike.moment / 2))  # it is quicker than it was
             self.say(f"chain {number} life {count}: ended before {strike.place} was struck")
         else:
             self.differences.append(f"chain {number}: the time was over before it was complete")
