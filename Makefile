@@ -50,7 +50,7 @@ test: install  ## run the tests, in $(JOBS) processes
 slow: install browser  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile
 
-faults: install  ## kill, cut and starve whole runs and compare what they leave: half an hour on 2 idle cores
+faults: install  ## kill, cut and starve whole runs and compare what they leave: some 25 minutes on 2 idle cores
 	$(BIN)/python -m tests.faults --kills 100 --seed 0 --minutes 30
 
 browser:

@@ -284,3 +284,10 @@ def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:5] == ["infer_cam", "12", "0.0025", "0.00056", "CPUs"]  # 9 s, of them 2
     assert list(tiny_shapes.parent.glob("*")) == [tiny_shapes]  # planning makes nothing
+
+
+@pytest.mark.parametrize("stage", [*disk.NETWORKS, *disk.KINDS])
+def test_one_cell_of_a_notebook_does_the_work_that_more_processors_shorten(stage):
+    cells = json.loads(stages.read_stages()[stage].path.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert sum(any(call in source for call in measured.WORK) for source in code) == 1

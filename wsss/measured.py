@@ -50,7 +50,7 @@ def units_of(values, photos):
     if values.get("checkpoint"):  # nothing is trained
         return 0
     batch = values["batch_size"]
-    steps = max(1, photos // batch)  # as ``train.EpochSampler``
+    steps = max(1, photos // batch)  # as ``batches.EpochSampler``
     return values["epochs"] * values.get("members", 1) * steps * min(batch, photos)
 
 
