@@ -15,8 +15,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from wsss import stages
+from wsss import stages, storage
 from wsss.errors import InputError, masked
+from wsss.locks import lock_of
+
+SQLITE = "sqlite:///"  # of a URI, before the database's path
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -24,15 +27,45 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 def tracking_uri():
     """Where runs are recorded: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the repository."""
-    return (
-        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{stages.project_root() / 'mlflow.db'}"
-    )
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{stages.project_root() / 'mlflow.db'}"
 
 
 def client():
     """A client of the tracking store, which is created on first use."""
+    if database := _database():
+        _create(database)
     mlflow.set_tracking_uri(tracking_uri())
     return MlflowClient()
+
+
+def _database():
+    """The file that the store is, or None where it is a server's."""
+    uri = tracking_uri()
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(uri.removeprefix(SQLITE).partition("?")[0])
+
+
+def _create(database):
+    """Make a database with MLflow's tables where there is none, whole or not at all: a process that
+    is killed while MLflow makes them leaves one that MLflow never opens again.
+    """
+    if database.exists():
+        return
+    with lock_of(database, "creation"):
+        if database.exists():  # by now
+            return
+        for leftover in database.parent.glob(f".{database.name}.*.partial*"):
+            leftover.unlink()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow to import
+
+        with storage.atomic(database) as partial:
+            SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts_beside(database)).engine.dispose()
+
+
+def _artifacts_beside(database):
+    """Where a database's runs have their files, as a URI."""
+    return (database.resolve().parent / "mlartifacts").as_uri()
 
 
 def experiment_id(name):
@@ -40,9 +73,8 @@ def experiment_id(name):
     found = client().get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    artifacts = None  # a server keeps them where it was told to
-    if tracking_uri().startswith("sqlite:///"):
-        artifacts = (Path(tracking_uri()[10:]).resolve().parent / "mlartifacts").as_uri()
+    database = _database()
+    artifacts = database and _artifacts_beside(database)  # a server keeps them where it was told to
     return client().create_experiment(name, artifact_location=artifacts)
 
 

@@ -1,0 +1,65 @@
+"""The tracking store's database: made whole, or not at all."""
+
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+from wsss import store
+
+
+@pytest.fixture
+def database(tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    return path
+
+
+def use(name):
+    """What a process does that comes first to a store."""
+    from wsss import store  # by now told where it is
+
+    store.experiment_id(name)
+
+
+def test_a_process_killed_while_it_makes_the_store_leaves_a_store_that_opens(database):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=use, args=("first",))
+    process.start()
+    deadline = time.monotonic() + 60
+    # while its tables are made, and before it has its name
+    while not any(_parts(database).values()):
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not database.exists()
+    assert _parts(database)  # it was in the middle of it
+
+    use("second")
+    assert store.client().get_experiment_by_name("second")
+    assert not _parts(database)
+
+
+def test_processes_that_come_at_once_share_one_store(database):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=use, args=(f"of {number}",)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    found = {each.name for each in store.client().search_experiments()}
+    assert {"of 0", "of 1"} <= found
+
+
+def _parts(database):
+    """What of the store is half made: path to bytes."""
+    sizes = {}
+    for path in database.parent.glob(".mlflow.db.*.partial*"):
+        with suppress(FileNotFoundError):  # gone meanwhile
+            sizes[path] = path.stat().st_size
+    return sizes
