@@ -47,8 +47,9 @@ demo: install  ## run the whole chain on generated photos
 test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
+# In the order of their names: by the number of tests, the ten kills, which take longest, would come last.
 slow: install browser  ## run the slow tests: whole chains, ten kills, real servers, a real browser
-	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 faults: install  ## kill, cut and starve whole runs and compare what they leave: some 25 minutes on 2 idle cores
 	$(BIN)/python -m tests.faults --kills 100 --seed 0 --minutes 30
