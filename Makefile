@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow faults browser long fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow cluster faults browser long fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ test: install  ## run the tests, in $(JOBS) processes
 # In the order of their names: by the number of tests, the ten kills, which take longest, would come last.
 slow: install browser  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+cluster: install  ## install Ray too, and run what is done on its clusters on two nodes, emulated here
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -e '.[dev,cluster]'
+	$(BIN)/python -m pytest -q -m cluster
 
 faults: install  ## kill, cut and starve whole runs and compare what they leave: some 25 minutes on 2 idle cores
 	$(BIN)/python -m tests.faults --kills 100 --seed 0 --minutes 30

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wsss.devices import pick_device, precision, repeatable, reuse_memory
+from wsss.engines import ray_address
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms
 from wsss.progress import progress
@@ -77,7 +78,8 @@ def infer(ids, job, *, label, processes=None):
 
     With a GPU, this process runs ``forward`` and a pool runs ``finish``. Without one, each process
     of the pool runs both with its share of the threads: several small networks side by side keep
-    the cores busier than one network on all of them.
+    the cores busier than one network on all of them. On a Ray cluster (``engines.choose``) its
+    machines do it, and ``processes`` does not count.
 
     Args:
         ids: photo ids.
@@ -95,6 +97,11 @@ def infer(ids, job, *, label, processes=None):
     todo = [id for id in ids if not job.done(id)]
     if not todo:
         return 0
+    if ray_address():
+        from wsss import cluster  # needs Ray
+
+        with cluster.submitting(job) as (submit, most):
+            return _report(_through(todo, submit, label, most=most))
     processes = min(processes or os.cpu_count() or 1, len(todo))
     if processes == 1:
         _set_job(with_ready_networks(job), torch.get_num_threads())
@@ -117,8 +124,14 @@ def _pooled(todo, job, label, processes):
     theirs, ours = context.Pipe(duplex=False)
     settings = (job, threads, not here, theirs)
     with theirs, ours, ProcessPoolExecutor(processes, context, _initialise, settings) as pool:
+
+        def submit(id):
+            if here:
+                return _submitted(pool, _finish, id, here.forward(id))
+            return _submitted(pool, _both, id)
+
         try:
-            return _through(pool, todo, here, label, most=2 * processes)
+            return _through(todo, submit, label, most=2 * processes)
         except BrokenProcessPool:
             # ends a worker that was just starting when another was killed: the pool has lost sight
             # of it, and would wait for it forever
@@ -126,17 +139,14 @@ def _pooled(todo, job, label, processes):
             raise
 
 
-def _through(pool, todo, here, label, *, most):
+def _through(todo, submit, label, *, most):
     """What ``_pooled`` returns; ``most`` photos are under way at once, since payloads of a fast
     forward must not pile up before a slow finish.
     """
     outcomes, waiting = [], {}  # what is under way, to the photo's id
     for count, id in enumerate(progress(todo, label, total=len(todo))):
         try:
-            if here:
-                waiting[_submitted(pool, _finish, id, here.forward(id))] = id
-            else:
-                waiting[_submitted(pool, _both, id)] = id
+            waiting[submit(id)] = id
         except InputError as fault:
             outcomes.append((id, str(fault)))
         last = count == len(todo) - 1

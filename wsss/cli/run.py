@@ -1,10 +1,16 @@
 """``wsss run``: an experiment's stages."""
 
 from wsss.cli.command import add_command
+from wsss.engines import ENGINES
 
 
 def _run(arguments):
-    from wsss import driver, pipeline, sweep  # slow to import: only for the command that needs it
+    from wsss import (
+        driver,
+        engines,
+        pipeline,
+        sweep,
+    )  # slow to import: only for the command that needs it
 
     experiment = pipeline.read_experiment(arguments.experiment)
     single, several = sweep.split(arguments.overrides)
@@ -18,6 +24,7 @@ def _run(arguments):
         else:
             print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
         return
+    engines.choose(arguments.engine, arguments.address)
     if points:
         report = sweep.run(experiment, points, overrides, **options)
     else:
@@ -58,5 +65,14 @@ def add(commands):
         "--smoke",
         action="store_true",
         help="the experiment's smallest size, to see that it runs",
+    )
+    run.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="processes",
+        help="what works on photos: processes of this machine (default), or a Ray cluster",
+    )
+    run.add_argument(
+        "--address", help="of the Ray cluster, HOST:PORT; without it, the one this machine is in"
     )
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")

@@ -1,0 +1,38 @@
+"""Where photos and trainings are worked on: in processes of this machine, or on a Ray cluster."""
+
+import importlib.util
+import os
+
+from wsss.errors import InputError
+
+ENGINES = ("processes", "ray")
+VARIABLE = "WSSS_RAY_ADDRESS"  # by which notebooks' kernels know of the cluster
+
+
+def choose(engine, address=None):
+    """Have what this process and those that it starts do run on an engine.
+
+    Args:
+        engine: one of ``ENGINES``.
+        address: of the cluster, as ``ray.init`` takes it; None takes the one that this machine is
+            part of.
+
+    Raises:
+        InputError: Ray is not installed, no cluster answers, or there is an address without Ray.
+    """
+    if engine == "processes":
+        if address:
+            raise InputError(f"--address {address}: is a Ray cluster's; add --engine ray")
+        os.environ.pop(VARIABLE, None)
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
+    from wsss import cluster  # needs Ray
+
+    os.environ[VARIABLE] = address or "auto"
+    cluster.check()
+
+
+def ray_address():
+    """The address of the cluster to work on, or None."""
+    return os.environ.get(VARIABLE)
