@@ -1,6 +1,7 @@
 """Files cut short while the driver was killed, as a loss of power or a full disk leaves them."""
 
 import shutil
+from functools import partial
 from typing import NamedTuple
 
 from . import results
@@ -66,11 +67,12 @@ def cuts(place, expected, pace, say, chosen=CUTS):
     chain, faults, known = place.chain("cuts"), [], set()
     for cut in chosen:
         name = f"{cut.pattern}, {cut.how}, at {cut.strike.place}"
-        life = live(chain, strike=cut.strike, pace=pace)
-        path = newest(chain.seen, cut.pattern)
+        there = partial(newest, chain.seen, cut.pattern)
+        life = live(chain, strike=cut.strike, pace=pace, ready=there)
+        path = there()
         told = list(life.faults)
-        if not life.struck or path is None:
-            told.append("there was no such file" if life.struck else "ended before it was struck")
+        if not life.struck:
+            told.append("ended before it was struck")
         else:
             kept = path.with_name(f".{path.name}.kept")
             shutil.copy2(path, kept)

@@ -134,7 +134,7 @@ def target(strike, pace, watch, found, driver):
     return (hit[len(hit) // 2], strike.place, strike.role) if hit else None
 
 
-def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), each=None):
+def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), each=None, ready=None):
     """Run ``wsss run`` once, to its end.
 
     Args:
@@ -145,6 +145,7 @@ def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), eac
         limit: seconds after which it is given up, and all its processes are killed.
         codes: exit codes that are well where nothing was struck.
         each: called with the ``Watch`` after each look.
+        ready: the strike waits until this returns something true.
 
     Returns:
         a ``Life``.
@@ -170,6 +171,8 @@ def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), eac
             each(watch)
         if strike and not life.struck:
             hit = target(strike, pace, watch, found, process.pid)
+            if hit and ready and not ready():
+                hit = None
         elif life.struck and life.struck[-1][1] != "driver" and watch.over(life.struck[-1][0]):
             hit = (process.pid, life.struck[-1][0], "driver")
         else:
