@@ -53,7 +53,7 @@ def connect():
     except (OSError, RuntimeError, ValueError) as fault:
         raise InputError(
             f"no Ray cluster answers at '{address}' ({reason(fault)}); start one with `ray start "
-            "--head`, or give its --address HOST:PORT"
+            "--head`, give its --address HOST:PORT, set RAY_AUTH_MODE=token if it asks for a token"
         ) from None
 
 
