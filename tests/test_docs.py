@@ -146,7 +146,15 @@ def do(words, project):
         assert words[0] in KNOWN, f"{words}: no test runs it"
 
 
-KNOWN = {"conda", "echo", "curl", "jq"}  # other programs; test_serving sends what curl would
+KNOWN = {
+    "export",
+    "pip",
+    "ray",
+    "conda",
+    "echo",
+    "curl",
+    "jq",
+}  # other programs; test_serving sends what curl would
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
