@@ -90,23 +90,32 @@ def python():
 
 
 def packages():
-    """Whether what ``pyproject.toml`` lists is installed, in versions within its bounds."""
-    lacking, for_tests, count = [], [], 0
+    """Whether what ``pyproject.toml`` lists is installed, in versions within its bounds.
+
+    What is for an engine or a format that not everybody wants may be absent, but not too old.
+    """
+    found, count = {}, 0
     for requirement in metadata.requires("wsss"):
-        wanted, _, extra = requirement.partition(";")
-        name, bounds = re.match(r"([\w.-]+)\s*(.*)", wanted).groups()
-        count += 1
+        wanted, _, marker = requirement.partition(";")
+        name, bounds = re.match(r"([\w.-]+)(?:\[.*\])?\s*(.*)", wanted).groups()
+        extra = "".join(re.findall(r"extra == ['\"](.+)['\"]", marker))
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
+            if extra not in ("", "dev"):
+                continue
             version = None
+        count += 1
         if version is None or not _fits(version, bounds):
-            found = f"{name} {version or 'is not there'} (wants {bounds.strip()})"
-            (for_tests if extra else lacking).append(found)
-    if lacking:
-        return MISSING, f"{', '.join(lacking)}: make install"
-    if for_tests:
-        return NOTE, f"for tests and style only: {', '.join(for_tests)}: make install"
+            text = f"{name} {version or 'is not there'} (wants {bounds.strip()})"
+            found.setdefault(extra, []).append(text)
+    if "" in found:
+        return MISSING, f"{', '.join(found[''])}: make install"
+    if "dev" in found:
+        return NOTE, f"for tests and style only: {', '.join(found['dev'])}: make install"
+    if found:
+        extra, texts = next(iter(found.items()))
+        return NOTE, f"for {extra} only: {', '.join(texts)}: pip install -e '.[{extra}]'"
     return OK, f"{count} packages, all within the bounds of pyproject.toml"
 
 
