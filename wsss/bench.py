@@ -6,7 +6,6 @@ drift, so what counts is the ratio of two times that were taken in turn.
 
 import ctypes
 import importlib
-import os
 import platform
 import sys
 import time
@@ -19,7 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from wsss import delivery, provenance, stages, storage
-from wsss.devices import release_memory, reuse_memory
+from wsss.devices import cores, release_memory, reuse_memory
 from wsss.errors import InputError
 from wsss.journal import Journal
 
@@ -229,7 +228,7 @@ def machine():
     """What the figures were taken on, in a line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return (
-        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
+        f"{device}, {cores()} cores, {torch.get_num_threads()} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}"
     )
 

@@ -1,4 +1,4 @@
-"""Where networks run, in which precision, and what becomes of their memory."""
+"""Where networks run, on how many cores, in which precision, and what becomes of their memory."""
 
 import ctypes
 import os
@@ -7,6 +7,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+CORES_VARIABLE = "WSSS_CORES"  # numbers of the cores that a stage and its processes may use
+
+
+def cores():
+    """How many cores this process may use: those that it is kept to, or all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    given = os.environ.get(CORES_VARIABLE)  # where the system keeps no process to some
+    return len(given.split(",")) if given else os.cpu_count() or 1
 
 
 def pick_device():

@@ -8,12 +8,12 @@ from tempfile import NamedTemporaryFile
 
 from wsss import delivery, disk, provenance, shown, stages
 from wsss.errors import InputError
-from wsss.execution import keep_notebook, run_stage, seconds_of
+from wsss.execution import Alone, keep_notebook, run_stage, seconds_of
 from wsss.journal import Journal
 from wsss.locks import lock_of, taken
 
 
-def run(experiment, planned, *, title="", say=print):
+def run(experiment, planned, *, title="", say=print, lane=None):
     """Run what is not done, inside one MLflow parent run; returns the report's text, or None
     without a report.
 
@@ -25,12 +25,14 @@ def run(experiment, planned, *, title="", say=print):
         planned: from ``pipeline.plan``.
         title: what sets this run apart from others of the experiment; empty takes the changes.
         say: what is told to people goes through it.
+        lane: where it runs, as in ``run_stage``; None has it run alone.
 
     Raises:
         InputError: a stage refused what it was given.
         StageFailed: a stage ended otherwise without completing.
     """
     name, description = experiment["name"], experiment.get("description", "")
+    lane = lane or Alone()
     _check_outputs()
     try:
         delivery.settle(say)
@@ -60,7 +62,7 @@ def run(experiment, planned, *, title="", say=print):
         courier.carry(folder)
         status, error = "FAILED", None
         try:
-            headlines = _run_stages(name, planned, parent, courier, say)
+            headlines = _run_stages(name, planned, parent, courier, say, lane)
             report = _report(planned)
             text = "\n\n".join(filter(None, [description, report]))
             parent.tags({shown.NOTE: text})
@@ -80,7 +82,7 @@ def run(experiment, planned, *, title="", say=print):
     return report
 
 
-def _run_stages(name, planned, parent, courier, say):
+def _run_stages(name, planned, parent, courier, say, lane):
     """Run what is not done; returns the names of the figures that come first."""
     headlines = []
     # a notebook becomes a page while the next one starts; leaving the block waits for all
@@ -89,11 +91,11 @@ def _run_stages(name, planned, parent, courier, say):
         for place, item in enumerate(planned, 1):
             if not item.done:
                 label = f"[{place}/{len(planned)}] {item.name}"
-                with _alone(item, label, say) as free:
+                with _alone(item, label, lane, say) as free:
                     if free:
                         courier.flush()  # a report reads what earlier stages have recorded
                         try:
-                            run_stage(name, item, parent.folder, label, courier, say)
+                            run_stage(name, item, parent.folder, label, courier, say, lane=lane)
                         finally:
                             written.append(pages.submit(keep_notebook, item.folder))
             courier.carry(item.folder)
@@ -110,13 +112,14 @@ def _run_stages(name, planned, parent, courier, say):
 
 
 @contextmanager
-def _alone(item, label, say):
+def _alone(item, label, lane, say):
     """Hold a stage's folder; gives whether there is anything left to do when it was had."""
     lock = lock_of(item.folder, "driver")
     waited = not taken(lock, 0)
     if waited:
         say(f"{label}: another `wsss run` works on it; waiting for that one")
-        lock.acquire()
+        while not taken(lock, 1):
+            lane.check()
     try:
         yield not (waited and stages.completion(item.folder) and not stages.damage(item.folder))
     finally:

@@ -11,7 +11,8 @@ from contextlib import nullcontext, suppress
 from wsss import provenance, shown, stages, storage, store, tracking
 from wsss.errors import InputError
 from wsss.journal import Journal
-from wsss.progress import FILE_VARIABLE
+from wsss.progress import FILE_VARIABLE, Screen
+from wsss.shares import Share
 
 # A grammar of addresses, which takes jsonschema a second or two to make when it checks a first
 # notebook, and which no notebook is checked by.
@@ -27,8 +28,11 @@ ALLOCATOR = {
 # What runs a stage: papermill by its own function, since only that can coalesce streams, which
 # keeps a progress bar to one line of the executed notebook. It ends with the driver, even one that
 # was killed, which closes its standard input; the kernel in turn ends without papermill.
+# Threads and processes are kept to the cores that it keeps itself to before it starts any.
 EXECUTE = """
 import json, os, sys, threading
+if os.environ.get("WSSS_CORES") and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, map(int, os.environ["WSSS_CORES"].split(",")))
 sys.modules["rfc3987_syntax"] = None  # as above
 import papermill
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -44,11 +48,26 @@ papermill.execute_notebook(
 LITTLE = 2**20  # bytes free of a disk that is full
 
 
+class Alone:
+    """Where a run's stages work when it has the machine for itself; ``lanes`` has others."""
+
+    def __init__(self):
+        screen = Screen()
+        self.show, self.hide = screen.show, screen.hide
+
+    def stage(self, item):
+        """Around a stage's work: gives its ``Share`` of the machine, once it is free."""
+        return nullcontext(Share())
+
+    def check(self):
+        """Raise KeyboardInterrupt where the run is to stop though this thread was not told."""
+
+
 class StageFailed(RuntimeError):
     """A stage's notebook ended without completing; the message says where to look."""
 
 
-def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
+def run_stage(experiment, item, parent, label, courier, say, *, tags=None, lane=None):
     """One notebook in a subprocess, watched, and its run's status set from what it left behind.
 
     Args:
@@ -59,17 +78,24 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
         courier: the ``delivery.Courier`` that takes the record to MLflow.
         say: what is told to people goes through it.
         tags: more of them for the run.
+        lane: where it runs, an ``Alone`` or what has its methods; None has it run alone.
 
     Raises:
         InputError: the stage refused what it was given.
         StageFailed: it ended otherwise without completing.
     """
+    lane = lane or Alone()
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
+    with lane.stage(item) as share:
+        _run(experiment, item, parent, label, courier, say, tags or {}, lane, share)
+
+
+def _run(experiment, item, parent, label, courier, say, tags, lane, share):
     journal = Journal(item.folder)
-    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | (tags or {})
+    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | tags
     name = shown.run_name(item.name, shown.title(item.changes))
-    journal.begin(experiment, name, tags | provenance.tags(), parent=parent)
+    journal.begin(experiment, name, tags | provenance.tags(share.count), parent=parent)
     courier.carry(item.folder)
     before = seconds_of(item.folder)
     parameters, notebook = item.folder / "parameters.json", item.folder / stages.NOTEBOOK
@@ -84,6 +110,7 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
             FILE_VARIABLE: str(watched),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
+        | share.environment()
     )
     began = time.monotonic()
     status, error, record = "KILLED", None, None
@@ -98,7 +125,7 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None):
                 cwd=stages.project_root(),
             )
             try:
-                _watch(process, watched, label, courier)
+                _watch(process, watched, label, courier, lane)
             finally:
                 if process.poll() is None:
                     process.terminate()
@@ -139,37 +166,19 @@ def seconds_of(folder):
         return 0.0
 
 
-def _watch(process, path, label, courier):
-    """Show the kernel's progress until the process ends: one live line, or one a minute where
-    output is a file.
-    """
-    told, live = 0.0, sys.stderr.isatty()
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
-        if process.returncode is not None:
-            break
-        text = path.read_text() if path.exists() else "starting"
-        if courier.away:
-            text += "  (tracking store away)"
-        if live:
-            width = shutil.get_terminal_size().columns - 1
-            print(
-                f"\r{f'{label}  {text}'[:width]:<{width}}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-        elif time.monotonic() - told > 60:
-            told = time.monotonic()
-            print(f"{label}  {text}", file=sys.stderr, flush=True)
-    if live:
-        print(
-            "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
+def _watch(process, path, label, courier, lane):
+    """Show the kernel's progress until the process ends."""
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            if process.returncode is not None:
+                return
+            lane.check()
+            text = path.read_text() if path.exists() else "starting"
+            lane.show(label, text + ("  (tracking store away)" if courier.away else ""))
+    finally:
+        lane.hide(label)
 
 
 def _error(notebook, log, code):

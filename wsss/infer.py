@@ -2,7 +2,6 @@
 
 import copy
 import multiprocessing
-import os
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from wsss.devices import pick_device, precision, repeatable, reuse_memory
+from wsss.devices import cores, pick_device, precision, repeatable, reuse_memory
 from wsss.engines import ray_address
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms
@@ -102,7 +101,7 @@ def infer(ids, job, *, label, processes=None):
 
         with cluster.submitting(job) as (submit, most):
             return _report(_through(todo, submit, label, most=most))
-    processes = min(processes or os.cpu_count() or 1, len(todo))
+    processes = min(processes or cores(), len(todo))
     if processes == 1:
         _set_job(with_ready_networks(job), torch.get_num_threads())
         return _report([(id, _both(id)) for id in progress(todo, label, total=len(todo))])
@@ -120,7 +119,7 @@ def _pooled(todo, job, label, processes):
     """Photos' ids with their faults, in the order in which they were done."""
     here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, cores() // processes)
     theirs, ours = context.Pipe(duplex=False)
     settings = (job, threads, not here, theirs)
     with theirs, ours, ProcessPoolExecutor(processes, context, _initialise, settings) as pool:

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
+from wsss.devices import cores
 from wsss.errors import InputError, reason
 from wsss.workers import end_with_parent
 
@@ -167,7 +168,7 @@ def _run(rank, processes, folder, connection):
 
 def _join(rank, processes, folder):
     """Have this process be one of those that train together."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, cores() // processes))
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(rank)

@@ -1,6 +1,10 @@
 """Progress with an ETA: a line for people, and a file for the driver that watches the kernel."""
 
 import os
+import re
+import shutil
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,3 +41,57 @@ def _write(path, text):
     partial = Path(path + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+class Screen:
+    """What the driver shows of stages at work: one live line of all of them; where output is a
+    file, a line a minute for each.
+
+    Args:
+        about: a function that gives what comes before and after them where several may be at work.
+        say: prints a line.
+    """
+
+    def __init__(self, about=None, say=print):
+        self._about, self._print, self._doing, self._told = about, say, {}, {}
+        self._live, self._lock = sys.stderr.isatty(), threading.RLock()
+
+    def show(self, label, text):
+        """Show how far a stage is."""
+        with self._lock:
+            self._doing[label] = text
+            if self._live:
+                self._write(self._line())
+            elif time.monotonic() - self._told.get(label, 0.0) > 60:
+                self._told[label] = time.monotonic()
+                print(f"{label}  {text}", file=sys.stderr, flush=True)
+
+    def hide(self, label):
+        """Show nothing more of a stage."""
+        with self._lock:
+            for known in (self._doing, self._told):
+                known.pop(label, None)
+            self._write("")
+
+    def say(self, text):
+        """Print a line between the live ones."""
+        with self._lock:
+            self._write("")
+            self._print(text)
+
+    def _line(self):
+        if not self._about:
+            return "  ".join(f"{label}  {text}" for label, text in self._doing.items())
+        parts = []
+        for label, text in self._doing.items():
+            share = re.search(r"\d+%", text)  # of a bar, which takes too much room
+            parts.append(f"{label} {share[0] if share else text}")
+        before, after = self._about()
+        return f"{before} {len(parts)} running: {', '.join(parts)}{after}"
+
+    def _write(self, line):
+        """Put a text where the live line is."""
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            end = "" if line else "\r"
+            print(f"\r{line[:width]:<{width}}{end}", end="", file=sys.stderr, flush=True)

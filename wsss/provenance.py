@@ -9,6 +9,7 @@ from importlib import metadata
 import torch
 
 from wsss import stages, storage
+from wsss.devices import cores
 from wsss.errors import masked
 
 SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
@@ -23,8 +24,12 @@ def _git(*arguments):
         return ""
 
 
-def tags():
-    """Tags of a run: git commit, whether files were changed, versions, hardware."""
+def tags(count=None):
+    """Tags of a run: git commit, whether files were changed, versions, hardware.
+
+    Args:
+        count: of the cores that it may use; None takes those of this process.
+    """
     device = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     )
@@ -35,7 +40,7 @@ def tags():
         "wsss.git.dirty": str(bool(_git("status", "--porcelain").strip())).lower(),
         "wsss.torch": torch.__version__,
         "wsss.python": platform.python_version(),
-        "wsss.device": f"{device}, {os.cpu_count()} cores",
+        "wsss.device": f"{device}, {count or cores()} cores",
     }
 
 

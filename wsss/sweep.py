@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, driver, pipeline, provenance, stages, storage
+from wsss import delivery, disk, driver, pipeline, provenance, stages, storage
 from wsss.errors import InputError
 from wsss.journal import Journal
+from wsss.lanes import Lanes
 from wsss.report import markdown_table
 
 # final figures that a sweep compares, with their stages, in the chain's order; the last one found
@@ -33,6 +34,10 @@ COMPARED = {
 MOST_COMBINATIONS = 10_000  # of a sweep: a month of the fastest there is
 ORDER = tuple(COMPARED)
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
+
+
+class SweepFailed(RuntimeError):
+    """Points of a sweep failed; the message names them, with the reasons."""
 
 
 class Combination(NamedTuple):
@@ -157,18 +162,26 @@ def plan(experiment, point, overrides, **options):
     return pipeline.plan(experiment, given, **options)
 
 
-def run(experiment, points, overrides, *, say=print, **options):
+def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **options):
     """Run an experiment at every point, whatever of it is not done yet, and compare.
 
     Args:
         experiment: from ``pipeline.read_experiment``.
         points: from ``combinations``.
         overrides: of all of them, from ``pipeline.parse_overrides``.
+        jobs: how many points are run at once.
+        gpus_per_job: as for ``shares.Shares``.
+        say: what is told of all points goes through it.
         options: of ``pipeline.plan``.
 
     Returns:
         the comparison as Markdown. It and its heat map are also in ``outputs/sweeps/`` and in
         MLflow.
+
+    Raises:
+        InputError: a point cannot be planned; there is no room for all of them; or points failed,
+            each for what it was given.
+        SweepFailed: points failed, the others are done.
     """
     if options.get("force"):
         raise InputError("--force would run again what points have in common; leave it out")
@@ -181,22 +194,45 @@ def run(experiment, points, overrides, *, say=print, **options):
             return _compare(experiment, pd.DataFrame(rows), names, given, say, record)
         if planned[-1].name == "random_walk":
             say("random_walk.crf_steps=0 would compare the walks alone, and much faster")
-    for point in points:
-        plan(experiment, point, overrides, **options)  # all are checked before anything runs
-    began, rows = time.monotonic(), []
-    for place, point in enumerate(points, 1):
-        left = (time.monotonic() - began) / max(place - 1, 1) * (len(points) - place + 1)
-        eta = f", about {left / 60:.0f} min left" if place > 1 else ""
-        say(f"({place}/{len(points)}) {point.title}{eta}")
+    # all are checked before anything runs
+    plans = [plan(experiment, point, overrides, **options) for point in points]
+    lanes = Lanes(plans, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
+    each = {item.fingerprint: item for planned in plans for item in planned}
+    disk.check(each.values(), stages.outputs_root())
+
+    def work(place, lane):
+        point = points[place]
+        left = lanes.left()
+        lanes.screen.say(f"{lanes.mark(place)} {point.title}{left and f', {left}'}")
         # anew: what an earlier point has finished is done now
         planned = plan(experiment, point, overrides, **options)
         # where only parameters differ, a run's name tells them by itself
         named = "variant" in point.names or point.seed is not None
-        driver.run(experiment, planned, title=point.title if named else "", say=say)
-        rows.append(point.names | {"seed": point.seed} | _origins(planned) | _figures(planned))
+        title = point.title if named else ""
+        driver.run(experiment, planned, title=title, say=lane.say, lane=lane)
+
+    if faults := lanes.run(work):
+        raise _failure(points, faults)
+    rows = [
+        point.names | {"seed": point.seed} | _origins(planned) | _figures(planned)
+        for point, planned in zip(points, plans, strict=True)
+    ]
     if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
         names.append("data")
     return _compare(experiment, pd.DataFrame(rows), names, given, say)
+
+
+def _failure(points, faults):
+    """One exception for the points that failed, by their places: each reason once."""
+    told = {}
+    for place, fault in sorted(faults.items()):
+        told.setdefault(str(fault), []).append(points[place].title)
+    reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in told.items())
+    bad = all(isinstance(fault, InputError) for fault in faults.values())
+    kind = InputError if bad else SweepFailed
+    failure = kind(f"{len(faults)} of {len(points)} points failed, the others are done: {reasons}")
+    failure.__cause__ = faults[min(faults)]  # whose traceback --debug shows
+    return failure
 
 
 def dry_run(experiment, points, overrides, **options):

@@ -4,12 +4,12 @@ from wsss.cli.command import add_command, count, positive
 
 
 def _plan(arguments):
-    import os
     import shlex
 
     import torch
 
     from wsss import datasets, pipeline, plan, stages  # slow to import
+    from wsss.devices import cores
 
     experiment = pipeline.read_experiment(arguments.experiment)
     planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))
@@ -18,7 +18,7 @@ def _plan(arguments):
     asked = plan.Asked(
         arguments.photos or plan.trained_on(planned, data),
         arguments.classes or len(data.classes),
-        arguments.cpus or os.cpu_count() or 1,
+        arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
     forecasts = plan.forecast(planned, data, asked)

@@ -1,7 +1,8 @@
 """``wsss run``: an experiment's stages."""
 
-from wsss.cli.command import add_command
+from wsss.cli.command import add_command, count, positive
 from wsss.engines import ENGINES
+from wsss.errors import InputError
 
 
 def _run(arguments):
@@ -18,6 +19,11 @@ def _run(arguments):
     names = ("smoke", "force", "start", "only", "until")
     options = {name: vars(arguments)[name] for name in names}
     points = sweep.combinations(experiment, several)
+    if arguments.jobs > 1 and not points:
+        raise InputError(
+            f"--jobs {arguments.jobs}: expected several combinations but there is one; give a "
+            "parameter several values, or seeds=0,1,2"
+        )
     if arguments.dry_run:
         if points:
             print(sweep.dry_run(experiment, points, overrides, **options))
@@ -26,7 +32,8 @@ def _run(arguments):
         return
     engines.choose(arguments.engine, arguments.address)
     if points:
-        report = sweep.run(experiment, points, overrides, **options)
+        shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
+        report = sweep.run(experiment, points, overrides, **shared, **options)
     else:
         report = driver.run(experiment, pipeline.plan(experiment, overrides, **options))
     if report:
@@ -41,7 +48,8 @@ def add(commands):
         _run,
         help="run an experiment's stages",
         description="Run the stages of an experiment that are not done yet.",
-        epilog="example: wsss run experiments/shapes.yaml random_walk.beta=4",
+        epilog="examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run "
+        "experiments/shapes.yaml random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2",
     )
     run.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
     run.add_argument(
@@ -60,6 +68,20 @@ def add(commands):
     )
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run so many combinations at the same time, each with its share of the cores",
+    )
+    run.add_argument(
+        "--gpus-per-job",
+        type=count,
+        default=0,
+        metavar="G",
+        help="GPUs of each job's own; with several jobs on a machine with GPUs, 1 by default",
+    )
     run.add_argument("--force", action="store_true", help="run stages again that are done")
     run.add_argument(
         "--smoke",
