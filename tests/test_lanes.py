@@ -85,11 +85,12 @@ def test_a_plan_that_waits_for_anothers_stage_lets_others_work(machine):
     assert sorted(record.ran[:2]) == ["a", "x"] and record.most == 2
 
 
-def test_one_that_fails_keeps_back_only_those_that_need_its_stage(machine):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_that_fails_keeps_back_only_those_that_need_its_stage(machine, jobs):
     machine(2)
     given = plans("abc", "abd", "ae", "xy")
     record = Record(given, fails={"ab"})
-    faults = Lanes(given, jobs=2).run(record.work)
+    faults = Lanes(given, jobs=jobs).run(record.work)
     assert {place: str(fault) for place, fault in faults.items()} == {0: "ab", 1: "ab"}
     assert sorted(record.ran) == ["a", "ab", "ae", "x", "xy"]
 
