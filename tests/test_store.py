@@ -63,3 +63,14 @@ def _parts(database):
         with suppress(FileNotFoundError):  # gone meanwhile
             sizes[path] = path.stat().st_size
     return sizes
+
+
+def test_who_finds_an_experiment_made_meanwhile_takes_it(database, monkeypatch):
+    made = store.experiment_id("toys")
+    ask, first = store.MlflowClient.get_experiment_by_name, [None]
+    monkeypatch.setattr(
+        store.MlflowClient,
+        "get_experiment_by_name",
+        lambda client, name: first.pop() if first else ask(client, name),
+    )
+    assert store.experiment_id("toys") == made

@@ -120,6 +120,7 @@ class Lanes:
 
     @contextmanager
     def stage(self, item):
+        """As ``execution.Alone.stage``."""
         with self._changed:
             while (share := self._shares.take(self._among[item.name])) is None:
                 self.check()
@@ -128,17 +129,20 @@ class Lanes:
             self.check()
             yield share
         except Exception as fault:
-            self._broken[item.fingerprint] = fault
+            with self._changed:
+                self._broken[item.fingerprint] = fault
             raise
         else:
-            for lacking in self._lacking:
-                lacking.discard(item.fingerprint)
+            with self._changed:
+                for lacking in self._lacking:
+                    lacking.discard(item.fingerprint)
         finally:
             with self._changed:
                 self._shares.give_back(share)
                 self._changed.notify_all()
 
     def check(self):
+        """As ``execution.Alone.check``."""
         if self._stopped:
             raise KeyboardInterrupt
 

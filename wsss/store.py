@@ -75,7 +75,12 @@ def experiment_id(name):
         return found.experiment_id
     database = _database()
     artifacts = database and _artifacts_beside(database)  # a server keeps them where it was told to
-    return client().create_experiment(name, artifact_location=artifacts)
+    try:
+        return client().create_experiment(name, artifact_location=artifacts)
+    except mlflow.MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client().get_experiment_by_name(name).experiment_id  # another one was quicker
 
 
 def absent(fault):
