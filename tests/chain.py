@@ -4,7 +4,7 @@ figures of the parameters.
 
 import json
 
-from wsss import execution, pipeline
+from wsss import execution
 
 # Writes to ``trace`` beside the outputs what it was and what it was kept to. Beta 13 is bad luck:
 # that walk fails; those above 100 take minutes.
@@ -61,7 +61,3 @@ def trace(outputs):
 def begun(outputs):
     """``(stage, beta)`` of what was begun, in order."""
     return [(each["stage"], each["beta"]) for each in trace(outputs) if each["what"] == "begin"]
-
-
-def planned(sheet, *overrides):
-    return pipeline.plan(sheet, pipeline.parse_overrides(overrides))

@@ -2,7 +2,6 @@
 of stages that take a blink.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import yaml
 
 from tests import chain
 from tests.faults import processes
-from wsss import cli, disk, execution, journal, pipeline, stages, store
+from wsss import cli, disk, execution, journal, stages, store
 from wsss.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
