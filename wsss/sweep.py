@@ -199,13 +199,14 @@ def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **o
     lanes = Lanes(plans, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for planned in plans for item in planned}
     disk.check(each.values(), stages.outputs_root())
+    ran = {}
 
     def work(place, lane):
         point = points[place]
         left = lanes.left()
         lanes.screen.say(f"{lanes.mark(place)} {point.title}{left and f', {left}'}")
         # anew: what an earlier point has finished is done now
-        planned = plan(experiment, point, overrides, **options)
+        ran[place] = planned = plan(experiment, point, overrides, **options)
         # where only parameters differ, a run's name tells them by itself
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
@@ -214,8 +215,8 @@ def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **o
     if faults := lanes.run(work):
         raise _failure(points, faults)
     rows = [
-        point.names | {"seed": point.seed} | _origins(planned) | _figures(planned)
-        for point, planned in zip(points, plans, strict=True)
+        point.names | {"seed": point.seed} | _origins(ran[place]) | _figures(ran[place])
+        for place, point in enumerate(points)
     ]
     if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
         names.append("data")
