@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
 import pytest
@@ -143,6 +145,35 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     delivery.settle()
     run = store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags
+
+
+def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch):
+    """As by the tasks of an array, which share the outputs of one that was cut off."""
+    parent = Journal(stages.outputs_root() / "runs" / "toys-2")
+    parent.begin("toys", "toys", {})
+    children = [Journal(stages.stage_folder("walk", name)) for name in ("0c", "0d")]
+    for child in children:
+        child.begin("toys", "walk", {}, parent=parent.folder)
+    client, made = type(store.client()), []
+    real = client.create_run
+
+    def slowly(self, *given, run_name, **more):
+        made.append(run_name)
+        time.sleep(0.3)
+        return real(self, *given, run_name=run_name, **more)
+
+    monkeypatch.setattr(client, "create_run", slowly)
+    store.experiment_id("toys")
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(delivery.deliver, [child.folder for child in children]))
+    assert sorted(made) == ["toys", "walk", "walk"]
+
+
+def test_a_record_that_cannot_be_carried_is_told_by_its_own_reason(record):
+    lines = record.path.read_bytes().splitlines(keepends=True)
+    record.path.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(delivery.Away, match=r"has lost its beginning; run it again$"):
+        delivery.deliver(record.folder)
 
 
 def test_addresses_keep_their_passwords_to_themselves(record, monkeypatch):

@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import suppress
 
+import mlflow
 import pytest
 
 from wsss import store
@@ -54,6 +55,28 @@ def test_processes_that_come_at_once_share_one_store(database):
         assert process.exitcode == 0
     found = {each.name for each in store.client().search_experiments()}
     assert {"of 0", "of 1"} <= found
+
+
+def test_an_experiment_that_another_process_is_quicker_to_make_is_shared(database, monkeypatch):
+    first = store.experiment_id("shared")
+    client = type(store.client())
+    asked, real = [], client.get_experiment_by_name
+
+    def too_early(self, name):
+        asked.append(name)
+        return None if len(asked) == 1 else real(self, name)
+
+    monkeypatch.setattr(client, "get_experiment_by_name", too_early)
+    assert store.experiment_id("shared") == first and len(asked) == 2
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_that_does_not_let_one_in_is_told_as_such(code, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host")
+    said = f"API request to endpoint /x failed with error code {code} != 200. Response body: 'No'"
+    told = store.unreachable(mlflow.MlflowException(said))
+    assert "does not let this user in" in told and "MLFLOW_TRACKING_USERNAME" in told
+    assert "http://***@host" in told and "\n" not in told
 
 
 def _parts(database):

@@ -73,7 +73,9 @@ def deliver(folder):
                 told.append(f"{folder}: {entry['kind']} could not be delivered: {reason}")
             state["offset"] = offset
             _save(folder, state)
-    except (mlflow.MlflowException, InputError, OSError) as fault:
+    except InputError as fault:  # which says all there is to say
+        raise Away(str(fault)) from None
+    except (mlflow.MlflowException, OSError) as fault:
         raise Away(store.unreachable(fault)) from None
     finally:
         lock.release()
@@ -99,14 +101,17 @@ def _run(folder):
         raise InputError(f"{folder}: its {journal.NAME} has lost its beginning; run it again")
     client, experiment = store.client(), store.experiment_id(entry["experiment"])
     mark = f"{Path(folder).name}-{entry['time']}"
-    found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
-    if found:
-        return found[0].info.run_id
-    tags = entry["tags"] | {MARK: mark}
-    if entry["parent"]:
-        tags["mlflow.parentRunId"] = _parent(entry["parent"])
-    run = client.create_run(experiment, run_name=entry["name"], tags=tags, start_time=entry["time"])
-    return run.info.run_id
+    with lock_of(folder, "run"):  # who delivers a child may make it at the same time
+        found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        tags = entry["tags"] | {MARK: mark}
+        if entry["parent"]:
+            tags["mlflow.parentRunId"] = _parent(entry["parent"])
+        run = client.create_run(
+            experiment, run_name=entry["name"], tags=tags, start_time=entry["time"]
+        )
+        return run.info.run_id
 
 
 def _parent(folder):

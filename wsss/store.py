@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its lines break ours
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of each run
 # Who reads waits for a person, and who writes keeps what cannot be delivered: a server that is away
 # should be noticed in seconds, not in the minutes that these are by default.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -80,7 +81,7 @@ def experiment_id(name):
     except mlflow.MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client().get_experiment_by_name(name).experiment_id  # another one was quicker
+        return client().get_experiment_by_name(name).experiment_id  # another process was quicker
 
 
 def absent(fault):
@@ -95,6 +96,11 @@ def absent(fault):
 def unreachable(fault):
     """One line for a store that cannot be asked."""
     reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    if re.search(r"failed with error code 40[13]\b", reason):
+        return masked(
+            f"the tracking server {tracking_uri()} does not let this user in ({reason[:200]}); set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of one who may record"
+        )
     return masked(
         f"the tracking store {tracking_uri()} does not answer ({reason[:200]}); start its server, "
         "or set MLFLOW_TRACKING_URI to where it is"
