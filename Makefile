@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow cluster faults browser long fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow cluster faults browser postgres long fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # In the order of their names: by the number of tests, the ten kills, which take longest, would come last.
-slow: install browser  ## run the slow tests: whole chains, ten kills, real servers, a real browser
+slow: install browser postgres  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 cluster: install  ## install Ray too, and run what is done on its clusters on two nodes, emulated here
@@ -62,6 +62,11 @@ browser:
 	@command -v chromium >/dev/null || { echo "no chromium here; trying: apt-get install chromium"; \
 	    apt-get install -y --no-install-recommends chromium >/dev/null 2>&1; } || \
 	    echo "chromium could not be installed: tests in a browser are skipped"
+
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "no PostgreSQL here; trying: apt-get install postgresql"; \
+	    apt-get install -y --no-install-recommends postgresql >/dev/null 2>&1; } || \
+	    echo "PostgreSQL could not be installed: its test is skipped"
 
 long: install  ## run the paper's ResNet-38 experiment on a few photos, and 10,000 photos for memory: some minutes, 4 GB
 	$(BIN)/python -m pytest -q -m long

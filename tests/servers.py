@@ -21,7 +21,7 @@ def free_port():
 
 
 @contextmanager
-def served(command, port, log, *, ready, environment=None):
+def served(command, port, log, *, ready, environment=None, stop=signal.SIGTERM):
     """Run a server until the block ends, entered once it answers.
 
     Args:
@@ -29,6 +29,7 @@ def served(command, port, log, *, ready, environment=None):
         log: file for what it prints.
         ready: path of the URL that it answers with 200 when it is up.
         environment: variables to add.
+        stop: the signal that ends it and what it started.
 
     Yields:
         its URL.
@@ -58,7 +59,7 @@ def served(command, port, log, *, ready, environment=None):
         yield url
     finally:
         with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, stop)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
