@@ -115,6 +115,8 @@ def table(found):
     for title in ("by_role", "by_place"):
         lines += ["", title.replace("_", " ")]
         lines += [f"  {name:20} {a} of {b}" for name, (a, b) in found[title].items()]
+    for kill in found["each"]:
+        lines += [f"  {kill['place']}, {kill['role']}: {fault}" for fault in kill["faults"]]
     again = found["repeated"]
     lines += [
         "",
