@@ -104,6 +104,14 @@ def test_a_point_that_fails_leaves_the_others_complete(place, monkeypatch, capsy
     assert len(table(place, "out")[1]) == 3
 
 
+def test_a_stage_that_is_killed_once_it_is_complete_is_finished(place, monkeypatch, capsys):
+    assert run(place, "out", monkeypatch, "random_walk.beta=99") == 0
+    assert statuses(place) == {"runs": ["FINISHED"], "random_walk": ["FINISHED"]}
+    assert "[5/5] random_walk: done in" in capsys.readouterr().out
+    assert run(place, "out", monkeypatch, "random_walk.beta=99") == 0
+    assert "all 5 stages are done" in capsys.readouterr().out
+
+
 def test_room_is_asked_for_all_points_before_anything_starts(place, monkeypatch, capsys):
     asked = []
 

@@ -113,7 +113,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
         | share.environment()
     )
     began = time.monotonic()
-    status, error, record = "KILLED", None, None
+    status, error, code = "KILLED", None, None
     try:
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -131,12 +131,11 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
                     process.terminate()
                     process.wait()
                 process.stdin.close()
-        record = stages.completion(item.folder)
-        if process.returncode == 0 and record and record["fingerprint"] == item.fingerprint:
-            status = "FINISHED"
-        else:
-            status, error = "FAILED", _error(notebook, log, process.returncode)
+                code = process.returncode
+        status, error = "FAILED", _error(notebook, log, code)
     finally:
+        if _is_complete(item, code):  # also where it was killed, or is to stop, right after
+            status, error = "FINISHED", None
         seconds = before + time.monotonic() - began
         watched.unlink(missing_ok=True)
         with suppress(OSError) if status != "FINISHED" else nullcontext():  # such as a full disk
@@ -152,10 +151,17 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
             f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and {log}; the same "
             "command goes on from here"
         )
-    figures = "  ".join(
-        f"{name} {value:.4g}" for name, value in sorted(record["metrics"].items())[:6]
-    )
+    metrics = stages.completion(item.folder)["metrics"]
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
     say(f"{label}: done in {seconds:.0f} s  {figures}")
+
+
+def _is_complete(item, code):
+    """Whether a stage whose process ended with ``code`` has left all that the next run reuses."""
+    record = stages.completion(item.folder)
+    if not record or record["fingerprint"] != item.fingerprint:
+        return False
+    return code == 0 or not stages.damage(item.folder)
 
 
 def seconds_of(folder):
