@@ -51,8 +51,8 @@ test: install  ## run the tests, in $(JOBS) processes
 slow: install browser postgres  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-cluster: install  ## install Ray too, and run what is done on its clusters on two nodes, emulated here
-	$(BIN)/python -m pip install $(PIP_ARGS) -q -e '.[dev,cluster]'
+cluster: install  ## install Ray and an object store too, and run what is done on clusters on two nodes, emulated here
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -e '.[dev,cluster]' 's3fs>=2024.6' 'moto[server]>=5'
 	$(BIN)/python -m pytest -q -m cluster
 
 faults: install  ## kill, cut and starve whole runs and compare what they leave: some 25 minutes on 2 idle cores

@@ -1,19 +1,22 @@
-"""Photos on a Ray cluster of two nodes, emulated on this machine."""
+"""Photos and trainings on a Ray cluster of two nodes, emulated on this machine."""
 
 import hashlib
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 
-from wsss import datasets, engines, infer, models, storage
+from wsss import datasets, engines, infer, mirror, models, storage
 from wsss.errors import InputError
 from wsss.jobs import CamJob, WalkJob
+from wsss.launch import launch
 from wsss.synthesis import Walk
+from wsss.train import fit
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wsss[cluster]'")
 pytestmark = [
@@ -73,25 +76,33 @@ def digests(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_label_synthesis_is_the_same_file_for_file(on_ray, tiny_shapes, tmp_path, monkeypatch):
+def synthesised(data, folder, **options):
+    """Digests of the maps and labels of a dataset's photos, made by untrained networks."""
     torch.manual_seed(0)
-    data = datasets.open("shapes", tiny_shapes)
     cam = models.build_cam("small", len(data.classes))
     affinity = models.build_affinity("small")
     ids = data.ids("train")
+    job = CamJob(data, cam, folder / "cams", (0.5, 1.0), True)
+    assert infer.infer(ids, job, label="maps", **options) == len(ids)
+    job = WalkJob(data, folder / "cams", affinity, folder, Walk(steps=16))
+    assert infer.infer(ids, job, label="walk", **options) == len(ids)
+    found = digests(folder)
+    assert len(found) == 3 * len(ids)
+    return found
 
-    def synthesise(name, **options):
-        folder = tmp_path / name
-        job = CamJob(data, cam, folder / "cams", (0.5, 1.0), True)
-        assert infer.infer(ids, job, label="maps", **options) == len(ids)
-        job = WalkJob(data, folder / "cams", affinity, folder, Walk(steps=16))
-        assert infer.infer(ids, job, label="walk", **options) == len(ids)
-        return digests(folder)
 
-    by_ray = synthesise("ray")
-    assert len(by_ray) == 3 * len(ids)
+def test_label_synthesis_is_the_same_file_for_file(on_ray, tiny_shapes, tmp_path, monkeypatch):
+    data = datasets.open("shapes", tiny_shapes)
+    by_ray = synthesised(data, tmp_path / "ray")
+    monkeypatch.setenv(mirror.VARIABLE, "")
+    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    assert synthesised(data, tmp_path / "mirrored") == by_ray
+    handed_on = tmp_path / "mirror" / str(tmp_path / "mirrored").lstrip("/")
+    assert digests(handed_on) == by_ray
+    monkeypatch.delenv(mirror.VARIABLE)
     monkeypatch.delenv(engines.VARIABLE)
-    assert by_ray == synthesise("one", processes=1) == synthesise("two", processes=2)
+    assert by_ray == synthesised(data, tmp_path / "one", processes=1)
+    assert by_ray == synthesised(data, tmp_path / "two", processes=2)
 
 
 def test_faults_of_photos_are_told_and_the_others_done(on_ray, tmp_path):
@@ -111,16 +122,84 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
 def test_a_lost_node_costs_the_photos_under_way_and_nothing_else(on_ray, tmp_path):
     ids = [f"photo{number}" for number in range(40)]
     (tmp_path / "log").touch()
-    from wsss import cluster  # needs Ray
+    from wsss.cluster import photos  # needs Ray
 
-    with cluster.submitting(Noted(tmp_path)) as (submit, _):
+    with photos.submitting(Noted(tmp_path)) as (submit, _):
         waiting = [submit(id) for id in ids]
         while sum(future.done() for future in waiting) < 10:
             time.sleep(0.05)
         (node,) = on_ray.worker_nodes
         on_ray.remove_node(node, allow_graceful=False)
         assert [future.result() for future in waiting] == [None] * len(ids)
+    on_ray.add_node(num_cpus=1)  # for who comes next
     assert all((tmp_path / id).read_text() == id.upper() for id in ids)
     times = Counter((tmp_path / "log").read_text().split())
     assert set(times) == set(ids)
     assert sum(times.values()) - len(ids) <= 2  # one a CPU is under way
+
+
+TWO = replace(SCHEDULE, train_processes=2)
+
+
+def slow_loss(network, images, targets):
+    time.sleep(0.1)
+    return pixel_loss(network, images, targets)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights and losses of a training by two processes of this machine."""
+    return trained(tmp_path_factory.mktemp("local"))
+
+
+def trained(folder, loss=pixel_loss, on_epoch=lambda epoch, metrics: None):
+    network = Network()
+    history = fit(network, patches(), loss, TWO, folder=folder, on_epoch=on_epoch)
+    return network.state_dict(), [metrics["loss"] for metrics in history]
+
+
+def test_training_ends_as_it_does_in_processes_of_one_machine(undisturbed, on_ray, tmp_path):
+    told = []
+    found = trained(tmp_path, on_epoch=lambda epoch, metrics: told.append((epoch, metrics["loss"])))
+    assert_same(found, undisturbed)
+    assert told == list(enumerate(found[1]))
+    assert list(Path(os.environ["WSSS_OUTPUTS"]).glob(".seen-*")) == []
+
+
+def test_training_keeps_its_checkpoints_in_a_mirror(undisturbed, on_ray, tmp_path, monkeypatch):
+    monkeypatch.setenv(mirror.VARIABLE, "")
+    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    assert_same(trained(tmp_path / "training"), undisturbed)
+    (kept,) = (tmp_path / "mirror").rglob("checkpoint.pt")
+    assert (tmp_path / "training" / "checkpoint.pt").read_bytes() == kept.read_bytes()
+    assert list((tmp_path / "mirror").glob(".seen-*")) == []  # of Ray Train's records
+
+
+def test_training_goes_on_elsewhere_when_a_machine_is_lost(undisturbed, on_ray, tmp_path, capfd):
+    told = []
+
+    def lose(epoch, metrics):
+        told.append(epoch)
+        if epoch == 1:
+            (node,) = on_ray.worker_nodes
+            on_ray.remove_node(node, allow_graceful=False)
+            on_ray.add_node(num_cpus=1)
+
+    assert_same(trained(tmp_path, slow_loss, lose), undisturbed)
+    assert told == list(range(SCHEDULE.epochs))
+    assert "a worker of the cluster was lost; training goes on" in capfd.readouterr().out
+
+
+def straying(network, images, targets):
+    raise FloatingPointError("the loss is nan")
+
+
+def test_what_a_training_raises_is_told_at_once(on_ray, tmp_path):
+    with pytest.raises(FloatingPointError, match="the loss is nan") as fault:
+        trained(tmp_path, straying)
+    assert any("in process" in note and "straying" in note for note in fault.value.__notes__)
+
+
+def test_a_cluster_that_is_too_small_for_a_training_is_one_line(on_ray):
+    with pytest.raises(InputError, match=r"3 processes to train together: expected 1 to 2, .* CPU"):
+        launch(trained, processes=3)

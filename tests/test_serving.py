@@ -214,8 +214,8 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
 
 def test_requirements_cover_what_serving_imports(model):
     owners = packages_distributions()
-    # Ray is only for who asks for its engine
-    used = reached("wsss.serving") - set(sys.stdlib_module_names) - {"ray"}
+    # these are only for who asks for a cluster
+    used = reached("wsss.serving") - set(sys.stdlib_module_names) - {"ray", "fsspec", "pyarrow"}
     wanted = {canonical(owner) for name in used for owner in owners[name]}
     assert wanted - {canonical(name) for name in registry.REQUIREMENTS} == {
         "mlflow-skinny",  # a part of mlflow

@@ -1,9 +1,10 @@
 """Files of arrays (.npz) that earlier stages left, read as if a stranger had written them."""
 
 import zipfile
-from pathlib import Path
 
 import numpy as np
+
+from wsss import mirror
 
 MOST_BYTES = 2**31  # of a file's arrays; those of a photo of 100 million pixels fit
 
@@ -20,10 +21,11 @@ def read_arrays(path, **wanted):
         FileNotFoundError: no such file.
         ValueError: anything else that is wrong, in one line.
     """
-    if not Path(path).is_file() and Path(path).exists():
+    path = mirror.local(path)
+    if not path.is_file() and path.exists():
         raise ValueError("no file")
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
                 size = sum(member.file_size for member in archive.infolist())
             if size > MOST_BYTES:

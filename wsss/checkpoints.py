@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wsss import storage
+from wsss import mirror, storage
 
 
 def previous(path):
@@ -26,11 +26,11 @@ def save(path, content):
         FloatingPointError: a tensor of the network is not finite; nothing was written.
     """
     check_finite(content["network"])
-    path = Path(path)
+    here = mirror.place(path)
     with storage.atomic(path) as partial:
         torch.save(content, partial)
-        if path.exists():
-            os.replace(path, previous(path))
+        if here.exists():
+            os.replace(here, previous(here))
 
 
 def newest(path, device):
@@ -38,7 +38,7 @@ def newest(path, device):
 
     A damaged one is removed, or the next ``save`` would put it in the place of the whole one.
     """
-    for candidate in (Path(path), previous(path)):
+    for candidate in map(mirror.local, (path, previous(path))):
         if storage.is_whole(candidate):
             return torch.load(candidate, map_location=device, weights_only=True)
         candidate.unlink(missing_ok=True)

@@ -2,9 +2,32 @@
 take the step of the whole batch. In one process there is nothing to do, and nothing is done.
 """
 
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from wsss.errors import reason
+
+
+class Parted(RuntimeError):
+    """Another of the processes that train together is gone, or does not answer."""
+
+
+@contextmanager
+def _together():
+    """Tell what goes wrong between processes from what goes wrong in one.
+
+    Raises:
+        Parted: in place of torch's own, a RuntimeError as others.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise Parted(
+            f"another of the processes that train together is gone ({reason(error)})"
+        ) from error
 
 
 def world_size():
@@ -24,7 +47,8 @@ def average(tensor):
     a loss whose mean over the processes is that of the whole batch, however unequal the shares.
     """
     if dist.is_initialized():
-        dist.all_reduce(tensor)  # a sum: gloo has no mean
+        with _together():
+            dist.all_reduce(tensor)  # a sum: gloo has no mean
         tensor /= dist.get_world_size()
     return tensor
 
@@ -66,5 +90,6 @@ def gather(value):
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with _together():
+        dist.all_gather_object(values, value)
     return values

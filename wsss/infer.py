@@ -97,9 +97,9 @@ def infer(ids, job, *, label, processes=None):
     if not todo:
         return 0
     if ray_address():
-        from wsss import cluster  # needs Ray
+        from wsss.cluster import photos  # needs Ray
 
-        with cluster.submitting(job) as (submit, most):
+        with photos.submitting(job) as (submit, most):
             return _report(_through(todo, submit, label, most=most))
     processes = min(processes or cores(), len(todo))
     if processes == 1:

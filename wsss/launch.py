@@ -1,6 +1,4 @@
-"""One machine, several processes: a training function in each of them, joined by
-torch.distributed.
-"""
+"""A training function in several processes of one machine, joined by torch.distributed."""
 
 import copy
 import multiprocessing
@@ -19,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from wsss.devices import cores
+from wsss.engines import ray_address
 from wsss.errors import InputError, reason
 from wsss.workers import end_with_parent
 
@@ -33,7 +32,8 @@ LEAVE = 30  # seconds that processes have to end once all is done; a second does
 
 def launch(function, *arguments, processes, **callbacks):
     """Run a function in so many processes of this machine, joined by torch.distributed: gloo on
-    the processor, nccl and a GPU each where there are GPUs. One process is a plain call.
+    the processor, nccl and a GPU each where there are GPUs. One process is a plain call. Where a
+    Ray cluster was chosen (``wsss.engines``), its workers take the processes' place.
 
     Processes are spawned, never forked, so it does not matter what this one did before. Each gets
     its copies of the arguments and its share of the cores' threads, and none outlives this one.
@@ -56,6 +56,10 @@ def launch(function, *arguments, processes, **callbacks):
         Exception: what the function raised in whichever process was first, with its traceback
             there as a note. In any of these cases the other processes are ended.
     """
+    if ray_address():
+        from wsss.cluster import training  # needs Ray
+
+        return training.launch(function, *arguments, processes=processes, **callbacks)
     if processes == 1:
         return function(*arguments, **callbacks)
     _check_number(processes)
@@ -151,13 +155,13 @@ def _run(rank, processes, folder, connection):
     try:
         function, arguments, names = connection.recv()
         _join(rank, processes, folder)
-        heard = partial(_say, connection) if rank == 0 else _keep_silent
+        heard = partial(_say, connection) if rank == 0 else keep_silent
         callbacks = {name: partial(heard, name) for name in names}
         result = function(*arguments, **callbacks)
         outcome = "result", result if rank == 0 else None
     except Exception as error:
         error.add_note(f"in process {rank}:\n{traceback.format_exc()}")
-        outcome = "error", _sendable(error)
+        outcome = "error", sendable(error)
     connection.send_bytes(pickle.dumps(outcome))
     # to leave now would break off what others are still in the middle of
     with suppress(EOFError, OSError):
@@ -188,11 +192,11 @@ def _say(connection, name, *given):
     connection.send_bytes(pickle.dumps(("call", (name, given))))
 
 
-def _keep_silent(*_):
-    pass
+def keep_silent(*_):
+    """What is called where nobody listens."""
 
 
-def _sendable(error):
+def sendable(error):
     """An error, or what it says where it cannot be sent."""
     try:
         pickle.dumps(error)

@@ -6,11 +6,28 @@ import shutil
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 FILE_VARIABLE = "WSSS_PROGRESS_FILE"
+
+_handed_on = None  # what this process's progress is told to, where that is not the file
+
+
+def hand_on(tell):
+    """Have a function told how far this process is, in a text, as often as the file would be."""
+    global _handed_on
+    _handed_on = tell
+
+
+def show(text):
+    """Show how far another process is, which has handed on this text, as if it were this one."""
+    print(f"\r{text}", end="", file=sys.stderr, flush=True)
+    path = os.environ.get(FILE_VARIABLE)
+    if path:
+        _write(path, text)
 
 
 def progress(items, label, *, total=None, initial=0, unit="photo"):
@@ -18,6 +35,7 @@ def progress(items, label, *, total=None, initial=0, unit="photo"):
     WSSS_PROGRESS_FILE.
     """
     path = os.environ.get(FILE_VARIABLE)
+    tell = _handed_on or (partial(_write, path) if path else None)
     last = 0.0
     with tqdm(
         items,
@@ -30,11 +48,11 @@ def progress(items, label, *, total=None, initial=0, unit="photo"):
     ) as bar:
         for item in bar:
             yield item
-            if path and time.monotonic() - last > 0.5:
+            if tell and time.monotonic() - last > 0.5:
                 last = time.monotonic()
-                _write(path, str(bar))
-        if path:
-            _write(path, str(bar))
+                tell(str(bar))
+        if tell:
+            tell(str(bar))
 
 
 def _write(path, text):

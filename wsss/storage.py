@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wsss import mirror
 from wsss.arrays import read_arrays
 from wsss.errors import InputError, reason
 
@@ -45,17 +46,18 @@ def atomic(path):
 
     The contents reach the disk before the name does, and the name before this returns.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    here = mirror.place(path)
+    here.parent.mkdir(parents=True, exist_ok=True)
+    partial = here.with_name(f".{here.name}.{os.getpid()}.partial")
     try:
         yield partial
         _flush(partial, os.O_RDWR)
-        os.replace(partial, path)
+        os.replace(partial, here)
         with suppress(PermissionError):  # Windows opens no folders
-            _flush(path.parent, os.O_RDONLY)
+            _flush(here.parent, os.O_RDONLY)
     finally:
         partial.unlink(missing_ok=True)
+    mirror.hand_on(path)
 
 
 def _flush(path, mode):
@@ -102,7 +104,7 @@ def is_whole(path):
         path: of a PNG, or else an archive (``.npz``, or as torch writes it); both have one for each
             part.
     """
-    path = Path(path)
+    path = mirror.local(path)
     try:
         return _png_whole(path) if path.suffix == ".png" else _archive_whole(path)
     except DAMAGE:  # or not there

@@ -3,8 +3,7 @@
 What is no plain file is refused before it is opened: reading from a pipe would wait for ever.
 """
 
-from pathlib import Path
-
+from wsss import mirror
 from wsss.errors import InputError
 
 MOST_BYTES = 2**24  # 16 MiB: an id list of half a million photos
@@ -21,13 +20,13 @@ def read_bytes(path, what, *, most=MOST_BYTES):
     Raises:
         InputError: missing, no file, not to be read, or larger.
     """
-    path = Path(path)
+    here = mirror.local(path)
     try:
-        if not path.is_file():
-            there = "it is no plain file" if path.exists() else "there is no such file"
-            there = "it is a folder" if path.is_dir() else there
+        if not here.is_file():
+            there = "it is no plain file" if here.exists() else "there is no such file"
+            there = "it is a folder" if here.is_dir() else there
             raise InputError(f"{path}: expected {what} but {there}; check the path")
-        with path.open("rb") as file:
+        with here.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
         raise InputError(

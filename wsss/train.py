@@ -74,9 +74,9 @@ def fit(
         mix: changes each batch before it is trained on, such as ``transforms.cut_mix``; what it
             draws from torch's generator goes on where it was when training resumes.
 
-    Where ``schedule.train_processes`` is more than 1, ``network``, ``samples``, ``loss`` and
-    ``mix`` are sent to other processes (see ``launch``), and ``mix`` gets each one's share of a
-    batch; where training fails, the network given is as it was.
+    Where ``schedule.train_processes`` is more than 1, or on a Ray cluster, ``network``,
+    ``samples``, ``loss`` and ``mix`` are sent to other processes (see ``launch``), and ``mix`` gets
+    each one's share of a batch; where training fails, the network given is as it was.
 
     Returns:
         list of each epoch's metrics.
@@ -89,11 +89,18 @@ def fit(
     """
     check_shares(len(samples), schedule)
     network.cpu()  # as it is sent to other processes, whose GPUs are their own
+    told = []
+
+    def once(epoch, metrics):  # a cluster's workers that start again tell of earlier epochs too
+        if epoch == len(told):
+            told.append(epoch)
+            on_epoch(epoch, metrics)
+
     history, weights = launch(
         _fit,
         *(network, samples, loss, schedule, Path(folder), mix),
         processes=schedule.train_processes,
-        on_epoch=on_epoch,
+        on_epoch=once,
     )
     network.to(pick_device(), memory_format=torch.channels_last).eval()
     network.load_state_dict(weights)
@@ -104,7 +111,7 @@ def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
     """The history and the weights of a training that this process has its part in."""
     with repeatable(gpu=schedule.deterministic), health.killed_workers_told():
         history = _train(network, samples, loss, schedule, folder, mix, on_epoch)
-    return history, network.state_dict()
+    return history, network.cpu().state_dict()  # the GPU is not the caller's, if there is one
 
 
 def _train(network, samples, loss, schedule, folder, mix, on_epoch):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import datasets, evaluation, models, stages, storage
+from wsss import datasets, evaluation, mirror, models, stages, storage
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.devices import pick_device
@@ -246,7 +246,7 @@ def _folder(kind, key):
 
 def _load(path):
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with mirror.local(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
         raise InputError(

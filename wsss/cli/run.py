@@ -30,7 +30,7 @@ def _run(arguments):
         else:
             print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
         return
-    engines.choose(arguments.engine, arguments.address)
+    engines.choose(arguments.engine, arguments.address, arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)
@@ -96,5 +96,11 @@ def add(commands):
     )
     run.add_argument(
         "--address", help="of the Ray cluster, HOST:PORT; without it, the one this machine is in"
+    )
+    run.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="where the cluster's machines find files if they see no folder in common, such as "
+        "s3://BUCKET/wsss",
     )
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wsss import mirror
 from wsss.errors import InputError, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -88,8 +89,9 @@ def read_png(path, what, *, colours=False):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our bound is below
-            refuse_special(path)
-            with Image.open(path, formats=["PNG"]) as file:
+            here = mirror.local(path)
+            refuse_special(here)
+            with Image.open(here, formats=["PNG"]) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 if colours:
@@ -106,6 +108,8 @@ def read_png(path, what, *, colours=False):
             f"{path}: expected a {what} of at most {MOST_PIXELS // 10**6} million pixels; make it "
             "smaller"
         ) from None
+    except InputError:
+        raise
     except Image.UnidentifiedImageError:
         raise InputError(f"{path}: expected a {what} as PNG; save it as that") from None
     except Exception as error:  # decoders raise many kinds for a damaged file
@@ -144,8 +148,9 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is passed over
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is below
-            refuse_special(path)
-            with Image.open(path) as file:
+            here = mirror.local(path)
+            refuse_special(here)
+            with Image.open(here) as file:
                 _refuse(path, file)
                 yield file
     except FileNotFoundError:

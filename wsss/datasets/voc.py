@@ -80,6 +80,10 @@ class Devkit:
             )
         self.mask_folder = mask_folder
 
+    def __getstate__(self):
+        # tags go along, or each process would read all annotations again
+        return vars(self) | {"_labels": self._labels}
+
     def ids(self, split):
         """The photo ids of ``ImageSets/Segmentation/<split>.txt``, in the list's order."""
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"

@@ -1,0 +1,224 @@
+"""Files of machines that see no folder in common: what one brings others read, and what they write
+it fetches.
+"""
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsss import arrays, checkpoints, datasets, engines, mirror, storage, texts
+from wsss.datasets.photos import photo_size, read_photo, read_png
+from wsss.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def none_chosen(monkeypatch):
+    for name in (mirror.VARIABLE, mirror.SCRATCH):
+        monkeypatch.setenv(name, "")  # so that what tests choose goes with them
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    """The folder of a mirror that is in use."""
+    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A function that has this process be another machine's, on which some folder is not."""
+
+    def become(folder):
+        shutil.move(folder, tmp_path / "out of sight")
+        (tmp_path / "scratch").mkdir(exist_ok=True)
+        monkeypatch.setenv(mirror.SCRATCH, str(tmp_path / "scratch"))
+
+    return become
+
+
+def save_photo(path):
+    pixels = np.arange(24 * 20 * 3, dtype=np.uint8).reshape(24, 20, 3)
+    Image.fromarray(pixels).save(path)
+
+
+KINDS = {  # file to what makes it, and what reads it
+    "photo.png": (save_photo, read_photo),
+    "size.png": (save_photo, photo_size),
+    "mask.png": (lambda p: storage.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
+    "list.txt": (lambda p: p.write_text("a\nb"), lambda p: texts.read_text(p, "a list")),
+    "maps.npz": (
+        lambda p: storage.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
+        lambda p: storage.load_cams(p)[1],
+    ),
+    "counts.npz": (
+        lambda p: np.savez(p, counts=np.arange(6).reshape(1, 2, 3)),
+        lambda p: arrays.read_arrays(p, counts=("i", 3))["counts"],
+    ),
+    "whole.npz": (lambda p: np.savez(p, a=1), storage.is_whole),
+    "checkpoint.pt": (
+        lambda p: checkpoints.save(p, {"network": {"a": torch.arange(3)}}),
+        lambda p: checkpoints.newest(p, "cpu")["network"]["a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_brought_is_read_elsewhere(tmp_path, chosen, elsewhere, name):
+    make, read = KINDS[name]
+    path = tmp_path / "data" / "inner" / name
+    path.parent.mkdir(parents=True)
+    make(path)
+    expected = read(path)
+    mirror.bring([tmp_path / "data"])
+    elsewhere(tmp_path / "data")
+    np.testing.assert_equal(np.asarray(read(path)), np.asarray(expected))
+    assert not path.exists()  # it is another folder that it was fetched into
+
+
+def test_what_is_written_elsewhere_is_fetched(tmp_path, chosen, elsewhere, monkeypatch):
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    storage.save_labels(folder / "old.png", np.eye(9))
+    elsewhere(folder)
+    storage.save_labels(folder / "a" / "new.png", np.eye(5))
+    assert storage.is_whole(folder / "a" / "new.png") and not folder.exists()
+    monkeypatch.delenv(mirror.SCRATCH)  # back on the machine that asks
+    mirror.fetch([folder])
+    assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
+    assert [path.name for path in folder.rglob("*.png")] == ["new.png"]
+
+
+def test_only_what_differs_is_moved(tmp_path, chosen):
+    for name in ("same", "grown", "new"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text("old")
+    (tmp_path / "data" / ".hidden").write_text("a lock")
+    copy = chosen / str(tmp_path / "data").lstrip("/")
+    copy.mkdir(parents=True)
+    (copy / "same").write_text("OLD")  # of the same name and size, taken for the same
+    (copy / "grown").write_text("o")
+    mirror.bring([tmp_path / "data"])
+    found = {path.name: path.read_text() for path in copy.iterdir()}
+    assert found == {"same": "OLD", "grown": "old", "new": "old"}
+    (copy / "grown").write_text("grown")
+    (copy / "later").write_text("x")
+    mirror.fetch([tmp_path / "data"])
+    found = {path.name: path.read_text() for path in (tmp_path / "data").iterdir()}
+    assert found == {
+        "same": "old",
+        "grown": "grown",
+        "new": "old",
+        "later": "x",
+        ".hidden": "a lock",
+    }
+
+
+def test_without_a_mirror_files_are_where_they_are(tmp_path):
+    assert mirror.address() is None
+    assert mirror.local(tmp_path / "x") == mirror.place(tmp_path / "x") == tmp_path / "x"
+
+
+@dataclass
+class Naming:
+    dataset: object
+    folder: Path
+    more: tuple
+
+
+def test_paths_are_found_wherever_they_are_named(tiny_shapes):
+    data = datasets.open("shapes", tiny_shapes)
+    found = mirror.paths_in(Naming(data, Path("a"), ({"b": Path("c")}, torch.zeros(2))))
+    assert found == {data.root, Path("a"), Path("c")}
+
+
+def test_a_dataset_that_is_sent_brings_its_tags(tmp_path, tiny_shapes, chosen, elsewhere):
+    shutil.copytree(tiny_shapes, tmp_path / "data")
+    data = datasets.open("voc", tmp_path / "data")
+    mirror.bring([data.root])
+    (id, *_) = data.ids("train")
+    sent = pickle.dumps(data)
+    expected = data.labels(id), data.image(id), data.mask(id)
+    elsewhere(tmp_path / "data")
+    there = pickle.loads(sent)
+    np.testing.assert_equal((there.labels(id), there.image(id), there.mask(id)), expected)
+
+
+@pytest.mark.parametrize(
+    "address", ["nothing://bucket/x", "file:///proc/none/x", "http://127.0.0.1:1/x"]
+)
+def test_an_address_that_is_none_is_one_line(address):
+    with pytest.raises(InputError, match=r"expected a place that can be read and written") as fault:
+        mirror.choose(address)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_mirror_wants_a_cluster():
+    with pytest.raises(InputError, match="--mirror s3://b: is a Ray cluster's; add --engine ray"):
+        engines.choose("processes", None, "s3://b")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The address of a bucket of an object store on this machine that speaks S3."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed: make cluster")
+    pytest.importorskip("moto", reason="moto is not installed: make cluster")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+        ("AWS_ACCESS_KEY_ID", "me"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir("photos")
+        yield "s3://photos/wsss"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.cluster
+def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere, monkeypatch):
+    mirror.choose(bucket)
+    folder = tmp_path / "data"
+    for number in range(40):
+        storage.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
+    mirror.bring([folder])
+    elsewhere(folder)
+    for number in range(40):
+        assert storage.load_cams(folder / f"{number}.npz")[0] == [1 + number]
+    checkpoints.save(folder / "checkpoint.pt", {"network": {"a": torch.arange(3)}})
+    assert not storage.is_whole(folder / "none.npz")
+    monkeypatch.delenv(mirror.SCRATCH)
+    mirror.fetch([folder])
+    assert len(list(folder.glob("*.npz"))) == 40 and os.listdir(folder).count("checkpoint.pt") == 1
+
+
+@pytest.mark.cluster
+def test_a_bucket_that_is_not_there_is_one_line(bucket):
+    with pytest.raises(InputError, match=r"s3://none/x: expected a place .* credentials"):
+        mirror.choose("s3://none/x")
