@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -192,9 +193,7 @@ def bucket(monkeypatch):
                 if trial.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        import s3fs
-
-        s3fs.S3FileSystem().mkdir("photos")
+        fsspec.filesystem("s3").mkdir("photos")
         yield "s3://photos/wsss"
     finally:
         server.kill()
