@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,28 @@ def test_what_is_written_elsewhere_is_fetched(tmp_path, chosen, elsewhere, monke
     mirror.fetch([folder])
     assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
     assert [path.name for path in folder.rglob("*.png")] == ["new.png"]
+
+
+def test_room_is_freed(tmp_path, chosen, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(mirror, "_scratch", None)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / "temporary" / f"{mirror.SCRATCHES}{ended.pid}-x"
+    others = tmp_path / "temporary" / f"{mirror.SCRATCHES}{os.getppid()}-x"
+    left.mkdir(parents=True)
+    others.mkdir()
+    (chosen / "a").mkdir(parents=True)
+    (chosen / "a" / "list.txt").write_text("x")
+    mirror.work_from(mirror.address())
+    assert not left.exists() and others.exists()  # one was killed, one works on
+    assert texts.read_text("/a/list.txt", "a list") == "x"
+    copy = mirror.place("/a/list.txt")
+    assert copy.exists() and copy.is_relative_to(tmp_path / "temporary")
+    mirror.forget()
+    assert not copy.exists()
+    assert texts.read_text("/a/list.txt", "a list") == "x"
+    mirror._scratch.cleanup()
 
 
 def test_only_what_differs_is_moved(tmp_path, chosen):

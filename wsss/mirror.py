@@ -7,6 +7,7 @@ of their own, into which they fetch what they read, and from which they hand on 
 
 import os
 import pickle
+import shutil
 import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from wsss.errors import InputError, masked, reason
 from wsss.progress import progress
+from wsss.workers import is_running
 
 VARIABLE = "WSSS_MIRROR"  # the address, for notebooks' kernels and processes that load photos
 SCRATCH = "WSSS_SCRATCH"  # the folder of a process that works from the mirror
@@ -64,7 +66,8 @@ def _answering():
         ) from None
 
 
-_scratch = None  # the temporary folder, which goes when the process does
+SCRATCHES = "wsss-mirror-"  # what folders' names begin with, the process's number behind it
+_scratch = None  # the temporary folder, which goes when the process does, unless it is killed
 
 
 def work_from(address):
@@ -76,8 +79,19 @@ def work_from(address):
         for name in (VARIABLE, SCRATCH):
             os.environ.pop(name, None)
         return
-    _scratch = _scratch or tempfile.TemporaryDirectory(prefix="wsss-mirror-")
+    if _scratch is None:
+        for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCHES}*"):
+            number = folder.name.removeprefix(SCRATCHES).partition("-")[0]
+            if number.isdigit() and not is_running(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        _scratch = tempfile.TemporaryDirectory(prefix=f"{SCRATCHES}{os.getpid()}-")
     os.environ |= {VARIABLE: address, SCRATCH: _scratch.name}
+
+
+def forget():
+    """Free the room of what this process has fetched and handed on."""
+    for folder in Path(os.environ[SCRATCH]).iterdir() if SCRATCH in os.environ else ():
+        shutil.rmtree(folder)
 
 
 def place(path):

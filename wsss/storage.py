@@ -20,6 +20,7 @@ from PIL import Image
 from wsss import mirror
 from wsss.arrays import read_arrays
 from wsss.errors import InputError, reason
+from wsss.workers import is_running
 
 PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
 DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)
@@ -79,22 +80,10 @@ def sweep_partials(folder):
     count = 0
     for path in Path(folder).rglob(".*.partial"):
         named = PARTIAL.fullmatch(path.name)
-        if named and not _writes_on(int(named[1])):
+        if named and (int(named[1]) == os.getpid() or not is_running(int(named[1]))):
             path.unlink(missing_ok=True)
             count += 1
     return count
-
-
-def _writes_on(process):
-    if os.name != "posix":  # elsewhere the question ends the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return process != os.getpid()
 
 
 def is_whole(path):

@@ -1,4 +1,4 @@
-"""What a worker process does when it starts."""
+"""Processes that start and end with others."""
 
 import multiprocessing
 import os
@@ -23,3 +23,16 @@ def end_with_parent(*_):
     """
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def is_running(process):
+    """Whether there is a process of this number, or, where the system cannot be asked, might be."""
+    if os.name != "posix":  # elsewhere the question ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True

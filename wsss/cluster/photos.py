@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 import torch
 
+from wsss import mirror
 from wsss.cluster import RETRIES, asker, connect, mirrored, resources
 from wsss.devices import repeatable, reuse_memory
 from wsss.errors import InputError, reason
@@ -76,6 +77,8 @@ def _both(sent, id):
                 job.finish(id, job.forward(id))
     except InputError as fault:
         return str(fault)
+    finally:
+        mirror.forget()
 
 
 def _forward(sent, id):
@@ -83,6 +86,8 @@ def _forward(sent, id):
         return _ready(sent, networks=True).forward(id)
     except InputError as fault:
         return fault
+    finally:
+        mirror.forget()
 
 
 def _finish(sent, id, payload):
@@ -92,3 +97,5 @@ def _finish(sent, id, payload):
         _ready(sent, networks=False).finish(id, payload)
     except InputError as fault:
         return str(fault)
+    finally:
+        mirror.forget()
