@@ -45,9 +45,8 @@ demo: install  ## run the whole chain on generated photos
 	@echo "Read the notebooks: $(BIN)/jupyter lab notebooks"
 
 test: install  ## run the tests, in $(JOBS) processes
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# In the order of their names: by the number of tests, the ten kills, which take longest, would come last.
 slow: install browser postgres  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

@@ -14,6 +14,18 @@ from wsss.datasets import shapes
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
 
+# Files that take longest, and begin first: then no process is left with one at the end.
+LONGEST = (
+    *("test_faults.py", "test_pipeline.py", "test_own_photos.py", "test_data_parallel.py"),
+    *("test_postgres.py", "test_interruptions.py", "test_launch.py", "test_memory.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
