@@ -17,7 +17,7 @@ from wsss.bench import Aim, Pair, Unavailable
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
-from wsss.evaluation import score_cams, score_labels, total
+from wsss.evaluation import score_cams, score_labels
 from wsss.geometry import upsample
 from wsss.infer import infer, ready
 from wsss.jobs import AffinityLabelJob, CamJob
@@ -121,7 +121,7 @@ def cams():
     def fast():
         job = partial(CamJob, data, network, scales=scales, flip=True)
         seconds, folder = _seconds_a_photo(ids, job, 2)
-        return seconds, total(score_cams(data, ids, folder, THRESHOLD), ids).miou()
+        return seconds, score_cams(data, ids, folder, THRESHOLD).total(ids).miou()
 
     return Pair(plain, fast, Aim("ratio", 3), _points, 0.1, timed=False)
 
@@ -190,7 +190,7 @@ def evaluation():
 
     return Pair(
         plain=plain,
-        fast=lambda: total(score_labels(data, ids, folder), ids).matrix,
+        fast=lambda: score_labels(data, ids, folder).total(ids).matrix,
         aim=Aim("rate", 400, len(ids)),
         difference=lambda one, other: float(abs(one - other).max()),
     )
@@ -216,7 +216,7 @@ def disk():
     def fast():
         folder = _folder()
         infer(ids, CamJob(data, network, folder, (1.0,), False), label="maps")
-        return _size(folder), total(score_cams(data, ids, folder, THRESHOLD), ids).miou()
+        return _size(folder), score_cams(data, ids, folder, THRESHOLD).total(ids).miou()
 
     return Pair(plain, fast, Aim("ratio", 20), _points, 0.1, unit="bytes", timed=False)
 

@@ -58,6 +58,14 @@ from tests.bad_contents import (
     zipped,
 )
 
+COUNTED = {  # of two photos
+    "ids": np.array(["a", "b"]),
+    "classes": np.array([3]),
+    "starts": np.array([0, 1, 2]),
+    "cells": np.array([0, 8]),
+    "counts": np.array([5, 6]),
+}
+
 CASES = {
     "own": [
         case("own/b.png", b"", "expected a JPEG, PNG or WebP but the file is none"),
@@ -428,8 +436,16 @@ CASES = {
         case("confusions/val.npz", None, "not a file of confusion counts"),
         case(
             "confusions/val.npz",
-            arrays(ids=np.array(["a"]), counts=np.zeros((2, 3, 3), int)),
-            "1 i",
+            arrays(**COUNTED | {"ids": np.array(["a"])}),
+            "not a file of confusion counts",
+        ),
+        case("confusions/val.npz", arrays(**COUNTED | {"classes": np.array([300])}), "300 classes"),
+        case("confusions/val.npz", arrays(**COUNTED | {"cells": np.array([1, 9])}), "9"),
+        case("confusions/val.npz", arrays(**COUNTED | {"counts": np.array([1, -1])}), "below 0"),
+        case(
+            "confusions/val.npz",
+            arrays(ids=np.array(["a"]), counts=np.zeros((1, 3, 3), int)),
+            "classes",
         ),
     ],
     "corrections": [

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.test_foreign import blob, field, mx_array, mx_list
 from wsss import models, storage
 from wsss.annotations import labelme as labelme_form
-from wsss.metrics import ConfusionMatrix
+from wsss.metrics import Confusions
 
 CLASSES = ("cat", "dog")
 CSV = b"id,labels\na,cat;dog\nb.jpg,dog\n"
@@ -102,8 +102,10 @@ def marginals():
 
 
 def confusions():
-    matrices = {"a": ConfusionMatrix(3), "b": ConfusionMatrix(3)}
-    return kept(lambda path: storage.save_confusions(path, matrices))
+    confusions = Confusions(3)
+    for id in ("a", "b"):
+        confusions.add(id, np.eye(3), np.ones((3, 3)))
+    return kept(lambda path: storage.save_confusions(path, confusions))
 
 
 def params():

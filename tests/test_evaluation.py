@@ -56,7 +56,7 @@ def test_perfect_labels_score_100_and_regions_are_counted(tmp_path, tiny_shapes)
         half = mask.copy()
         half[:, ::2] = 255
         storage.save_labels(tmp_path / "half" / f"{id}.png", half)
-    whole = evaluation.total(evaluation.score_labels(data, ids, tmp_path / "all"), ids)
+    whole = evaluation.score_labels(data, ids, tmp_path / "all").total(ids)
     assert whole.miou() == 1
     table = evaluation.iou_table(data, {"x": whole})
     assert (

@@ -21,7 +21,7 @@ from wsss.cam import background_score, normalise
 from wsss.datasets.photos import LEAST_SIDE, photo_size, read_photo
 from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
-from wsss.metrics import ConfusionMatrix, threshold_of
+from wsss.metrics import ConfusionMatrix, Confusions, threshold_of
 from wsss.random_walk import random_walk
 from wsss.synthesis import decide, label_map, labels_at
 
@@ -275,12 +275,17 @@ def test_marginals_come_back_in_steps(classes, data):
 @FEW
 @given(st.lists(IDS, unique=True, min_size=1, max_size=4), SEEDS)
 def test_confusions_come_back(ids, seed):
-    matrices = {id: scored(zip(*photos_of(seed, 4, 2), strict=True), 4) for id in ids}
-    found, counts = kept(
-        lambda path: storage.save_confusions(path, matrices), storage.load_confusions, "a.npz"
+    photos = list(zip(*photos_of(seed, 4, len(ids)), strict=True))
+    confusions = Confusions(4)
+    for id, photo in zip(ids, photos, strict=True):
+        confusions.add(id, *photo)
+    found = kept(
+        lambda path: storage.save_confusions(path, confusions), storage.load_confusions, "a.npz"
     )
-    assert found == ids
-    np.testing.assert_array_equal(counts, [matrix.matrix for matrix in matrices.values()])
+    assert found.ids == ids
+    for id, photo in zip(ids, photos, strict=True):
+        np.testing.assert_array_equal(found[id].matrix, scored([photo], 4).matrix)
+    np.testing.assert_array_equal(found.total(ids).matrix, scored(photos, 4).matrix)
 
 
 @FEW

@@ -9,18 +9,27 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from wsss import stages, storage, tables
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
-from wsss.metrics import ConfusionMatrix
+from wsss.metrics import ConfusionMatrix, Confusions
 
 
 def confusions(seed, photos=7, classes=3):
     random = np.random.default_rng(seed)
     counts = random.integers(0, 50, (photos, classes, classes))
     counts[:, 2] *= random.random((photos, 1)) < 0.4  # a class that few photos show
-    return f"run{seed}", [f"p{n}" for n in range(photos)], counts
+    ids = [f"p{n}" for n in range(photos)]
+    flat = sparse.csr_array(counts.reshape(photos, -1))
+    return f"run{seed}", Confusions(classes, ids=ids, counts=flat)
+
+
+def dense(confusions):
+    """Counts (photos, C, C)."""
+    square = (confusions.num_classes,) * 2
+    return confusions.counts.toarray().reshape(-1, *square)
 
 
 def slow_miou(counts):
@@ -36,7 +45,7 @@ def slow_miou(counts):
 def test_a_score_is_the_mean_over_seeds_of_the_miou_over_all_photos():
     runs = [confusions(seed) for seed in range(3)]
     found = tables.score(runs)
-    each = [slow_miou(counts.sum(0)) for *_, counts in runs]
+    each = [slow_miou(dense(counted).sum(0)) for _, counted in runs]
     assert found.mean == pytest.approx(np.mean(each))
     assert found.spread == pytest.approx(np.std(each, ddof=1))
     assert found.photos == 7 and found.runs == ("run0", "run1", "run2")
@@ -47,10 +56,10 @@ def test_the_interval_is_that_of_photos_drawn_with_replacement():
     runs = [confusions(seed, photos=30) for seed in range(2)]
     found = tables.score(runs, draws=4000)
     random = np.random.default_rng(99)  # other draws: equal but for chance
-    drawn = []
+    drawn, each = [], [dense(counted) for _, counted in runs]
     for _ in range(2000):
         chosen = random.integers(0, 30, 30)
-        drawn.append(np.mean([slow_miou(counts[chosen].sum(0)) for *_, counts in runs]))
+        drawn.append(np.mean([slow_miou(counts[chosen].sum(0)) for counts in each]))
     expected = np.percentile(drawn, [2.5, 97.5])
     width = expected[1] - expected[0]
     assert width > 1 and found.low < found.mean < found.high
@@ -58,20 +67,26 @@ def test_the_interval_is_that_of_photos_drawn_with_replacement():
 
 
 def test_runs_over_other_photos_are_not_averaged():
-    name, ids, counts = confusions(1)
+    name, counted = confusions(1)
+    turned = Confusions(3, ids=counted.ids[::-1], counts=counted.counts)
     with pytest.raises(InputError, match="runs run0, run1 scored different photos"):
-        tables.score([confusions(0), (name, ids[::-1], counts)])
+        tables.score([confusions(0), (name, turned)])
 
 
 def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
-    matrices = {}
+    kept, matrices = Confusions(3), []
     for number, id in enumerate(("2007_000032", "b")):
-        matrices[id] = ConfusionMatrix(3)
-        matrices[id].update(np.full((2, 2), number), np.array([[0, 1], [2, 255]]))
-    storage.save_confusions(tmp_path / "deep" / "c.npz", matrices)
-    ids, counts = storage.load_confusions(tmp_path / "deep" / "c.npz")
-    assert ids == ["2007_000032", "b"]
-    np.testing.assert_array_equal(counts, [m.matrix for m in matrices.values()])
+        photo = np.full((2, 2), number), np.array([[0, 1], [2, 255]])
+        matrices.append(ConfusionMatrix(3))
+        matrices[-1].update(*photo)
+        kept.add(id, *photo)
+    storage.save_confusions(tmp_path / "deep" / "c.npz", kept)
+    found = storage.load_confusions(tmp_path / "deep" / "c.npz")
+    assert found.ids == ["2007_000032", "b"] and "b" in found and "c" not in found
+    np.testing.assert_array_equal(dense(found), [m.matrix for m in matrices])
+    np.testing.assert_array_equal(found["b"].matrix, matrices[1].matrix)
+    np.testing.assert_array_equal(found.total(found.ids).matrix, dense(kept).sum(0))
+    assert not found.total([]).matrix.any()
     (tmp_path / "c.npz").write_bytes(b"PK nothing")
     for path in (tmp_path / "c.npz", tmp_path / "none.npz"):
         with pytest.raises(InputError, match="not a file of confusion counts"):

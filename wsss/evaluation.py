@@ -15,7 +15,7 @@ from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
-from wsss.metrics import ConfusionMatrix, ThresholdSweep
+from wsss.metrics import Confusions, ThresholdSweep
 from wsss.synthesis import label_map
 
 
@@ -60,39 +60,26 @@ def mask_if_any(dataset, id):
 
 
 def score_labels(dataset, ids, folder):
-    """Label maps ``folder/<id>.png`` against the dataset's masks, one ``ConfusionMatrix`` per
-    photo, by id.
-    """
-    matrices = {}
+    """The ``Confusions`` of label maps ``folder/<id>.png`` with the dataset's masks."""
+    confusions = Confusions(len(dataset.classes) + 1)
     for id in ids:
         labels = read_mask(Path(folder) / f"{id}.png", num_classes=len(dataset.classes))
-        matrices[id] = ConfusionMatrix(len(dataset.classes) + 1)
-        matrices[id].update(labels, dataset.mask(id))
-    return matrices
+        confusions.add(id, labels, dataset.mask(id))
+    return confusions
 
 
 def score_cams(dataset, ids, folder, threshold):
-    """Activation maps ``folder/<id>.npz`` against the masks at one background threshold, one
-    ``ConfusionMatrix`` per photo, by id.
+    """The ``Confusions`` of activation maps ``folder/<id>.npz``, at one background threshold, with
+    the masks.
     """
-    matrices = {}
+    confusions = Confusions(len(dataset.classes) + 1)
     for id in ids:
         classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
         target = dataset.mask(id)
         maps = upsample(cams, target.shape).numpy()
         scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
-        matrices[id] = ConfusionMatrix(len(dataset.classes) + 1)
-        matrices[id].update(label_map(scores, classes), target)
-    return matrices
-
-
-def total(matrices, ids):
-    """The merged ``ConfusionMatrix`` of some photos."""
-    result = None
-    for id in ids:
-        result = result or ConfusionMatrix(matrices[id].num_classes)
-        result.merge(matrices[id])
-    return result
+        confusions.add(id, label_map(scores, classes), target)
+    return confusions
 
 
 def sweep_cams(dataset, ids, folder):

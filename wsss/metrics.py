@@ -3,6 +3,7 @@ photo.
 """
 
 import numpy as np
+from scipy import sparse
 
 from wsss.errors import InputError
 
@@ -70,6 +71,62 @@ class ConfusionMatrix:
     def miou(self):
         """The mean of ``iou()`` over the classes that occur, in [0, 1]."""
         return float(np.nanmean(self.iou())) if self.matrix.any() else float("nan")
+
+
+class Confusions:
+    """The ``ConfusionMatrix`` of each of many photos, by id. Only counts that are not zero are
+    kept, some tens of a photo, however many classes there are.
+
+    Args:
+        num_classes, ignore: as of ``ConfusionMatrix``.
+        ids, counts: of photos that are there from the start, as the attributes of these names.
+    """
+
+    def __init__(self, num_classes, ignore=255, *, ids=(), counts=None):
+        self.num_classes, self.ignore = num_classes, ignore
+        self._places = {id: place for place, id in enumerate(ids)}
+        self._counts, self._new = counts, []
+
+    def add(self, id, prediction, target):
+        """Count one more photo's label map against its mask; arguments and errors as of
+        ``ConfusionMatrix.update``.
+        """
+        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        matrix.update(prediction, target)
+        self._places[id] = len(self._places)
+        cells = np.flatnonzero(matrix.matrix).astype(np.int32)
+        self._new.append((cells, matrix.matrix.ravel()[cells]))
+
+    @property
+    def ids(self):
+        """The photos' ids, in the order in which they were added."""
+        return list(self._places)
+
+    @property
+    def counts(self):
+        """A ``scipy.sparse.csr_array`` (photos, classes * classes) of int64, target first."""
+        if self._counts is None:
+            self._counts = sparse.csr_array((0, self.num_classes**2), dtype=np.int64)
+        if self._new:
+            cells, counts = zip(*self._new, strict=True)
+            starts = np.cumsum([0, *map(len, cells)])
+            parts = (np.concatenate(counts), np.concatenate(cells), starts)
+            more = sparse.csr_array(parts, (len(self._new), self.num_classes**2))
+            self._counts, self._new = sparse.vstack([self._counts, more], "csr"), []
+        return self._counts
+
+    def total(self, ids):
+        """The merged ``ConfusionMatrix`` of some photos."""
+        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        rows = np.array([self._places[id] for id in ids], int)
+        matrix.matrix += self.counts[rows].sum(0).reshape(matrix.matrix.shape)
+        return matrix
+
+    def __contains__(self, id):
+        return id in self._places
+
+    def __getitem__(self, id):
+        return self.total([id])
 
 
 class ThresholdSweep:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss import arrays, datasets, disk, measured, report, texts
+from wsss import datasets, disk, measured, report, texts
 from wsss.errors import InputError
 
 # Calls to the file system that name a file or flush it, for each file that a stage writes, counted
@@ -18,10 +18,9 @@ READS = 2  # of them for each file that a stage reads
 READ = {"dataset": 2, "train_cam": 1, "infer_cam": 1, "affinity_labels": 2, "train_affinity": 2}
 READ |= {"random_walk": 2, "train_segmentation": 2, "evaluate": 1}
 LISTED = 620  # bytes of memory for each file while a folder is listed, measured with tracemalloc
-# bytes of memory for each entry of a scored photo's confusion matrix: 8 as it is counted, 8 and 4
-# while all are written, 8 of the list before
-SCORED = {"infer_cam": 20, "random_walk": 28, "evaluate": 20}
-KEPT = 4  # of them in a file
+# bytes of memory for each photo that is scored, its id and its counts, while all are written; of
+# the walk those before dense CRF are still there
+SCORED = {"infer_cam": 1400, "random_walk": 2000, "evaluate": 1400}
 FAR = 100  # times what was measured, from where a second of noise is minutes
 
 
@@ -215,13 +214,13 @@ def _memory(name, values, data, asked, chosen, photos, files):
     if not known:
         return None
 
-    def kept(photos, classes, files):
-        return LISTED * files + SCORED.get(name, 0) * share * photos * (classes + 1) ** 2
+    def kept(photos, files):
+        return LISTED * files + SCORED.get(name, 0) * share * photos
 
     scored = data.masked(disk.photos_of(name, values, data)) if name in SCORED else []
     share = len(scored) / max(1, len(disk.photos_of(name, values, data)))
     most = max(known, key=lambda each: each.photos)
-    more = kept(photos, asked.classes, files) - kept(most.photos, most.classes, most.files)
+    more = kept(photos, files) - kept(most.photos, most.files)
     workers = values.get("workers", 0)
     if "processes" in values:
         workers = measured.busy(values, asked.cpus)
@@ -229,9 +228,9 @@ def _memory(name, values, data, asked, chosen, photos, files):
     return round(most.memory["process"] + max(0, more) + workers * most.memory["worker"])
 
 
-def limits(planned, data, classes):
-    """Numbers of photos from which something is refused, the smallest first: tuples of the number,
-    what gives way, and what to do.
+def limits(planned, data):
+    """Numbers of photos from which something is refused: tuples of the number, what gives way, and
+    what to do.
     """
     values = {name: value for item in planned for name, value in item.values.items()}
     ids, found = data.ids(values["train_split"]), []
@@ -241,15 +240,7 @@ def limits(planned, data, classes):
         told = f"the id list of {values['train_split']} passes {size}"
         mend = "split the photos into lists, with a run for each"
         found.append((int(texts.MOST_BYTES / line), told, mend))
-    scored = len(data.masked(data.ids(values["score_split"]))) if "score_split" in values else 0
-    if scored and any(item.name == "report" for item in planned):
-        most = arrays.MOST_BYTES / (KEPT * (classes + 1) ** 2)
-        size = f"{arrays.MOST_BYTES / 2**30:.0f} GiB"
-        told = f"the confusion counts of {int(most):,} scored photos pass {size}, which the report "
-        told += "does not read"
-        mend = "score on a shorter list: common.score_split=LIST"
-        found.append((int(most * len(ids) / scored), told, mend))
-    return sorted(found)
+    return found
 
 
 def told(command, planned, data, asked, forecasts):
@@ -296,7 +287,7 @@ def told(command, planned, data, asked, forecasts):
         parts.append(f"{_bottleneck(known)}\n{_record(known)}")
     parts += [
         f"Breaks from {count:,} photos on: {what}; {mend}."
-        for count, what, mend in limits(planned, data, asked.classes)
+        for count, what, mend in limits(planned, data)
         if count <= asked.photos
     ]
     return "\n\n".join(parts)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import sparse
 
 from wsss import mirror
 from wsss.arrays import read_arrays
 from wsss.errors import InputError, reason
+from wsss.metrics import Confusions
 from wsss.workers import is_running
 
 PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
@@ -198,23 +200,36 @@ def load_marginals(path):
         ) from None
 
 
-def save_confusions(path, matrices):
-    """Keep each photo's ``ConfusionMatrix``, by id, so that scores of any of them can be told."""
-    counts = np.stack([matrix.matrix for matrix in matrices.values()]).astype(np.int32)
+def save_confusions(path, confusions):
+    """Keep each photo's counts, by id, so that scores of any of them can be told."""
+    counts = confusions.counts
     with atomic(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, ids=np.array(list(matrices)), counts=counts)
+        np.savez_compressed(
+            file,
+            ids=np.array(confusions.ids, np.str_),
+            classes=np.array([confusions.num_classes]),
+            starts=counts.indptr,
+            cells=counts.indices,
+            counts=counts.data,
+        )
 
 
 def load_confusions(path):
-    """``(ids, counts)``: a list and int32 (photos, C, C), target first, as ``save_confusions`` kept
-    them.
-    """
+    """The ``Confusions`` that ``save_confusions`` kept."""
+    whole = ("i", 1)
     try:
-        found = read_arrays(path, ids=("U", 1), counts=("i", 3))
-        counts = found["counts"]
-        if len(found["ids"]) != len(counts) or counts.shape[1] != counts.shape[2]:
-            raise ValueError(f"{len(found['ids'])} ids and counts of shape {counts.shape}")
-        return found["ids"].tolist(), counts
+        found = read_arrays(
+            path, ids=("U", 1), classes=whole, starts=whole, cells=whole, counts=whole
+        )
+        (classes,), ids = found["classes"].tolist(), found["ids"].tolist()
+        if not 0 < classes < 256 or len(set(ids)) < len(ids):
+            raise ValueError(f"{classes} classes and {len(ids)} ids")
+        parts = (found["counts"].astype(np.int64), found["cells"], found["starts"])
+        counts = sparse.csr_array(parts, (len(ids), classes**2))
+        counts.check_format()
+        if counts.nnz and counts.data.min() < 0:
+            raise ValueError("counts below 0")
+        return Confusions(classes, ids=ids, counts=counts)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a file of confusion counts ({reason(error)}); run its stage again with "

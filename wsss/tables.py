@@ -61,26 +61,26 @@ def score(confusions, *, draws=1000, seed=0):
     """The ``Score`` of runs over the same photos.
 
     Args:
-        confusions: (run id, photo ids, counts (photos, C, C)) of each run.
+        confusions: (run id, ``Confusions``) of each run.
         draws: of as many photos, with replacement, for the interval.
         seed: of the draws.
 
     Raises:
         InputError: the runs scored other photos.
     """
-    run_ids, ids, counts = zip(*confusions, strict=True)
-    if any(list(other) != list(ids[0]) for other in ids):
+    run_ids, each = zip(*confusions, strict=True)
+    if any(one.ids != each[0].ids for one in each):
         raise InputError(
             f"runs {', '.join(run_ids)} scored different photos; compare runs of one id list"
         )
-    counts = np.stack(counts).astype(np.float64)  # (seeds, photos, C, C)
-    photos = counts.shape[1]
-    whole = iou(counts.sum(1))
+    photos, square = len(each[0].ids), (each[0].num_classes,) * 2
+    whole = np.stack([iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
-    times = np.random.default_rng(seed).multinomial(photos, np.full(photos, 1 / photos), draws)
-    # (draws, photos) x (photos, C * C) for each seed
-    drawn = np.stack([times @ run.reshape(photos, -1) for run in counts])
-    drawn = np.nanmean(iou(drawn.reshape(*drawn.shape[:2], *counts.shape[2:])), -1).mean(0)
+    random, drawn = np.random.default_rng(seed), []
+    for _ in range(draws):
+        times = random.multinomial(photos, np.full(photos, 1 / photos))
+        counts = np.stack([times @ one.counts for one in each])  # (seeds, C * C)
+        drawn.append(np.nanmean(iou(counts.reshape(-1, *square)), -1).mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Score(
         mean=float(means.mean()),
@@ -116,13 +116,13 @@ def scores(inputs):
         for folder in stages.siblings(inputs[stage]):
             try:
                 run = recorded.completed(folder)
-                ids, counts = storage.load_confusions(folder / "confusions" / f"{name}.npz")
+                counted = storage.load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise
                 print(f"left out of the tables: {fault}")  # deleted, or not finished
                 continue
-            confusions.append((run.run_id, ids, counts))
+            confusions.append((run.run_id, counted))
         found[title] = score(confusions)
     if stages.completion(inputs["random_walk"])["parameters"]["crf_steps"] == 0:
         del found["CAM+RW+dCRF"]
