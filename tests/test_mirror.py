@@ -216,6 +216,7 @@ def bucket(monkeypatch):
                 if trial.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another server's
         fsspec.filesystem("s3").mkdir("photos")
         yield "s3://photos/wsss"
     finally:
