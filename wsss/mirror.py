@@ -41,7 +41,8 @@ def choose(address):
     with _answering():
         files, root = opened()
         trial = f"{root}/.tried-{uuid.uuid4().hex}"
-        files.makedirs(root, exist_ok=True)
+        if _is_folder(files):  # a bucket is not for us to make
+            files.makedirs(root, exist_ok=True)
         files.pipe_file(trial, b"")
         files.rm_file(trial)
 
@@ -212,8 +213,12 @@ def _sizes(files, root, paths):
     return found
 
 
+def _is_folder(files):
+    return getattr(files, "local_file", False)
+
+
 def _bring(files, here, name):
-    if getattr(files, "local_file", False):  # a folder, where half a file would bear its name
+    if _is_folder(files):  # where half a file would bear its name
         folder = name.rpartition("/")[0]
         files.makedirs(folder, exist_ok=True)
         partial = f"{folder}/.{uuid.uuid4().hex}.partial"
