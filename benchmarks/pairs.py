@@ -173,10 +173,10 @@ PAIRS = {
     "activation maps, 50 photos, 4 scales, mirrored": photos.cams,
     "evaluation of label maps": photos.evaluation,
     "disk for activation maps": photos.disk,
-    "training in 2 processes, small, 8 crops of 88 (plain: 1)": partial(
-        training.processes, "small", 88, 8, 60
+    "training in 2 processes, small, generated photos (plain: 1)": partial(
+        training.processes, "small", crop=88, photos=240
     ),
-    "training in 2 processes, MobileNetV2, 8 crops of 256 (plain: 1)": partial(
-        training.processes, "mobilenet_v2", 256, 8, 8
+    "training in 2 processes, MobileNetV2, VOC, crops of 256 (plain: 1)": partial(
+        *(training.processes, "mobilenet_v2"), crop=256, photos=48, long_side=(300, 500), voc=True
     ),
 }

@@ -1,58 +1,55 @@
-"""Pairs of whole trainings: seconds that an image takes, processes being up."""
+"""Pairs of whole trainings: seconds that a photo takes, processes being up."""
 
 import itertools
 import os
 import tempfile
 import time
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 
-from wsss import losses, models
+from benchmarks.photos import SAMPLE, SCRATCH
+from wsss import datasets, losses, models
 from wsss.bench import Aim, Pair, Unavailable
+from wsss.datasets import transforms
+from wsss.stages import from_root
 from wsss.train import Schedule, fit
 
 
-class Crops(torch.utils.data.Dataset):
-    """A batch of grey noise with labels, as quick to load as can be.
+def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):
+    """Training of a segmentation network on photos and their masks, read and jittered meanwhile, by
+    two processes, each with a share of the batch and half of the threads, beside one with all of
+    them: seconds a photo.
 
     Args:
-        side: of a crop, in pixels.
-        size: of the batch.
-    """
-
-    def __init__(self, side, size):
-        self.side, self.size = side, size
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(key[1])
-        image = torch.rand((1, self.side, self.side), generator=generator).expand(3, -1, -1)
-        return image, (8 * image[0]).long()
-
-
-def processes(backbone, side, size, steps):
-    """Training of a segmentation network by two processes, each with a share of the batch and half
-    of the threads, beside one with all of them: seconds an image.
+        crop, long_side: pixels, as ``transforms.augment`` takes them.
+        photos: how many, in batches of 8.
+        voc: read those of VOC, or else generated ones.
     """
     if (torch.cuda.device_count() or os.cpu_count()) < 2:
         raise Unavailable("two GPUs, or else two cores, are not here")
-    build = partial(models.build_segmentation, backbone, 21, output_stride=8, channels=128)
-    batch = Crops(side, size)
+    root = from_root(SAMPLE) if voc else Path(SCRATCH.name, "shapes")
+    if voc and not root.is_dir():
+        raise Unavailable(f"its photos are not in {SAMPLE}")
+    data = datasets.open("voc" if voc else "shapes", root)
+    transform = transforms.augment(crop, long_side=long_side)
+    samples = transforms.Samples(data, data.ids("train")[:photos], transform, data.mask)
+    build = partial(
+        models.build_segmentation, backbone, len(data.classes) + 1, output_stride=8, channels=128
+    )
 
     def run(count):
         schedule = Schedule(
-            epochs=steps, batch_size=size, learning_rate=0.001, workers=0, train_processes=count
+            epochs=4, batch_size=8, learning_rate=0.001, workers=0, train_processes=count
         )
         ends = []
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
             history = fit(
                 build(),
-                batch,
+                samples,
                 losses.segmentation_loss,
                 schedule,
                 folder=folder,
@@ -60,7 +57,7 @@ def processes(backbone, side, size, steps):
             )
         # from the end of the first, which takes longer, to the end of the last
         seconds = median(end - begin for begin, end in itertools.pairwise(ends))
-        return seconds / size, history[-1]["loss"]
+        return seconds / photos, history[-1]["loss"]
 
     return Pair(
         plain=lambda: run(1),
