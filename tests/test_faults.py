@@ -100,10 +100,10 @@ def test_what_outlives_its_driver_is_found_and_ended(monkeypatch):
 def test_training_that_is_done_again_is_counted_from_where_the_next_life_goes_on():
     """Second of two members, killed at step 9 of 12 and gone on with from step 5, seen at 23 s."""
     earlier = [
-        {"train_cam": [(10, 0, 3, 12)], "end": 12.0},
-        {"train_cam": [(20, 1, 1, 12), (23, 1, 5, 12), (25, 1, 9, 12)], "end": 26.0},
+        {"train_cam": [(10, 0, 3, 12)]},
+        {"train_cam": [(20, 1, 1, 12), (23, 1, 5, 12), (25, 1, 9, 12), (31, 1, 9, 12)]},
     ]
-    assert life.repeated(earlier, {"train_cam": [(40, 1, 5, 12)]}) == {"train_cam": (4, 3.0)}
+    assert life.repeated(earlier, {"train_cam": [(40, 1, 5, 12)]}) == {"train_cam": (4, 2)}
     assert life.repeated(earlier, {"train_cam": [(40, 1, 9, 12)]}) == {}
     assert life.repeated(earlier, {"train_affinity": [(40, 0, 1, 12)]}) == {}
 

@@ -78,7 +78,7 @@ class Campaign:
             faults = life.faults + results.false_claims(self.expected, chain)
             if last:  # what this life did again is the last kill's doing
                 self._blame(last, life, chain, before, seen)
-            seen.append(life.steps | {"end": time.monotonic()})
+            seen.append(life.steps)
             if life.struck:
                 struck = [Kill(number, count, *hit, life.seconds) for hit in life.struck]
                 last = struck[-1]

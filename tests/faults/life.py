@@ -224,11 +224,12 @@ def orphans(mark):
 
 
 def repeated(before, after):
-    """Training that a life did again: stage to ``(steps, seconds since the one it went on from)``.
+    """Training that a life did again: stage to ``(steps, seconds that they took before)``, not
+    counting what a driver does after a stage has failed, which takes seconds too.
 
     Args:
-        before: list of what earlier lives saw of the stages' steps, ``Life.steps``, with the time
-            of their end under ``"end"``, the latest last.
+        before: list of what earlier lives saw of the stages' steps, ``Life.steps``, the latest
+            last.
         after: ``Life.steps`` of the life that went on.
     """
     found = {}
@@ -238,12 +239,11 @@ def repeated(before, after):
             continue
         _, members, step, total = samples[0]
         now = members * total + step
-        last = earlier[-1][stage][-1]
-        reached = last[1] * total + last[2]
-        at = next(
-            (s[0] for s in earlier[-1][stage] if s[1] * total + s[2] >= now),
-            earlier[-1]["end"],
-        )
+        times = [(s[1] * total + s[2], s[0]) for s in earlier[-1][stage]]
+        reached, _ = times[-1]
         if reached > now:
-            found[stage] = (reached - now, earlier[-1]["end"] - at)
+            begin, end = (
+                next(at for place, at in times if place >= step) for step in (now, reached)
+            )
+            found[stage] = (reached - now, end - begin)
     return found
