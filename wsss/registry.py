@@ -29,6 +29,7 @@ REQUIREMENTS = (
     "pillow",
     "pydensecrf2",
     "pyyaml",
+    "scipy",
     "torch",
     "torchvision",
     "tqdm",
