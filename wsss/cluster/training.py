@@ -43,8 +43,8 @@ def launch(function, *arguments, processes, **callbacks):
     scaling = _scaling(processes)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     here = {"num_cpus": 0, "scheduling_strategy": node}
-    letters = Queue(actor_options=here)
     with asker() as there, mirrored(arguments):
+        letters = Queue(actor_options=here)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
         supervise = ray.remote(max_retries=0, runtime_env={"env_vars": SETTINGS}, **here)
