@@ -1,9 +1,11 @@
 """Training that goes astray stops before it does harm; a killed worker is told in words."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from test_train import SCHEDULE, mean, network, points, squared
+from torch.utils.data import DataLoader
 
 from tests.faults import processes
 from tests.toys import Noise
@@ -111,6 +114,31 @@ def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
     fit(expected, points(), squared, SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         np.testing.assert_array_equal(resumed.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
+def test_a_worker_killed_while_it_hands_over_a_photo_is_told_too(error):
+    """Its end of the pipe is gone a moment before torch is told of its death."""
+
+    def torn():
+        batches = iter(DataLoader(Noise(4, mean), num_workers=1, sampler=[(0, 0), (0, 1)]))
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        threading.Timer(0.1, os.kill, (worker.pid, signal.SIGKILL)).start()
+        raise error
+
+    with pytest.raises(RuntimeError, match="a process that loads photos was killed"):
+        health.killed_workers_told(torn)
+
+
+@pytest.mark.parametrize("error", [EOFError("a"), ConnectionResetError("a"), RuntimeError("a")])
+def test_other_errors_stay_as_they_are(error):
+    def fails():
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        health.killed_workers_told(fails)
+    assert raised.value is error
 
 
 class Announced(Noise):

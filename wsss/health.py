@@ -1,7 +1,7 @@
 """Whether training is well: numbers that went astray, and workers that are gone, in words."""
 
 import math
-from contextlib import contextmanager
+import time
 
 # All losses here are means of negative logarithms of probabilities: guessing costs 1 or so, and 100
 # says that the truth is given a probability of exp(-100). Where the first step's loss, of a network
@@ -27,19 +27,33 @@ def fault(loss, norm, first):
     return None
 
 
-@contextmanager
-def killed_workers_told():
-    """Say in one line that a process which loads photos was killed.
+def killed_workers_told(function, *arguments):
+    """What a function returns that trains; says in one line that a process which loads photos was
+    killed.
 
     Raises:
         RuntimeError: in place of torch's own.
     """
+    # No context manager: torch tells by a signal, which may come while an error is on its way, and
+    # between leaving a block and entering the manager's code nothing would catch it.
     try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        return function(*arguments)
+    except (RuntimeError, EOFError, OSError) as error:
+        if not _of_killed_worker(error):
             raise
         raise RuntimeError(
             "a process that loads photos was killed, most often because memory ran out; the same "
             "command goes on from the last checkpoint, with workers=0 in less memory"
         ) from None
+
+
+def _of_killed_worker(error):
+    """Whether an error comes from a killed worker, which may have been handing over a photo: its
+    end of the pipe closes a moment before torch tells.
+    """
+    if not isinstance(error, RuntimeError):
+        try:
+            time.sleep(0.5)
+        except RuntimeError as told:  # by torch's handler of the signal that a child has ended
+            error = told
+    return str(error).startswith("DataLoader worker")

@@ -109,8 +109,10 @@ def fit(
 
 def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
     """The history and the weights of a training that this process has its part in."""
-    with repeatable(gpu=schedule.deterministic), health.killed_workers_told():
-        history = _train(network, samples, loss, schedule, folder, mix, on_epoch)
+    with repeatable(gpu=schedule.deterministic):
+        history = health.killed_workers_told(
+            _train, network, samples, loss, schedule, folder, mix, on_epoch
+        )
     return history, network.cpu().state_dict()  # the GPU is not the caller's, if there is one
 
 
