@@ -56,11 +56,18 @@ def pair_distance(features, *, radius=5, reduction="mean", border_pairs=True):
         features, radius, 1 / features.shape[1] if reduction == "mean" else 1.0
     )
     if not border_pairs:
-        height, width = features.shape[-2:]
-        left_out = torch.ones(height, width, dtype=torch.bool, device=features.device)
-        left_out[: max(height - radius + 1, 0), radius - 1 : max(width - radius + 1, 0)] = False
-        distance = distance.masked_fill(left_out, torch.inf)
+        distance = distance.masked_fill(_near_edges(features, radius), torch.inf)
     return distance
+
+
+def _near_edges(grid, radius):
+    """Whether a cell of a grid (..., H, W) is one whose pairs the released code leaves out: bool
+    (H, W).
+    """
+    height, width = grid.shape[-2:]
+    near = torch.ones(height, width, dtype=torch.bool, device=grid.device)
+    near[: max(height - radius + 1, 0), radius - 1 : max(width - radius + 1, 0)] = False
+    return near
 
 
 class _PairDistance(torch.autograd.Function):
@@ -110,16 +117,16 @@ def flat_offsets(radius, width):
     return [dy * (width + radius - 1) + dx for dy, dx in neighbour_offsets(radius)]
 
 
-def pair_targets(labels, *, radius=5):
+def pair_targets(labels, *, radius=5, border_pairs=True):
     """What the confident labels say of each pair (equations 5 and 6).
 
     Args:
         labels: uint8 (B, H, W): 0 background, 1.. classes, 255 neutral.
-        radius: in cells.
+        radius, border_pairs: as for ``pair_distance``.
 
     Returns:
-        uint8 (B, K, H, W): 0 ignored (an end is neutral or outside), 1 both background, 2 both the
-        same object class, 3 different.
+        uint8 (B, K, H, W): 0 ignored (an end is neutral or outside, or the pair is left out), 1
+        both background, 2 both the same object class, 3 different.
     """
     batch, height, width = labels.shape
     row = width + radius - 1
@@ -137,7 +144,16 @@ def pair_targets(labels, *, radius=5):
         there = slice(offset, offset + cells)
         same = (flat[:, :cells] == flat[:, there]).view(torch.uint8)
         torch.sub(known[:, :cells] & known[:, there], same * less, out=target)
-    return targets.unflatten(-1, (height, row))[..., :width].contiguous()
+    targets = targets.unflatten(-1, (height, row))[..., :width].contiguous()
+    return targets if border_pairs else targets.masked_fill_(_near_edges(labels, radius), IGNORED)
+
+
+def pair_counts(targets):
+    """How many object pairs, background pairs and different pairs there are: float32 (3,)."""
+    kinds = targets.float()  # to compare and add up floats is several times as fast as bytes
+    return torch.stack(
+        [(kinds == kind).float().sum() for kind in (OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT)]
+    )
 
 
 class AffinityLoss(NamedTuple):
@@ -151,7 +167,7 @@ class AffinityLoss(NamedTuple):
     negative: torch.Tensor
 
 
-def affinity_loss(distance, targets, *, released=False, counted=lambda counts: counts):
+def affinity_loss(distance, targets, *, released=False, counts=None):
     """Equations 7 to 10, in log space: ``log W = -distance`` and ``log(1 - W) =
     log(-expm1(-distance))``.
 
@@ -160,13 +176,13 @@ def affinity_loss(distance, targets, *, released=False, counted=lambda counts: c
         targets: uint8 (B, K, H, W) from ``pair_targets``.
         released: as the released code has it: a quarter of the paper's total, and 1e-5 added inside
             the logarithms, so that no pair costs more than 11.5.
-        counted: from how many object, background and different pairs there are here, float (3,),
-            to what their costs are divided by, such as ``data_parallel.average``.
+        counts: float (3,), what the costs of each kind are divided by: ``pair_counts(targets)``,
+            unless told otherwise.
 
     Returns:
         ``AffinityLoss``. A kind of pair that does not occur contributes 0.
     """
-    foreground, background, negative = _MeanCosts.apply(distance, targets, released, counted)
+    foreground, background, negative = _MeanCosts.apply(distance, targets, released, counts)
     total = foreground + background + 2 * negative
     return AffinityLoss(total / 4 if released else total, foreground, background, negative)
 
@@ -180,7 +196,7 @@ class _MeanCosts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context, distance, targets, released, counted):
+    def forward(context, distance, targets, released, counts):
         # equal features have affinity 1 exactly, whose cost as a different pair is infinite: a
         # number near the smallest stands for a distance of zero; and the largest for infinity,
         # which times zero is no number
@@ -198,13 +214,13 @@ class _MeanCosts(torch.autograd.Function):
             different = (kept + 1).reciprocal_().mul_(kept).mul_(2).log_().neg_()
         kinds = targets.to(distance.dtype)
         chosen = torch.empty_like(kinds)
-        sums, counts = [], []
+        sums, found = [], []
         costs = ((OBJECT_PAIR, same), (BACKGROUND_PAIR, same), (DIFFERENT, different))
         for kind, cost in costs:
             torch.eq(kinds, kind, out=chosen)
-            counts.append(chosen.sum())
+            found.append(chosen.sum())
             sums.append(torch.dot(chosen.flatten(), cost.flatten()))
-        counts = counted(torch.stack(counts))
+        counts = torch.stack(found) if counts is None else counts
         counts = counts.where(counts > 0, 1)
         context.released = released
         context.save_for_backward(kinds, kept, counts)

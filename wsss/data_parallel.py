@@ -40,41 +40,46 @@ def rank():
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def average(tensor):
-    """The mean of a float tensor over the processes, taken in place; the same bits in each.
+def averaging(tensor):
+    """Begin to take the mean of a float tensor over the processes, in place. Returns a function
+    that waits for the others' part and returns the mean, the same bits in each process.
 
     A sum over one's own share, divided by the mean over the processes of how much was summed, is
     a loss whose mean over the processes is that of the whole batch, however unequal the shares.
     """
-    if dist.is_initialized():
-        with _together():
-            dist.all_reduce(tensor)  # a sum: gloo has no mean
-        tensor /= dist.get_world_size()
-    return tensor
-
-
-def average_numbers(numbers, device):
-    """The means over the processes of plain numbers, by name; ``device`` is the one trained on."""
     if not dist.is_initialized():
-        return numbers
-    means = average(torch.tensor(list(numbers.values()), dtype=torch.float64, device=device))
-    return dict(zip(numbers, means.tolist(), strict=True))
+        return lambda: tensor
+    with _together():
+        work = dist.all_reduce(tensor, async_op=True)  # a sum: gloo has no mean
+
+    def mean():
+        with _together():
+            work.wait()
+        return tensor.div_(dist.get_world_size())
+
+    return mean
 
 
-def average_step(network):
+def average_step(network, numbers):
     """Put the means over the processes in the place of a network's gradients, and of the running
     statistics of batch norms that see no more than their own share.
+
+    Returns:
+        the means of plain numbers, by name, rounded to float32 on their way.
     """
     if not dist.is_initialized():
-        return
+        return numbers
     tensors = [p.grad for p in network.parameters() if p.grad is not None]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # which a SyncBatchNorm is not
             tensors += [module.running_mean, module.running_var]
-    # one message: each costs some 0.1 ms whatever its length
-    means = average(torch.cat([tensor.flatten() for tensor in tensors]))
-    for tensor, mean in zip(tensors, means.split([t.numel() for t in tensors]), strict=True):
+    told = tensors[0].new_tensor(list(numbers.values()))
+    # in one go, since in each the processes wait for the slowest of them
+    parts = [told, *(tensor.flatten() for tensor in tensors)]
+    means = averaging(torch.cat(parts))().split([part.numel() for part in parts])
+    for tensor, mean in zip(tensors, means[1:], strict=True):
         tensor.copy_(mean.view_as(tensor))
+    return dict(zip(numbers, means[0].tolist(), strict=True))
 
 
 def synchronise_norms(network, device):

@@ -169,10 +169,9 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
         values = _backward(network, images, targets, loss, schedule.accumulate, device)
-        data_parallel.average_step(network)
         # the first process whose clock says so has all of them keep a checkpoint
         values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
-        values = data_parallel.average_numbers(values, device)
+        values = data_parallel.average_step(network, values)
         due = values.pop("due") > 0
         norm = _gradient_norm(network, schedule.clip_norm)
         fault = health.fault(values["loss"], norm, state["first"])
