@@ -5,6 +5,8 @@ VENV ?= .venv
 PIP_ARGS ?=
 # Processes that run tests; each takes about 1 GB.
 JOBS ?= 2
+# Which tests, as pytest's -m takes it; empty for those that take no mark.
+MARK ?=
 # Of `make fuzz`.
 SECONDS ?= 60
 SEED ?= 0
@@ -45,10 +47,10 @@ demo: install  ## run the whole chain on generated photos
 	@echo "Read the notebooks: $(BIN)/jupyter lab notebooks"
 
 test: install  ## run the tests, in $(JOBS) processes
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q $(if $(MARK),-m '$(MARK)') -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-slow: install browser postgres  ## run the slow tests: whole chains, ten kills, real servers, a real browser
-	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder
+slow: MARK = slow
+slow: browser postgres test  ## run the slow tests: whole chains, ten kills, real servers, a real browser
 
 cluster: install  ## install Ray and an object store too, and run what is done on clusters on two nodes, emulated here
 	$(BIN)/python -m pip install $(PIP_ARGS) -q -e '.[dev,cluster]' 's3fs>=2024.6' 'moto[server]>=5'

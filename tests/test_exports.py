@@ -44,8 +44,9 @@ def answers(file, photos):
     return scores.argmax(1).numpy(), scores.numpy()
 
 
-@pytest.mark.parametrize("fine", [(), (4, 8)], ids=["paper", "fine"])
-@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("backbone", "fine"), [("small", ()), ("small", (4, 8)), ("mobilenet_v2", (4, 8))]
+)
 def test_onnx_and_torch_answer_as_the_network(tmp_path, backbone, fine, capsys):
     file = network_file(tmp_path, backbone, fine)
     onnx_file, torch_file = tmp_path / "a.onnx", tmp_path / "a.pt2"
