@@ -51,7 +51,7 @@ def test_values_are_checked_and_whole_numbers_may_stand_for_floats(tmp_path):
     ("given", "reason"),
     [
         ({"bta": 4}, r"walk\.bta: no such parameter; 10_walk.ipynb has: beta, steps"),
-        ({"beta": "four"}, r"walk\.beta: expected float but got 'four' \(str\); beta is sharpness"),
+        ({"beta": "four"}, r"walk\.beta: expected float but got 'four' \(str\); beta: sharpness"),
         ({"steps": 2.5}, r"walk\.steps: expected int"),
         ({"steps": True}, r"walk\.steps: expected int"),
         ({"flip": 1}, r"walk\.flip: expected bool"),

@@ -46,3 +46,8 @@ def test_overrides_come_back(stage, parameter, value):
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     found = pipeline.parse_overrides([f"{stage}.{parameter}={text}"])
     assert found == {stage: {parameter: value}}
+
+
+def test_nothing_after_the_equals_sign_is_the_empty_text():
+    given = pipeline.parse_overrides(["evaluate.model_name=", "report.a=null"])
+    assert given == {"evaluate": {"model_name": ""}, "report": {"a": None}}

@@ -74,7 +74,7 @@ def _check_mapping(where, values):
 
 def parse_overrides(texts):
     """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``; values are read as
-    YAML.
+    YAML, but nothing after ``=`` is the empty text, which a parameter can be.
     """
     given = {}
     for text in texts:
@@ -84,7 +84,7 @@ def parse_overrides(texts):
             raise InputError(
                 f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
             )
-        given.setdefault(stage, {})[parameter] = yamls.parse(value, f"'{text}'")
+        given.setdefault(stage, {})[parameter] = yamls.parse(value, f"'{text}'") if value else ""
     return given
 
 

@@ -71,7 +71,7 @@ class Parameter:
     def _refuse(self, value, where):
         raise InputError(
             f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
-            f"{self.name} is {self.comment}"
+            f"{self.name}: {self.comment}"
         )
 
 
