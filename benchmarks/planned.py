@@ -110,7 +110,7 @@ def main():
         *smaller, processor = [clock.seconds[item.name] for clock in clocks]
         line = plan.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
         rows[item.name] = (
-            (each.seconds, largest.work + largest.rest),
+            (each.seconds, largest.start + largest.work + largest.rest),
             (line, processor),
             (each.disk / 2**20, disk.taken(disk.files_of(item.folder)) / 2**20),
             (each.memory / 2**20, largest.memory["process"] / 2**20),

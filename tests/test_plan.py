@@ -36,7 +36,7 @@ def experiment(root, **stages_values):
 def measurement(planned, name, photos, work, rest, **more):
     values = next(item.values for item in planned if item.name == name)
     given = {"classes": 5, "gpu": False, "cores": 2, "bytes": 2**20, "files": 20, "entries": 60}
-    given |= {"memory": {"process": GIB, "worker": GIB // 2}, "values": values}
+    given |= {"memory": {"process": GIB, "worker": GIB // 2}, "values": values, "start": 0.0}
     given |= {"photos": photos, "units": measured.units_of(values, photos)}
     return measured.Measurement(**(given | {"work": work, "rest": rest} | more))
 
@@ -92,6 +92,18 @@ def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, tiny_shapes):
     assert told.sizes == (10, 20) and told.bound == "CPUs" and not told.notes
     assert told.memory == pytest.approx(GIB + 8 * GIB // 2)  # eight workers; files as they were
     assert told.calls == plan.CALLS * 20 + plan.READS * 2 * 120
+
+
+def test_the_start_takes_as_long_for_any_number_of_photos(planned, tiny_shapes):
+    name = "affinity_labels"
+    found = [
+        measurement(planned, name, 10, 2.0, 5.0, start=7.0),
+        measurement(planned, name, 20, 3.0, 6.0, start=9.0),  # disturbed
+    ]
+    told = forecast(planned, tiny_shapes, name, found)
+    assert told.rest == pytest.approx(7 + 4 + 0.1 * 120)
+    told = forecast(planned, tiny_shapes, name, found[:1])
+    assert told.rest == pytest.approx(7 + 5.0 * 12)
 
 
 def test_a_number_of_processes_is_kept_to(planned, tiny_shapes):
@@ -201,8 +213,8 @@ def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
     if again:
         journal.begin("e", item.name, {})
     journal.metrics({"a": 1.0})
-    cells = [("code", f"{measured.WORK[0]}ids, job)", work), ("code", "plt.show()", 1.0)]
-    cells += [("markdown", measured.WORK[0], 100.0)]
+    cells = [("code", f"run = {measured.START}name)", 1.5), ("code", "plt.show()", 0.25)]
+    cells += [("code", f"{measured.WORK[0]}ids, job)", work), ("markdown", measured.WORK[0], 100.0)]
     notebook = {
         "cells": [
             {"cell_type": kind, "source": [source], "metadata": {"papermill": {"duration": lasted}}}
@@ -228,7 +240,7 @@ def test_a_completed_stage_is_measured(planned, tiny_shapes):
     assert (found.photos, found.units, found.classes, found.gpu, found.cores) == (
         *(12, 12, 5, False, 4),
     )
-    assert (found.work, found.rest) == (4.0, 5.0)
+    assert (found.start, found.work, found.rest) == (4.75, 4.0, 0.25)  # 9 s in all
     assert found.files == 6 and found.bytes == 4 * 4096 + 8192  # the weights not among these
     assert found.entries == 2
 
@@ -292,3 +304,6 @@ def test_one_cell_of_a_notebook_does_the_work_that_more_processors_shorten(stage
     cells = json.loads(stages.read_stages()[stage].path.read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert sum(any(call in source for call in measured.WORK) for source in code) == 1
+    assert sum(measured.START in source for source in code) == 1
+    started = next(place for place, source in enumerate(code) if measured.START in source)
+    assert not any(call in code[started] for call in measured.WORK)

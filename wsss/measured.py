@@ -24,6 +24,7 @@ FREE = (
 ALIKE = 0.05  # by which the pixels of typical photos may differ
 GROW = ("train_segmentation", "evaluate")  # with the classes of all photos, not of each
 WORK = ("infer.infer(", "train.fit")  # of a notebook's cell that more processors shorten
+START = "tracking.start("  # of the cell before the first that looks at photos
 
 
 class Measurement(NamedTuple):
@@ -35,8 +36,9 @@ class Measurement(NamedTuple):
     classes: int
     gpu: bool
     cores: int  # that worked, of its processors
+    start: float  # seconds that take as long for any number of photos: processes, imports
     work: float  # seconds on photos or crops, which more processors shorten
-    rest: float  # all other seconds: its start, figures, scores, checks; in one process
+    rest: float  # all other seconds: figures, scores, checks; in one process
     bytes: int  # on the disk, but for networks
     files: int
     entries: int  # in its record
@@ -120,11 +122,12 @@ def _measurement(name, folder, record, data):
     kinds = [entry["kind"] for entry, _ in journal.entries(folder)]
     machine, _, cores = journal.opening(folder)[1].get("wsss.device", "").rpartition(", ")
     try:
-        work, seconds, cores = _worked(folder), seconds_of(folder), int(cores.split()[0])
+        work, rest = _worked(folder)
+        start, cores = seconds_of(folder) - work - rest, int(cores.split()[0])
         photos = len(disk.photos_of(name, values, data))
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # also an InputError
         return []
-    if "again" in kinds or not work <= seconds:
+    if "again" in kinds or not start >= 0:
         return []
     files, memory = list(disk.files_of(folder)), record.get("memory")
     return [
@@ -135,8 +138,9 @@ def _measurement(name, folder, record, data):
             len(data.classes),
             not machine.endswith(" CPU"),
             busy(values, cores),
+            start,
             work,
-            seconds - work,
+            rest,
             disk.taken(path for path in files if path.suffix != ".pt"),
             len(files),
             len(kinds),
@@ -153,13 +157,20 @@ def busy(values, cores):
 
 
 def _worked(folder):
-    """Seconds that a notebook's cells took which do a stage's work, by papermill's account."""
-    cells = json.loads((folder / stages.NOTEBOOK).read_text())["cells"]
-    return sum(
-        cell["metadata"]["papermill"]["duration"]
-        for cell in cells
-        if cell["cell_type"] == "code" and any(call in "".join(cell["source"]) for call in WORK)
-    )
+    """Seconds that a notebook's cells took which do a stage's work, and which come before and after
+    it, but for the one that starts: by papermill's account.
+    """
+    work = rest = 0.0
+    for cell in json.loads((folder / stages.NOTEBOOK).read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code" or START in source:
+            continue
+        seconds = cell["metadata"]["papermill"]["duration"]
+        if any(call in source for call in WORK):
+            work += seconds
+        else:
+            rest += seconds
+    return work, rest
 
 
 def class_growth(name, everything, data, classes, before):

@@ -134,7 +134,9 @@ def _stage(name, everything, data, asked, times, found):
         name,
         sizes,
         work,
-        scaled([(each.photos, each.rest) for each in chosen], photos),
+        # of the start the least, since what others took longer for was chance
+        min(each.start for each in chosen)
+        + scaled([(each.photos, each.rest) for each in chosen], photos),
         quicker[0][1],
         _disk(name, values, data, asked, times, chosen, photos, work),
         files,
