@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 # Processes that run tests; each takes about 1 GB.
 JOBS ?= 2
-# Which tests, as pytest's -m takes it; empty for those that take no mark.
+# Which tests, as pytest's -m takes it; empty for those without a mark.
 MARK ?=
 # Of `make fuzz`.
 SECONDS ?= 60
