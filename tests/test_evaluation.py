@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from test_random_walk import dense_walk
 
 from wsss import evaluation, models, storage
 from wsss.cam import background_score
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, threshold_of
+from wsss.synthesis import affinities
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -78,6 +80,29 @@ def test_probabilities_have_the_photos_size_and_sum_to_one():
     both = evaluation.segment(network, image, flip=True)
     mirrored = evaluation.segment(network, np.ascontiguousarray(image[:, ::-1])).flip(-1)
     torch.testing.assert_close(both, (plain + mirrored) / 2, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_probabilities_walk_along_affinities(flip):
+    torch.manual_seed(0)
+    scorer = models.build_segmentation("small", 4, channels=8).eval()
+    walker = models.build_affinity("small").eval()
+    for network in (scorer, walker):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):  # torch's own way lets the photo fade away
+                torch.nn.init.kaiming_normal_(layer.weight)
+    walk = {"beta": 0.5, "steps": 6, "flip": flip}
+    image = np.random.default_rng(0).integers(0, 256, (43, 61, 3), dtype=np.uint8)
+    before = evaluation.segment(scorer, image, scales=(0.5, 1.0))
+    after = evaluation.segment(
+        models.WalkedNetwork(scorer, walker, **walk), image, scales=(0.5, 1.0)
+    )
+    assert after.shape == before.shape == (4, 43, 61)
+    torch.testing.assert_close(after.sum(0), torch.ones(43, 61), atol=1e-5, rtol=0)
+    affinity = affinities(walker, image, flip=flip)
+    wanted = dense_walk(before[:, ::8, ::8], affinity, 0.5, 6, 5)
+    assert np.abs(wanted - before[:, ::8, ::8].numpy()).max() > 0.01  # there is something to see
+    np.testing.assert_allclose(after[:, ::8, ::8], wanted, atol=1e-5)
 
 
 def test_predictions_are_the_most_probable_classes_with_and_without_the_crf(tmp_path, tiny_shapes):

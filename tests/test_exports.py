@@ -136,3 +136,15 @@ def test_another_network_is_refused(tmp_path, capsys):
     given = ["--run", str(file), "--out", str(tmp_path / "a.pt2")]
     assert cli.main(["export", "torch", *given]) == 2
     assert "expected: segmentation network, found: CAM network" in capsys.readouterr().err
+
+
+def test_a_network_with_a_walk_is_refused(tmp_path, capsys):
+    """Rather than exported without it, which would be another protocol."""
+    network = models.build_affinity("small", output_stride=8)
+    affinity, file = tmp_path / "a.pt", tmp_path / "w.pt"
+    models.save_network(affinity, network, "affinity", CLASSES, backbone="small", output_stride=8)
+    models.add_walk(file, network_file(tmp_path), affinity, beta=1.0, steps=2, flip=False)
+    for format in ("onnx", "torch"):
+        out = tmp_path / f"x.{format}"
+        assert cli.main(["export", format, "--run", str(file), "--out", str(out)]) == 2
+        assert "give its train_segmentation" in capsys.readouterr().err and not out.exists()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, delivery, driver, models, pipeline, stages, store
+from wsss import cli, delivery, driver, models, pipeline, sources, stages, store
 from wsss.datasets import shapes
 from wsss.errors import InputError
 from wsss.journal import Journal
@@ -31,7 +31,7 @@ SMOKE = {
             **{"epochs": 1, "crop": 64, "channels": 16, "fine": [4, 8]},
             **{"members": 2, "rare_photos": 4, "rare_strength": 0.4, "gate": 0.5},
         },
-        "evaluate": {"model_name": "smoke-network"},
+        "evaluate": {"model_name": "smoke-network", "train_affinity_run": "", "walk_steps": 4},
         "report": {},
     },
 }
@@ -166,6 +166,16 @@ def test_report_holds_the_figures_of_the_runs(finished):
     run_id = delivery.run_of(finished["random_walk"].folder)
     row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
     assert f"{record['metrics']['labels_miou/train']:.1f}" in row and run_id[:8] in row
+
+
+def test_the_network_is_kept_and_registered_with_its_walk(finished):
+    weights = finished["evaluate"].folder / "weights.pt"
+    walked = models.open_network(weights, "segmentation").network
+    assert isinstance(walked, models.WalkedNetwork) and walked.walk["steps"] == 4
+    registered = sources.network_file("models:/smoke-network/1", "segmentation")
+    assert registered.read_bytes() == weights.read_bytes()
+    text = (finished["report"].folder / "report.md").read_text()
+    assert "scales [1.0], no flip, walk of t 4, beta 12, no dCRF" in text
 
 
 def test_tables_and_figures_of_the_paper_hold_these_runs(finished):

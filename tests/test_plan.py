@@ -169,6 +169,8 @@ def test_a_step_with_other_classes_is_timed(planned, tiny_shapes):
     values = {item.name: item.values for item in planned}
     for name in measured.GROW:
         assert 0 < measured.class_growth(name, values, Devkit(tiny_shapes), 80, 5) < 1000
+    values["evaluate"]["walk_steps"] = 8
+    assert 0 < measured.class_growth("evaluate", values, Devkit(tiny_shapes), 80, 5) < 1000
     assert measured.class_growth("train_segmentation", values, None, 5, 5) == 1
     assert measured.class_growth("train_cam", values, None, 80, 5) == 1
 

@@ -40,6 +40,7 @@ PARAMETERS = {
     "scales": [1.0, 0.5],
     "flip": True,
     "crf_steps": 0,
+    "walk_steps": 0,
 }
 
 

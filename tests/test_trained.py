@@ -58,3 +58,58 @@ def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
     torch.load(path, weights_only=True)
     with pytest.raises(InputError, match=r"weights\.pt: damaged since it was written; run its st"):
         models.open_network(path)
+
+
+@pytest.fixture
+def walked(tmp_path):
+    """Files of a segmentation network, of an AffinityNet, and of both joined."""
+    torch.manual_seed(0)
+    files = []
+    for kind in ("segmentation", "affinity"):
+        build, counts, arguments = NETWORKS[kind]
+        settings = {"reduction": "sum", "radius": 4, "border_pairs": False}
+        files.append(tmp_path / kind / "weights.pt")
+        models.save_network(
+            files[-1],
+            build("small", **counts, **arguments),
+            kind,
+            CLASSES,
+            settings=settings if kind == "affinity" else None,
+            backbone="small",
+            **arguments,
+        )
+    models.add_walk(tmp_path / "weights.pt", *files, beta=0.5, steps=3, flip=True)
+    return tmp_path / "weights.pt", *files
+
+
+def test_a_walk_is_kept_with_both_networks(walked):
+    joined, segmentation, affinity = walked
+    trained = models.open_network(joined, "segmentation")
+    assert trained.classes == tuple(CLASSES) and trained.arguments["backbone"] == "small"
+    assert trained.network.walk == {
+        **{"beta": 0.5, "steps": 3, "flip": True},  # and what the distances were learnt with
+        **{"reduction": "sum", "radius": 4, "border_pairs": False},
+    }
+    photo = torch.rand(1, 3, 24, 40)
+    for part, file in (("segmentation", segmentation), ("affinity", affinity)):
+        alone = models.open_network(file, part).network
+        with torch.inference_mode():
+            same = getattr(trained.network, part)(photo), alone(photo)
+        torch.testing.assert_close(*same, rtol=0, atol=0)
+    coarse = models.open_network(joined, output_stride=16).network
+    assert coarse.segmentation.trunk.strides[-1] == 16
+    assert coarse.affinity.trunk.strides[-1] == 8
+
+
+def test_no_second_walk_and_no_further_files(walked, tmp_path):
+    joined, _, affinity = walked
+    with pytest.raises(InputError, match="ends in a walk already; give its train_segmentation"):
+        models.add_walk(tmp_path / "more.pt", joined, affinity, beta=1.0, steps=2, flip=False)
+    trained = models.open_network(joined)
+    walk = trained.arguments["walk"]
+    walk["affinity"] = {**walk["affinity"], "weights": "/some/other/file.pth"}
+    models.save_network(
+        joined, trained.network, "segmentation", CLASSES, **{**trained.arguments, "walk": walk}
+    )
+    with pytest.raises(InputError, match="names further weights; give another file"):
+        models.open_network(joined)

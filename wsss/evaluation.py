@@ -16,7 +16,8 @@ from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
 from wsss.metrics import Confusions, ThresholdSweep
-from wsss.synthesis import label_map
+from wsss.models import WalkedNetwork
+from wsss.synthesis import label_map, spread
 
 
 def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
@@ -176,7 +177,7 @@ class SegmentJob:
 @torch.inference_mode()
 def segment(network, image, *, scales=(1.0,), flip=False):
     """Class probabilities (classes, H, W) of a photo, uint8 RGB (H, W, 3), averaged over scales
-    and mirror images.
+    and mirror images; those of a ``WalkedNetwork`` after its walk.
     """
     device = next(network.parameters()).device
     pixels = as_batch(image, device)
@@ -200,4 +201,7 @@ def segment(network, image, *, scales=(1.0,), flip=False):
                 scores, (height, width), mode="bilinear", align_corners=False, antialias=scale > 1
             )
         total = total + scores[0]
-    return total / total.sum(0)
+    probabilities = total / total.sum(0)
+    if isinstance(network, WalkedNetwork):
+        return spread(network, image, probabilities)
+    return probabilities

@@ -45,6 +45,11 @@ class Labeller(nn.Module):
 
     def __init__(self, network):
         super().__init__()
+        if isinstance(network, models.WalkedNetwork):
+            raise InputError(
+                "export: expected a network that ends with its scores, but this one walks along "
+                "affinities; give its train_segmentation, whose labels are those before the walk"
+            )
         fold_norms(network)
         self.network = network.requires_grad_(False)
         decoder = isinstance(network, models.DecoderNetwork)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, disk, evaluation, infer, journal, losses, stages
+from wsss import datasets, disk, evaluation, infer, journal, losses, models, stages
 from wsss.crf import CrfParams, DenseCRF
 from wsss.devices import pick_device
 from wsss.errors import InputError
@@ -188,6 +188,10 @@ def _timed(name, everything, data, classes):
     trained, values = everything["train_segmentation"], everything[name]
     network, device = disk.NETWORKS["train_segmentation"](trained, classes), pick_device()
     if name == "evaluate":
+        if values["walk_steps"] and "train_affinity" in everything:
+            affinity = disk.NETWORKS["train_affinity"](everything["train_affinity"], classes)
+            walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
+            network = models.WalkedNetwork(network, affinity, **walk)
         image, network = data.image(data.ids(values["val_split"])[0]), infer.ready(network)
 
         def step():

@@ -237,7 +237,10 @@ def prepare(name, run, data, table):
     storage.save_json(
         folder / "model.json",
         {
-            "weights": str(run.inputs["train_segmentation"] / "weights.pt"),
+            "weights": str(
+                (run.folder if run.parameters["walk_steps"] else run.inputs["train_segmentation"])
+                / "weights.pt"
+            ),
             "parameters": {parameter: run.parameters[parameter] for parameter in asked},
             "tags": tags,
         },

@@ -18,10 +18,15 @@ def markdown_table(header, rows):
 
 def protocol(parameters):
     """What an evaluation does at test time, in words, from the parameters of 70_evaluate."""
-    steps = parameters["crf_steps"]
-    return (
-        f"scales {parameters['scales']}, {'flip' if parameters['flip'] else 'no flip'}, "
-        f"{f'dCRF {steps} steps' if steps else 'no dCRF'}"
+    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)
+    return ", ".join(
+        [
+            f"scales {parameters['scales']}",
+            "flip" if parameters["flip"] else "no flip",
+            # runs of before there was one do not tell of it
+            *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
+            f"dCRF {steps} steps" if steps else "no dCRF",
+        ]
     )
 
 

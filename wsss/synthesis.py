@@ -216,6 +216,27 @@ def walk_scores(cams, affinity, walk):
     return random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
 
 
+def spread(network, image, probabilities):
+    """What a segmentation network says of a photo, after a walk along affinities.
+
+    Not in the paper, which ends with the segmentation network: equations 11 and 12 with class
+    probabilities in place of maps. No image label goes in.
+
+    Args:
+        network: a ``WalkedNetwork``.
+        image: uint8 RGB (H, W, 3).
+        probabilities: float (classes, H, W), background first, of ``network.segmentation``.
+
+    Returns:
+        probabilities of the same shape.
+    """
+    walk = Walk(**network.walk)
+    affinity = walk.affinities(network.affinity, image)
+    cells = probabilities[:, ::AFFINITY_STRIDE, ::AFFINITY_STRIDE]
+    walked = random_walk(cells, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
+    return upsample(walked, image.shape[:2])
+
+
 def crf_scores(image, scores, walk):
     """Scores (1 + C, H, W) after the walk's dense CRF; as they are where it is left out."""
     if not walk.crf_steps:

@@ -14,10 +14,11 @@ from wsss.models.heads import (
     DecoderNetwork,
     LargeFovNetwork,
     SegmentationNetwork,
+    WalkedNetwork,
     favour_rare,
     log_shares,
 )
-from wsss.models.trained import Trained, open_network, save_network
+from wsss.models.trained import Trained, add_walk, open_network, save_network
 from wsss.models.weights import fit_state, load_state, save_state
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "LargeFovNetwork",
     "SegmentationNetwork",
     "Trained",
+    "WalkedNetwork",
+    "add_walk",
     "build_affinity",
     "build_cam",
     "build_segmentation",

@@ -1,5 +1,6 @@
 """The three networks of the method: a trunk with a head for activation maps, affinities or
-segmentation, the last with one of the paper's two heads or with a decoder.
+segmentation, the last with one of the paper's two heads or with a decoder, and with a walk along
+affinities behind it or without.
 """
 
 import torch
@@ -211,6 +212,27 @@ class DecoderNetwork(Network):
         scores = self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
         maps = on_grid(maps, size, stride=coarse, onto=self.stride)
         return scores + F.pad(maps, (0, 0, 0, 0, 1, 0)), presence
+
+
+class WalkedNetwork(nn.Module):
+    """A segmentation network and an AffinityNet: what the first makes of a photo walks along the
+    second's affinities, as the maps do that the labels are made of, see ``synthesis.spread``.
+
+    The walk is over the whole photo, after scales and mirror images are averaged, so ``forward``
+    does without it.
+
+    Args:
+        segmentation, affinity: both trained.
+        walk: arguments of ``synthesis.Walk``: ``beta``, ``steps`` and what tells pairs.
+    """
+
+    def __init__(self, segmentation, affinity, **walk):
+        super().__init__()
+        self.segmentation, self.affinity, self.walk = segmentation, affinity, walk
+
+    def forward(self, images):
+        """Class scores before the softmax and the walk, as the segmentation network gives them."""
+        return self.segmentation(images)
 
 
 def log_shares(shares):

@@ -8,14 +8,22 @@ from torch import nn
 
 from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
+from wsss.models.heads import WalkedNetwork
 from wsss.models.weights import fit_state, fitting, load_described, save_state
+
+
+def _segmentation(classes, *, walk=None, **arguments):
+    network = build_segmentation(num_classes=len(classes) + 1, **arguments)
+    if walk is None:
+        return network
+    settings = dict(walk)
+    return WalkedNetwork(network, build_affinity(**settings.pop("affinity")), **settings)
+
 
 BUILDERS = {
     "cam": lambda classes, **arguments: build_cam(num_classes=len(classes), **arguments),
     "affinity": lambda classes, **arguments: build_affinity(**arguments),
-    "segmentation": lambda classes, **arguments: build_segmentation(
-        num_classes=len(classes) + 1, **arguments
-    ),
+    "segmentation": _segmentation,
 }
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
@@ -28,7 +36,8 @@ class Trained(NamedTuple):
         network: in evaluation mode, on the CPU.
         kind: ``cam``, ``affinity`` or ``segmentation``.
         classes: names of the object classes, in the order of their numbers from 1.
-        arguments: of the builder, ``backbone`` among them.
+        arguments: of the builder, ``backbone`` among them; ``walk`` where there is one, with those
+            of its AffinityNet as ``affinity``.
         settings: how its answers are read, such as AffinityNet's ``reduction``; may be empty.
     """
 
@@ -53,6 +62,29 @@ def save_network(path, network, kind, classes, *, settings=None, **arguments):
         "settings": settings or {},
     }
     save_state(network, path, description=description)
+
+
+def add_walk(path, segmentation, affinity, *, beta, steps, flip):
+    """Write a ``WalkedNetwork``, a segmentation network like any other to those who open it.
+
+    Args:
+        path: the file.
+        segmentation, affinity: the files of both networks, or the folders with them; the settings
+            that the AffinityNet was trained with are kept.
+        beta, steps, flip: of the walk, see ``synthesis.Walk``.
+    """
+    scorer, walker = open_network(segmentation, "segmentation"), open_network(affinity, "affinity")
+    if "walk" in scorer.arguments:
+        raise InputError(f"{segmentation}: ends in a walk already; give its train_segmentation")
+    walk = walker.settings | {"beta": beta, "steps": steps, "flip": flip}
+    save_network(
+        path,
+        WalkedNetwork(scorer.network, walker.network, **walk),
+        "segmentation",
+        scorer.classes,
+        **scorer.arguments,
+        walk=walk | {"affinity": walker.arguments},
+    )
 
 
 def open_network(path, kind=None, **changes):
@@ -95,7 +127,7 @@ def open_network(path, kind=None, **changes):
         )
     given = {name: value for name, value in changes.items() if value}
     classes, arguments = tuple(description["classes"]), description["arguments"] | given
-    if "weights" in arguments:  # a stranger's file must not name others to be read
+    if _names_weights(arguments):  # a stranger's file must not name others to be read
         raise InputError(f"{path}: its description names further weights; give another file")
     try:
         # without memory first, as what is described may be of any size
@@ -112,3 +144,10 @@ def open_network(path, kind=None, **changes):
         network = BUILDERS[found](classes, **arguments)
     fit_state(network, state, path)
     return Trained(network.eval(), found, classes, arguments, description["settings"])
+
+
+def _names_weights(arguments):
+    """Whether a builder, or one within it, is told of a file of weights."""
+    return isinstance(arguments, dict) and (
+        "weights" in arguments or any(_names_weights(value) for value in arguments.values())
+    )
