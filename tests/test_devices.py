@@ -82,13 +82,13 @@ def test_repeatable_on_a_processor_always_and_on_a_gpu_where_asked_for(monkeypat
     assert choices() == before
 
 
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_sleep_while_they_wait_unless_told_otherwise(given):
+@pytest.mark.parametrize("given", [None, "17"])
+def test_threads_look_for_a_moment_and_then_sleep_unless_told_otherwise(given):
     """As the library of torch's threads says itself: it reads that when it is loaded."""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"GOMP_SPINCOUNT": given} if given else {})
     command = [sys.executable, "-c", "import wsss.devices"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    if "OMP_WAIT_POLICY" not in told.stderr:
-        pytest.skip("torch's threads here are not OpenMP's")
-    assert f"OMP_WAIT_POLICY = '{given or 'PASSIVE'}'" in told.stderr
+    if "GOMP_SPINCOUNT" not in told.stderr:
+        pytest.skip("torch's threads here are not GNU OpenMP's")
+    assert f"GOMP_SPINCOUNT = '{given or 2000}'" in told.stderr

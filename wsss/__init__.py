@@ -6,11 +6,11 @@ import os
 # cannot reach them, starts and ends of processes wait for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
-# torch's threads spin while they wait for each other, unless they find this when torch is first
-# imported. Where something else wants a core, a loader's worker or another program, the thread that
-# is waited for waits itself for one that spins: of two processes on 2 cores, MobileNetV2 in
-# training, one got 30 times as far with threads that sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How often torch's threads (of GNU OpenMP) look whether they may go on before they sleep, unless
+# it is told when torch is first imported; by default for milliseconds. Where something else wants a
+# core, a loader's worker or another program, the thread that is waited for waits itself for one
+# that looks: RESULTS.md has what that costs.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 
