@@ -174,6 +174,8 @@ def test_the_network_is_kept_and_registered_with_its_walk(finished):
     assert isinstance(walked, models.WalkedNetwork) and walked.walk["steps"] == 4
     registered = sources.network_file("models:/smoke-network/1", "segmentation")
     assert registered.read_bytes() == weights.read_bytes()
+    card = (finished["evaluate"].folder / "model" / "MODEL_CARD.md").read_text()
+    assert "with a segmentation head and a walk of its probabilities along an AffinityNet's" in card
     text = (finished["report"].folder / "report.md").read_text()
     assert "scales [1.0], no flip, walk of t 4, beta 12, no dCRF" in text
 

@@ -131,7 +131,8 @@ def test_jobs_without_a_sweep_are_refused(place, monkeypatch, capsys):
 
 
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 from tests import chain
 from wsss import cli, execution
 execution.EXECUTE = chain.SCRIPT

@@ -51,8 +51,8 @@ CARD = """\
 # {name}
 
 A class for each pixel of a photo: background and {count} classes. The network is `{backbone}` \
-with a segmentation head, trained by [AffinityNet](https://arxiv.org/abs/1803.10464)'s way from \
-**image labels only**. It is what run `{run_id}` evaluated (fingerprint `{fingerprint}`).
+with a segmentation head{walk}, trained by [AffinityNet](https://arxiv.org/abs/1803.10464)'s way \
+from **image labels only**. It is what run `{run_id}` evaluated (fingerprint `{fingerprint}`).
 
 ## Scores
 
@@ -145,6 +145,9 @@ def card(name, run, data, table):
         name=name,
         count=len(data.classes),
         backbone=learnt["backbone"],
+        walk=" and a walk of its probabilities along an AffinityNet's affinities"
+        if run.parameters["walk_steps"]
+        else "",
         run_id=RUN,
         fingerprint=run.fingerprint,
         scores=_scores(run, data, table, trained),
