@@ -1,4 +1,6 @@
-"""What becomes of freed memory, seen from outside, in a process of its own."""
+"""What becomes of freed memory and of waiting threads, seen from outside, in a process of its own;
+and when results repeat.
+"""
 
 import os
 import platform
