@@ -16,7 +16,7 @@ from wsss import models, storage
 from wsss.devices import autocast
 from wsss.errors import InputError
 from wsss.infer import infer, ready
-from wsss.models.layers import FrozenNormConv2d
+from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 
 
 @dataclass
@@ -209,3 +209,24 @@ def test_a_ready_network_gives_the_same_and_leaves_the_trained_one_alone(backbon
     assert not any(isinstance(module, FrozenNormConv2d) for module in copied.modules())
     for name, tensor in network.state_dict().items():
         assert tensor.dtype == kept[name].dtype and torch.equal(tensor.cpu(), kept[name])
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_convolutions_compute_the_activations_that_follow(half, monkeypatch):
+    number = torch.bfloat16 if half else torch.float32
+    monkeypatch.setattr("wsss.infer.pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("wsss.infer.precision", lambda device: number)
+    torch.manual_seed(0)
+    network = models.build_cam("mobilenet_v2", 4, head_channels=8).eval()
+    network.adapt[0].bias.data.normal_()
+    fused = ready(network)
+    monkeypatch.setattr("wsss.infer.fuse_activations", lambda network: None)
+    apart = ready(network)
+    assert sum(isinstance(module, ActivatedConv2d) for module in fused.modules()) == 36
+    images = torch.rand(2, 3, 129, 97).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = [*fused.trunk(images), fused.maps(images)]
+        expected = [*apart.trunk(images), apart.maps(images)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype and other.abs().max() > 0
+        assert (one - other).abs().max() <= (0.02 if half else 1e-5) * other.abs().max()

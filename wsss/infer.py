@@ -12,7 +12,7 @@ from torch import nn
 from wsss.devices import cores, pick_device, precision, repeatable, reuse_memory
 from wsss.engines import ray_address
 from wsss.errors import InputError
-from wsss.models.layers import fold_norms
+from wsss.models.layers import fold_norms, fuse_activations
 from wsss.progress import progress
 from wsss.workers import end_with
 
@@ -51,7 +51,8 @@ def ready(network):
     """A copy of a network for inference alone, on the GPU where there is one.
 
     What would be done to its weights at each photo is done once: frozen norms are folded in, and
-    convolutions keep them in the precision and the order in memory that they are computed in.
+    convolutions keep them in the precision and the order in memory that they are computed in. On a
+    processor they apply the activations that follow, too.
     """
     reuse_memory()
     device = pick_device()
@@ -60,6 +61,8 @@ def ready(network):
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(precision(device), memory_format=torch.channels_last)
+    if device.type == "cpu":
+        fuse_activations(network)
     return network
 
 
