@@ -67,7 +67,7 @@ def walk_constants():
         return np.stack(counts).reshape(*map(len, grid), 3, 3)
 
     def fast():
-        walked = walk_sweep.walk_all(cams, affinity, grid, 5)
+        walked = walk_sweep.walk_all(cams, affinity, grid, Walk())
         return walk_sweep.count(walked, target, 2)[1]
 
     return Pair(

@@ -157,6 +157,21 @@ def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
     assert disk.needed(whole) == 0
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_network_joined_for_a_walk_counts_once_more(chain, tmp_path, trained):
+    data, plan = chain
+    names = ("train_segmentation", "train_affinity")
+    folder = plan["train_cam"].folder.parent if trained else tmp_path
+    runs = {f"{name}_run": str(folder / name) for name in names}
+    whole = [planned(name, SMALL[name], folder, data.root, done=trained) for name in names]
+    sizes = [
+        disk.needed([*whole, planned("evaluate", runs | walk, tmp_path, data.root)])
+        for walk in ({"walk_steps": 0}, {"walk_steps": 4})
+    ]
+    written = sum((plan[name].folder / "weights.pt").stat().st_size for name in names)
+    assert 0.8 * written < sizes[1] - sizes[0] < 1.2 * written
+
+
 def test_too_little_room_is_one_line_with_the_mend(chain, tmp_path, monkeypatch):
     data, _ = chain
     todo = [planned("infer_cam", {}, tmp_path, data.root)]

@@ -1,5 +1,7 @@
 """Label synthesis: the stages in turn equal the one call; confident regions mean what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from wsss.synthesis import (
     cell_regions,
     confident_regions,
     label_map,
+    walk_scores,
 )
 from wsss.targets import RegionFolder
 
@@ -53,6 +56,26 @@ def test_jobs_in_turn_equal_synthesize(tmp_path, tiny_shapes, networks):
         assert whole.dtype == np.uint8 and whole.shape == data.image(id).shape[:2]
         assert (whole == stored).mean() > 0.99  # the stored maps are float16
         assert set(np.unique(whole)) <= {0, *data.labels(id)}
+
+
+def test_what_a_walk_took_from_a_maps_maximum_is_given_back():
+    generator = torch.Generator().manual_seed(0)
+    cams = torch.rand((3, 12, 16), generator=generator) ** 4
+    cams[2] = 0  # a map that holds nothing
+    affinity = torch.rand((34, 6, 8), generator=generator)
+    plain = walk_scores(cams, affinity, replace(WALK, steps=(3, 40)))
+    peaks = plain[:, 1:].amax((-2, -1))
+    assert peaks[1, :2].max() < 0.5 < cams[:2, ::2, ::2].amax((1, 2)).min()
+    for share in (0.25, 1.0):
+        walk = replace(WALK, steps=(3, 40), restore=share)
+        found = walk_scores(cams, affinity, walk)
+        assert found.shape == plain.shape and torch.equal(found[:, 0], plain[:, 0])
+        for (time, number), peak in np.ndenumerate(peaks.numpy()):
+            expected = plain[time, 1 + number] * (peak**-share if peak else 0)
+            torch.testing.assert_close(found[time, 1 + number], expected)
+    assert found[:, 1:3].amax((-2, -1)).flatten().tolist() == pytest.approx([1] * 4)
+    with pytest.raises(InputError, match="restore: expected a number from 0 to 1 but"):
+        Walk(restore=1.5)
 
 
 @pytest.mark.parametrize("width", [41, 44])

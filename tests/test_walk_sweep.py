@@ -54,7 +54,7 @@ def cams(tmp_path_factory, tiny_shapes):
 def job(tmp_path, tiny_shapes, cams, network):
     folders = (tmp_path / "affinities", tmp_path / "counts")
     return walk_sweep.WalkSweepJob(
-        Devkit(tiny_shapes), cams, network, Walk(flip=True), GRID, *folders
+        Devkit(tiny_shapes), cams, network, Walk(flip=True, restore=0.5), GRID, *folders
     )
 
 
@@ -70,12 +70,14 @@ def test_every_combination_counts_as_it_does_by_itself(job):
         affinity = job.walk.affinities(job.network, image)
         for place, matrix in expected.items():
             (_, alpha), (_, beta), (_, steps) = place
-            walk = Walk(background_alpha=alpha, beta=beta, steps=steps)
+            walk = Walk(background_alpha=alpha, beta=beta, steps=steps, restore=0.5)
             scores = upsample(walk_scores(maps, affinity, walk), image.shape[:2]).numpy()
             matrix.update(label_map(scores, classes), data.mask(id))
     found = walk_sweep.merge(job, ids)
     for ((a, _), (b, _), (t, _)), matrix in expected.items():
-        np.testing.assert_array_equal(found[a, b, t], matrix.matrix)
+        # upsampling rounds by how many maps there are, which decides where two score the same: at
+        # most in a cell or two of 8 pixels' side
+        np.testing.assert_allclose(found[a, b, t], matrix.matrix, rtol=0, atol=32)
     # there is something to compare: few are alike, and classes stand beside background
     different = {matrix.matrix.tobytes() for matrix in expected.values()}
     assert len(different) > 36

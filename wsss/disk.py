@@ -39,8 +39,11 @@ def needed(planned):
         place = item.values["dataset"], stages.from_root(item.values["data_root"])
         if place not in opened:
             opened[place] = datasets.open(*place)
-        there = taken(files_of(item.folder))
-        total += max(0, stage_bytes(item.name, item.values, opened[place]) + PICTURES - there)
+        there, data = taken(files_of(item.folder)), opened[place]
+        wanted = stage_bytes(item.name, item.values, data) + PICTURES
+        if item.name == "evaluate" and item.values["walk_steps"]:
+            wanted += _joined(item.values, planned, len(data.classes))
+        total += max(0, wanted - there)
     return total
 
 
@@ -72,9 +75,7 @@ def stage_bytes(name, values, data, *, times=1.0, classes=None, checkpoints=CHEC
         checkpoints: that are kept of each training while it goes on.
     """
     if name in NETWORKS:
-        with torch.device("meta"):  # sizes alone, no memory for the tensors
-            network = NETWORKS[name](values, classes or len(data.classes))
-        return _training(network, values, checkpoints)
+        return _training(_network(name, values, classes or len(data.classes)), values, checkpoints)
     written = kinds(name, values)
     ids = photos_of(name, values, data) if written else []
     return ceil(times * sum(_photos(data, ids, kind) for kind in written))
@@ -109,6 +110,28 @@ NETWORKS = {  # of the stages that train: from their parameters and the number o
         num_classes=classes + 1, **_chosen(values, "channels", "reach", "fine")
     ),
 }
+
+
+def _network(name, values, classes):
+    with torch.device("meta"):  # sizes alone, no memory for the tensors
+        return NETWORKS[name](values, classes)
+
+
+def _joined(values, planned, classes):
+    """The network that evaluation keeps where a walk follows: two that others wrote or will write,
+    once more.
+    """
+    total = 0
+    for name in ("train_segmentation", "train_affinity"):
+        folder = stages.from_root(values[f"{name}_run"])
+        written = folder / "weights.pt"
+        if written.exists():
+            total += written.stat().st_size
+        else:
+            for item in planned:
+                if item.folder == folder:
+                    total += _bytes(_network(name, item.values, classes).state_dict().values())
+    return _blocks(total)
 
 
 def _training(network, values, checkpoints):

@@ -127,6 +127,7 @@ class Walk:
     radius: int = 5
     border_pairs: bool = True  # see ``affinity.pair_distance``
     flip: bool = False  # see ``affinities``
+    restore: float = 0.0  # see ``restored``
     crf: CrfParams = field(default_factory=CrfParams)
     crf_steps: int = 10  # 0 leaves the CRF out
     crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
@@ -136,6 +137,7 @@ class Walk:
             ("background_alpha", 0, math.inf),
             ("beta", 0, math.inf),
             ("steps", 0, 10**6),
+            ("restore", 0, 1),
             ("radius", 2, 30),  # cells; with 1 there are no neighbours, with 30 some 1,400
             ("crf_steps", 0, 10**4),
             ("crf_sharpness", 0, math.inf),
@@ -213,7 +215,25 @@ def walk_scores(cams, affinity, walk):
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
     scores = torch.cat([background_score(maps, walk.background_alpha)[None], maps])
-    return random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
+    walked = random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
+    return restored(walked, walk.restore)
+
+
+def restored(scores, share, *, backgrounds=1):
+    """Scores after a walk, with each class's map divided by its maximum to the power of ``share``:
+    0 leaves it as it is, 1 brings it back to the maximum of 1 that it had before.
+
+    Not in the paper. A walk spreads what a map holds, so the map of a small object, or of one in a
+    poorly told place, sinks below a background that is large everywhere.
+
+    Args:
+        scores: float (..., backgrounds + C, h, w), the backgrounds first.
+    """
+    if not share:
+        return scores
+    before, maps = scores[..., :backgrounds, :, :], scores[..., backgrounds:, :, :]
+    peaks = maps.amax((-2, -1), keepdim=True)
+    return torch.cat([before, maps / peaks.where(peaks > 0, 1) ** share], -3)
 
 
 def spread(network, image, probabilities):

@@ -26,7 +26,7 @@ from wsss.geometry import upsample
 from wsss.infer import infer
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
-from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk
+from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk, restored
 
 BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # of every byte, the lowest first
 
@@ -78,7 +78,7 @@ class WalkSweepJob:
     def forward(self, id):
         classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
         affinity, size = self._affinity(id)
-        return classes, size, walk_all(cams, affinity, self.grid, self.walk.radius).cpu()
+        return classes, size, walk_all(cams, affinity, self.grid, self.walk).cpu()
 
     def finish(self, id, payload):
         classes, size, scores = payload
@@ -93,7 +93,7 @@ class WalkSweepJob:
             np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
 
 
-def walk_all(cams, affinity, grid, radius):
+def walk_all(cams, affinity, grid, walk):
     """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), the
     backgrounds first, then the C classes that they have in common.
     """
@@ -101,12 +101,11 @@ def walk_all(cams, affinity, grid, radius):
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
     backgrounds = [background_score(maps, alpha)[None] for alpha in grid.alphas]
     scores = torch.cat([*backgrounds, maps])
-    return torch.stack(
-        [
-            random_walk(scores, affinity, beta=beta, steps=grid.steps, radius=radius)
-            for beta in grid.betas
-        ]
-    )
+    walked = [
+        random_walk(scores, affinity, beta=beta, steps=grid.steps, radius=walk.radius)
+        for beta in grid.betas
+    ]
+    return restored(torch.stack(walked), walk.restore, backgrounds=len(backgrounds))
 
 
 def count(scores, target, classes):
@@ -202,10 +201,12 @@ def compare(values, combinations):
         models.open_network(
             inputs["train_affinity"], "affinity", output_stride=values["output_stride"]
         ).network,
-        Walk(**{name: values[name] for name in names[1:]}),
+        Walk(**{name: values[name] for name in (*names[1:], "restore")}),
         grid,
         _folder("affinities", affinity_key),
-        _folder("walk_sweeps", [affinity_key, _origin(inputs["infer_cam"]), grid]),
+        _folder(
+            "walk_sweeps", [affinity_key, _origin(inputs["infer_cam"]), grid, values["restore"]]
+        ),
     )
     infer(
         lists[values["score_split"]],
