@@ -149,7 +149,8 @@ def driven(place, mark, *words):
             command, cwd=stages.project_root(), env=environment, stdout=log, stderr=log
         )
     until = time.monotonic() + 60
-    while chain.begun(place / "out")[4:] != [("random_walk", 101.0), ("random_walk", 102.0)]:
+    walks = [("random_walk", 101.0), ("random_walk", 102.0)]  # of which either may be first
+    while sorted(chain.begun(place / "out")[4:]) != walks:
         assert driver.poll() is None and time.monotonic() < until, (place / "log").read_text()
         time.sleep(0.1)
     return driver

@@ -5,6 +5,8 @@ was damaged is computed again.
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,13 +89,27 @@ def test_contents_reach_the_disk_before_their_name(tmp_path, monkeypatch):
     assert [path.name for path in target.parent.iterdir()] == ["x"]
 
 
+def test_threads_that_write_the_same_file_do_not_take_it_from_each_other(tmp_path):
+    both = threading.Barrier(2)
+
+    def write(text):
+        with storage.atomic(tmp_path / "x") as partial:
+            partial.write_text(text)
+            both.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, ["one", "two"]))
+    assert (tmp_path / "x").read_text() in ("one", "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_what_killed_writers_left_is_swept(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (tmp_path / "sub").mkdir()
     stale = [
         tmp_path / "sub" / f".a.png.{gone.pid}.partial",
-        tmp_path / f".b.pt.{os.getpid()}.partial",  # numbers come again, in a container at once
+        tmp_path / f".b.pt.77.{os.getpid()}.partial",  # numbers come again, in a container at once
     ]
     kept = [
         tmp_path / f".c.npz.{os.getppid()}.partial",  # is being written

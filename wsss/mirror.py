@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -103,6 +104,11 @@ def place(path):
     if scratch is None or Path(path).is_relative_to(scratch):
         return Path(path)
     return Path(scratch, _key(path))
+
+
+def beside(path):
+    """Where this thread of this process writes what then becomes ``path``."""
+    return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
 
 
 def local(path):
@@ -230,7 +236,7 @@ def _bring(files, here, name):
 
 def _fetch(files, name, here):
     here.parent.mkdir(parents=True, exist_ok=True)
-    partial = here.with_name(f".{here.name}.{os.getpid()}.partial")
+    partial = beside(here)
     try:
         files.get_file(name, str(partial))
         os.replace(partial, here)

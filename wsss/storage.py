@@ -51,7 +51,7 @@ def atomic(path):
     """
     here = mirror.place(path)
     here.parent.mkdir(parents=True, exist_ok=True)
-    partial = here.with_name(f".{here.name}.{os.getpid()}.partial")
+    partial = mirror.beside(here)
     try:
         yield partial
         _flush(partial, os.O_RDWR)
