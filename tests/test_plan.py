@@ -156,6 +156,18 @@ def test_networks_and_their_checkpoints_are_calculated(planned, tiny_shapes):
         assert told.disk == 2**20 + networks
 
 
+def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, tiny_shapes):
+    without, walk = ({"evaluate": {"walk_steps": n, "train_affinity_run": ""}} for n in (0, 8))
+    sizes = []
+    for given in (without, walk):
+        items = pipeline.plan(*experiment(tiny_shapes, **given))
+        sizes.append(forecast(items, tiny_shapes, "evaluate", []).disk)
+    values = {item.name: item.values for item in items}
+    networks = [disk.NETWORKS[n](values[n], 5) for n in ("train_segmentation", "train_affinity")]
+    weights = sum(4 * t.numel() for n in networks for t in n.state_dict().values())
+    assert weights < sizes[1] - sizes[0] < 1.3 * weights
+
+
 def test_classes_of_all_photos_slow_the_segmentation_network(planned, tiny_shapes, monkeypatch):
     monkeypatch.setattr(measured, "_timed", lambda name, values, data, classes: classes + 1)
     for name, growth in (("train_segmentation", 81 / 6), ("affinity_labels", 1)):

@@ -41,8 +41,7 @@ def needed(planned):
             opened[place] = datasets.open(*place)
         there, data = taken(files_of(item.folder)), opened[place]
         wanted = stage_bytes(item.name, item.values, data) + PICTURES
-        if item.name == "evaluate" and item.values["walk_steps"]:
-            wanted += _joined(item.values, planned, len(data.classes))
+        wanted += joined_bytes(item.values, planned, len(data.classes))
         total += max(0, wanted - there)
     return total
 
@@ -117,10 +116,17 @@ def _network(name, values, classes):
         return NETWORKS[name](values, classes)
 
 
-def _joined(values, planned, classes):
-    """The network that evaluation keeps where a walk follows: two that others wrote or will write,
-    once more.
+def joined_bytes(values, planned, classes):
+    """What the network takes that evaluation keeps where a walk follows: two that other stages
+    wrote or will write, once more.
+
+    Args:
+        values: of a stage's parameters; 0 bytes for those that tell of no such walk.
+        planned: from ``pipeline.plan``.
+        classes: their number.
     """
+    if not values.get("walk_steps"):
+        return 0
     total = 0
     for name in ("train_segmentation", "train_affinity"):
         folder = stages.from_root(values[f"{name}_run"])

@@ -92,7 +92,11 @@ def forecast(planned, data, asked, found=None):
     found = measured.find(planned, data) if found is None else found
     values = {item.name: item.values for item in planned}
     times = asked.photos / trained_on(planned, data)
-    return [_stage(item.name, values, data, asked, times, found[item.name]) for item in planned]
+    joined = {i.name: disk.joined_bytes(i.values, planned, asked.classes) for i in planned}
+    return [
+        _stage(item.name, values, data, asked, times, found[item.name], joined[item.name])
+        for item in planned
+    ]
 
 
 def trained_on(planned, data):
@@ -103,14 +107,15 @@ def trained_on(planned, data):
     raise InputError("no stage of this experiment has photos to train on; name another experiment")
 
 
-def _stage(name, everything, data, asked, times, found):
+def _stage(name, everything, data, asked, times, found, joined):
     values = everything[name]
     photos = round(times * len(disk.photos_of(name, values, data)))
     chosen, notes = _chosen(found, asked)
     if not chosen:
         size = disk.stage_bytes(name, values, data, times=times, classes=asked.classes)
         nothing = (None,) * 4
-        return Forecast(name, (), None, None, "", size + disk.PICTURES, *nothing, tuple(notes))
+        size += joined + disk.PICTURES
+        return Forecast(name, (), None, None, "", size, *nothing, tuple(notes))
     sizes = tuple(sorted({each.photos for each in chosen}))
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
