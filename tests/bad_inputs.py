@@ -336,7 +336,7 @@ CASES = {
         weights("w", None, "no such weight file"),
         weights("w", b"", "not a state dict of plain tensors"),
         weights("w", "hello", "not a state dict of plain tensors"),
-        weights("w", pickled, "not a state dict of plain tensors"),
+        weights("w", pickled, "not a state dict of plain tensors .it holds other things.; give"),
         weights("w", half(samples.params()[2]), "ends early"),
         weights("w", samples.params()[2] + b"x", "goes on for 1 bytes"),
         weights("w", lambda path: zipped({"a.txt": b"x"}), "not a state dict of plain tensors"),

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
-from wsss import delivery, disk, provenance, shown, stages
+from wsss import delivery, disk, models, provenance, shown, stages
 from wsss.errors import InputError
 from wsss.execution import Alone, keep_notebook, run_stage, seconds_of
 from wsss.journal import Journal
@@ -42,6 +42,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
+    _check_weights(todo)
     disk.check(planned, stages.outputs_root())
     for item in planned:
         if item.done:
@@ -124,6 +125,16 @@ def _alone(item, label, lane, say):
         yield not (waited and stages.completion(item.folder) and not stages.damage(item.folder))
     finally:
         lock.release()
+
+
+def _check_weights(todo):
+    """Refuse weights that are not there now, rather than in the stage, hours later, that reads
+    them.
+    """
+    for item in todo:
+        given = item.values.get("checkpoint") or item.values.get("weights", "")
+        if given not in ("", "download"):
+            models.expect_file(stages.from_root(given))
 
 
 def _check_outputs():

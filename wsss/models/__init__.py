@@ -19,7 +19,7 @@ from wsss.models.heads import (
     log_shares,
 )
 from wsss.models.trained import Trained, add_walk, open_network, save_network
-from wsss.models.weights import fit_state, load_state, save_state
+from wsss.models.weights import expect_file, fit_state, load_state, save_state
 
 __all__ = [
     "BACKBONES",
@@ -34,6 +34,7 @@ __all__ = [
     "build_affinity",
     "build_cam",
     "build_segmentation",
+    "expect_file",
     "favour_rare",
     "fit_state",
     "load_into",

@@ -2,6 +2,7 @@
 does not fit is refused by name.
 """
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def load_state(path):
     return load_described(path)[0]
 
 
+def expect_file(path):
+    """Refuse a path where there is no file.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            f"{path}: no such weight file; give the path of a state dict saved by torch.save, an "
+            "MXNet .params or a .caffemodel"
+        )
+
+
 def load_described(path):
     """``(tensors, description)`` of a file: a state dict saved by torch, an MXNet ``.params`` or a
     ``.caffemodel``, under the names that the file has; and what ``save_state`` kept beside them, or
@@ -32,11 +46,7 @@ def load_described(path):
     path = Path(path)
     if path.suffix == ".caffemodel":
         return read_caffe(path), None
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such weight file; give the path of a state dict saved by torch.save, an "
-            "MXNet .params or a .caffemodel"
-        )
+    expect_file(path)
     try:
         if is_mxnet(path):
             return read_mxnet(path), None
@@ -46,8 +56,12 @@ def load_described(path):
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        # of a pickle of other things torch says how to run it
+        why = (
+            "it holds other things" if isinstance(error, pickle.UnpicklingError) else reason(error)
+        )
         raise InputError(
-            f"{path}: not a state dict of plain tensors ({reason(error)}); give another file"
+            f"{path}: not a state dict of plain tensors ({why}); give another file"
         ) from None
     description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
