@@ -177,6 +177,6 @@ PAIRS = {
         training.processes, "small", crop=88, photos=240
     ),
     "training in 2 processes, MobileNetV2, VOC, crops of 256 (plain: 1)": partial(
-        *(training.processes, "mobilenet_v2"), crop=256, photos=48, long_side=(300, 500), voc=True
+        *(training.processes, "mobilenet_v2"), crop=256, photos=32, long_side=(300, 500), voc=True
     ),
 }

@@ -22,7 +22,7 @@ from wsss.devices import cores, release_memory, reuse_memory
 from wsss.errors import InputError
 from wsss.journal import Journal
 
-ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but where we time it at least twice
+ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but at least twice
 MEMORY = {"plain": release_memory, "fast": reuse_memory}  # as anyone's process has it, and as ours
 
 
@@ -131,7 +131,7 @@ def measure(name, pair, repeats):
         row["difference"] = float(pair.difference(results["plain"], results["fast"]))
     del results, given
     rounds = int(ROUNDS_SECONDS / max(time.monotonic() - began, 1e-9))
-    rounds = min(repeats, max(rounds, 2 if pair.timed else 0))
+    rounds = min(repeats, max(rounds, 2 if pair.timed else 1))
     for turn in range(rounds if pair.unit == "s" else 0):  # a count is the same each time
         for way in sorted(ways, reverse=turn % 2 == 0):  # neither always comes first
             MEMORY[way]()
