@@ -159,13 +159,13 @@ def _path_below_top(member, download, archive):
 
 
 def _check_destination(member, path, archive, target):
-    """Refuse a member that Python's own filter refuses, as where the target's folders are links."""
-    try:
-        tarfile.data_filter(member.replace(name=str(path), deep=False), str(target))
-    except tarfile.FilterError as error:
+    """Refuse a member that would lie elsewhere, as where one of the target's folders is a link."""
+    place = (target / path).resolve()
+    if not place.is_relative_to(target.resolve()):
         raise InputError(
-            f"{archive}: member {member.name!r} is refused ({error}); put a plain folder there"
-        ) from error
+            f"{archive}: member {member.name!r} is refused (it would lie outside {target}, at "
+            f"{place}); put a plain folder there"
+        )
 
 
 def _folder_with_parts(download, given):
