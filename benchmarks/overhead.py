@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import engines, infer, storage
+from wsss import engines, infer
 from wsss.datasets.photos import read_photo
 from wsss.devices import cores
+from wsss.io import artifacts
 
 FEW = 100
 
@@ -36,7 +37,7 @@ class Threshold:
         return read_photo(self.photo)
 
     def finish(self, id, payload):
-        storage.save_labels(self.folder / f"{id}.png", payload[..., 0] > 127)
+        artifacts.save_labels(self.folder / f"{id}.png", payload[..., 0] > 127)
 
 
 def a_photo(work, ids):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import reference
-from wsss import datasets, models, storage
+from wsss import datasets, models
 from wsss import synthesize as synthesize_labels
 from wsss.affinity import neighbour_offsets
 from wsss.bench import Aim, Pair, Unavailable
@@ -20,6 +20,7 @@ from wsss.datasets.voc import read_mask
 from wsss.evaluation import score_cams, score_labels
 from wsss.geometry import upsample
 from wsss.infer import infer, ready
+from wsss.io import artifacts
 from wsss.jobs import AffinityLabelJob, CamJob
 from wsss.metrics import ConfusionMatrix
 from wsss.models import transfer
@@ -56,7 +57,7 @@ def crf_pool():
     cams = _folder()
     for id in ids:
         classes = data.labels(id)
-        storage.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
+        artifacts.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
 
     def run(processes):
         job = partial(AffinityLabelJob, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())
@@ -180,7 +181,7 @@ def evaluation():
     for id, following in zip(ids, ids[1:] + ids[:1], strict=True):
         mask, other = data.mask(id), data.mask(following)
         wrong = np.resize(np.where(other == 255, 0, other), mask.shape)  # of another photo
-        storage.save_labels(folder / f"{id}.png", np.where(mask == 255, wrong, mask))
+        artifacts.save_labels(folder / f"{id}.png", np.where(mask == 255, wrong, mask))
 
     def plain():
         return sum(

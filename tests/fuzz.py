@@ -31,7 +31,7 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import annotations, archives, models, pipeline, stages, storage, sweep
+from wsss import annotations, archives, models, pipeline, stages, sweep
 from wsss.datasets import Devkit, Folder
 from wsss.datasets.downloads import Download, fetch
 from wsss.datasets.photos import photo_size, read_photo
@@ -39,6 +39,7 @@ from wsss.datasets.tags import read_tags
 from wsss.datasets.voc import read_ids, read_mask
 from wsss.datasets.voc12 import read_sbd_mask
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 SECONDS = 10.0  # of one file; the machine may be busy
 BYTES = 3 << 30  # of memory beyond what the process has when it starts
@@ -147,10 +148,10 @@ def kinds():
         "gif": Kind("a.jpg", [encoded(photo, "GIF")], _photo),
         "mask": Kind("a.png", [mask], lambda path: read_mask(path, num_classes=20)),
         "mask inside": Kind("a.png", [mask], lambda path: read_mask(path, num_classes=20), "png"),
-        "maps": Kind("a.npz", [samples.cams()], storage.load_cams),
-        "maps inside": Kind("a.npz", [samples.cams()], storage.load_cams, "zip"),
-        "marginals": Kind("a.npz", [samples.marginals()], storage.load_marginals, "zip"),
-        "confusions": Kind("a.npz", [samples.confusions()], storage.load_confusions, "zip"),
+        "maps": Kind("a.npz", [samples.cams()], artifacts.load_cams),
+        "maps inside": Kind("a.npz", [samples.cams()], artifacts.load_cams, "zip"),
+        "marginals": Kind("a.npz", [samples.marginals()], artifacts.load_marginals, "zip"),
+        "confusions": Kind("a.npz", [samples.confusions()], artifacts.load_confusions, "zip"),
         "params": Kind("a.params", samples.params(), models.load_state),
         "caffe": Kind("a.caffemodel", samples.caffe(), models.load_state),
         "checkpoint": Kind("a.pt", [samples.network()], _network),

@@ -7,13 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsss.affinity import (
-    affinity_loss,
-    cell_labels,
-    neighbour_offsets,
-    pair_distance,
-    pair_targets,
-)
+from wsss.affinity import affinity_loss, cell_labels, neighbour_offsets, pair_distance, pair_targets
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 

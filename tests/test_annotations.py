@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsss import annotations, storage
+from wsss import annotations
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 CLASSES = ("cat", "big dog")
 IDS = ("plain", "a folder/é 1", "empty")
@@ -31,7 +32,7 @@ class Place:
         labels[10:20, 8:16], labels[:4, :] = 0, 255
         self.labels = dict(zip(IDS, (labels, labels[::-1], np.zeros_like(labels)), strict=True))
         for id, labels in self.labels.items():
-            storage.save_labels(self.maps / f"{id}.png", labels)
+            artifacts.save_labels(self.maps / f"{id}.png", labels)
             self.photo(id).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (80, 60) if "/" in id else (40, 30)).save(self.photo(id))
         half = self.labels[IDS[1]]
@@ -120,7 +121,7 @@ def test_cvats_folder_has_what_its_import_wants(place):
         for kind in ("SegmentationClass", "SegmentationObject"):
             with Image.open(out / kind / f"{id}.png") as file:
                 assert file.mode == "RGB"
-                assert np.array_equal(np.array(file), storage.voc_palette()[labels])
+                assert np.array_equal(np.array(file), artifacts.voc_palette()[labels])
     assert same(annotations.read_corrections(out, CLASSES, IDS), place.whole)
 
 
@@ -161,7 +162,7 @@ def test_corrections_are_json_and_png_side_by_side(place):
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_label_map_of_another_photo_is_refused(place, form):
-    storage.save_labels(place.maps / "plain.png", np.zeros((30, 41)))
+    artifacts.save_labels(place.maps / "plain.png", np.zeros((30, 41)))
     with pytest.raises(InputError, match="41x30 but its photo is 40x30"):
         place.write(form, place.root / "out")
     assert not [path for path in Path(place.root).rglob("out*") if path.is_file()]

@@ -18,10 +18,11 @@ from PIL import Image
 from tests import samples, test_voc12
 from tests.bad_contents import Folder, Link, Pipe
 from tests.bad_inputs import ALL, CASES
-from wsss import annotations, storage
+from wsss import annotations
 from wsss.cli import main
 from wsss.datasets import voc12
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 LEAST = 200  # cases; fewer would mean that a table was lost
 
@@ -93,9 +94,9 @@ GOES_ON = {  # where they stopped: whole files stay, and of the new ones these m
     "archive": r"/\.|partial|escaped|after",
 }
 READERS = {  # what no command reads in this process
-    "maps": lambda: storage.load_cams("cams/a.npz"),
-    "marginals": lambda: storage.load_marginals("marginals/a.npz"),
-    "confusions": lambda: storage.load_confusions("confusions/val.npz"),
+    "maps": lambda: artifacts.load_cams("cams/a.npz"),
+    "marginals": lambda: artifacts.load_marginals("marginals/a.npz"),
+    "confusions": lambda: artifacts.load_confusions("confusions/val.npz"),
     "corrections": lambda: annotations.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
     "cvat": lambda: annotations.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
 }

@@ -11,8 +11,9 @@ import pytest
 import torch
 from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 
-from wsss import datasets, engines, infer, mirror, models, storage
+from wsss import datasets, engines, infer, models
 from wsss.errors import InputError
+from wsss.io import artifacts, mirror
 from wsss.jobs import CamJob, WalkJob
 from wsss.launch import launch
 from wsss.synthesis import Walk
@@ -67,7 +68,7 @@ class Noted:
         return id.upper()
 
     def finish(self, id, payload):
-        with storage.atomic(self.folder / id) as partial:
+        with artifacts.atomic(self.folder / id) as partial:
             partial.write_text(payload)
 
 

@@ -9,9 +9,10 @@ import mlflow
 import pytest
 from servers import free_port, served
 
-from wsss import delivery, journal, stages, storage, store
+from wsss import delivery, journal, stages, store
+from wsss.io import artifacts
+from wsss.io.locks import lock_of
 from wsss.journal import Journal
-from wsss.locks import lock_of
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +142,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     child.begin("toys", "walk", {})
     about = {"stage": "walk", "fingerprint": "0b", "data_digest": "d", "metrics": {}}
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
-    storage.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
+    artifacts.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
     delivery.settle()
     run = store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags

@@ -5,10 +5,11 @@ import pytest
 import torch
 from test_random_walk import dense_walk
 
-from wsss import evaluation, models, storage
+from wsss import evaluation, models
 from wsss.cam import background_score
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
+from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, threshold_of
 from wsss.synthesis import affinities
 
@@ -54,10 +55,10 @@ def test_perfect_labels_score_100_and_regions_are_counted(tmp_path, tiny_shapes)
     ids = data.ids("val")
     for id in ids:
         mask = data.mask(id)
-        storage.save_labels(tmp_path / "all" / f"{id}.png", np.where(mask == 255, 0, mask))
+        artifacts.save_labels(tmp_path / "all" / f"{id}.png", np.where(mask == 255, 0, mask))
         half = mask.copy()
         half[:, ::2] = 255
-        storage.save_labels(tmp_path / "half" / f"{id}.png", half)
+        artifacts.save_labels(tmp_path / "half" / f"{id}.png", half)
     whole = evaluation.score_labels(data, ids, tmp_path / "all").total(ids)
     assert whole.miou() == 1
     table = evaluation.iou_table(data, {"x": whole})

@@ -29,7 +29,7 @@ from wsss.explore import pictures
 from wsss.explore.cell import neighbourhood, walker_ends
 from wsss.explore.widgets import TITLES, Panel
 from wsss.infer import ready
-from wsss.storage import voc_palette
+from wsss.io.artifacts import voc_palette
 from wsss.synthesis import Walk
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"

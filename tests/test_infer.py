@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss import models, storage
+from wsss import models
 from wsss.devices import autocast
 from wsss.errors import InputError
 from wsss.infer import infer, ready
+from wsss.io import artifacts
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 
 
@@ -34,7 +35,7 @@ class Doubling:
         return int(id)
 
     def finish(self, id, payload):
-        with storage.atomic(self.folder / id) as partial:
+        with artifacts.atomic(self.folder / id) as partial:
             partial.write_text(str(2 * payload))
 
 
@@ -59,7 +60,7 @@ def test_a_bad_photo_does_not_stop_the_others(tmp_path):
 
 
 def test_interrupted_writes_leave_nothing(tmp_path):
-    with pytest.raises(RuntimeError), storage.atomic(tmp_path / "x.npz") as partial:
+    with pytest.raises(RuntimeError), artifacts.atomic(tmp_path / "x.npz") as partial:
         partial.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())

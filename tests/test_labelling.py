@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 import wsss
-from wsss import evaluation, models, sources, storage, synthesis
+from wsss import evaluation, models, sources, synthesis
 from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
 FAST += ["random_walk.crf_steps=2"]
@@ -112,7 +113,7 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
     for id in ("a", "sub/b c", "é"):
         with Image.open(tmp_path / "labels" / f"{id}.png") as file:
             assert file.mode == "P"
-            assert file.getpalette() == storage.voc_palette().ravel().tolist()
+            assert file.getpalette() == artifacts.voc_palette().ravel().tolist()
             found = np.array(file)
         expected = wsss.synthesize(
             own.image(id), own.labels(id), cam, affinity, scales=(1.0,), flip=False, walk=walk
@@ -197,7 +198,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     for stage, record in records.items():
         folder = tmp_path / stage / f"{stage}0"
         more = {"stage": stage, "fingerprint": "0", "data_digest": "d", "metrics": {}, "ended": 0}
-        storage.save_json(folder / "complete.json", {"inputs": {}} | record | more)
+        artifacts.save_json(folder / "complete.json", {"inputs": {}} | record | more)
         if stage.startswith("train"):
             kind = stage.removeprefix("train_")
             (folder / "weights.pt").write_bytes(networks[kind].read_bytes())

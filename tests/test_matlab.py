@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from wsss.cursor import Fault
 from wsss.datasets.matlab import read_field
+from wsss.io.byte_reader import Fault
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -51,10 +51,11 @@ def run_regions(folder, photos, processes):
     """Photos with maps, which are one file under many names."""
     import numpy as np
 
-    from wsss import crf, infer, jobs, storage
+    from wsss import crf, infer, jobs
+    from wsss.io import artifacts
 
     cams, ids = Path(folder + "_cams"), [str(n) for n in range(photos)]
-    storage.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
+    artifacts.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
     for id in ids[1:]:
         os.link(cams / "0.npz", cams / f"{id}.npz")
     job = jobs.AffinityLabelJob(Repeated(), cams, Path(folder), 4, 16, crf.CrfParams(), 2)

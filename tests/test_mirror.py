@@ -19,9 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import arrays, checkpoints, datasets, engines, mirror, storage, texts
+from wsss import checkpoints, datasets, engines
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
+from wsss.io import artifacts, mirror, npz, text
 
 
 @pytest.fixture(autouse=True)
@@ -58,17 +59,17 @@ def save_photo(path):
 KINDS = {  # file to what makes it, and what reads it
     "photo.png": (save_photo, read_photo),
     "size.png": (save_photo, photo_size),
-    "mask.png": (lambda p: storage.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
-    "list.txt": (lambda p: p.write_text("a\nb"), lambda p: texts.read_text(p, "a list")),
+    "mask.png": (lambda p: artifacts.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
+    "list.txt": (lambda p: p.write_text("a\nb"), lambda p: text.read_text(p, "a list")),
     "maps.npz": (
-        lambda p: storage.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
-        lambda p: storage.load_cams(p)[1],
+        lambda p: artifacts.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
+        lambda p: artifacts.load_cams(p)[1],
     ),
     "counts.npz": (
         lambda p: np.savez(p, counts=np.arange(6).reshape(1, 2, 3)),
-        lambda p: arrays.read_arrays(p, counts=("i", 3))["counts"],
+        lambda p: npz.read_arrays(p, counts=("i", 3))["counts"],
     ),
-    "whole.npz": (lambda p: np.savez(p, a=1), storage.is_whole),
+    "whole.npz": (lambda p: np.savez(p, a=1), artifacts.is_whole),
     "checkpoint.pt": (
         lambda p: checkpoints.save(p, {"network": {"a": torch.arange(3)}}),
         lambda p: checkpoints.newest(p, "cpu")["network"]["a"],
@@ -92,10 +93,10 @@ def test_what_is_brought_is_read_elsewhere(tmp_path, chosen, elsewhere, name):
 def test_what_is_written_elsewhere_is_fetched(tmp_path, chosen, elsewhere, monkeypatch):
     folder = tmp_path / "outputs"
     folder.mkdir()
-    storage.save_labels(folder / "old.png", np.eye(9))
+    artifacts.save_labels(folder / "old.png", np.eye(9))
     elsewhere(folder)
-    storage.save_labels(folder / "a" / "new.png", np.eye(5))
-    assert storage.is_whole(folder / "a" / "new.png") and not folder.exists()
+    artifacts.save_labels(folder / "a" / "new.png", np.eye(5))
+    assert artifacts.is_whole(folder / "a" / "new.png") and not folder.exists()
     monkeypatch.delenv(mirror.SCRATCH)  # back on the machine that asks
     mirror.fetch([folder])
     assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
@@ -115,12 +116,12 @@ def test_room_is_freed(tmp_path, chosen, monkeypatch):
     (chosen / "a" / "list.txt").write_text("x")
     mirror.work_from(mirror.address())
     assert not left.exists() and others.exists()  # one was killed, one works on
-    assert texts.read_text("/a/list.txt", "a list") == "x"
+    assert text.read_text("/a/list.txt", "a list") == "x"
     copy = mirror.place("/a/list.txt")
     assert copy.exists() and copy.is_relative_to(tmp_path / "temporary")
     mirror.forget()
     assert not copy.exists()
-    assert texts.read_text("/a/list.txt", "a list") == "x"
+    assert text.read_text("/a/list.txt", "a list") == "x"
     mirror._scratch.cleanup()
 
 
@@ -229,13 +230,13 @@ def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere, monk
     mirror.choose(bucket)
     folder = tmp_path / "data"
     for number in range(40):
-        storage.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
+        artifacts.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
     mirror.bring([folder])
     elsewhere(folder)
     for number in range(40):
-        assert storage.load_cams(folder / f"{number}.npz")[0] == [1 + number]
+        assert artifacts.load_cams(folder / f"{number}.npz")[0] == [1 + number]
     checkpoints.save(folder / "checkpoint.pt", {"network": {"a": torch.arange(3)}})
-    assert not storage.is_whole(folder / "none.npz")
+    assert not artifacts.is_whole(folder / "none.npz")
     monkeypatch.delenv(mirror.SCRATCH)
     mirror.fetch([folder])
     assert len(list(folder.glob("*.npz"))) == 40 and os.listdir(folder).count("checkpoint.pt") == 1

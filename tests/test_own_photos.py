@@ -7,9 +7,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import annotations, cli, datasets, delivery, sources, stages, storage, store
+from wsss import annotations, cli, datasets, delivery, sources, stages, store
 from wsss.datasets import Devkit
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,7 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     right = np.zeros_like(maps[0])
     right[10:40, 10:40] = 1
     content = annotations.labelme.annotation(right, data.classes, "x.png")
-    storage.save_json(corrected, content)
+    artifacts.save_json(corrected, content)
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"
     assert cli.main(["run", str(place / "own.yaml"), override]) == 0
@@ -119,6 +120,6 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     assert "random_walk: done before" in told and "train_segmentation: done in" in told
     record = completed(place, "train_segmentation")
     assert record["parameters"]["corrected_folder"]
-    storage.save_json(corrected, content | {"version": "another"})
+    artifacts.save_json(corrected, content | {"version": "another"})
     assert cli.main(["run", str(place / "own.yaml"), override, "--dry-run"]) == 0
     assert "papermill notebooks/60_train_segmentation" in capsys.readouterr().out

@@ -6,9 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from wsss import cli, disk, measured, pipeline, plan, stages, storage, texts
+from wsss import cli, disk, measured, pipeline, plan, stages
 from wsss.datasets import Devkit
 from wsss.errors import InputError
+from wsss.io import artifacts, text
 from wsss.journal import Journal
 from wsss.metrics import Confusions
 
@@ -200,7 +201,7 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
         confusions, pixels = Confusions(81), np.arange(64).reshape(8, 8)
         for number in range(1000):  # of 20 pairs of classes each
             confusions.add(f"COCO_train_{number:012d}", pixels % 5 + number % 60, pixels // 16)
-        storage.save_confusions(tmp_path / "c.npz", confusions)
+        artifacts.save_confusions(tmp_path / "c.npz", confusions)
         counted = (tracemalloc.get_traced_memory()[1] - before) / 1000
     finally:
         tracemalloc.stop()
@@ -213,10 +214,10 @@ def test_what_gives_way_first(planned, tiny_shapes, tmp_path):
     assert most == 2**24 // 11 and "id list" in what  # "train_0000" and the line's end
     path = tmp_path / "ids.txt"
     path.write_text("train_0000\n" * most)
-    assert texts.read_text(path, "an id list")
+    assert text.read_text(path, "an id list")
     path.write_text("train_0000\n" * (most + 1))
     with pytest.raises(InputError, match="at most 16,777,216 bytes"):
-        texts.read_text(path, "an id list")
+        text.read_text(path, "an id list")
 
 
 def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
@@ -236,11 +237,11 @@ def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
         ]
     }
     (folder / stages.NOTEBOOK).write_text(json.dumps(notebook))
-    storage.save_json(folder / "run.json", {"seconds": seconds})
+    artifacts.save_json(folder / "run.json", {"seconds": seconds})
     parameters = item.values | (values or {})
     about = {"stage": item.name, "fingerprint": item.fingerprint, "inputs": {}, "metrics": {}}
     about |= {"parameters": parameters, "data_digest": digest, "ended": 1.0, "memory": {}}
-    storage.save_json(folder / stages.COMPLETE, about)
+    artifacts.save_json(folder / stages.COMPLETE, about)
     (folder / "weights.pt").write_bytes(bytes(9000))
     (folder / "cams").mkdir()
     (folder / "cams" / "a.npz").write_bytes(bytes(5000))

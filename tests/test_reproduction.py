@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from wsss import cli, delivery, journal, report, reproduction, stages, storage
+from wsss import cli, delivery, journal, report, reproduction, stages
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.journal import Journal
 
 
@@ -25,7 +26,7 @@ def completed(stage, fingerprint, inputs=None, *, data="d1", metrics=None, seed=
         **{"parameters": {"seed": seed}, "data_digest": data, "metrics": metrics or {}},
         **{"manifest": {}, "ended": ended},
     }
-    storage.save_json(folder / stages.COMPLETE, record)
+    artifacts.save_json(folder / stages.COMPLETE, record)
     return folder
 
 
@@ -96,7 +97,7 @@ def test_results_are_compared_to_the_last_bit(tmp_path):
     record = stages.completion(second)
     record["metrics"] |= {"loss": 0.3, "images_per_second": 6.0}
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
-    storage.save_json(second / stages.COMPLETE, record)
+    artifacts.save_json(second / stages.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
     lines = reproduction.compare(first, second)
     assert lines == [
@@ -130,7 +131,7 @@ def test_what_surrounded_a_run_is_compared(outputs):
     folder = completed("toy", "1")
     Journal(folder).begin("toys", "toy", {"mlflow.source.git.commit": "0" * 40})
     Journal(folder).begin("toys", "toy", {"wsss.python": "3.1"})  # it went on elsewhere
-    with storage.atomic(folder / "source" / "packages.txt") as partial:
+    with artifacts.atomic(folder / "source" / "packages.txt") as partial:
         partial.write_text("torch==0.1\n")
     reasons = "\n".join(reproduction._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons

@@ -20,9 +20,10 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import delivery, evaluation, infer, models, registry, stages, storage, store, tracking
+from wsss import delivery, evaluation, infer, models, registry, stages, store, tracking
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
+from wsss.io import artifacts
 from wsss.journal import Journal
 from wsss.metrics import ConfusionMatrix
 
@@ -49,7 +50,7 @@ def stage(name, fingerprint, parameters, inputs):
     folder = stages.stage_folder(name, fingerprint)
     record = {"stage": name, "fingerprint": fingerprint, "metrics": {}, "ended": 0.0}
     record |= {"parameters": parameters, "inputs": inputs, "data_digest": "d1g357"}
-    storage.save_json(folder / "complete.json", record)
+    artifacts.save_json(folder / "complete.json", record)
     return folder
 
 
@@ -122,7 +123,7 @@ def jpeg(data, id):
 
 def read(png):
     with Image.open(io.BytesIO(png)) as image:
-        assert image.mode == "P" and bytes(image.getpalette()) == storage.voc_palette().tobytes()
+        assert image.mode == "P" and bytes(image.getpalette()) == artifacts.voc_palette().tobytes()
         return np.array(image)
 
 

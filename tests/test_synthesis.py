@@ -8,13 +8,14 @@ import torch
 
 import wsss
 import wsss.errors
-from wsss import models, storage
+from wsss import models
 from wsss.affinity import neighbour_offsets
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.transforms import PAD, Samples, augment
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.errors import InputError
 from wsss.geometry import upsample
+from wsss.io import artifacts
 from wsss.jobs import AffinityLabelJob, CamJob, WalkJob
 from wsss.synthesis import (
     Walk,
@@ -141,11 +142,11 @@ def labelled(tmp_path, tiny_shapes, networks):
 
 def test_affinity_label_job_writes_the_regions_of_the_maps(labelled):
     data, id, folder = labelled
-    classes, cams = storage.load_cams(folder / "cams" / f"{id}.npz")
+    classes, cams = artifacts.load_cams(folder / "cams" / f"{id}.npz")
     alphas = {"alpha_low": 1.5, "alpha_high": 9.0}
     expected = confident_regions(data.image(id), cams, classes, **alphas, crf_steps=2)
     assert (read_mask(folder / "affinity_labels" / f"{id}.png", num_classes=5) == expected).all()
-    kept, marginals = storage.load_marginals(folder / "marginals" / f"{id}.npz")
+    kept, marginals = artifacts.load_marginals(folder / "marginals" / f"{id}.npz")
     again = alpha_marginals(data.image(id), cams, (1.5, 9.0), crf_steps=2)
     assert kept == classes
     np.testing.assert_allclose(marginals / 255, np.stack(again), atol=1 / 500)
@@ -222,18 +223,18 @@ def test_boundaries_average_over_all_neighbours():
 
 def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):
     cams = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
-    storage.save_cams(tmp_path / "a.npz", [3, 20], cams)
-    classes, again = storage.load_cams(tmp_path / "a.npz")
+    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams)
+    classes, again = artifacts.load_cams(tmp_path / "a.npz")
     assert classes == [3, 20] and again.dtype == np.float32
     np.testing.assert_allclose(again, cams, atol=5e-4)
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:150])
     with pytest.raises(wsss.errors.InputError, match=r"b\.npz: not a file of activation maps"):
-        storage.load_cams(tmp_path / "b.npz")
+        artifacts.load_cams(tmp_path / "b.npz")
     with pytest.raises(wsss.errors.InputError, match="run infer_cam"):
-        storage.load_cams(tmp_path / "c.npz")
+        artifacts.load_cams(tmp_path / "c.npz")
 
 
 def test_palette_is_vocs():
-    assert storage.voc_palette()[[0, 1, 2, 8, 15, 20]].tolist() == [
+    assert artifacts.voc_palette()[[0, 1, 2, 8, 15, 20]].tolist() == [
         *([0, 0, 0], [128, 0, 0], [0, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128])
     ]

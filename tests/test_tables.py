@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from wsss import stages, storage, tables
+from wsss import stages, tables
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, Confusions
 
 
@@ -80,8 +81,8 @@ def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
         matrices.append(ConfusionMatrix(3))
         matrices[-1].update(*photo)
         kept.add(id, *photo)
-    storage.save_confusions(tmp_path / "deep" / "c.npz", kept)
-    found = storage.load_confusions(tmp_path / "deep" / "c.npz")
+    artifacts.save_confusions(tmp_path / "deep" / "c.npz", kept)
+    found = artifacts.load_confusions(tmp_path / "deep" / "c.npz")
     assert found.ids == ["2007_000032", "b"] and "b" in found and "c" not in found
     np.testing.assert_array_equal(dense(found), [m.matrix for m in matrices])
     np.testing.assert_array_equal(found["b"].matrix, matrices[1].matrix)
@@ -90,7 +91,7 @@ def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
     (tmp_path / "c.npz").write_bytes(b"PK nothing")
     for path in (tmp_path / "c.npz", tmp_path / "none.npz"):
         with pytest.raises(InputError, match="not a file of confusion counts"):
-            storage.load_confusions(path)
+            artifacts.load_confusions(path)
 
 
 def found(classes):
@@ -164,7 +165,7 @@ def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
         **{"stage": stage, "fingerprint": fingerprint, "parameters": parameters},
         **{"inputs": inputs, "data_digest": "d", "metrics": {}, "ended": ended},
     }
-    storage.save_json(root / stage / fingerprint / "complete.json", record)
+    artifacts.save_json(root / stage / fingerprint / "complete.json", record)
     return root / stage / fingerprint
 
 

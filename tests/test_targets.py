@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss.errors import InputError
-from wsss.storage import save_labels
+from wsss.io.artifacts import save_labels
 from wsss.targets import MaskFolder
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from wsss import cli, datasets
 from wsss.datasets import downloads, voc12
 from wsss.errors import InputError
-from wsss.storage import save_labels, voc_palette
+from wsss.io.artifacts import save_labels, voc_palette
 
 SIZE = (20, 30)  # of every photo: height, width
 TRAIN, VAL = ["p_b", "p_a"], ["p_c", "p_d"]  # not sorted: VOC's own lists keep their order

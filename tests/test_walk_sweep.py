@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, pipeline, stages, storage, store, walk_sweep
+from wsss import cli, models, pipeline, stages, store, walk_sweep
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.infer import infer
+from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix
 from wsss.synthesis import Walk, label_map, walk_scores
 
@@ -47,7 +48,7 @@ def cams(tmp_path_factory, tiny_shapes):
         maps = ((maps - 0.4).clamp(min=0) / 0.6).numpy()
         if place == 0:
             maps[2] = maps[1]  # the first of equals wins
-        storage.save_cams(folder / f"{id}.npz", classes, maps)
+        artifacts.save_cams(folder / f"{id}.npz", classes, maps)
     return folder
 
 
@@ -68,7 +69,7 @@ def test_every_combination_counts_as_it_does_by_itself(job, restore, pixels):
     assert len(places) == 9 * 2 * 3
     expected = {place: ConfusionMatrix(len(data.classes) + 1) for place in places}
     for id in ids:
-        classes, maps = storage.load_cams(job.cams / f"{id}.npz")
+        classes, maps = artifacts.load_cams(job.cams / f"{id}.npz")
         image = data.image(id)
         affinity = job.walk.affinities(job.network, image)
         for place, matrix in expected.items():
@@ -145,7 +146,7 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
         record = {"stage": item.name, "fingerprint": item.fingerprint, "data_digest": "d1g357"}
         metrics = {"cam_miou/train": 40.0} if item.name == "infer_cam" else {}
         more = {"parameters": item.values, "inputs": {}, "metrics": metrics, "ended": 0.0}
-        storage.save_json(item.folder / "complete.json", record | more)
+        artifacts.save_json(item.folder / "complete.json", record | more)
         if item.name == "infer_cam":
             (item.folder / "cams").symlink_to(cams)
         elif item.name == "train_affinity":

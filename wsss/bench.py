@@ -17,9 +17,10 @@ from statistics import median
 import matplotlib.pyplot as plt
 import torch
 
-from wsss import delivery, provenance, stages, storage
+from wsss import delivery, provenance, stages
 from wsss.devices import cores, release_memory, reuse_memory
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.journal import Journal
 
 ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but at least twice
@@ -168,8 +169,8 @@ def run(only="", *, repeats=7, out=None):
         rows.append(row)
     if not rows:
         raise InputError("nothing was measured; the lines above say what is missing")
-    storage.save_json(folder / "bench.json", {"machine": machine(), "rows": rows})
-    with storage.atomic(folder / "bench.md") as partial:
+    artifacts.save_json(folder / "bench.json", {"machine": machine(), "rows": rows})
+    with artifacts.atomic(folder / "bench.md") as partial:
         partial.write_text(table(rows))
     figure = plot(rows)
     figure.savefig(folder / "bench.png", bbox_inches="tight", dpi=110)

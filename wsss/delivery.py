@@ -12,9 +12,10 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from wsss import journal, shown, stages, storage, store
+from wsss import journal, shown, stages, store
 from wsss.errors import InputError, masked
-from wsss.locks import lock_of, taken
+from wsss.io import artifacts
+from wsss.io.locks import lock_of, taken
 
 # errors that no waiting mends
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -91,7 +92,7 @@ def _state(folder):
 
 
 def _save(folder, state):
-    storage.save_json(Path(folder) / journal.DELIVERED, state)
+    artifacts.save_json(Path(folder) / journal.DELIVERED, state)
 
 
 def _run(folder):

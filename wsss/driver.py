@@ -9,8 +9,8 @@ from tempfile import NamedTemporaryFile
 from wsss import delivery, disk, models, provenance, shown, stages
 from wsss.errors import InputError
 from wsss.execution import Alone, keep_notebook, run_stage, seconds_of
+from wsss.io.locks import lock_of, taken
 from wsss.journal import Journal
-from wsss.locks import lock_of, taken
 
 
 def run(experiment, planned, *, title="", say=print, lane=None):

@@ -3,8 +3,8 @@
 import importlib.util
 import os
 
-from wsss import mirror
 from wsss.errors import InputError
+from wsss.io import mirror
 
 ENGINES = ("processes", "ray")
 VARIABLE = "WSSS_RAY_ADDRESS"  # by which notebooks' kernels know of the cluster

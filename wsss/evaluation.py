@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss import storage
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
+from wsss.io import artifacts
 from wsss.metrics import Confusions, ThresholdSweep
 from wsss.models import WalkedNetwork
 from wsss.synthesis import label_map, spread
@@ -75,7 +75,7 @@ def score_cams(dataset, ids, folder, threshold):
     """
     confusions = Confusions(len(dataset.classes) + 1)
     for id in ids:
-        classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
+        classes, cams = artifacts.load_cams(Path(folder) / f"{id}.npz")
         target = dataset.mask(id)
         maps = upsample(cams, target.shape).numpy()
         scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
@@ -87,7 +87,7 @@ def sweep_cams(dataset, ids, folder):
     """Activation maps ``folder/<id>.npz`` against the masks, at every background threshold."""
     sweep = ThresholdSweep(len(dataset.classes) + 1)
     for id in ids:
-        classes, cams = storage.load_cams(Path(folder) / f"{id}.npz")
+        classes, cams = artifacts.load_cams(Path(folder) / f"{id}.npz")
         target = dataset.mask(id)
         sweep.update(upsample(cams, target.shape).numpy(), classes, target)
     return sweep
@@ -152,7 +152,7 @@ class SegmentJob:
         return Path(self.folder) / f"{id}.png"
 
     def done(self, id):
-        return storage.is_whole(self.path(id))
+        return artifacts.is_whole(self.path(id))
 
     def forward(self, id):
         return (
@@ -171,7 +171,7 @@ class SegmentJob:
             probabilities = DenseCRF(self.dataset.image(id), self.crf).infer(
                 probabilities, self.crf_steps
             )
-        storage.save_labels(self.path(id), label_map(probabilities, range(1, len(probabilities))))
+        artifacts.save_labels(self.path(id), label_map(probabilities, range(1, len(probabilities))))
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 
-from wsss import provenance, shown, stages, storage, store, tracking
+from wsss import provenance, shown, stages, store, tracking
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.journal import Journal
 from wsss.progress import FILE_VARIABLE, Screen
 from wsss.shares import Share
@@ -99,7 +100,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
     courier.carry(item.folder)
     before = seconds_of(item.folder)
     parameters, notebook = item.folder / "parameters.json", item.folder / stages.NOTEBOOK
-    storage.save_json(parameters, item.values)
+    artifacts.save_json(parameters, item.values)
     watched, log = item.folder / ".progress", item.folder / "papermill.log"
     environment = (
         ALLOCATOR
@@ -139,7 +140,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
         seconds = before + time.monotonic() - began
         watched.unlink(missing_ok=True)
         with suppress(OSError) if status != "FINISHED" else nullcontext():  # such as a full disk
-            storage.save_json(item.folder / "run.json", {"seconds": seconds})
+            artifacts.save_json(item.folder / "run.json", {"seconds": seconds})
             if status == "FINISHED":
                 journal = Journal(item.folder)  # anew: the notebook has added to it
                 journal.metrics({"seconds": seconds})
@@ -221,7 +222,7 @@ def keep_notebook(folder):
         html, _ = HTMLExporter().from_filename(str(notebook))
     except (ValueError, nbformat.ValidationError):
         return  # papermill was killed while it wrote it
-    with storage.atomic(notebook.with_suffix(".html")) as partial:
+    with artifacts.atomic(notebook.with_suffix(".html")) as partial:
         partial.write_text(html)
     journal = Journal(folder)
     for path in (notebook, notebook.with_suffix(".html")):

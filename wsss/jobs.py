@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from wsss import storage
 from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit
 from wsss.geometry import upsample
+from wsss.io import artifacts
 from wsss.synthesis import Walk, alpha_marginals, crf_scores, decide, label_map, walk_scores
 
 
@@ -28,7 +28,7 @@ class CamJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return storage.is_whole(self.path(id))
+        return artifacts.is_whole(self.path(id))
 
     def forward(self, id):
         classes = self.dataset.labels(id)
@@ -43,7 +43,7 @@ class CamJob:
         return classes, cams.cpu().numpy()
 
     def finish(self, id, payload):
-        storage.save_cams(self.path(id), *payload)
+        artifacts.save_cams(self.path(id), *payload)
 
 
 @dataclass
@@ -66,10 +66,10 @@ class AffinityLabelJob:
 
     def done(self, id):
         paths = [self.path(id)] + ([self.marginals / f"{id}.npz"] if self.marginals else [])
-        return all(storage.is_whole(path) for path in paths)
+        return all(artifacts.is_whole(path) for path in paths)
 
     def forward(self, id):
-        return storage.load_cams(Path(self.cams) / f"{id}.npz")
+        return artifacts.load_cams(Path(self.cams) / f"{id}.npz")
 
     def finish(self, id, payload):
         classes, cams = payload
@@ -81,8 +81,8 @@ class AffinityLabelJob:
             crf_steps=self.crf_steps,
         )
         if self.marginals:
-            storage.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
-        storage.save_labels(self.path(id), decide(low, high, classes))
+            artifacts.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
+        artifacts.save_labels(self.path(id), decide(low, high, classes))
 
 
 @dataclass
@@ -101,10 +101,10 @@ class WalkJob:
         return Path(self.folder) / kind / f"{id}.png"
 
     def done(self, id):
-        return all(storage.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
+        return all(artifacts.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
 
     def forward(self, id):
-        classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
+        classes, cams = artifacts.load_cams(Path(self.cams) / f"{id}.npz")
         image = self.dataset.image(id)
         affinity = self.walk.affinities(self.network, image)
         return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
@@ -113,6 +113,6 @@ class WalkJob:
         classes, scores = payload
         image = self.dataset.image(id)
         scores = upsample(scores, image.shape[:2]).numpy()
-        storage.save_labels(self.path(id, "walk"), label_map(scores, classes))
+        artifacts.save_labels(self.path(id, "walk"), label_map(scores, classes))
         labels = label_map(crf_scores(image, scores, self.walk), classes)
-        storage.save_labels(self.path(id), labels)
+        artifacts.save_labels(self.path(id), labels)

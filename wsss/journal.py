@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from wsss import storage
+from wsss.io import artifacts
 
 NAME = "record.jsonl"
 DELIVERED = "delivered.json"  # beside it: the run in MLflow, and how far it is carried there
@@ -138,7 +138,7 @@ class Journal:
             kind,
             path=path.relative_to(self.folder).as_posix(),
             to=to,
-            digest=storage.digest(path),
+            digest=artifacts.digest(path),
             **more,
         )
 

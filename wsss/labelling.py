@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import nn
 
-from wsss import annotations, storage, viz
+from wsss import annotations, viz
 from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Folder
@@ -18,6 +18,7 @@ from wsss.errors import InputError, one_line
 from wsss.evaluation import segment
 from wsss.geometry import upsample
 from wsss.infer import PhotosFailed, infer
+from wsss.io import artifacts
 from wsss.synthesis import Walk, crf_scores, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at
@@ -35,7 +36,7 @@ class Outputs:
         return Path(self.folder) / "labels" / f"{id}.png"
 
     def done(self, id):
-        return storage.is_whole(self.path(id))
+        return artifacts.is_whole(self.path(id))
 
     def write(self, dataset, id, image, scores, classes):
         """Labels of scores (1 + C, h, w) on a photo as it was read, uint8 (h, w, 3)."""
@@ -43,9 +44,9 @@ class Outputs:
         shown = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes)))
         shown.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
         picture = Path(self.folder) / "overlays" / f"{id}.jpg"
-        with storage.atomic(picture) as partial:
+        with artifacts.atomic(picture) as partial:
             shown.save(partial, format="JPEG", quality=90)
-        storage.save_labels(self.path(id), labels)  # last: it says that the photo is done
+        artifacts.save_labels(self.path(id), labels)  # last: it says that the photo is done
 
 
 @dataclass
@@ -157,8 +158,8 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     folder, dataset = Path(job.outputs.folder), job.dataset
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise InputError(f"{folder}: expected a folder for the results; give another --out")
-    storage.claim(folder / "making.json", making)
-    with storage.atomic(folder / "classes.txt") as partial:
+    artifacts.claim(folder / "making.json", making)
+    with artifacts.atomic(folder / "classes.txt") as partial:
         partial.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
     failed = {}
     try:
@@ -170,7 +171,7 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     log = folder / "faults.txt"
     log.unlink(missing_ok=True)
     if faults:
-        with storage.atomic(log) as partial:
+        with artifacts.atomic(log) as partial:
             partial.write_text("\n".join(faults) + "\n", encoding="utf-8")
     written = [_write(name, folder, done, dataset) for name in formats if done]
     return Report(len(done), written, faults)

@@ -6,8 +6,9 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss import datasets, stages, yamls
+from wsss import datasets, stages
 from wsss.errors import InputError
+from wsss.io import safe_yaml
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
@@ -43,7 +44,7 @@ def read_experiment(path):
             sorted(p.name for p in (stages.project_root() / "experiments").glob("*.yaml"))
         )
         raise InputError(f"{path}: no such experiment file; experiments/ has: {have}")
-    experiment = yamls.read(path, "an experiment")
+    experiment = safe_yaml.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
     for key in experiment:
@@ -84,7 +85,9 @@ def parse_overrides(texts):
             raise InputError(
                 f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
             )
-        given.setdefault(stage, {})[parameter] = yamls.parse(value, f"'{text}'") if value else ""
+        given.setdefault(stage, {})[parameter] = (
+            safe_yaml.parse(value, f"'{text}'") if value else ""
+        )
     return given
 
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss import datasets, disk, measured, report, texts
+from wsss import datasets, disk, measured, report
 from wsss.errors import InputError
+from wsss.io import text
 
 # Calls to the file system that name a file or flush it, for each file that a stage writes, counted
 # with strace: 1 to see whether it is there, 10 to write it safely, 4 when the stage completes, 4
@@ -243,10 +244,10 @@ def limits(planned, data):
     ids, found = data.ids(values["train_split"]), []
     if isinstance(data, datasets.Devkit):  # whose lists are files
         line = np.mean([len(id.encode()) + 1 for id in ids])
-        size = f"{texts.MOST_BYTES / 2**20:.0f} MiB"
+        size = f"{text.MOST_BYTES / 2**20:.0f} MiB"
         told = f"the id list of {values['train_split']} passes {size}"
         mend = "split the photos into lists, with a run for each"
-        found.append((int(texts.MOST_BYTES / line), told, mend))
+        found.append((int(text.MOST_BYTES / line), told, mend))
     return found
 
 

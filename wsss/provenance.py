@@ -8,9 +8,10 @@ from importlib import metadata
 
 import torch
 
-from wsss import stages, storage
+from wsss import stages
 from wsss.devices import cores
 from wsss.errors import masked
+from wsss.io import artifacts
 
 SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
 
@@ -74,7 +75,7 @@ def write(folder):
         if not text:  # nor any of an earlier attempt
             (folder / name).unlink(missing_ok=True)
         else:
-            with storage.atomic(folder / name) as partial:
+            with artifacts.atomic(folder / name) as partial:
                 partial.write_text(text + "\n")
             written.append(folder / name)
     return written

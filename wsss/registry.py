@@ -16,7 +16,8 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss import evaluation, report, stages, storage, store
+from wsss import evaluation, report, stages, store
+from wsss.io import artifacts
 
 PACKAGE = Path(wsss.__file__).parent
 
@@ -225,19 +226,19 @@ def prepare(name, run, data, table):
         table: of IoU in percent, from ``evaluation.iou_table`` with one column; None without masks.
     """
     folder = run.folder / "model"
-    with storage.atomic(folder / CARD_FILE) as partial:
+    with artifacts.atomic(folder / CARD_FILE) as partial:
         partial.write_text(card(name, run, data, table))
     photo = Image.fromarray(
         data.image(evaluation.gallery_ids(data, run.parameters["val_split"])[0])
     )
     photo.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    with storage.atomic(folder / "example.jpg") as partial:
+    with artifacts.atomic(folder / "example.jpg") as partial:
         photo.save(partial, "JPEG")
     tags = {"dataset": run.parameters["dataset"], "data": run.data_digest}
     if table is not None:
         tags["miou"] = f"{table.iloc[-1, 1]:.2f}"
     asked = ("output_stride", "scales", "flip", "crf_steps")
-    storage.save_json(
+    artifacts.save_json(
         folder / "model.json",
         {
             "weights": str(

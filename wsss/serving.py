@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from wsss import infer, models, storage
+from wsss import infer, models
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.photos import photo_size, read_photo
 from wsss.errors import InputError
 from wsss.evaluation import segment
+from wsss.io import artifacts
 from wsss.synthesis import labels_at
 
 
@@ -60,7 +61,7 @@ class SegmentationModel(PythonModel):
                 except InputError as fault:
                     told = str(fault).replace(str(place), place.name)
                     raise mlflow.MlflowException.invalid_parameter_value(told) from None
-                storage.save_labels(place, labels)
+                artifacts.save_labels(place, labels)
                 found = [self.classes[number] for number in np.unique(labels)]
                 rows.append({"labels": place.read_bytes(), "classes": found})
         return pd.DataFrame(rows, columns=["labels", "classes"])

@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 
 import wsss
-from wsss import journal, storage
+from wsss import journal
 from wsss.errors import InputError
-from wsss.texts import read_text
+from wsss.io import artifacts
+from wsss.io.text import read_text
 
 TYPES = {
     "int": int,
@@ -168,7 +169,7 @@ def _contents(folder):
     folder = from_root(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder but there is none; check the path")
-    return storage.manifest(folder)
+    return artifacts.manifest(folder)
 
 
 def read_stages():
@@ -266,7 +267,7 @@ def _damaged_contents(folder):
     """The first file whose checksums do not fit its contents, in words, or nothing; looked for once
     for each state of the folder, since that reads all of it.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in storage.CHECKSUMMED]
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in artifacts.CHECKSUMMED]
     state = hashlib.blake2b(digest_size=8)
     for path in files:
         about = path.stat()
@@ -275,7 +276,7 @@ def _damaged_contents(folder):
     if marker.exists() and marker.read_text() == state.hexdigest():
         return ""
     for path in files:
-        if not storage.is_whole(path):
+        if not artifacts.is_whole(path):
             return f"{path.relative_to(folder)} of it is damaged"
     with suppress(OSError):  # a folder that is not ours to write
         marker.write_text(state.hexdigest())

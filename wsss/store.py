@@ -16,9 +16,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from wsss import stages, storage
+from wsss import stages
 from wsss.errors import InputError, masked
-from wsss.locks import lock_of
+from wsss.io import artifacts as io_artifacts
+from wsss.io.locks import lock_of
 
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 
@@ -60,7 +61,7 @@ def _create(database):
             leftover.unlink()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow to import
 
-        with storage.atomic(database) as partial:
+        with io_artifacts.atomic(database) as partial:
             SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts_beside(database)).engine.dispose()
 
 

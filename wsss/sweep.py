@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, disk, driver, pipeline, provenance, stages, storage
+from wsss import delivery, disk, driver, pipeline, provenance, stages
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.journal import Journal
 from wsss.lanes import Lanes
 from wsss.report import markdown_table
@@ -333,12 +334,12 @@ def _compare(experiment, results, names, given, say, record=None):
     folder = stages.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown_table(table.columns, table.values.tolist())
-    with storage.atomic(folder / "sweep.md") as partial:
+    with artifacts.atomic(folder / "sweep.md") as partial:
         partial.write_text(text + "\n")
-    with storage.atomic(folder / "sweep.csv") as partial:
+    with artifacts.atomic(folder / "sweep.csv") as partial:
         results.to_csv(partial, index=False)
     if record:
-        storage.save_json(folder / "random_walk.json", record)
+        artifacts.save_json(folder / "random_walk.json", record)
     if figures and names:
         last = ORDER.index(figures[-1].split("/")[0])
         told = [name for name in figures if ORDER.index(name.split("/")[0]) == last]

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import recorded, stages, storage
+from wsss import recorded, stages
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.report import markdown_table
 
 TITLES = {
@@ -116,7 +117,7 @@ def scores(inputs):
         for folder in stages.siblings(inputs[stage]):
             try:
                 run = recorded.completed(folder)
-                counted = storage.load_confusions(folder / "confusions" / f"{name}.npz")
+                counted = artifacts.load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise
@@ -229,7 +230,7 @@ def write(tables, folder):
         }
         for suffix, text in texts.items():
             path = folder / f"{name}{suffix}"
-            with storage.atomic(path) as partial:
+            with artifacts.atomic(path) as partial:
                 partial.write_text(text)
             paths.append(path)
     return paths

@@ -10,8 +10,8 @@ from wsss.datasets import IGNORE
 from wsss.datasets.photos import fit_mask
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError
+from wsss.io.artifacts import load_marginals
 from wsss.models import AffinityNetwork
-from wsss.storage import load_marginals
 from wsss.synthesis import cell_regions
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsss import provenance, stages, storage
+from wsss import provenance, stages
 from wsss.devices import peak_memory
 from wsss.errors import InputError
+from wsss.io import artifacts
+from wsss.io.locks import lock_of, taken
 from wsss.journal import Journal
-from wsss.locks import lock_of, taken
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
@@ -60,7 +61,7 @@ class StageRun:
                 f"{folder}: another process works on the same {name}; wait for it or stop it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        storage.sweep_partials(self.folder)
+        artifacts.sweep_partials(self.folder)
         (self.folder / stages.COMPLETE).unlink(missing_ok=True)
         self.journal = Journal(self.folder)
         if self._owned:
@@ -78,7 +79,7 @@ class StageRun:
     def log_figure(self, figure, name):
         """Log a matplotlib figure as ``figures/<name>.png``, and keep it in the stage's folder."""
         path = self.folder / "figures" / f"{name}.png"
-        with storage.atomic(path) as partial:
+        with artifacts.atomic(path) as partial:
             figure.savefig(partial, format="png", bbox_inches="tight", dpi=110)
         self.log_file(path, "figures")
 
@@ -89,7 +90,7 @@ class StageRun:
         for id, image in images.items():
             key = gallery_key(id)
             path = self.folder / f"{key}.png"
-            with storage.atomic(path) as partial:
+            with artifacts.atomic(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
             self.journal.file(path, kind="image", key=key)
         self._carry()
@@ -102,7 +103,7 @@ class StageRun:
     def log_table(self, frame, name):
         """Log a pandas table that the MLflow UI shows, as ``<name>.json``."""
         path = self.folder / "tables" / f"{name}.json"
-        with storage.atomic(path) as partial:
+        with artifacts.atomic(path) as partial:
             frame.to_json(partial, orient="split", index=False, date_format="iso")
         self.journal.file(path, kind="table")
         self._carry()
@@ -110,7 +111,7 @@ class StageRun:
     def log_confusions(self, name, confusions):
         """Keep photos' ``Confusions`` in ``confusions/<name>.npz``, here and in MLflow."""
         path = self.folder / "confusions" / f"{name}.npz"
-        storage.save_confusions(path, confusions)
+        artifacts.save_confusions(path, confusions)
         self.log_file(path, "confusions")
 
     def complete(self, metrics=None, folders=()):
@@ -129,12 +130,12 @@ class StageRun:
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
             "data_digest": self.data_digest,
             "metrics": metrics,
-            "manifest": {folder: storage.manifest(self.folder / folder) for folder in folders},
+            "manifest": {folder: artifacts.manifest(self.folder / folder) for folder in folders},
             "inventory": stages.inventory(self.folder),
             "memory": peak_memory(),
             "ended": max(time.time(), stages.last_ended(self.name) + 0.001),
         }
-        storage.save_json(self.folder / stages.COMPLETE, record)
+        artifacts.save_json(self.folder / stages.COMPLETE, record)
         self.journal.file(self.folder / stages.COMPLETE)
         self._tag({"complete": "true"})
         if self._owned:

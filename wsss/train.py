@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsss import checkpoints, data_parallel, health, storage
+from wsss import checkpoints, data_parallel, health
 from wsss.batches import EpochSampler, check_shares
 from wsss.devices import autocast, pick_device, repeatable, reuse_memory
 from wsss.errors import InputError
+from wsss.io import artifacts
 from wsss.launch import launch
 from wsss.optimisers import build_optimiser
 from wsss.progress import progress
@@ -290,7 +291,7 @@ def fit_members(
     for member in range(members):
         path = Path(folder) / f"member_{member}.pt"
         counted_on = partial(_count_on, on_epoch, member * schedule.epochs)
-        if storage.is_whole(path):
+        if artifacts.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
                 counted_on(epoch, metrics)
@@ -308,7 +309,7 @@ def fit_members(
                 mix=mix,
             )
             found = {"network": network.state_dict(), "history": epochs}
-            with storage.atomic(path) as unfinished:
+            with artifacts.atomic(path) as unfinished:
                 torch.save(found, unfinished)
         history += found["history"]
         for name, tensor in found["network"].items():

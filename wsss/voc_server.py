@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsss import archives, evaluation, infer, models, stages, storage
+from wsss import archives, evaluation, infer, models, stages
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
@@ -87,9 +88,9 @@ def export(
     data = Devkit(data_root or stages.from_root(_data_root(run)))
     ids = data.ids(split)
     network = models.open_network(run, "segmentation").network
-    digest = storage.digest(run / "weights.pt")
+    digest = artifacts.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
-    storage.claim(out / "export.json", {"weights": digest, **protocol})
+    artifacts.claim(out / "export.json", {"weights": digest, **protocol})
     job = evaluation.SegmentJob(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
@@ -206,7 +207,7 @@ def _label_map(content, photo):
         faults.append(("values", f" has {', '.join(map(str, wrong[:-4:-1]))}"))
     # the classes' colours; of a shorter palette, which must still have those that are used
     colours = palette[: 3 * (len(VOC_CLASSES) + 1)]
-    if len(palette) <= 3 * int(labels.max()) or not storage.voc_palette().tobytes().startswith(
+    if len(palette) <= 3 * int(labels.max()) or not artifacts.voc_palette().tobytes().startswith(
         colours
     ):
         faults.append(("palette", ""))

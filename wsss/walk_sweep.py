@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import datasets, evaluation, mirror, models, stages, storage
+from wsss import datasets, evaluation, models, stages
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.devices import pick_device
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.infer import infer
+from wsss.io import artifacts, mirror
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
 from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk, restored
@@ -60,23 +61,23 @@ class WalkSweepJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return storage.is_whole(self.path(id))
+        return artifacts.is_whole(self.path(id))
 
     def _affinity(self, id):
         """Affinities (K, h, w) of a photo, and its size."""
         path = Path(self.affinities) / f"{id}.npz"
-        if storage.is_whole(path):
+        if artifacts.is_whole(path):
             kept = _load(path)
             affinity = torch.from_numpy(kept["affinity"]).to(pick_device())
             return affinity, tuple(kept["size"].tolist())
         image = self.dataset.image(id)
         affinity = self.walk.affinities(self.network, image)
-        with storage.atomic(path) as partial, partial.open("wb") as file:
+        with artifacts.atomic(path) as partial, partial.open("wb") as file:
             np.savez(file, affinity=affinity.cpu().numpy(), size=image.shape[:2])
         return affinity, image.shape[:2]
 
     def forward(self, id):
-        classes, cams = storage.load_cams(Path(self.cams) / f"{id}.npz")
+        classes, cams = artifacts.load_cams(Path(self.cams) / f"{id}.npz")
         affinity, size = self._affinity(id)
         return classes, size, walk_all(cams, affinity, self.grid, self.walk).cpu()
 
@@ -89,7 +90,7 @@ class WalkSweepJob:
                 f"{target.shape[1]}x{target.shape[0]}; replace the mask"
             )
         targets, counts = count(scores, target, len(classes))
-        with storage.atomic(self.path(id)) as partial, partial.open("wb") as file:
+        with artifacts.atomic(self.path(id)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
 
 

@@ -17,9 +17,9 @@ from wsss.datasets.photos import photo_size, read_png
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE, read_mask
 from wsss.errors import InputError, reason
+from wsss.io.artifacts import atomic
+from wsss.io.text import read_text
 from wsss.progress import progress
-from wsss.storage import atomic
-from wsss.texts import read_text
 
 JSON_BYTES = 2**28  # at most; labelme may keep the photo itself in it
 

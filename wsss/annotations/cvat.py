@@ -10,7 +10,7 @@ from wsss.annotations.labelme import IGNORE_NAME
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError
-from wsss.storage import voc_palette
+from wsss.io.artifacts import voc_palette
 
 BACKGROUND_NAME = "background"  # which CVAT takes for pixels without a label
 

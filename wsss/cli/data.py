@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wsss.cli.command import add_command, count
 from wsss.errors import InputError
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 
 def _data_voc12(arguments):

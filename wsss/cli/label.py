@@ -9,7 +9,8 @@ FORMATS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
-    from wsss import labelling, models, pipeline, sources, storage  # slow to import
+    from wsss import labelling, models, pipeline, sources
+    from wsss.io import artifacts  # slow to import
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
@@ -31,7 +32,7 @@ def _label(arguments):
         **method.maps,
         walk=method.walk,
     )
-    making = {"cam": storage.digest(method.cam), "affinity": storage.digest(method.affinity)}
+    making = {"cam": artifacts.digest(method.cam), "affinity": artifacts.digest(method.affinity)}
     making |= {"strides": method.strides, "maps": method.maps, "walk": method.walk}
     making |= {"long": dataset.long_side}
     untagged = len(dataset.photos) - len(dataset.labelled())
@@ -41,8 +42,9 @@ def _label(arguments):
 
 
 def _predict(arguments):
-    from wsss import labelling, models, sources, storage  # slow to import
+    from wsss import labelling, models, sources
     from wsss.crf import CrfParams
+    from wsss.io import artifacts  # slow to import
 
     file = sources.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
@@ -55,7 +57,7 @@ def _predict(arguments):
         flip=arguments.flip,
         crf=CrfParams() if arguments.crf else None,
     )
-    making = {"network": storage.digest(file), "scales": job.scales, "flip": job.flip}
+    making = {"network": artifacts.digest(file), "scales": job.scales, "flip": job.flip}
     making |= {"crf": job.crf, "long": dataset.long_side}
     return _run(arguments, job, list(dataset.photos), making, [])
 

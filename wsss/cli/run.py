@@ -6,12 +6,12 @@ from wsss.errors import InputError
 
 
 def _run(arguments):
-    from wsss import (
+    from wsss import (  # slow to import: only for the command that needs it
         driver,
         engines,
         pipeline,
         sweep,
-    )  # slow to import: only for the command that needs it
+    )
 
     experiment = pipeline.read_experiment(arguments.experiment)
     single, several = sweep.split(arguments.overrides)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import ray
 
 import wsss
-from wsss import mirror, stages
+from wsss import stages
 from wsss.engines import ray_address
 from wsss.errors import InputError, reason
+from wsss.io import mirror as io_mirror
 
 ANSWER = 10  # seconds that a cluster has to answer
 RETRIES = 3  # of what a process or a machine was lost with
@@ -42,7 +43,7 @@ class Asker(NamedTuple):
                 f"{platform.node()}: expected wsss {self.version} as on the machine that asks, got "
                 f"{wsss.__version__}; install that one"
             )
-        mirror.work_from(self.mirror)
+        io_mirror.work_from(self.mirror)
         if not self.mirror and not self.mark.exists():
             raise InputError(
                 f"{platform.node()}: {self.mark.parent} is not the folder that it is on the "
@@ -58,7 +59,7 @@ def asker():
     mark = root / f".seen-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        yield Asker(wsss.__version__, mark, mirror.address())
+        yield Asker(wsss.__version__, mark, io_mirror.address())
     finally:
         mark.unlink(missing_ok=True)
 
@@ -68,15 +69,15 @@ def mirrored(sent):
     """Have the mirror, if there is one, hold what is sent to other machines names of files and
     folders, and have these afterwards what it holds of them, however the block ends.
     """
-    paths = mirror.paths_in(sent) if mirror.address() else ()
+    paths = io_mirror.paths_in(sent) if io_mirror.address() else ()
     if not paths:
         yield
         return
-    mirror.bring(paths)
+    io_mirror.bring(paths)
     try:
         yield
     finally:
-        mirror.fetch(paths)
+        io_mirror.fetch(paths)
 
 
 def connect():

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import ray
 import torch
 
-from wsss import mirror
 from wsss.cluster import RETRIES, asker, connect, mirrored, resources
 from wsss.devices import repeatable, reuse_memory
 from wsss.errors import InputError, reason
 from wsss.infer import with_ready_networks
+from wsss.io import mirror
 
 
 @contextmanager

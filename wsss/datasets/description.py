@@ -3,8 +3,8 @@
 from pathlib import Path
 from reprlib import repr as shown  # which cuts long values short
 
-from wsss import yamls
 from wsss.errors import InputError
+from wsss.io import safe_yaml
 
 KEYS = {  # of a description, with their types
     "photos": str,
@@ -27,7 +27,7 @@ def read_description(path):
         InputError: not readable, an unknown key, or a value of another type.
     """
     path = Path(path)
-    given = yamls.read(path, "a description of photos")
+    given = safe_yaml.read(path, "a description of photos")
     if not isinstance(given, dict) or "photos" not in given:
         raise InputError(f"{path}: expected 'photos:' and a folder; see docs/own-photos.md")
     for name, value in given.items():

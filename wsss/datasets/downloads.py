@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from wsss.errors import InputError
+from wsss.io.artifacts import atomic
 from wsss.progress import progress
-from wsss.storage import atomic
 
 DAMAGED = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)

@@ -10,7 +10,7 @@ from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, fit_mask, photo_size, rea
 from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, one_line, reason
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 
 class Folder:

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from wsss.cursor import Bytes, Fault
+from wsss.io.byte_reader import Bytes, Fault
 
 MOST_BYTES = 2**28  # that a compressed part may unpack to
 MATRIX, COMPRESSED = 14, 15  # types of elements

@@ -6,8 +6,8 @@ from PIL import Image
 
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
+from wsss.io.artifacts import atomic, save_labels
 from wsss.progress import progress
-from wsss.storage import atomic, save_labels
 
 
 def shrink(source, target, *, long_side):

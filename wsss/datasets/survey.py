@@ -9,9 +9,9 @@ import yaml
 
 from wsss.datasets.photos import refuse_special
 from wsss.errors import InputError
+from wsss.io.artifacts import atomic
 from wsss.progress import progress
 from wsss.report import markdown_table
-from wsss.storage import atomic
 
 
 class Survey(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from wsss.datasets.photos import read_photo, read_png
 from wsss.datasets.tags import label_vector, read_tags
 from wsss.errors import InputError, reason
-from wsss.texts import read_bytes, read_text
+from wsss.io.text import read_bytes, read_text
 
 VOC_CLASSES = [
     "aeroplane",

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.cursor import Fault
 from wsss.datasets.downloads import Download, fetch
 from wsss.datasets.matlab import read_field
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
 from wsss.errors import InputError
+from wsss.io.artifacts import atomic, save_labels
+from wsss.io.byte_reader import Fault
+from wsss.io.text import read_bytes
 from wsss.progress import progress
-from wsss.storage import atomic, save_labels
-from wsss.texts import read_bytes
 
 # Photos on each list. train, val and test are VOC's; train_aug is every photo with a mask of VOC or
 # SBD that is not in val.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsss.cursor import Bytes, Fault
 from wsss.errors import InputError
+from wsss.io.byte_reader import Bytes, Fault
 
 MXNET_LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # of an array; older ones begin with their rank

@@ -10,8 +10,8 @@ import torch
 from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError, reason
+from wsss.io.artifacts import atomic, is_whole
 from wsss.models.foreign import is_mxnet, read_caffe, read_mxnet
-from wsss.storage import atomic, is_whole
 
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
-from wsss import mirror
-from wsss.arrays import read_arrays
 from wsss.errors import InputError, reason
+from wsss.io import mirror
+from wsss.io.npz import read_arrays
 from wsss.metrics import Confusions
 from wsss.workers import is_running
 

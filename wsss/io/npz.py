@@ -4,7 +4,7 @@ import zipfile
 
 import numpy as np
 
-from wsss import mirror
+from wsss.io import mirror
 
 MOST_BYTES = 2**31  # of a file's arrays; those of a photo of 100 million pixels fit
 

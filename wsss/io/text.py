@@ -3,8 +3,8 @@
 What is no plain file is refused before it is opened: reading from a pipe would wait for ever.
 """
 
-from wsss import mirror
 from wsss.errors import InputError
+from wsss.io import mirror
 
 MOST_BYTES = 2**24  # 16 MiB: an id list of half a million photos
 

@@ -3,7 +3,7 @@
 import yaml
 
 from wsss.errors import InputError, one_line, reason
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
 MOST_VALUES = 200_000  # of a file, each as often as its anchor is named
