@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import engines, infer
+from wsss import infer
 from wsss.datasets.photos import read_photo
-from wsss.devices import cores
 from wsss.io import artifacts
+from wsss.runtime import engine
+from wsss.runtime.devices import cores
 
 FEW = 100
 
@@ -78,7 +79,7 @@ def main():
     print(f"{len(ids):,} photos; a plain loop: {alone:.2f} ms a photo")
     rows = [(f"{count} processes", count, spread(f"{count}", count)) for count in {1, cores()}]
     if options.address:
-        engines.choose("ray", options.address)
+        engine.choose("ray", options.address)
         from wsss import cluster  # needs Ray
 
         cluster.connect()

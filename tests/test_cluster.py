@@ -11,11 +11,12 @@ import pytest
 import torch
 from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 
-from wsss import datasets, engines, infer, models
+from wsss import datasets, infer, models
 from wsss.errors import InputError
 from wsss.io import artifacts, mirror
 from wsss.jobs import CamJob, WalkJob
 from wsss.launch import launch
+from wsss.runtime import engine
 from wsss.synthesis import Walk
 from wsss.train import fit
 
@@ -46,7 +47,7 @@ def nodes(tmp_path_factory):
 @pytest.fixture
 def on_ray(nodes, monkeypatch):
     """The cluster, with this process working on it."""
-    monkeypatch.setenv(engines.VARIABLE, nodes.address)
+    monkeypatch.setenv(engine.VARIABLE, nodes.address)
     return nodes
 
 
@@ -101,7 +102,7 @@ def test_label_synthesis_is_the_same_file_for_file(on_ray, tiny_shapes, tmp_path
     handed_on = tmp_path / "mirror" / str(tmp_path / "mirrored").lstrip("/")
     assert digests(handed_on) == by_ray
     monkeypatch.delenv(mirror.VARIABLE)
-    monkeypatch.delenv(engines.VARIABLE)
+    monkeypatch.delenv(engine.VARIABLE)
     assert by_ray == synthesised(data, tmp_path / "one", processes=1)
     assert by_ray == synthesised(data, tmp_path / "two", processes=2)
 
@@ -115,9 +116,9 @@ def test_faults_of_photos_are_told_and_the_others_done(on_ray, tmp_path):
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
     ray.shutdown()  # other tests may have left it connected
-    monkeypatch.setenv(engines.VARIABLE, "")
+    monkeypatch.setenv(engine.VARIABLE, "")
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        engines.choose("ray", "127.0.0.1:1")
+        engine.choose("ray", "127.0.0.1:1")
 
 
 def test_a_lost_node_costs_the_photos_under_way_and_nothing_else(on_ray, tmp_path):

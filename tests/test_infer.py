@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from wsss import models
-from wsss.devices import autocast
 from wsss.errors import InputError
 from wsss.infer import infer, ready
 from wsss.io import artifacts
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
+from wsss.runtime.devices import autocast
 
 
 @dataclass

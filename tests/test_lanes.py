@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from wsss import devices, shares
+from wsss import shares
 from wsss.errors import InputError
 from wsss.lanes import Lanes
+from wsss.runtime import devices
 from wsss.shares import Shares
 
 

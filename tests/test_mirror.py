@@ -19,10 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import checkpoints, datasets, engines
+from wsss import checkpoints, datasets
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
 from wsss.io import artifacts, mirror, npz, text
+from wsss.runtime import engine
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +192,7 @@ def test_an_address_that_is_none_is_one_line(address):
 
 def test_a_mirror_wants_a_cluster():
     with pytest.raises(InputError, match="--mirror s3://b: is a Ray cluster's; add --engine ray"):
-        engines.choose("processes", None, "s3://b")
+        engine.choose("processes", None, "s3://b")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import io
 import sys
 
-from wsss.progress import Screen
+from wsss.runtime.progress import Screen
 
 
 class Terminal(io.StringIO):

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.toys import Noise
-from wsss import devices, losses, train
+from wsss import losses, train
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.models import build_cam
 from wsss.optimisers import build_optimiser
+from wsss.runtime import devices
 from wsss.train import Schedule, fit, fit_members
 
 

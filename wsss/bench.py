@@ -18,10 +18,10 @@ import matplotlib.pyplot as plt
 import torch
 
 from wsss import delivery, provenance, stages
-from wsss.devices import cores, release_memory, reuse_memory
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.journal import Journal
+from wsss.runtime.devices import cores, release_memory, reuse_memory
 
 ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but at least twice
 MEMORY = {"plain": release_memory, "fast": reuse_memory}  # as anyone's process has it, and as ours

@@ -150,7 +150,7 @@ def torch_device():
     """Torch, what networks run on, and in which precision."""
     import torch
 
-    from wsss.devices import pick_device, precision
+    from wsss.runtime.devices import pick_device, precision
 
     device = pick_device()
     short = str(precision(device)).removeprefix("torch.")

@@ -12,11 +12,11 @@ from torch import nn
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
-from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
 from wsss.io import artifacts
 from wsss.metrics import Confusions, ThresholdSweep
 from wsss.models import WalkedNetwork
+from wsss.runtime.devices import as_batch, autocast
 from wsss.synthesis import label_map, spread
 
 

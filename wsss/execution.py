@@ -12,7 +12,7 @@ from wsss import provenance, shown, stages, store, tracking
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.journal import Journal
-from wsss.progress import FILE_VARIABLE, Screen
+from wsss.runtime.progress import FILE_VARIABLE, Screen
 from wsss.shares import Share
 
 # A grammar of addresses, which takes jsonschema a second or two to make when it checks a first

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from wsss.devices import cores, pick_device, precision, repeatable, reuse_memory
-from wsss.engines import ray_address
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms, fuse_activations
-from wsss.progress import progress
-from wsss.workers import end_with
+from wsss.runtime.devices import cores, pick_device, precision, repeatable, reuse_memory
+from wsss.runtime.engine import ray_address
+from wsss.runtime.processes import end_with
+from wsss.runtime.progress import progress
 
 
 class Job(Protocol):

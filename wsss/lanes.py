@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 
-from wsss.progress import Screen
+from wsss.runtime.progress import Screen
 from wsss.shares import Shares
 
 

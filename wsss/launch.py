@@ -16,10 +16,10 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
-from wsss.devices import cores
-from wsss.engines import ray_address
 from wsss.errors import InputError, reason
-from wsss.workers import end_with_parent
+from wsss.runtime.devices import cores
+from wsss.runtime.engine import ray_address
+from wsss.runtime.processes import end_with_parent
 
 # How long a process waits for the others before it takes them for stuck; those that are gone are
 # told at once. The slowest thing that the others wait for is a checkpoint being written.

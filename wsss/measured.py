@@ -11,9 +11,9 @@ import torch
 
 from wsss import datasets, disk, evaluation, infer, journal, losses, models, stages
 from wsss.crf import CrfParams, DenseCRF
-from wsss.devices import pick_device
 from wsss.errors import InputError
 from wsss.execution import seconds_of
+from wsss.runtime.devices import pick_device
 
 # parameters that change how much there is to do, or nothing that takes time; all others must agree
 FREE = (

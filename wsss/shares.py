@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from wsss import devices
 from wsss.errors import InputError
+from wsss.runtime import devices
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 THREADS_VARIABLE = "OMP_NUM_THREADS"

@@ -14,11 +14,11 @@ from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE
-from wsss.devices import as_batch, autocast
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
+from wsss.runtime.devices import as_batch, autocast
 
 AFFINITY_STRIDE = AffinityNetwork.stride
 

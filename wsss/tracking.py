@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from wsss import provenance, stages
-from wsss.devices import peak_memory
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.io.locks import lock_of, taken
 from wsss.journal import Journal
+from wsss.runtime.devices import peak_memory
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s

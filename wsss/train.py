@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 
 from wsss import checkpoints, data_parallel, health
 from wsss.batches import EpochSampler, check_shares
-from wsss.devices import autocast, pick_device, repeatable, reuse_memory
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.launch import launch
 from wsss.optimisers import build_optimiser
-from wsss.progress import progress
-from wsss.workers import end_with_parent
+from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory
+from wsss.runtime.processes import end_with_parent
+from wsss.runtime.progress import progress
 
 # between the seeds of processes that train together, whose dropout must differ; the seeds of
 # members count up by 1

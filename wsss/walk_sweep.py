@@ -20,13 +20,13 @@ from torch import nn
 from wsss import datasets, evaluation, models, stages
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
-from wsss.devices import pick_device
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.infer import infer
 from wsss.io import artifacts, mirror
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
+from wsss.runtime.devices import pick_device
 from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk, restored
 
 BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # of every byte, the lowest first

@@ -19,7 +19,7 @@ from wsss.datasets.voc import IGNORE, read_mask
 from wsss.errors import InputError, reason
 from wsss.io.artifacts import atomic
 from wsss.io.text import read_text
-from wsss.progress import progress
+from wsss.runtime.progress import progress
 
 JSON_BYTES = 2**28  # at most; labelme may keep the photo itself in it
 

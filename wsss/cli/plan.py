@@ -9,7 +9,7 @@ def _plan(arguments):
     import torch
 
     from wsss import datasets, pipeline, plan, stages  # slow to import
-    from wsss.devices import cores
+    from wsss.runtime.devices import cores
 
     experiment = pipeline.read_experiment(arguments.experiment)
     planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))

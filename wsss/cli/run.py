@@ -1,17 +1,13 @@
 """``wsss run``: an experiment's stages."""
 
 from wsss.cli.command import add_command, count, positive
-from wsss.engines import ENGINES
 from wsss.errors import InputError
+from wsss.runtime.engine import ENGINES
 
 
 def _run(arguments):
-    from wsss import (  # slow to import: only for the command that needs it
-        driver,
-        engines,
-        pipeline,
-        sweep,
-    )
+    from wsss import driver, pipeline, sweep
+    from wsss.runtime import engine
 
     experiment = pipeline.read_experiment(arguments.experiment)
     single, several = sweep.split(arguments.overrides)
@@ -30,7 +26,7 @@ def _run(arguments):
         else:
             print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
         return
-    engines.choose(arguments.engine, arguments.address, arguments.mirror)
+    engine.choose(arguments.engine, arguments.address, arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)

@@ -17,9 +17,9 @@ import ray
 
 import wsss
 from wsss import stages
-from wsss.engines import ray_address
 from wsss.errors import InputError, reason
 from wsss.io import mirror as io_mirror
+from wsss.runtime.engine import ray_address
 
 ANSWER = 10  # seconds that a cluster has to answer
 RETRIES = 3  # of what a process or a machine was lost with

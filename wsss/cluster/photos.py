@@ -10,10 +10,10 @@ import ray
 import torch
 
 from wsss.cluster import RETRIES, asker, connect, mirrored, resources
-from wsss.devices import repeatable, reuse_memory
 from wsss.errors import InputError, reason
 from wsss.infer import with_ready_networks
 from wsss.io import mirror
+from wsss.runtime.devices import repeatable, reuse_memory
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wsss import progress
 from wsss.cluster import RETRIES, asker, connect, mirrored
 from wsss.data_parallel import Parted
 from wsss.errors import InputError, reason
 from wsss.io import mirror
 from wsss.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
+from wsss.runtime import progress
 
 # Ray Train's newer way of working, which older releases want to be asked for, and workers left in
 # the folder that they start in.

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from wsss.errors import InputError
 from wsss.io.artifacts import atomic
-from wsss.progress import progress
+from wsss.runtime.progress import progress
 
 DAMAGED = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)

@@ -7,7 +7,7 @@ from PIL import Image
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.io.artifacts import atomic, save_labels
-from wsss.progress import progress
+from wsss.runtime.progress import progress
 
 
 def shrink(source, target, *, long_side):

@@ -10,8 +10,8 @@ import yaml
 from wsss.datasets.photos import refuse_special
 from wsss.errors import InputError
 from wsss.io.artifacts import atomic
-from wsss.progress import progress
 from wsss.report import markdown_table
+from wsss.runtime.progress import progress
 
 
 class Survey(NamedTuple):

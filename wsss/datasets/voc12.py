@@ -19,7 +19,7 @@ from wsss.errors import InputError
 from wsss.io.artifacts import atomic, save_labels
 from wsss.io.byte_reader import Fault
 from wsss.io.text import read_bytes
-from wsss.progress import progress
+from wsss.runtime.progress import progress
 
 # Photos on each list. train, val and test are VOC's; train_aug is every photo with a mask of VOC or
 # SBD that is not in val.

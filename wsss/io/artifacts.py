@@ -22,7 +22,7 @@ from wsss.errors import InputError, reason
 from wsss.io import mirror
 from wsss.io.npz import read_arrays
 from wsss.metrics import Confusions
-from wsss.workers import is_running
+from wsss.runtime.processes import is_running
 
 PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
 DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsss.errors import InputError, masked, reason
-from wsss.progress import progress
-from wsss.workers import is_running
+from wsss.runtime.processes import is_running
+from wsss.runtime.progress import progress
 
 VARIABLE = "WSSS_MIRROR"  # the address, for notebooks' kernels and processes that load photos
 SCRATCH = "WSSS_SCRATCH"  # the folder of a process that works from the mirror

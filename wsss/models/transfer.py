@@ -9,11 +9,11 @@ ImageNet classes that the photos of a class are taken for.
 import torch
 import torch.nn.functional as F
 
-from wsss.devices import as_batch, autocast, pick_device
 from wsss.errors import InputError
 from wsss.models.backbones import TRUNKS
 from wsss.models.weights import pretrained_state
-from wsss.progress import progress
+from wsss.runtime.devices import as_batch, autocast, pick_device
+from wsss.runtime.progress import progress
 
 LONG_SIDE = 256  # pixels; near what ImageNet classifiers are trained on
 
