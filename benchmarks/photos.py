@@ -23,7 +23,7 @@ from wsss.infer import infer, ready
 from wsss.io import artifacts
 from wsss.jobs import AffinityLabelJob, CamJob
 from wsss.metrics import ConfusionMatrix
-from wsss.models import transfer
+from wsss.models.imported import imagenet_classifier
 from wsss.stages import from_root
 from wsss.synthesis import Walk, label_map
 
@@ -254,7 +254,7 @@ def _recognising(data):
     if not weights.exists():
         raise Unavailable(f"there is no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
-    transfer.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
+    imagenet_classifier.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
     return network.eval()
 
 

@@ -9,7 +9,7 @@ from torchvision import models as torchvision_models
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.models.backbones import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import TRUNKS, build_trunk
 from wsss.models.layers import FrozenNormConv2d, freeze_batch_norm
 
 TORCHVISION = {

@@ -18,8 +18,8 @@ from wsss.models.heads import (
     favour_rare,
     log_shares,
 )
-from wsss.models.trained import Trained, add_walk, open_network, save_network
-from wsss.models.weights import expect_file, fit_state, load_state, save_state
+from wsss.models.saved import Trained, add_walk, open_network, save_network
+from wsss.models.state_dicts import expect_file, fit_state, load_state, save_state
 
 __all__ = [
     "BACKBONES",

@@ -3,7 +3,7 @@
 """
 
 from wsss.errors import InputError
-from wsss.models.backbones import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import TRUNKS, build_trunk
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -12,7 +12,7 @@ from wsss.models.heads import (
     SegmentationNetwork,
 )
 from wsss.models.layers import freeze_batch_norm
-from wsss.models.weights import fit_state, fit_trunk, load_state
+from wsss.models.state_dicts import fit_state, fit_trunk, load_state
 from wsss.stages import from_root
 
 BACKBONES = tuple(TRUNKS)

@@ -9,7 +9,7 @@ from torch import nn
 from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
 from wsss.models.heads import WalkedNetwork
-from wsss.models.weights import fit_state, fitting, load_described, save_state
+from wsss.models.state_dicts import fit_state, fitting, load_described, save_state
 
 
 def _segmentation(classes, *, walk=None, **arguments):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from wsss.errors import InputError
-from wsss.models.backbones import TRUNKS
-from wsss.models.weights import pretrained_state
+from wsss.models.backbones.catalogue import TRUNKS
+from wsss.models.state_dicts import pretrained_state
 from wsss.runtime.devices import as_batch, autocast, pick_device
 from wsss.runtime.progress import progress
 

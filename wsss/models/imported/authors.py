@@ -12,8 +12,8 @@ import torch
 
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, fit_state, load_state, save_state
-from wsss.models.backbones import TRUNKS, build_trunk
-from wsss.models.weights import fitting
+from wsss.models.backbones.catalogue import TRUNKS, build_trunk
+from wsss.models.state_dicts import fitting
 
 MOST_CHANNELS = 4096  # of any layer of theirs
 # the authors' names of the heads' tensors, and ours

@@ -13,9 +13,9 @@ With ``recompute`` set it trains in less memory (see ``layers.step``).
 from torch import nn
 
 from wsss.errors import InputError
+from wsss.models.backbones.resnet38 import ResNet38
+from wsss.models.backbones.vgg16 import VGG16
 from wsss.models.layers import Normalise, step
-from wsss.models.resnet38 import ResNet38
-from wsss.models.vgg16 import VGG16
 
 
 class ResNet50(nn.Module):
