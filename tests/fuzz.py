@@ -31,13 +31,14 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import annotations, archives, models, pipeline, stages, sweep
+from wsss import archives, models, pipeline, stages, sweep
 from wsss.datasets import Devkit, Folder
-from wsss.datasets.downloads import Download, fetch
+from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size, read_photo
+from wsss.datasets.prepare.unpack import Download, fetch
+from wsss.datasets.prepare.voc12 import read_sbd_mask
 from wsss.datasets.tags import read_tags
 from wsss.datasets.voc import read_ids, read_mask
-from wsss.datasets.voc12 import read_sbd_mask
 from wsss.errors import InputError
 from wsss.io import artifacts
 
@@ -122,7 +123,7 @@ def _corrections(path):
     folder = path.parent
     (folder / "SegmentationClass").mkdir(exist_ok=True)
     Image.new("RGB", (30, 20), (1, 2, 3)).save(folder / "SegmentationClass" / "a.png")
-    annotations.read_corrections(folder, samples.CLASSES, ["a"])
+    formats.read_corrections(folder, samples.CLASSES, ["a"])
 
 
 def _overrides(path):
@@ -170,7 +171,7 @@ def kinds():
         "labelme": Kind(
             "a.json",
             [samples.labelme()],
-            lambda path: annotations.read_labelme(path, samples.CLASSES),
+            lambda path: formats.read_labelme(path, samples.CLASSES),
         ),
         "cvat": Kind("labelmap.txt", [samples.LABELMAP], _corrections),
         "xml": Kind("Annotations/a.xml", [samples.XML], _annotation),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.test_foreign import blob, field, mx_array, mx_list
 from wsss import models
-from wsss.annotations import labelme as labelme_form
+from wsss.datasets.annotations import labelme as labelme_form
 from wsss.io import artifacts
 from wsss.metrics import Confusions
 

@@ -18,9 +18,9 @@ from PIL import Image
 from tests import samples, test_voc12
 from tests.bad_contents import Folder, Link, Pipe
 from tests.bad_inputs import ALL, CASES
-from wsss import annotations
 from wsss.cli import main
-from wsss.datasets import voc12
+from wsss.datasets.annotations import formats
+from wsss.datasets.prepare import voc12
 from wsss.errors import InputError
 from wsss.io import artifacts
 
@@ -97,8 +97,8 @@ READERS = {  # what no command reads in this process
     "maps": lambda: artifacts.load_cams("cams/a.npz"),
     "marginals": lambda: artifacts.load_marginals("marginals/a.npz"),
     "confusions": lambda: artifacts.load_confusions("confusions/val.npz"),
-    "corrections": lambda: annotations.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
-    "cvat": lambda: annotations.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
+    "corrections": lambda: formats.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
+    "cvat": lambda: formats.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from wsss.datasets.matlab import read_field
+from wsss.datasets.prepare.matlab import read_field
 from wsss.io.byte_reader import Fault
 
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import annotations, cli, datasets, delivery, sources, stages, store
+from wsss import cli, datasets, delivery, sources, stages, store
 from wsss.datasets import Devkit
+from wsss.datasets.annotations import formats
 from wsss.errors import InputError
 from wsss.io import artifacts
 
@@ -111,7 +112,7 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     corrected = place / "labelled" / "labelme" / f"{id}.json"
     right = np.zeros_like(maps[0])
     right[10:40, 10:40] = 1
-    content = annotations.labelme.annotation(right, data.classes, "x.png")
+    content = formats.labelme.annotation(right, data.classes, "x.png")
     artifacts.save_json(corrected, content)
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"

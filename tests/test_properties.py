@@ -14,10 +14,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from wsss import annotations
 from wsss.affinity import neighbour_offsets, pair_distance
-from wsss.annotations import cvat, labelme
 from wsss.cam import background_score, normalise
+from wsss.datasets.annotations import cvat, formats, labelme
 from wsss.datasets.photos import LEAST_SIDE, photo_size, read_photo
 from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
@@ -311,7 +310,7 @@ NAMES = tuple("abcdef")
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @given(labels())
 def test_label_maps_come_back_from_run_lengths(values):
-    (content,) = [annotations.coco([("a.jpg", values)], NAMES)]
+    (content,) = [formats.coco([("a.jpg", values)], NAMES)]
     found = np.where(values == 255, 255, 0)
     for entry in content["annotations"]:
         inside = coco_mask.decode(entry["segmentation"]) > 0

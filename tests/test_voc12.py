@@ -12,7 +12,7 @@ import scipy.sparse
 from PIL import Image
 
 from wsss import cli, datasets
-from wsss.datasets import downloads, voc12
+from wsss.datasets.prepare import unpack, voc12
 from wsss.errors import InputError
 from wsss.io.artifacts import save_labels, voc_palette
 
@@ -229,7 +229,7 @@ def test_a_file_is_whole_or_not_there(archives, root, monkeypatch):
         target.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloads.shutil, "copyfileobj", stop)
+    monkeypatch.setattr(unpack.shutil, "copyfileobj", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, **archives)
     assert contents(root) == {}

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from PIL import Image
 from torch import nn
 
-from wsss import annotations, viz
+from wsss import viz
 from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Folder
+from wsss.datasets.annotations import formats as annotations_formats
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
 from wsss.evaluation import segment
@@ -181,13 +182,13 @@ def _write(form, folder, ids, dataset):
     """The label maps of some photos in a further form; returns where."""
     given = (dataset.classes, dataset.image_path)
     if form == "coco":
-        annotations.write_coco(folder / "labels", folder / "coco.json", ids, *given)
+        annotations_formats.write_coco(folder / "labels", folder / "coco.json", ids, *given)
         return folder / "coco.json"
     out = folder / form
     if form == "labelme":
         # those that are there may have been corrected
         new = [id for id in ids if not (out / f"{id}.json").exists()]
-        annotations.write_labelme(folder / "labels", out, new, *given)
+        annotations_formats.write_labelme(folder / "labels", out, new, *given)
     else:
-        annotations.write_cvat(folder / "labels", out, ids, *given)
+        annotations_formats.write_cvat(folder / "labels", out, ids, *given)
     return out

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from wsss.annotations import cvat, labelme
+from wsss.datasets.annotations import cvat, labelme
 from wsss.datasets.photos import photo_size, read_png
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE, read_mask

@@ -6,7 +6,7 @@ CVAT is a server for annotating photos together. It takes a zip archive of the f
 
 import numpy as np
 
-from wsss.annotations.labelme import IGNORE_NAME
+from wsss.datasets.annotations.labelme import IGNORE_NAME
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from wsss.annotations.outlines import outlines, paint
+from wsss.datasets.annotations.polygons import outlines, paint
 from wsss.datasets.photos import MOST_PIXELS
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.datasets.downloads import Download, fetch
-from wsss.datasets.matlab import read_field
+from wsss.datasets.prepare.matlab import read_field
+from wsss.datasets.prepare.unpack import Download, fetch
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
 from wsss.errors import InputError
 from wsss.io.artifacts import atomic, save_labels
