@@ -11,11 +11,12 @@ from statistics import median
 import torch
 
 from benchmarks.photos import SAMPLE, SCRATCH
-from wsss import datasets, losses, models
+from wsss import datasets, models
 from wsss.bench import Aim, Pair, Unavailable
 from wsss.datasets import transforms
 from wsss.stages import from_root
-from wsss.train import Schedule, fit
+from wsss.train import losses
+from wsss.train.loop import Schedule, fit
 
 
 def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):

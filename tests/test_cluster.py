@@ -15,10 +15,10 @@ from wsss import datasets, infer, models
 from wsss.errors import InputError
 from wsss.io import artifacts, mirror
 from wsss.jobs import CamJob, WalkJob
-from wsss.launch import launch
 from wsss.runtime import engine
 from wsss.synthesis import Walk
-from wsss.train import fit
+from wsss.train.loop import fit
+from wsss.train.parallel.launch import launch
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wsss[cluster]'")
 pytestmark = [

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss import disk, evaluation, jobs, losses, models, stages, train
+from wsss import disk, evaluation, jobs, models, stages
 from wsss.crf import CrfParams
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
@@ -16,6 +16,7 @@ from wsss.errors import InputError
 from wsss.infer import infer
 from wsss.pipeline import Planned
 from wsss.synthesis import Walk
+from wsss.train import loop, losses
 
 SMALL = {
     "train_cam": {"members": 2, "epochs": 1, "crop": 32},
@@ -52,15 +53,15 @@ def chain(tiny_shapes, tmp_path_factory):
     cropped = Samples(data, data.ids("train"), augment(32), data.mask)
     pairs = partial(losses.pair_loss, radius=2, reduction="mean")
     for name, network in networks.items():
-        schedule = train.schedule_from(
+        schedule = loop.schedule_from(
             plan[name].values
             | {"epochs": 3, "batch_size": 6, "workers": 0, "checkpoint_minutes": 0.0}
         )
         given = {"folder": plan[name].folder}
         if name == "train_cam":
-            train.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
+            loop.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
         elif name == "train_segmentation":
-            train.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
+            loop.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
         else:
             regions = Samples(
                 data,
@@ -69,7 +70,7 @@ def chain(tiny_shapes, tmp_path_factory):
                 data.mask,
                 reduce=lambda id, mask: mask[::8, ::8],
             )
-            train.fit(network, regions, pairs, schedule, **given)
+            loop.fit(network, regions, pairs, schedule, **given)
         models.save_state(network, plan[name].folder / "weights.pt", description={"kind": name})
     walk = Walk(steps=4, crf_steps=1, radius=2)
     cams, labels = plan["infer_cam"].folder / "cams", plan["affinity_labels"].folder

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tests.faults import processes
 from wsss.errors import InputError
-from wsss.launch import launch
+from wsss.train.parallel.launch import launch
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,11 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import checkpoints, datasets
+from wsss import datasets
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
 from wsss.io import artifacts, mirror, npz, text
 from wsss.runtime import engine
+from wsss.train import checkpoints
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from wsss.synthesis import (
     label_map,
     walk_scores,
 )
-from wsss.targets import RegionFolder
+from wsss.train.labels import RegionFolder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from wsss.errors import InputError
 from wsss.io.artifacts import save_labels
-from wsss.targets import MaskFolder
+from wsss.train.labels import MaskFolder
 
 
 def test_shares_are_of_labelled_pixels_only(tmp_path):

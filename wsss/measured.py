@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, disk, evaluation, infer, journal, losses, models, stages
+from wsss import datasets, disk, evaluation, infer, journal, models, stages
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
 from wsss.execution import seconds_of
 from wsss.runtime.devices import pick_device
+from wsss.train import losses
 
 # parameters that change how much there is to do, or nothing that takes time; all others must agree
 FREE = (

@@ -19,11 +19,11 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wsss.cluster import RETRIES, asker, connect, mirrored
-from wsss.data_parallel import Parted
 from wsss.errors import InputError, reason
 from wsss.io import mirror
-from wsss.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
 from wsss.runtime import progress
+from wsss.train.parallel.distributed import Parted
+from wsss.train.parallel.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
 
 # Ray Train's newer way of working, which older releases want to be asked for, and workers left in
 # the folder that they start in.

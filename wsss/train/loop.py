@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsss import checkpoints, data_parallel, health
-from wsss.batches import EpochSampler, check_shares
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.launch import launch
-from wsss.optimisers import build_optimiser
 from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory
 from wsss.runtime.processes import end_with_parent
 from wsss.runtime.progress import progress
+from wsss.train import checkpoints, divergence
+from wsss.train.optimisers import build_optimiser
+from wsss.train.parallel import distributed
+from wsss.train.parallel.launch import launch
+from wsss.train.sampler import EpochSampler, check_shares
 
 # between the seeds of processes that train together, whose dropout must differ; the seeds of
 # members count up by 1
@@ -111,7 +112,7 @@ def fit(
 def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
     """The history and the weights of a training that this process has its part in."""
     with repeatable(gpu=schedule.deterministic):
-        history = health.killed_workers_told(
+        history = divergence.killed_workers_told(
             _train, network, samples, loss, schedule, folder, mix, on_epoch
         )
     return history, network.cpu().state_dict()  # the GPU is not the caller's, if there is one
@@ -119,11 +120,11 @@ def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
 
 def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     reuse_memory()
-    rank = data_parallel.rank()
+    rank = distributed.rank()
     torch.manual_seed(schedule.seed + SEEDS_APART * rank)
     device = pick_device()
     network.to(device, memory_format=torch.channels_last).train()
-    data_parallel.synchronise_norms(network, device)
+    distributed.synchronise_norms(network, device)
     optimiser = build_optimiser(
         network,
         schedule.optimiser,
@@ -144,7 +145,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         state |= saved["state"]
         for epoch, metrics in enumerate(state["history"]):
             on_epoch(epoch, metrics)
-    if len(set(data_parallel.gather(state["step"]))) > 1:
+    if len(set(distributed.gather(state["step"]))) > 1:
         raise RuntimeError(f"{checkpoint}: read differently by each process; try again")
     sampler = EpochSampler(len(samples), schedule, start=state["step"], rank=rank)
     total = sampler.per_epoch * schedule.epochs
@@ -172,16 +173,16 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         values = _backward(network, images, targets, loss, schedule.accumulate, device)
         # the first process whose clock says so has all of them keep a checkpoint
         values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
-        values = data_parallel.average_step(network, values)
+        values = distributed.average_step(network, values)
         due = values.pop("due") > 0
         norm = _gradient_norm(network, schedule.clip_norm)
-        fault = health.fault(values["loss"], norm, state["first"])
+        fault = divergence.fault(values["loss"], norm, state["first"])
         if fault:
             raise _stopped(fault, state["step"], total, checkpoint, kept)
         optimiser.step()
         state["first"] = values["loss"] if state["first"] is None else state["first"]
         state["step"] += 1
-        size = data_parallel.world_size() * len(images)
+        size = distributed.world_size() * len(images)
         for name, value in (
             values.items() | {"images": size, "seconds": time.monotonic() - began}.items()
         ):
@@ -198,7 +199,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
                 everything = {
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
-                    "generators": data_parallel.gather(checkpoints.generators()),
+                    "generators": distributed.gather(checkpoints.generators()),
                     "state": state,
                 }
                 if rank == 0:
@@ -211,7 +212,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
 
 def _check_kept(saved, checkpoint):
     """InputError where a checkpoint is not of as many processes as train now."""
-    kept, now = len(saved["generators"]), data_parallel.world_size()
+    kept, now = len(saved["generators"]), distributed.world_size()
     if kept != now:
         raise InputError(
             f"{checkpoint}: expected a checkpoint of {now} processes that train together, got one "

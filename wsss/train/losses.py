@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from wsss.affinity import affinity_loss, pair_counts, pair_distance, pair_targets
-from wsss.data_parallel import averaging
 from wsss.datasets.voc import IGNORE
 from wsss.geometry import upsample
+from wsss.train.parallel.distributed import averaging
 
 
 def classification_loss(network, images, targets):
