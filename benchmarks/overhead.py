@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import infer
 from wsss.datasets.photos import read_photo
 from wsss.io import artifacts
+from wsss.photos import map_photos
 from wsss.runtime import engine
 from wsss.runtime.devices import cores
 
@@ -73,7 +73,9 @@ def main():
 
     def spread(name, processes=None):
         job = Threshold(folder / "photo.png", folder / name)
-        return a_photo(lambda some: infer.infer(some, job, label=name, processes=processes), ids)
+        return a_photo(
+            lambda some: map_photos.infer(some, job, label=name, processes=processes), ids
+        )
 
     alone, *_ = a_photo(plain, ids)
     print(f"{len(ids):,} photos; a plain loop: {alone:.2f} ms a photo")

@@ -17,13 +17,13 @@ from wsss.bench import Aim, Pair, Unavailable
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
-from wsss.evaluation import score_cams, score_labels
 from wsss.geometry import upsample
-from wsss.infer import infer, ready
 from wsss.io import artifacts
-from wsss.jobs import AffinityLabelJob, CamJob
 from wsss.metrics import ConfusionMatrix
 from wsss.models.imported import imagenet_classifier
+from wsss.photos.evaluation import score_cams, score_labels
+from wsss.photos.jobs import AffinityLabelJob, CamJob
+from wsss.photos.map_photos import infer, ready
 from wsss.stages import from_root
 from wsss.synthesis import Walk, label_map
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 
-from wsss import datasets, infer, models
+from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.io import artifacts, mirror
-from wsss.jobs import CamJob, WalkJob
+from wsss.photos import map_photos
+from wsss.photos.jobs import CamJob, WalkJob
 from wsss.runtime import engine
 from wsss.synthesis import Walk
 from wsss.train.loop import fit
@@ -85,9 +86,9 @@ def synthesised(data, folder, **options):
     affinity = models.build_affinity("small")
     ids = data.ids("train")
     job = CamJob(data, cam, folder / "cams", (0.5, 1.0), True)
-    assert infer.infer(ids, job, label="maps", **options) == len(ids)
+    assert map_photos.infer(ids, job, label="maps", **options) == len(ids)
     job = WalkJob(data, folder / "cams", affinity, folder, Walk(steps=16))
-    assert infer.infer(ids, job, label="walk", **options) == len(ids)
+    assert map_photos.infer(ids, job, label="walk", **options) == len(ids)
     found = digests(folder)
     assert len(found) == 3 * len(ids)
     return found
@@ -108,8 +109,8 @@ def test_label_synthesis_is_the_same_file_for_file(on_ray, tiny_shapes, tmp_path
 
 
 def test_faults_of_photos_are_told_and_the_others_done(on_ray, tmp_path):
-    with pytest.raises(infer.PhotosFailed, match=r"bad\.jpg") as told:
-        infer.infer(["a", "bad", "b"], Noted(tmp_path), label="x")
+    with pytest.raises(map_photos.PhotosFailed, match=r"bad\.jpg") as told:
+        map_photos.infer(["a", "bad", "b"], Noted(tmp_path), label="x")
     assert list(told.value.faults) == ["bad"]
     assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
 

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss import disk, evaluation, jobs, models, stages
+from wsss import disk, models, stages
 from wsss.crf import CrfParams
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
-from wsss.infer import infer
+from wsss.photos import evaluation, jobs
+from wsss.photos.map_photos import infer
 from wsss.pipeline import Planned
 from wsss.synthesis import Walk
 from wsss.train import loop, losses

@@ -5,12 +5,13 @@ import pytest
 import torch
 from test_random_walk import dense_walk
 
-from wsss import evaluation, models
+from wsss import models
 from wsss.cam import background_score
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, threshold_of
+from wsss.photos import evaluation
 from wsss.synthesis import affinities
 
 

@@ -28,8 +28,8 @@ from wsss.errors import InputError
 from wsss.explore import pictures
 from wsss.explore.cell import neighbourhood, walker_ends
 from wsss.explore.widgets import TITLES, Panel
-from wsss.infer import ready
 from wsss.io.artifacts import voc_palette
+from wsss.photos.map_photos import ready
 from wsss.synthesis import Walk
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"

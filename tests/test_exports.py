@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from wsss import cli, evaluation, exports, models
+from wsss import cli, exports, models
 from wsss.errors import InputError
+from wsss.photos import evaluation
 
 SIZES = ((1, 64, 96), (3, 75, 50), (1, 121, 200))  # none of them those of the export's own check
 CLASSES = ["ant", "bee", "wäsp"]

@@ -14,9 +14,9 @@ import torch
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.infer import infer, ready
 from wsss.io import artifacts
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
+from wsss.photos.map_photos import infer, ready
 from wsss.runtime.devices import autocast
 
 

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 import wsss
-from wsss import evaluation, models, sources, synthesis
+from wsss import models, sources, synthesis
 from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.photos import evaluation
 
 FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
 FAST += ["random_walk.crf_steps=2"]

@@ -20,12 +20,13 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import delivery, evaluation, infer, models, registry, stages, store, tracking
+from wsss import delivery, models, registry, stages, store, tracking
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
 from wsss.io import artifacts
 from wsss.journal import Journal
 from wsss.metrics import ConfusionMatrix
+from wsss.photos import evaluation, map_photos
 
 # mlflow.pyfunc warns of a type hint of its own when it is first imported, and of a comparison that
 # pandas deprecates when it keeps an example.
@@ -109,7 +110,7 @@ def run(tmp_path_factory, data):
 @pytest.fixture(scope="module")
 def network(run):
     weights = run.inputs["train_segmentation"] / "weights.pt"
-    return infer.ready(models.open_network(weights, "segmentation").network)
+    return map_photos.ready(models.open_network(weights, "segmentation").network)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from wsss import evaluation, jobs, labelling, models
+from wsss import labelling, models
 from wsss.crf import CrfParams
 from wsss.datasets.voc import Devkit
-from wsss.infer import infer
 from wsss.io import artifacts
+from wsss.photos import evaluation, jobs
+from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk
 
 

@@ -16,7 +16,7 @@ from wsss.datasets.voc import Devkit, read_mask
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import artifacts
-from wsss.jobs import AffinityLabelJob, CamJob, WalkJob
+from wsss.photos.jobs import AffinityLabelJob, CamJob, WalkJob
 from wsss.synthesis import (
     Walk,
     affinities,

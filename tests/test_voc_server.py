@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, evaluation, models, voc_server
+from wsss import cli, models, voc_server
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.infer import ready
 from wsss.io import artifacts
+from wsss.photos import evaluation
+from wsss.photos.map_photos import ready
 
 SIZES = {"2008_000001": (40, 56), "2008_000006": (48, 33), "2008_000011": (41, 41)}  # height, width
 IDS = list(SIZES)

@@ -13,17 +13,18 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, pipeline, stages, store, walk_sweep
+from wsss import cli, models, pipeline, stages, store
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.infer import infer
 from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix
+from wsss.photos import walk_grid
+from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk, label_map, walk_scores
 
 # nine alphas: more than a byte has bits
-GRID = walk_sweep.Grid((1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0), (1.0, 4.0), (1, 4, 16))
+GRID = walk_grid.Grid((1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0), (1.0, 4.0), (1, 4, 16))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def cams(tmp_path_factory, tiny_shapes):
 @pytest.fixture
 def job(tmp_path, tiny_shapes, cams, network):
     folders = (tmp_path / "affinities", tmp_path / "counts")
-    return walk_sweep.WalkSweepJob(
+    return walk_grid.WalkSweepJob(
         Devkit(tiny_shapes), cams, network, Walk(flip=True), GRID, *folders
     )
 
@@ -77,7 +78,7 @@ def test_every_combination_counts_as_it_does_by_itself(job, restore, pixels):
             walk = Walk(background_alpha=alpha, beta=beta, steps=steps, restore=restore)
             scores = upsample(walk_scores(maps, affinity, walk), image.shape[:2]).numpy()
             matrix.update(label_map(scores, classes), data.mask(id))
-    found = walk_sweep.merge(job, ids)
+    found = walk_grid.merge(job, ids)
     for ((a, _), (b, _), (t, _)), matrix in expected.items():
         # upsampling rounds by how many maps there are, which decides where two score nearly the
         # same: with restored maps up to 8 pixels were seen
@@ -92,7 +93,7 @@ def test_background_wins_over_its_equals_and_ignored_pixels_do_not_count():
     target = np.array([[0, 3, 255], [3, 3, 0]], np.uint8)
     scores = torch.ones((1, 1, 2 + 2, 2, 3))
     scores[:, :, 1] = 0.5  # the second alpha's background is less than the classes
-    targets, counts = walk_sweep.count(scores, target, 2)
+    targets, counts = walk_grid.count(scores, target, 2)
     assert targets.tolist() == [0, 3]
     assert counts[0, 0, 0].tolist() == [[2, 0, 0], [3, 0, 0]]
     assert counts[1, 0, 0].tolist() == [[0, 2, 0], [0, 3, 0]]
@@ -101,7 +102,7 @@ def test_background_wins_over_its_equals_and_ignored_pixels_do_not_count():
 def test_only_what_is_missing_is_computed(job):
     ids = job.dataset.ids("train")[:3]
     infer(ids, job, label="t", processes=1)
-    whole = walk_sweep.merge(job, ids)
+    whole = walk_grid.merge(job, ids)
     files = sorted(job.folder.iterdir()) + sorted(job.affinities.iterdir())
     assert len(files) == 6
     job.path(ids[1]).unlink()
@@ -110,7 +111,7 @@ def test_only_what_is_missing_is_computed(job):
     again = pickle.loads(pickle.dumps(job))  # as worker processes get it
     assert infer(ids, again, label="t", processes=1) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    np.testing.assert_array_equal(walk_sweep.merge(again, ids), whole)
+    np.testing.assert_array_equal(walk_grid.merge(again, ids), whole)
 
 
 def test_a_mask_of_another_size_and_a_damaged_file_are_refused(job):
@@ -122,7 +123,7 @@ def test_a_mask_of_another_size_and_a_damaged_file_are_refused(job):
     job.path(id).parent.mkdir()
     job.path(id).write_bytes(b"PK")
     with pytest.raises(InputError, match=r"not readable .*; delete it and sweep again"):
-        walk_sweep.merge(job, [id])
+        walk_grid.merge(job, [id])
 
 
 EXPERIMENT = {

@@ -16,10 +16,10 @@ from wsss.datasets import Folder
 from wsss.datasets.annotations import formats as annotations_formats
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
-from wsss.evaluation import segment
 from wsss.geometry import upsample
-from wsss.infer import PhotosFailed, infer
 from wsss.io import artifacts
+from wsss.photos.evaluation import segment
+from wsss.photos.map_photos import PhotosFailed, infer
 from wsss.synthesis import Walk, crf_scores, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels of the longer side of a picture that is there to be looked at

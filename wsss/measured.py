@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, disk, evaluation, infer, journal, models, stages
+from wsss import datasets, disk, journal, models, stages
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
 from wsss.execution import seconds_of
+from wsss.photos import evaluation, map_photos
 from wsss.runtime.devices import pick_device
 from wsss.train import losses
 
@@ -193,7 +194,7 @@ def _timed(name, everything, data, classes):
             affinity = disk.NETWORKS["train_affinity"](everything["train_affinity"], classes)
             walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
             network = models.WalkedNetwork(network, affinity, **walk)
-        image, network = data.image(data.ids(values["val_split"])[0]), infer.ready(network)
+        image, network = data.image(data.ids(values["val_split"])[0]), map_photos.ready(network)
 
         def step():
             found = evaluation.segment(

@@ -16,8 +16,9 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss import evaluation, report, stages, store
+from wsss import report, stages, store
 from wsss.io import artifacts
+from wsss.photos import evaluation
 
 PACKAGE = Path(wsss.__file__).parent
 

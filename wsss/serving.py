@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from wsss import infer, models
+from wsss import models
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.photos import photo_size, read_photo
 from wsss.errors import InputError
-from wsss.evaluation import segment
 from wsss.io import artifacts
+from wsss.photos import map_photos
+from wsss.photos.evaluation import segment
 from wsss.synthesis import labels_at
 
 
@@ -31,7 +32,10 @@ class SegmentationModel(PythonModel):
         trained = models.open_network(
             context.artifacts["weights"], "segmentation", **context.model_config
         )
-        self.network, self.classes = infer.ready(trained.network), ("background", *trained.classes)
+        self.network, self.classes = (
+            map_photos.ready(trained.network),
+            ("background", *trained.classes),
+        )
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Label maps of photos.

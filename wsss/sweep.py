@@ -273,9 +273,9 @@ def _run_walks(experiment, points, planned, say):
         driver.run(experiment, before, say=say)
     say(f"{len(points)} walks without dense CRF, against the masks of {walk.values['score_split']}")
     constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in values]
-    from wsss import walk_sweep  # slow to import
+    from wsss.photos import walk_grid  # slow to import
 
-    scores = walk_sweep.compare(walk.values, constants)
+    scores = walk_grid.compare(walk.values, constants)
     shared = _figures(before)
     rows = [
         point.names | {"seed": None} | shared | score

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsss import archives, evaluation, infer, models, stages
+from wsss import archives, models, stages
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.photos import evaluation, map_photos
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
@@ -94,7 +95,7 @@ def export(
     job = evaluation.SegmentJob(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
-    infer.infer(ids, job, label="predict", processes=processes)
+    map_photos.infer(ids, job, label="predict", processes=processes)
     archives.pack(out / "results.tgz", out, [OTHER_DATA / f"{id}.png" for id in ids])
     return check(out / "results.tgz", data.root, split=split)
 

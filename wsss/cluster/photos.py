@@ -11,8 +11,8 @@ import torch
 
 from wsss.cluster import RETRIES, asker, connect, mirrored, resources
 from wsss.errors import InputError, reason
-from wsss.infer import with_ready_networks
 from wsss.io import mirror
+from wsss.photos.map_photos import with_ready_networks
 from wsss.runtime.devices import repeatable, reuse_memory
 
 

@@ -20,8 +20,8 @@ from wsss.crf import DenseCRF
 from wsss.errors import InputError
 from wsss.explore.cell import walker_ends
 from wsss.geometry import upsample
-from wsss.infer import ready
 from wsss.metrics import ConfusionMatrix
+from wsss.photos.map_photos import ready
 from wsss.synthesis import AFFINITY_STRIDE, boundaries, label_map, walk_scores
 
 

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import datasets, evaluation, models, stages
+from wsss import datasets, models, stages
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.infer import infer
 from wsss.io import artifacts, mirror
 from wsss.metrics import ConfusionMatrix
+from wsss.photos import evaluation
+from wsss.photos.map_photos import infer
 from wsss.random_walk import random_walk
 from wsss.runtime.devices import pick_device
 from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk, restored
