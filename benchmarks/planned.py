@@ -13,7 +13,8 @@ import re
 import resource
 from pathlib import Path
 
-from wsss import datasets, disk, driver, measured, pipeline, plan, report, stages
+from wsss import datasets, driver, pipeline, report, stages
+from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
 
 SIZES = (1, 2, 4)
@@ -100,19 +101,19 @@ def main():
     for each in names:
         experiment, last = planned(root, each)
         if each == names[-1]:
-            asked = plan.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
-            forecasts = plan.forecast(last, data, asked)
+            asked = forecast.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
+            forecasts = forecast.forecast(last, data, asked)
         clocks.append(Clock())
         driver.run(experiment, last, say=clocks[-1].say)
-    found, rows = measured.find(last, data), {}
+    found, rows = timings.find(last, data), {}
     for item, each in zip(last, forecasts, strict=True):
         largest = max(found[item.name], key=lambda measurement: measurement.photos)
         *smaller, processor = [clock.seconds[item.name] for clock in clocks]
-        line = plan.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
+        line = forecast.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
         rows[item.name] = (
             (each.seconds, largest.start + largest.work + largest.rest),
             (line, processor),
-            (each.disk / 2**20, disk.taken(disk.files_of(item.folder)) / 2**20),
+            (each.disk / 2**20, disk_space.taken(disk_space.files_of(item.folder)) / 2**20),
             (each.memory / 2**20, largest.memory["process"] / 2**20),
         )
     print(f"\n{compared(rows)}")

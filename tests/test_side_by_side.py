@@ -14,7 +14,8 @@ import yaml
 
 from tests import chain
 from tests.faults import processes
-from wsss import cli, disk, execution, journal, stages, store
+from wsss import cli, execution, journal, stages, store
+from wsss.cost import disk_space
 from wsss.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
@@ -119,7 +120,7 @@ def test_room_is_asked_for_all_points_before_anything_starts(place, monkeypatch,
         asked.extend(item.name for item in items)
         raise InputError("no room")
 
-    monkeypatch.setattr(disk, "check", check)
+    monkeypatch.setattr(disk_space, "check", check)
     assert run(place, "out", monkeypatch, "random_walk.beta=2,4", "--jobs", "2") == 2
     assert asked.count("random_walk") == 2 and asked.count("train_cam") == 1
     assert not chain.begun(place / "out") and "no room" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
-from wsss import delivery, disk, models, provenance, shown, stages
+from wsss import delivery, models, provenance, shown, stages
+from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.execution import Alone, keep_notebook, run_stage, seconds_of
 from wsss.io.locks import lock_of, taken
@@ -43,7 +44,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
     _check_weights(todo)
-    disk.check(planned, stages.outputs_root())
+    disk_space.check(planned, stages.outputs_root())
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, disk, driver, pipeline, provenance, stages
+from wsss import delivery, driver, pipeline, provenance, stages
+from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.journal import Journal
@@ -199,7 +200,7 @@ def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **o
     plans = [plan(experiment, point, overrides, **options) for point in points]
     lanes = Lanes(plans, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for planned in plans for item in planned}
-    disk.check(each.values(), stages.outputs_root())
+    disk_space.check(each.values(), stages.outputs_root())
     ran = {}
 
     def work(place, lane):

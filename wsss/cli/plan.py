@@ -8,22 +8,23 @@ def _plan(arguments):
 
     import torch
 
-    from wsss import datasets, pipeline, plan, stages  # slow to import
+    from wsss import datasets, pipeline, stages
+    from wsss.cost import forecast  # slow to import
     from wsss.runtime.devices import cores
 
     experiment = pipeline.read_experiment(arguments.experiment)
     planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))
     place = planned[0].values
     data = datasets.open(place["dataset"], stages.from_root(place["data_root"]))
-    asked = plan.Asked(
-        arguments.photos or plan.trained_on(planned, data),
+    asked = forecast.Asked(
+        arguments.photos or forecast.trained_on(planned, data),
         arguments.classes or len(data.classes),
         arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
-    forecasts = plan.forecast(planned, data, asked)
+    forecasts = forecast.forecast(planned, data, asked)
     command = shlex.join([arguments.experiment, *arguments.overrides])
-    print(plan.told(command, planned, data, asked, forecasts))
+    print(forecast.told(command, planned, data, asked, forecasts))
 
 
 def add(commands):

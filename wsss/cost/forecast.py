@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss import datasets, disk, measured, report
+from wsss import datasets, report
+from wsss.cost import disk_space, timings
 from wsss.errors import InputError
 from wsss.io import text
 
@@ -90,10 +91,10 @@ def forecast(planned, data, asked, found=None):
             f"{asked.classes} classes: expected at most {datasets.IGNORE - 1}, since a label map "
             "has a byte a pixel; give fewer"
         )
-    found = measured.find(planned, data) if found is None else found
+    found = timings.find(planned, data) if found is None else found
     values = {item.name: item.values for item in planned}
     times = asked.photos / trained_on(planned, data)
-    joined = {i.name: disk.joined_bytes(i.values, planned, asked.classes) for i in planned}
+    joined = {i.name: disk_space.joined_bytes(i.values, planned, asked.classes) for i in planned}
     return [
         _stage(item.name, values, data, asked, times, found[item.name], joined[item.name])
         for item in planned
@@ -110,17 +111,17 @@ def trained_on(planned, data):
 
 def _stage(name, everything, data, asked, times, found, joined):
     values = everything[name]
-    photos = round(times * len(disk.photos_of(name, values, data)))
+    photos = round(times * len(disk_space.photos_of(name, values, data)))
     chosen, notes = _chosen(found, asked)
     if not chosen:
-        size = disk.stage_bytes(name, values, data, times=times, classes=asked.classes)
+        size = disk_space.stage_bytes(name, values, data, times=times, classes=asked.classes)
         nothing = (None,) * 4
-        size += joined + disk.PICTURES
+        size += joined + disk_space.PICTURES
         return Forecast(name, (), None, None, "", size, *nothing, tuple(notes))
     sizes = tuple(sorted({each.photos for each in chosen}))
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
-    growth = measured.class_growth(name, everything, data, asked.classes, chosen[0].classes)
+    growth = timings.class_growth(name, everything, data, asked.classes, chosen[0].classes)
     if growth != 1:
         notes.append(
             f"measured with {chosen[0].classes} classes; a step or a photo with {asked.classes} "
@@ -128,7 +129,7 @@ def _stage(name, everything, data, asked, times, found, joined):
         )
     if not chosen[0].gpu and values.get("processes", 0) and asked.cpus > values["processes"]:
         notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
-    units = measured.units_of(values, photos)
+    units = timings.units_of(values, photos)
     quicker = [_quicker(name, values, each, asked) for each in chosen]
     pace = [
         (each.units, each.work / ratio) for each, (ratio, _) in zip(chosen, quicker, strict=True)
@@ -175,7 +176,7 @@ def _uses_gpu(values):
 
 def _quicker(name, values, measurement, asked):
     """``(ratio, what bounds it)``: how many times as quick a stage's work will be as it was."""
-    cores = measured.busy(values, asked.cpus) / measurement.cores
+    cores = timings.busy(values, asked.cpus) / measurement.cores
     ratios = {"CPUs": cores}
     if measurement.gpu and _uses_gpu(values):
         ratios = {"GPUs": asked.gpus}
@@ -195,22 +196,24 @@ def _files(name, values, chosen, photos):
     if len({size for size, _ in points}) > 1:
         return round(scaled(points, photos))
     more = max(0, photos - chosen[0].photos)
-    return chosen[0].files + len(disk.kinds(name, values)) * more
+    return chosen[0].files + len(disk_space.kinds(name, values)) * more
 
 
 def _disk(name, values, data, asked, times, chosen, photos, work):
     """Bytes: of networks as calculated, of all else as measured."""
-    if name in disk.NETWORKS:
+    if name in disk_space.NETWORKS:
         seconds = work / values.get("members", 1)
         due = int(seconds / max(1e-6, 60 * values["checkpoint_minutes"]))
-        networks = disk.stage_bytes(
-            *(name, values, data), classes=asked.classes, checkpoints=min(disk.CHECKPOINTS, due)
+        networks = disk_space.stage_bytes(
+            *(name, values, data),
+            classes=asked.classes,
+            checkpoints=min(disk_space.CHECKPOINTS, due),
         )
         return networks + max(each.bytes for each in chosen)
     points = [(each.photos, each.bytes) for each in chosen]
     if len({size for size, _ in points}) > 1:
         return round(scaled(points, photos))
-    of_one = disk.stage_bytes(name, values, data, times=times) / max(1, photos)
+    of_one = disk_space.stage_bytes(name, values, data, times=times) / max(1, photos)
     return round(chosen[0].bytes + of_one * max(0, photos - chosen[0].photos))
 
 
@@ -225,13 +228,13 @@ def _memory(name, values, data, asked, chosen, photos, files):
     def kept(photos, files):
         return LISTED * files + SCORED.get(name, 0) * share * photos
 
-    scored = data.masked(disk.photos_of(name, values, data)) if name in SCORED else []
-    share = len(scored) / max(1, len(disk.photos_of(name, values, data)))
+    scored = data.masked(disk_space.photos_of(name, values, data)) if name in SCORED else []
+    share = len(scored) / max(1, len(disk_space.photos_of(name, values, data)))
     most = max(known, key=lambda each: each.photos)
     more = kept(photos, files) - kept(most.photos, most.files)
     workers = values.get("workers", 0)
     if "processes" in values:
-        workers = measured.busy(values, asked.cpus)
+        workers = timings.busy(values, asked.cpus)
         workers = 0 if workers == 1 else workers  # it does the work itself
     return round(most.memory["process"] + max(0, more) + workers * most.memory["worker"])
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, disk, journal, models, stages
+from wsss import datasets, journal, models, stages
+from wsss.cost import disk_space
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
 from wsss.execution import seconds_of
@@ -19,7 +20,7 @@ from wsss.train import losses
 
 # parameters that change how much there is to do, or nothing that takes time; all others must agree
 FREE = (
-    *disk.LISTS,
+    *disk_space.LISTS,
     *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
     *("seed", "epochs", "members", *stages.IRRELEVANT),
 )
@@ -126,12 +127,12 @@ def _measurement(name, folder, record, data):
     try:
         work, rest = _worked(folder)
         start, cores = seconds_of(folder) - work - rest, int(cores.split()[0])
-        photos = len(disk.photos_of(name, values, data))
+        photos = len(disk_space.photos_of(name, values, data))
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # also an InputError
         return []
     if "again" in kinds or not start >= 0:
         return []
-    files, memory = list(disk.files_of(folder)), record.get("memory")
+    files, memory = list(disk_space.files_of(folder)), record.get("memory")
     return [
         Measurement(
             values,
@@ -143,7 +144,7 @@ def _measurement(name, folder, record, data):
             start,
             work,
             rest,
-            disk.taken(path for path in files if path.suffix != ".pt"),
+            disk_space.taken(path for path in files if path.suffix != ".pt"),
             len(files),
             len(kinds),
             memory if isinstance(memory, dict) and len(memory) == 2 else {},
@@ -188,10 +189,10 @@ def class_growth(name, everything, data, classes, before):
 def _timed(name, everything, data, classes):
     """Seconds of one step on two crops, or of one photo, the least of three after one more."""
     trained, values = everything["train_segmentation"], everything[name]
-    network, device = disk.NETWORKS["train_segmentation"](trained, classes), pick_device()
+    network, device = disk_space.NETWORKS["train_segmentation"](trained, classes), pick_device()
     if name == "evaluate":
         if values["walk_steps"] and "train_affinity" in everything:
-            affinity = disk.NETWORKS["train_affinity"](everything["train_affinity"], classes)
+            affinity = disk_space.NETWORKS["train_affinity"](everything["train_affinity"], classes)
             walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
             network = models.WalkedNetwork(network, affinity, **walk)
         image, network = data.image(data.ids(values["val_split"])[0]), map_photos.ready(network)
