@@ -19,12 +19,12 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
 from wsss.geometry import upsample
 from wsss.io import artifacts
+from wsss.lab.stages import from_root
 from wsss.metrics import ConfusionMatrix
 from wsss.models.imported import imagenet_classifier
 from wsss.photos.evaluation import score_cams, score_labels
 from wsss.photos.jobs import AffinityLabelJob, CamJob
 from wsss.photos.map_photos import infer, ready
-from wsss.stages import from_root
 from wsss.synthesis import Walk, label_map
 
 SAMPLE = "../shared/voc-sample"

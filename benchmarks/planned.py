@@ -13,9 +13,11 @@ import re
 import resource
 from pathlib import Path
 
-from wsss import datasets, driver, pipeline, report, stages
+from wsss import datasets, report
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
+from wsss.lab import plan, stages
+from wsss.lab.run import driver
 
 SIZES = (1, 2, 4)
 TRAIN, VAL = 120, 30  # photos of the first size
@@ -37,10 +39,10 @@ def lists(root, size):
 
 def planned(root, names):
     """The experiment and its plan on some id lists of a dataset."""
-    experiment = pipeline.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
+    experiment = plan.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
     changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
-    return experiment, pipeline.plan(experiment, changes)
+    return experiment, plan.plan(experiment, changes)
 
 
 class Clock:

@@ -31,7 +31,7 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import archives, models, pipeline, stages, sweep
+from wsss import archives, models
 from wsss.datasets import Devkit, Folder
 from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size, read_photo
@@ -41,6 +41,8 @@ from wsss.datasets.tags import read_tags
 from wsss.datasets.voc import read_ids, read_mask
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.lab import plan, stages
+from wsss.lab.run import sweep
 
 SECONDS = 10.0  # of one file; the machine may be busy
 BYTES = 3 << 30  # of memory beyond what the process has when it starts
@@ -104,7 +106,7 @@ def _labels(path):
 
 
 def _experiment(path):
-    experiment = pipeline.read_experiment(path)
+    experiment = plan.read_experiment(path)
     with contextlib.suppress(InputError):  # which names what is wrong in it
         sweep.combinations(experiment)
 
@@ -129,7 +131,7 @@ def _corrections(path):
 def _overrides(path):
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     try:
-        pipeline.parse_overrides(filter(None, text.split("\n")))
+        plan.parse_overrides(filter(None, text.split("\n")))
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
 

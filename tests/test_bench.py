@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks import reference
-from wsss import bench, cli, store
+from wsss import bench, cli
 from wsss.affinity import affinity_loss, pair_distance, pair_targets
 from wsss.bench import Aim, Pair
 from wsss.errors import InputError
+from wsss.lab.record import mlflow_store
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
 
@@ -94,9 +95,9 @@ def test_the_command_writes_table_plot_and_run(tmp_path, monkeypatch, capsys):
     assert "| toy |" in out and "left out: its photos are elsewhere" in out
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["name"] == "toy"
     assert (tmp_path / "bench.png").stat().st_size > 1000
-    (run,) = store.client().search_runs([store.experiment_id("bench")])
+    (run,) = mlflow_store.client().search_runs([mlflow_store.experiment_id("bench")])
     assert run.info.status == "FINISHED" and run.data.metrics["toy/difference"] == 0
-    files = {file.path for file in store.client().list_artifacts(run.info.run_id)}
+    files = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert files == {"bench.json", "bench.md", "bench.png"}
 
 

@@ -9,10 +9,11 @@ import mlflow
 import pytest
 from servers import free_port, served
 
-from wsss import delivery, journal, stages, store
 from wsss.io import artifacts
 from wsss.io.locks import lock_of
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import delivery, journal, mlflow_store
+from wsss.lab.record.journal import Journal
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +41,11 @@ def record():
 
 def seen(run_id):
     """What MLflow holds of a run."""
-    client = store.client()
+    client = mlflow_store.client()
     run = client.get_run(run_id)
     steps = [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run_id, "loss")]
     files = [file.path for file in client.list_artifacts(run_id)]
-    table = store.iou_table(run).to_dict("list")
+    table = mlflow_store.iou_table(run).to_dict("list")
     return run.info.status, run.data.params, steps, files, table, run.info.end_time
 
 
@@ -67,7 +68,7 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it(record, place, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'other.db'}")
     delivery.deliver(record.folder)
     assert seen(delivery.run_of(record.folder)) == before
-    store.client().delete_run(delivery.run_of(record.folder))
+    mlflow_store.client().delete_run(delivery.run_of(record.folder))
     delivery.deliver(record.folder)
     assert seen(delivery.run_of(record.folder)) == before
 
@@ -119,7 +120,7 @@ def test_a_refused_entry_is_told_and_the_rest_delivered(record):
     record.metrics({"after": 1.0})
     (line,) = delivery.deliver(record.folder)
     assert "params refused" in line and "beta" in line
-    run = store.client().get_run(delivery.run_of(record.folder))
+    run = mlflow_store.client().get_run(delivery.run_of(record.folder))
     assert run.data.metrics["after"] == 1 and run.data.params["beta"] == "4"
 
 
@@ -136,7 +137,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     assert delivery.outstanding() == []
     runs = {folder: delivery.run_of(folder) for folder in (parent.folder, child.folder)}
     for run_id in runs.values():
-        run = store.client().get_run(run_id)
+        run = mlflow_store.client().get_run(run_id)
         assert run.info.status == "FAILED" and "killed" in run.data.tags["wsss.error"]
     assert run.data.tags["mlflow.parentRunId"] == runs[parent.folder]
     child.begin("toys", "walk", {})
@@ -144,7 +145,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
     artifacts.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
     delivery.settle()
-    run = store.client().get_run(runs[child.folder])
+    run = mlflow_store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags
 
 
@@ -155,7 +156,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
     children = [Journal(stages.stage_folder("walk", name)) for name in ("0c", "0d")]
     for child in children:
         child.begin("toys", "walk", {}, parent=parent.folder)
-    client, made = type(store.client()), []
+    client, made = type(mlflow_store.client()), []
     real = client.create_run
 
     def slowly(self, *given, run_name, **more):
@@ -164,7 +165,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
         return real(self, *given, run_name=run_name, **more)
 
     monkeypatch.setattr(client, "create_run", slowly)
-    store.experiment_id("toys")
+    mlflow_store.experiment_id("toys")
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(delivery.deliver, [child.folder for child in children]))
     assert sorted(made) == ["toys", "walk", "walk"]
@@ -180,7 +181,7 @@ def test_a_record_that_cannot_be_carried_is_told_by_its_own_reason(record):
 def test_addresses_keep_their_passwords_to_themselves(record, monkeypatch):
     record.add("params", values={"data_root": "https://me:hunter2@host/photos"})
     delivery.deliver(record.folder)
-    params = store.client().get_run(delivery.run_of(record.folder)).data.params
+    params = mlflow_store.client().get_run(delivery.run_of(record.folder)).data.params
     assert params["data_root"] == "https://***@host/photos"
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")

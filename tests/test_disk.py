@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss import models, stages
+from wsss import models
 from wsss.cost import disk_space
 from wsss.crf import CrfParams
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
+from wsss.lab import stages
+from wsss.lab.plan import Planned
 from wsss.photos import evaluation, jobs
 from wsss.photos.map_photos import infer
-from wsss.pipeline import Planned
 from wsss.synthesis import Walk
 from wsss.train import loop, losses
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, models, stages
+from wsss import cli, models
 from wsss.datasets import Devkit
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.io import artifacts
+from wsss.lab import stages
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 import wsss
-from wsss import cli, doctor, stages
+from wsss import cli, doctor
 from wsss.crf import DenseCRF
+from wsss.lab import stages
 
 
 @pytest.fixture(autouse=True)

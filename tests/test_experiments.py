@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
-from wsss import cli, pipeline, stages, sweep
+from wsss import cli
 from wsss.datasets import shapes
+from wsss.lab import plan, stages
+from wsss.lab.run import sweep
 
 FILES = sorted((stages.project_root() / "experiments").glob("*.yaml"))
 
@@ -14,7 +16,7 @@ FILES = sorted((stages.project_root() / "experiments").glob("*.yaml"))
 @pytest.mark.parametrize("smoke", [False, True])
 def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
-    experiment = pipeline.read_experiment(path)
+    experiment = plan.read_experiment(path)
     for common in (experiment["common"], experiment["smoke"].get("common") or {}):
         if common.get("dataset"):  # any data will do for a plan
             common |= {"dataset": "shapes_few", "data_root": str(tmp_path / "data")}
@@ -22,7 +24,7 @@ def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_pa
         for name in values:
             if name.endswith("_folder"):  # of files that people have
                 values[name] = str(tmp_path)
-    planned = pipeline.plan(experiment, smoke=smoke)
+    planned = plan.plan(experiment, smoke=smoke)
     chain = list(stages.read_stages())
     names = [item.name for item in planned]
     assert names == [name for name in chain if name in names]
@@ -47,7 +49,7 @@ def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     """All stages with the 105 million parameters, random, on a few small photos."""
     shapes.generate(place / "data", train=8, val=4)
     path = stages.project_root() / "experiments" / "voc12_resnet38_released.yaml"
-    names = pipeline.read_experiment(path)["stages"]
+    names = plan.read_experiment(path)["stages"]
     overrides = [f"{stage}.data_root={place / 'data'}" for stage in names]
     assert cli.main(["run", str(path), "--smoke", *overrides]) == 0
     said = capsys.readouterr().out

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import datasets, explore, models, stages, synthesize
+from wsss import datasets, explore, models, synthesize
 from wsss.affinity import pair_distance
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
@@ -29,6 +29,7 @@ from wsss.explore import pictures
 from wsss.explore.cell import neighbourhood, walker_ends
 from wsss.explore.widgets import TITLES, Panel
 from wsss.io.artifacts import voc_palette
+from wsss.lab import stages
 from wsss.photos.map_photos import ready
 from wsss.synthesis import Walk
 

@@ -7,11 +7,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import cli, datasets, delivery, sources, stages, store
+from wsss import cli, datasets, sources
 from wsss.datasets import Devkit
 from wsss.datasets.annotations import formats
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.lab import stages
+from wsss.lab.record import delivery, mlflow_store
 
 pytestmark = pytest.mark.slow
 
@@ -80,8 +82,8 @@ def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, cap
 
 
 def test_a_network_is_found_by_its_model_and_by_its_runs(place):
-    experiment = store.experiment_id("own")
-    runs = store.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
+    experiment = mlflow_store.experiment_id("own")
+    runs = mlflow_store.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
     folder = place / "outputs" / "train_segmentation"
     folder = folder / completed(place, "train_segmentation")["fingerprint"]
     file = folder / "weights.pt"

@@ -6,13 +6,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from wsss import cli, pipeline, stages
+from wsss import cli
 from wsss.cost import disk_space, timings
 from wsss.cost import forecast as cost_forecast
 from wsss.datasets import Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts, text
-from wsss.journal import Journal
+from wsss.lab import plan, stages
+from wsss.lab.record.journal import Journal
 from wsss.metrics import Confusions
 
 GIB = 2**30
@@ -27,13 +28,13 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def planned(place, tiny_shapes):
     """The built-in experiment on 12 + 6 photos."""
-    return pipeline.plan(*experiment(tiny_shapes))
+    return plan.plan(*experiment(tiny_shapes))
 
 
 def experiment(root, **stages_values):
     path = stages.project_root() / "experiments" / "shapes.yaml"
     given = {"common": {"data_root": str(root), "processes": 0}} | stages_values
-    return pipeline.read_experiment(path), given
+    return plan.read_experiment(path), given
 
 
 def measurement(planned, name, photos, work, rest, **more):
@@ -165,7 +166,7 @@ def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, 
     without, walk = ({"evaluate": {"walk_steps": n, "train_affinity_run": ""}} for n in (0, 8))
     sizes = []
     for given in (without, walk):
-        items = pipeline.plan(*experiment(tiny_shapes, **given))
+        items = plan.plan(*experiment(tiny_shapes, **given))
         sizes.append(forecast(items, tiny_shapes, "evaluate", []).disk)
     values = {item.name: item.values for item in items}
     networks = [

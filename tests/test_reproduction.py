@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
-from wsss import cli, delivery, journal, report, reproduction, stages
+from wsss import cli, report
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import delivery, journal
+from wsss.lab.record.journal import Journal
+from wsss.lab.run import reproduce
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +82,9 @@ def test_origins_lead_from_figures_to_runs_and_what_made_them():
         tags = {"mlflow.source.git.commit": "0123456789abcdef", "wsss.git.dirty": "true"}
         Journal(folder).begin("toys", folder.parent.name, tags)
         Journal(folder).end("FINISHED")
-    from wsss import recorded
+    from wsss.lab.record import finished_runs
 
-    table = report.origins(map(recorded.completed, folders))
+    table = report.origins(map(finished_runs.completed, folders))
     assert list(table["stage"]) == names
     assert list(table["run"]) == [delivery.run_of(folder) for folder in folders]
     assert set(table["commit"]) == {"0123456789ab and source/changes.diff"}
@@ -93,13 +96,13 @@ def test_results_are_compared_to_the_last_bit(tmp_path):
     for folder in (first, second):
         completed("toy", folder.name, metrics=figures)
         torch.save({"a": torch.zeros(2), "b": torch.ones(1)}, folder / "weights.pt")
-    assert reproduction.compare(first, second) == []
+    assert reproduce.compare(first, second) == []
     record = stages.completion(second)
     record["metrics"] |= {"loss": 0.3, "images_per_second": 6.0}
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
     artifacts.save_json(second / stages.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
-    lines = reproduction.compare(first, second)
+    lines = reproduce.compare(first, second)
     assert lines == [
         "loss: 0.3, and was 0.30000000000000004",
         "cams/: files differ",
@@ -118,13 +121,13 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
     parent.add("stage", name="toy", folder=str(folder))
     delivery.settle()
     run_id = delivery.run_of(folder)
-    assert reproduction.find(run_id) == reproduction.find(str(folder)) == folder.resolve()
+    assert reproduce.find(run_id) == reproduce.find(str(folder)) == folder.resolve()
     with pytest.raises(InputError, match=f"its stages' runs are: {run_id}"):
-        reproduction.find(delivery.run_of(parent.folder))
+        reproduce.find(delivery.run_of(parent.folder))
     with pytest.raises(InputError, match="expected the folder of a completed stage"):
-        reproduction.find("0" * 32)
+        reproduce.find("0" * 32)
     with pytest.raises(InputError, match="there is no stage 'toy' in notebooks/"):
-        reproduction.reproduce(str(folder))
+        reproduce.reproduce(str(folder))
 
 
 def test_what_surrounded_a_run_is_compared(outputs):
@@ -133,7 +136,7 @@ def test_what_surrounded_a_run_is_compared(outputs):
     Journal(folder).begin("toys", "toy", {"wsss.python": "3.1"})  # it went on elsewhere
     with artifacts.atomic(folder / "source" / "packages.txt") as partial:
         partial.write_text("torch==0.1\n")
-    reasons = "\n".join(reproduction._surroundings(folder))
+    reasons = "\n".join(reproduce._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons
     assert "then torch==0.1" in reasons
     assert journal.opening(folder)[0] == "toys"

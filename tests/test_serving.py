@@ -20,11 +20,13 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import delivery, models, registry, stages, store, tracking
+from wsss import models, registry
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
 from wsss.io import artifacts
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import delivery, mlflow_store, stage_run
+from wsss.lab.record.journal import Journal
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation, map_photos
 
@@ -69,7 +71,7 @@ def run(tmp_path_factory, data):
     patch = pytest.MonkeyPatch()
     patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-    patch.setenv(tracking.DRIVEN_VARIABLE, "1")
+    patch.setenv(stage_run.DRIVEN_VARIABLE, "1")
     stage("train_cam", "0a", {"weights": "some/where/imagenet.pth"}, {})
     stage("random_walk", "0b", {"tuning_photos": 7}, {})
     trained = stage(
@@ -93,7 +95,7 @@ def run(tmp_path_factory, data):
         folder = root / "outputs" / "evaluate" / fingerprint
         Journal(folder).begin("toys", "evaluate", {"wsss.stage": "evaluate"})
         inputs = {"train_segmentation": trained}
-        run = tracking.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
+        run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
         run.log_metrics({"segmentation_miou/val": 50.0})
         registry.prepare("toy", run, data, table)
         told = delivery.deliver(folder)
@@ -186,7 +188,7 @@ def test_what_is_no_photo_is_named_by_its_row(model, data, given):
 
 
 def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
-    client = store.client()
+    client = mlflow_store.client()
     first, second = (client.get_model_version("toy", version) for version in ("1", "2"))
     assert first.tags["run"] == run.run_id == first.run_id and first.tags["dataset"] == "shapes"
     assert first.tags["miou"] == "50.00" and "miou" not in second.tags

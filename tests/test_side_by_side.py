@@ -14,9 +14,12 @@ import yaml
 
 from tests import chain
 from tests.faults import processes
-from wsss import cli, execution, journal, stages, store
+from wsss import cli
 from wsss.cost import disk_space
 from wsss.errors import InputError
+from wsss.lab import stages
+from wsss.lab.record import journal, mlflow_store
+from wsss.lab.run import notebook
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared out")
@@ -27,7 +30,7 @@ def place(tmp_path, tiny_shapes, monkeypatch):
     """A folder of its own with the chain's experiment, on two cores."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT)
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT)
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(chain.experiment(tiny_shapes)))
     whole = os.sched_getaffinity(0)
     os.sched_setaffinity(0, CORES)
@@ -74,7 +77,7 @@ def test_stages_that_all_need_get_all_cores_and_others_their_share(place, monkey
     assert [each["what"] for each in walks] == ["begin", "begin", "end", "end"]
     assert {tuple(each["cores"]) for each in walks} == {(CORES[0],), (CORES[1],)}
     assert {each["OMP_NUM_THREADS"] for each in walks} == {"1"}
-    runs = store.client().search_runs([store.experiment_id("toys")])
+    runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("toys")])
     cores = {
         run.data.tags["wsss.stage"]: run.data.tags["wsss.device"].rpartition(", ")[2]
         for run in runs
@@ -99,7 +102,7 @@ def test_a_point_that_fails_leaves_the_others_complete(place, monkeypatch, capsy
     assert len(begun) == 4 + 3
     assert len(list(place.glob("out/random_walk/*/complete.json"))) == 2
     assert not list(place.glob("out/sweeps/*"))
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT.replace("== 13", "== -1"))
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT.replace("== 13", "== -1"))
     assert run(place, "out", monkeypatch, *words) == 0
     assert chain.begun(place / "out")[len(begun) :] == [("random_walk", 13.0)]
     assert len(table(place, "out")[1]) == 3
@@ -191,7 +194,7 @@ def test_what_a_stopped_sweep_started_ends_with_it_and_it_goes_on(place, monkeyp
     if sent == signal.SIGINT:
         assert code == 130 and "stopped; the same command goes on" in (place / "log").read_text()
         assert statuses(place) == {"runs": ["KILLED"] * 2, "random_walk": ["KILLED"] * 2}
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT.replace("600 if", "0 if"))
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT.replace("600 if", "0 if"))
     assert run(place, "out", monkeypatch, *words) == 0
     assert len(chain.begun(place / "out")) == 4 + 2 + 2
     assert len(table(place, "out")[1]) == 2

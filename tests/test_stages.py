@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from wsss import stages
 from wsss.errors import InputError
-from wsss.stages import Stage
+from wsss.lab import stages
+from wsss.lab.stages import Stage
 
 
 def notebook(folder, parameters, code="x = 1", prose="# Title"):

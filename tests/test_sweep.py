@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss import pipeline, stages, store, sweep, viz
+from wsss import viz
 from wsss.errors import InputError
+from wsss.lab import plan, stages
+from wsss.lab.record import mlflow_store
+from wsss.lab.run import sweep
 
 
 def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
@@ -52,7 +55,7 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     single, sweep_of = sweep.split(["random_walk.beta=4", "seeds=0,1"])
     assert single == ["random_walk.beta=4"] and sweep_of["seeds"] == [0, 1]
     path = stages.project_root() / "experiments" / "shapes.yaml"
-    experiment = pipeline.read_experiment(path)
+    experiment = plan.read_experiment(path)
     point = sweep.combinations(experiment, sweep_of)[1]
     seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}
     assert {name for name, seed in seeds.items() if seed == 1} == {
@@ -146,8 +149,8 @@ def test_means_over_seeds_have_a_spread_where_seeds_made_a_difference(tmp_path, 
     assert "| a | 40.00 | 61.00 ± 1.41 |" in text and "| b | 50.00 | 64.00 ± 0.00 |" in text
     text = sweep._compare({"name": "toys"}, frame[:2], [], [], str)
     assert "| 40.00 | 61.00 ± 1.41 |" in text
-    (run,) = store.client().search_runs(
-        [store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"
+    (run,) = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"
     )
     assert run.data.metrics["mean segmentation_miou/val"] == 61
     assert run.data.metrics["spread segmentation_miou/val"] == pytest.approx(2**0.5)

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from wsss import stages, tables
+from wsss import tables
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.lab import stages
 from wsss.metrics import ConfusionMatrix, Confusions
 
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, pipeline, stages, store
+from wsss import cli, models
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import artifacts
+from wsss.lab import plan, stages
+from wsss.lab.record import mlflow_store
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import walk_grid
 from wsss.photos.map_photos import infer
@@ -142,7 +144,7 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
     common = EXPERIMENT["common"] | {"data_root": str(tiny_shapes)}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(EXPERIMENT | {"common": common}))
-    for item in pipeline.plan(pipeline.read_experiment(path))[:-1]:
+    for item in plan.plan(plan.read_experiment(path))[:-1]:
         item.folder.mkdir(parents=True)
         record = {"stage": item.name, "fingerprint": item.fingerprint, "data_digest": "d1g357"}
         metrics = {"cam_miou/train": 40.0} if item.name == "infer_cam" else {}
@@ -183,8 +185,10 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert f"{best['walk_miou/train_tuning']:.2f} at {where}" in said
     kept = json.loads((folder / "random_walk.json").read_text())
     assert kept["crf_steps"] == 0 and kept["radius"] == 5 and "beta" not in kept
-    (run,) = store.client().search_runs([store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'")
-    logged = {file.path for file in store.client().list_artifacts(run.info.run_id)}
+    (run,) = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'"
+    )
+    logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert logged == {"sweep.md", "sweep.csv", "sweep.png", "random_walk.json"}
     assert len(list(root.glob("walk_sweeps/*/*.npz"))) == 12  # the scored photos, no others
 

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import pipeline
 from wsss.errors import InputError
 from wsss.io import safe_yaml
+from wsss.lab import plan
 
 
 def test_anchors_and_merges_are_read_as_yaml_has_them():
@@ -45,10 +45,10 @@ PLAIN = st.recursive(
 @given(NAMES, NAMES, PLAIN)
 def test_overrides_come_back(stage, parameter, value):
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    found = pipeline.parse_overrides([f"{stage}.{parameter}={text}"])
+    found = plan.parse_overrides([f"{stage}.{parameter}={text}"])
     assert found == {stage: {parameter: value}}
 
 
 def test_nothing_after_the_equals_sign_is_the_empty_text():
-    given = pipeline.parse_overrides(["evaluate.model_name=", "report.a=null"])
+    given = plan.parse_overrides(["evaluate.model_name=", "report.a=null"])
     assert given == {"evaluate": {"model_name": ""}, "report": {"a": None}}

@@ -17,10 +17,11 @@ from statistics import median
 import matplotlib.pyplot as plt
 import torch
 
-from wsss import delivery, provenance, stages
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import delivery, provenance
+from wsss.lab.record.journal import Journal
 from wsss.runtime.devices import cores, release_memory, reuse_memory
 
 ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but at least twice

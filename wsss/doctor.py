@@ -177,7 +177,7 @@ def machine():
 
 def disk():
     """Room for outputs, and for how many photos that is."""
-    from wsss import stages
+    from wsss.lab import stages
 
     root = stages.outputs_root()
     there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
@@ -195,9 +195,9 @@ def disk():
 
 def tracking_store():
     """Whether runs can be recorded: in a file that can be written, or a server that answers."""
-    from wsss import store
+    from wsss.lab.record import mlflow_store
 
-    uri = store.tracking_uri()
+    uri = mlflow_store.tracking_uri()
     parts = urlsplit(uri)
     if uri.startswith("sqlite:///"):
         fault = _sqlite_fault(Path(uri.removeprefix("sqlite:///")))
@@ -237,8 +237,9 @@ def _sqlite_fault(path):
 
 def data():
     """Which of the datasets that experiments name are there."""
-    from wsss import datasets, stages
+    from wsss import datasets
     from wsss.errors import InputError
+    from wsss.lab import stages
 
     there, generated, lacking = set(), set(), {}
     for name, settings in _experiments():
@@ -260,7 +261,7 @@ def data():
 
 def weights():
     """Which of the weight files that experiments name are there."""
-    from wsss import stages
+    from wsss.lab import stages
 
     there, lacking = set(), {}
     for name, settings in _experiments():
@@ -281,7 +282,7 @@ def _experiments():
     """Pairs of an experiment's name and each block of settings in it."""
     import yaml
 
-    from wsss import stages
+    from wsss.lab import stages
 
     found = []
     for path in sorted((stages.project_root() / "experiments").glob("*.yaml")):
@@ -312,7 +313,7 @@ def browser():
 
 def git():
     """Whether runs will say which commit made them."""
-    from wsss import stages
+    from wsss.lab import stages
 
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot say which commit made them: install git"

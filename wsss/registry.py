@@ -16,8 +16,10 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss import report, stages, store
+from wsss import report
 from wsss.io import artifacts
+from wsss.lab import stages
+from wsss.lab.record import mlflow_store
 from wsss.photos import evaluation
 
 PACKAGE = Path(wsss.__file__).parent
@@ -268,7 +270,7 @@ def register(name, description, run_id):
     with warnings.catch_warnings():  # of its own types, at the first import
         warnings.simplefilter("ignore", UserWarning)
         importlib.import_module("mlflow.pyfunc")
-    client, folder = store.client(), description.parent
+    client, folder = mlflow_store.client(), description.parent
     before = client.get_run(run_id).data.tags.get("wsss.model")
     if before:
         return before

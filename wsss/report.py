@@ -4,8 +4,8 @@ import statistics
 
 import pandas as pd
 
-from wsss import stages
 from wsss.errors import InputError
+from wsss.lab import stages
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
 

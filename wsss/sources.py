@@ -6,9 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from wsss import models, stages, store
+from wsss import models
 from wsss.crf import CrfParams
 from wsss.errors import InputError
+from wsss.lab import stages
+from wsss.lab.record import mlflow_store
 from wsss.synthesis import Walk
 
 STAGES = {"cam": "train_cam", "affinity": "train_affinity", "segmentation": "train_segmentation"}
@@ -28,11 +30,11 @@ def network_file(source, kind):
     """
     source = str(source)
     if source.startswith("models:/"):
-        return _weights_in(store.artifacts(source), source)
+        return _weights_in(mlflow_store.artifacts(source), source)
     if _is_run(source):
-        tags = store.run_tags(source)
+        tags = mlflow_store.run_tags(source)
         run_id = tags.get(f"wsss.stage.{STAGES[kind]}", source)
-        return _weights_in(store.artifacts(f"runs:/{run_id}/checkpoints"), source)
+        return _weights_in(mlflow_store.artifacts(f"runs:/{run_id}/checkpoints"), source)
     path = Path(source)
     if path.is_dir():
         return _weights_in(path, source)
@@ -125,8 +127,8 @@ def _record(source):
     """What the random_walk that ``source`` names wrote when it completed."""
     record = stages.completion(source)
     if record is None and _is_run(source):
-        run_id = store.run_tags(source).get("wsss.stage.random_walk", source)
-        record = stages.completion(store.artifacts(f"runs:/{run_id}/"))
+        run_id = mlflow_store.run_tags(source).get("wsss.stage.random_walk", source)
+        record = stages.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
     if record is None and (fault := stages.damage(source)):
         raise InputError(f"{source}: {fault}; run its stage again")
     if record is None or record.get("stage") != "random_walk":

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import recorded, stages
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.lab import stages
+from wsss.lab.record import finished_runs
 from wsss.report import markdown_table
 
 TITLES = {
@@ -116,7 +117,7 @@ def scores(inputs):
         confusions = []
         for folder in stages.siblings(inputs[stage]):
             try:
-                run = recorded.completed(folder)
+                run = finished_runs.completed(folder)
                 counted = artifacts.load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:

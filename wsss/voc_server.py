@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsss import archives, models, stages
+from wsss import archives, models
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.lab import stages
 from wsss.photos import evaluation, map_photos
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")

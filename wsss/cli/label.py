@@ -9,12 +9,13 @@ FORMATS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
-    from wsss import labelling, models, pipeline, sources
+    from wsss import labelling, models, sources
     from wsss.io import artifacts  # slow to import
+    from wsss.lab import plan
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
-    overrides = pipeline.parse_overrides(arguments.overrides)
+    overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
         method = sources.method_of(arguments.run, overrides)
     else:

@@ -8,12 +8,13 @@ def _plan(arguments):
 
     import torch
 
-    from wsss import datasets, pipeline, stages
+    from wsss import datasets
     from wsss.cost import forecast  # slow to import
+    from wsss.lab import plan, stages
     from wsss.runtime.devices import cores
 
-    experiment = pipeline.read_experiment(arguments.experiment)
-    planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))
+    experiment = plan.read_experiment(arguments.experiment)
+    planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides))
     place = planned[0].values
     data = datasets.open(place["dataset"], stages.from_root(place["data_root"]))
     asked = forecast.Asked(

@@ -4,9 +4,9 @@ from wsss.cli.command import add_command
 
 
 def _reproduce(arguments):
-    from wsss import reproduction  # slow to import: only for the command that needs it
+    from wsss.lab.run import reproduce  # slow to import: only for the command that needs it
 
-    return 0 if reproduction.reproduce(arguments.run) else 1
+    return 0 if reproduce.reproduce(arguments.run) else 1
 
 
 def add(commands):

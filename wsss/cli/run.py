@@ -6,12 +6,13 @@ from wsss.runtime.engine import ENGINES
 
 
 def _run(arguments):
-    from wsss import driver, pipeline, sweep
+    from wsss.lab import plan
+    from wsss.lab.run import driver, sweep
     from wsss.runtime import engine
 
-    experiment = pipeline.read_experiment(arguments.experiment)
+    experiment = plan.read_experiment(arguments.experiment)
     single, several = sweep.split(arguments.overrides)
-    overrides = pipeline.parse_overrides(single)
+    overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until")
     options = {name: vars(arguments)[name] for name in names}
     points = sweep.combinations(experiment, several)
@@ -24,14 +25,14 @@ def _run(arguments):
         if points:
             print(sweep.dry_run(experiment, points, overrides, **options))
         else:
-            print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
+            print(plan.dry_run(plan.plan(experiment, overrides, **options)))
         return
     engine.choose(arguments.engine, arguments.address, arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)
     else:
-        report = driver.run(experiment, pipeline.plan(experiment, overrides, **options))
+        report = driver.run(experiment, plan.plan(experiment, overrides, **options))
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")

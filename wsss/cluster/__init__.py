@@ -16,9 +16,9 @@ from typing import NamedTuple
 import ray
 
 import wsss
-from wsss import stages
 from wsss.errors import InputError, reason
 from wsss.io import mirror as io_mirror
+from wsss.lab import stages
 from wsss.runtime.engine import ray_address
 
 ANSWER = 10  # seconds that a cluster has to answer

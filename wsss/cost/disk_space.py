@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsss import datasets, models, stages
+from wsss import datasets, models
 from wsss.errors import InputError
+from wsss.lab import stages
 
 MIB = 2**20
 BLOCK = 4096  # bytes that a file system hands out at once

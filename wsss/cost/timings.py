@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, journal, models, stages
+from wsss import datasets, models
 from wsss.cost import disk_space
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
-from wsss.execution import seconds_of
+from wsss.lab import stages
+from wsss.lab.record import journal
+from wsss.lab.run.notebook import seconds_of
 from wsss.photos import evaluation, map_photos
 from wsss.runtime.devices import pick_device
 from wsss.train import losses

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from wsss import models, stages
+from wsss import models
 from wsss.cam import multi_scale_cam
 from wsss.crf import DenseCRF
 from wsss.errors import InputError
 from wsss.explore.cell import walker_ends
 from wsss.geometry import upsample
+from wsss.lab import stages
 from wsss.metrics import ConfusionMatrix
 from wsss.photos.map_photos import ready
 from wsss.synthesis import AFFINITY_STRIDE, boundaries, label_map, walk_scores

@@ -3,6 +3,7 @@
 """
 
 from wsss.errors import InputError
+from wsss.lab.stages import from_root
 from wsss.models.backbones.catalogue import TRUNKS, build_trunk
 from wsss.models.heads import (
     AffinityNetwork,
@@ -13,7 +14,6 @@ from wsss.models.heads import (
 )
 from wsss.models.layers import freeze_batch_norm
 from wsss.models.state_dicts import fit_state, fit_trunk, load_state
-from wsss.stages import from_root
 
 BACKBONES = tuple(TRUNKS)
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import datasets, models, stages
+from wsss import datasets, models
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.io import artifacts, mirror
+from wsss.lab import stages
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation
 from wsss.photos.map_photos import infer

@@ -12,10 +12,11 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from wsss import journal, shown, stages, store
 from wsss.errors import InputError, masked
 from wsss.io import artifacts
 from wsss.io.locks import lock_of, taken
+from wsss.lab import stages
+from wsss.lab.record import journal, mlflow_pages, mlflow_store
 
 # errors that no waiting mends
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -52,7 +53,7 @@ def deliver(folder):
         raise Away("another process delivers the same record")
     try:
         state = _state(folder)
-        if state["run_id"] and store.find_run(state["run_id"]) is None:
+        if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
             state = {"run_id": None, "offset": 0}
         for entry, offset in journal.entries(folder, state["offset"]):
             try:
@@ -77,7 +78,7 @@ def deliver(folder):
     except InputError as fault:  # which says all there is to say
         raise Away(str(fault)) from None
     except (mlflow.MlflowException, OSError) as fault:
-        raise Away(store.unreachable(fault)) from None
+        raise Away(mlflow_store.unreachable(fault)) from None
     finally:
         lock.release()
     return told
@@ -100,7 +101,7 @@ def _run(folder):
     entry = next((e for e, _ in journal.entries(folder) if e["kind"] == "run"), None)
     if entry is None:
         raise InputError(f"{folder}: its {journal.NAME} has lost its beginning; run it again")
-    client, experiment = store.client(), store.experiment_id(entry["experiment"])
+    client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
     mark = f"{Path(folder).name}-{entry['time']}"
     with lock_of(folder, "run"):  # who delivers a child may make it at the same time
         found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
@@ -129,47 +130,49 @@ def _nothing(folder, run_id, entry):
 
 
 def _again(folder, run_id, entry):
-    store.client().update_run(run_id, status="RUNNING")
+    mlflow_store.client().update_run(run_id, status="RUNNING")
     with suppress(mlflow.MlflowException):  # where there is none
-        store.client().delete_tag(run_id, "wsss.error")
+        mlflow_store.client().delete_tag(run_id, "wsss.error")
 
 
 def _end(folder, run_id, entry):
     if entry["error"]:
-        store.client().set_tag(run_id, "wsss.error", masked(entry["error"])[:4000])
-    store.client().set_terminated(run_id, entry["status"], end_time=entry["time"])
+        mlflow_store.client().set_tag(run_id, "wsss.error", masked(entry["error"])[:4000])
+    mlflow_store.client().set_terminated(run_id, entry["status"], end_time=entry["time"])
 
 
 def _params(folder, run_id, entry):
     params = [Param(name, masked(str(value))[:6000]) for name, value in entry["values"].items()]
-    store.client().log_batch(run_id, params=params)
+    mlflow_store.client().log_batch(run_id, params=params)
 
 
 def _tags(folder, run_id, entry):
     tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
-    store.client().log_batch(run_id, tags=tags)
+    mlflow_store.client().log_batch(run_id, tags=tags)
 
 
 def _metrics(folder, run_id, entry):
     metrics = [
         Metric(name, value, entry["time"], entry["step"]) for name, value in entry["values"].items()
     ]
-    store.client().log_batch(run_id, metrics=metrics)
+    mlflow_store.client().log_batch(run_id, metrics=metrics)
 
 
 def _file(folder, run_id, entry):
-    store.client().log_artifact(run_id, str(folder / entry["path"]), entry["to"])
+    mlflow_store.client().log_artifact(run_id, str(folder / entry["path"]), entry["to"])
 
 
 def _image(folder, run_id, entry):
     with Image.open(folder / entry["path"]) as image:
         pixels = np.array(image.convert("RGB"))
-    store.client().log_image(run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"])
+    mlflow_store.client().log_image(
+        run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"]
+    )
 
 
 def _table(folder, run_id, entry):
     """A table that MLflow's pages show: a file in their form, and a tag that names it."""
-    client = store.client()
+    client = mlflow_store.client()
     client.log_artifact(run_id, str(folder / entry["path"]))
     name = "mlflow.loggedArtifacts"
     listed = json.loads(client.get_run(run_id).data.tags.get(name, "[]"))
@@ -184,11 +187,11 @@ def _stage(folder, run_id, entry):
     if child is None or waiting(entry["folder"]):
         deliver(entry["folder"])
         child = run_of(entry["folder"])
-    store.client().set_tag(run_id, f"wsss.stage.{entry['name']}", child)
+    mlflow_store.client().set_tag(run_id, f"wsss.stage.{entry['name']}", child)
 
 
 def _experiment(folder, run_id, entry):
-    shown.describe_experiment(entry["name"], entry["description"], entry["columns"])
+    mlflow_pages.describe_experiment(entry["name"], entry["description"], entry["columns"])
 
 
 def _model(folder, run_id, entry):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import pandas as pd
 from mlflow.entities import RunStatus
 
-from wsss import delivery, stages, store
 from wsss.errors import InputError, masked
+from wsss.lab import stages
+from wsss.lab.record import delivery, mlflow_store
 
 
 class Completed(NamedTuple):
@@ -32,14 +33,14 @@ def completed(folder):
     with suppress(delivery.Away):  # told by what follows
         delivery.deliver(folder)
     run_id = delivery.run_of(folder)
-    run = run_id and store.find_run(run_id)
+    run = run_id and mlflow_store.find_run(run_id)
     if not run or delivery.waiting(folder):
         raise InputError(
             masked(
-                f"{folder}: its record is not in {store.tracking_uri()} yet; start the server, or "
+                f"{folder}: its record is not in {mlflow_store.tracking_uri()} yet; start the server, or "
                 "set MLFLOW_TRACKING_URI to where it is, and give the same command again"
             )
         )
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")
-    return Completed(run_id, run.data.metrics, store.iou_table(run), record, run.data.tags)
+    return Completed(run_id, run.data.metrics, mlflow_store.iou_table(run), record, run.data.tags)

@@ -16,10 +16,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from wsss import stages
 from wsss.errors import InputError, masked
 from wsss.io import artifacts as io_artifacts
 from wsss.io.locks import lock_of
+from wsss.lab import stages
 
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 
 import wsss
-from wsss import journal
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.io.text import read_text
+from wsss.lab.record import journal
 
 TYPES = {
     "int": int,

@@ -5,7 +5,8 @@ first, a description with the scores, and a view of the runs table with those fi
 import json
 import time
 
-from wsss import stages, store
+from wsss.lab import stages
+from wsss.lab.record import mlflow_store
 
 # A stage's figure to the name that the experiment's run shows it by: the column picker and the
 # charts sort names, so these come before all others, in the chain's order.
@@ -81,7 +82,7 @@ def describe_experiment(name, description, columns):
         description: Markdown.
         columns: names of metrics that the view shows.
     """
-    client, id = store.client(), store.experiment_id(name)
+    client, id = mlflow_store.client(), mlflow_store.experiment_id(name)
     now = int(1000 * time.time())
     wanted = {KIND: "custom_model_development", NOTE: description}
     if columns:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsss import provenance, stages
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.io.locks import lock_of, taken
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import provenance
+from wsss.lab.record.journal import Journal
 from wsss.runtime.devices import peak_memory
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
@@ -151,7 +152,9 @@ class StageRun:
         """Deliver at once where no driver does it."""
         if not self._owned or time.monotonic() < self._asked:
             return
-        from wsss import delivery  # MLflow is slow to import, and a driver has it already
+        from wsss.lab.record import (
+            delivery,  # MLflow is slow to import, and a driver has it already
+        )
 
         try:
             delivery.deliver(self.folder)

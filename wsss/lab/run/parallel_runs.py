@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 
+from wsss.lab.run.resources import Shares
 from wsss.runtime.progress import Screen
-from wsss.shares import Shares
 
 
 class Lanes:

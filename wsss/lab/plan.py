@@ -6,9 +6,10 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss import datasets, stages
+from wsss import datasets
 from wsss.errors import InputError
 from wsss.io import safe_yaml
+from wsss.lab import stages
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 

@@ -16,12 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from wsss import delivery, driver, pipeline, provenance, stages
 from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.journal import Journal
-from wsss.lanes import Lanes
+from wsss.lab import plan as lab_plan
+from wsss.lab import stages
+from wsss.lab.record import delivery, provenance
+from wsss.lab.record.journal import Journal
+from wsss.lab.run import driver
+from wsss.lab.run.parallel_runs import Lanes
 from wsss.report import markdown_table
 
 # final figures that a sweep compares, with their stages, in the chain's order; the last one found
@@ -78,7 +81,7 @@ def split(texts):
         if name.rpartition(".")[2] == "seeds":
             sweep["seeds"], sweep["tail"] = _seeds(text, value), name.rpartition(".")[0]
         elif "," in value and value.lstrip()[:1] not in "[\"'{":
-            parsed = [pipeline.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
+            parsed = [lab_plan.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
             grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
         else:
             single.append(text)
@@ -161,7 +164,7 @@ def plan(experiment, point, overrides, **options):
                 given[name] = given.get(name, {}) | {"seed": point.seed}
     elif point.seed is not None:
         experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
-    return pipeline.plan(experiment, given, **options)
+    return lab_plan.plan(experiment, given, **options)
 
 
 def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **options):
@@ -243,10 +246,10 @@ def dry_run(experiment, points, overrides, **options):
     planned = [plan(experiment, point, overrides, **options) for point in points[:1]]
     if _over_walks(points) and _walks_alone(planned[0]):
         walks = f"# random_walk: {len(points)} combinations in one pass, without its notebook"
-        return "\n".join(filter(None, [pipeline.dry_run(planned[0][:-1]), walks]))
+        return "\n".join(filter(None, [lab_plan.dry_run(planned[0][:-1]), walks]))
     planned += [plan(experiment, point, overrides, **options) for point in points[1:]]
     return "\n".join(
-        f"# {point.title}\n{pipeline.dry_run(each)}"
+        f"# {point.title}\n{lab_plan.dry_run(each)}"
         for point, each in zip(points, planned, strict=True)
     )
 

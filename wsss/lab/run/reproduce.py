@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from wsss import datasets, delivery, journal, models, pipeline, provenance, stages, store
+from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.execution import run_stage
+from wsss.lab import plan, stages
+from wsss.lab.record import delivery, journal, mlflow_store, provenance
+from wsss.lab.run.notebook import run_stage
 
 TIMINGS = ("images_per_second", "seconds")  # figures that no two runs share
 TOLD = 12  # differing figures or packages that are told one by one
@@ -74,7 +76,7 @@ def find(source):
     if source in known and stages.completion(known[source]):
         return known[source]
     try:
-        tags = store.run_tags(str(source))
+        tags = mlflow_store.run_tags(str(source))
     except InputError:
         tags = {}
     children = [value for name, value in tags.items() if name.startswith("wsss.stage.")]
@@ -120,7 +122,7 @@ def _planned(folder, record):
         values["model_name"] = ""
         fingerprint = stage.fingerprint(values, upstream, digest)
     return (
-        pipeline.Planned(stage, values, fingerprint, None, False, {"reproduced": True}),
+        plan.Planned(stage, values, fingerprint, None, False, {"reproduced": True}),
         reasons + _surroundings(folder),
     )
 

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
-from wsss import delivery, models, provenance, shown, stages
+from wsss import models
 from wsss.cost import disk_space
 from wsss.errors import InputError
-from wsss.execution import Alone, keep_notebook, run_stage, seconds_of
 from wsss.io.locks import lock_of, taken
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import delivery, mlflow_pages, provenance
+from wsss.lab.record.journal import Journal
+from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
 
 
 def run(experiment, planned, *, title="", say=print, lane=None):
@@ -51,15 +53,15 @@ def run(experiment, planned, *, title="", say=print, lane=None):
         elif item.damage:
             say(f"{item.name}: done before, but {item.damage}; it is mended")
     changes = {change: value for item in planned for change, value in item.changes.items()}
-    title = title or shown.title(changes)
+    title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
     folder = stages.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
     with lock_of(folder, "driver"), delivery.Courier(say) as courier:
         parent = Journal(folder)
         parent.begin(
             name,
-            shown.run_name(name, title, when) if title else f"{name} {when}",
-            {"wsss.experiment": name, shown.NOTE: description} | provenance.tags(),
+            mlflow_pages.run_name(name, title, when) if title else f"{name} {when}",
+            {"wsss.experiment": name, mlflow_pages.NOTE: description} | provenance.tags(),
         )
         courier.carry(folder)
         status, error = "FAILED", None
@@ -67,7 +69,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
             headlines = _run_stages(name, planned, parent, courier, say, lane)
             report = _report(planned)
             text = "\n\n".join(filter(None, [description, report]))
-            parent.tags({shown.NOTE: text})
+            parent.tags({mlflow_pages.NOTE: text})
             parent.add("experiment", name=name, description=description, columns=headlines)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -105,7 +107,7 @@ def _run_stages(name, planned, parent, courier, say, lane):
             final = stages.completion(item.folder)["metrics"]
             told = final | {"seconds": seconds_of(item.folder)}
             parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
-            first = shown.headlines(final)
+            first = mlflow_pages.headlines(final)
             parent.metrics(first)
             headlines += first
     for page in written:

@@ -8,9 +8,9 @@ from importlib import metadata
 
 import torch
 
-from wsss import stages
 from wsss.errors import masked
 from wsss.io import artifacts
+from wsss.lab import stages
 from wsss.runtime.devices import cores
 
 SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)

@@ -8,12 +8,13 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 
-from wsss import provenance, shown, stages, store, tracking
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.journal import Journal
+from wsss.lab import stages
+from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
+from wsss.lab.record.journal import Journal
+from wsss.lab.run.resources import Share
 from wsss.runtime.progress import FILE_VARIABLE, Screen
-from wsss.shares import Share
 
 # A grammar of addresses, which takes jsonschema a second or two to make when it checks a first
 # notebook, and which no notebook is checked by.
@@ -95,7 +96,7 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None, lane=
 def _run(experiment, item, parent, label, courier, say, tags, lane, share):
     journal = Journal(item.folder)
     tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | tags
-    name = shown.run_name(item.name, shown.title(item.changes))
+    name = mlflow_pages.run_name(item.name, mlflow_pages.title(item.changes))
     journal.begin(experiment, name, tags | provenance.tags(share.count), parent=parent)
     courier.carry(item.folder)
     before = seconds_of(item.folder)
@@ -106,8 +107,8 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
         ALLOCATOR
         | os.environ
         | {
-            "MLFLOW_TRACKING_URI": store.tracking_uri(),
-            tracking.DRIVEN_VARIABLE: "1",
+            "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
+            stage_run.DRIVEN_VARIABLE: "1",
             FILE_VARIABLE: str(watched),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
