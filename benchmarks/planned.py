@@ -13,11 +13,12 @@ import re
 import resource
 from pathlib import Path
 
-from wsss import datasets, report
+from wsss import datasets
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
 from wsss.lab import plan, stages
 from wsss.lab.run import driver
+from wsss.report import experiment as report_experiment
 
 SIZES = (1, 2, 4)
 TRAIN, VAL = 120, 30  # photos of the first size
@@ -83,7 +84,7 @@ def compared(rows):
     ]
     cells = [[name, *(text for pair in rows[name] for text in told(*pair))] for name in rows]
     cells.append(["all", *(text for pair in total[:3] for text in told(*pair)), "", "", ""])
-    return report.markdown_table(header, cells)
+    return report_experiment.markdown_table(header, cells)
 
 
 def told(said, taken):

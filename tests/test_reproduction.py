@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from wsss import cli, report
+from wsss import cli
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.lab import stages
 from wsss.lab.record import delivery, journal
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import reproduce
+from wsss.report import experiment
 
 
 @pytest.fixture(autouse=True)
@@ -46,36 +47,36 @@ def chain(**changes):
 
 
 def test_a_report_takes_one_chain_alone():
-    report.check_lineage(chain())
+    experiment.check_lineage(chain())
     with pytest.raises(InputError, match="evaluate on random_walk w2; give runs of one chain"):
-        report.check_lineage(chain(walk="w2"))
+        experiment.check_lineage(chain(walk="w2"))
     inputs = chain()
     inputs["infer_cam"] = completed("infer_cam", "i2", {"train_cam": "c2"})
     with pytest.raises(InputError, match="infer_cam builds on infer_cam i2, and random_walk on"):
-        report.check_lineage(inputs)
+        experiment.check_lineage(inputs)
 
 
 def test_a_report_takes_one_dataset_alone():
     with pytest.raises(InputError, match="made of data d1, and evaluate of d2"):
-        report.check_lineage(chain(data="d2"))
+        experiment.check_lineage(chain(data="d2"))
 
 
 def test_figures_of_several_seeds_are_a_mean_with_its_spread():
     inputs = chain(metrics={"segmentation_miou/val": 50.0})
-    assert report._over_seeds(inputs["evaluate"], "segmentation_miou/val") == "50.0"
+    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == "50.0"
     for seed, value in ((1, 52.0), (2, 54.0)):
         metrics = {"segmentation_miou/val": value}
         completed("evaluate", f"e{seed}1", {"train_segmentation": "s1"}, metrics=metrics, seed=seed)
-    told = report._over_seeds(inputs["evaluate"], "segmentation_miou/val")
+    told = experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val")
     assert told == "52.0 ± 2.0 (3 seeds)"
     metrics = {"segmentation_miou/val": 90.0}  # on other data: not of this column
     completed("evaluate", "e9", {"train_segmentation": "s1"}, metrics=metrics, seed=3, data="d2")
-    assert report._over_seeds(inputs["evaluate"], "segmentation_miou/val") == told
+    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == told
 
 
 def test_origins_lead_from_figures_to_runs_and_what_made_them():
     inputs = chain()
-    folders = report.chain_folders(inputs)
+    folders = experiment.chain_folders(inputs)
     names = [folder.parent.name for folder in folders]
     assert names == ["train_cam", "infer_cam", "random_walk", "train_segmentation", "evaluate"]
     for folder in folders:
@@ -84,7 +85,7 @@ def test_origins_lead_from_figures_to_runs_and_what_made_them():
         Journal(folder).end("FINISHED")
     from wsss.lab.record import finished_runs
 
-    table = report.origins(map(finished_runs.completed, folders))
+    table = experiment.origins(map(finished_runs.completed, folders))
     assert list(table["stage"]) == names
     assert list(table["run"]) == [delivery.run_of(folder) for folder in folders]
     assert set(table["commit"]) == {"0123456789ab and source/changes.diff"}

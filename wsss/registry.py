@@ -16,11 +16,11 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss import report
 from wsss.io import artifacts
 from wsss.lab import stages
 from wsss.lab.record import mlflow_store
 from wsss.photos import evaluation
+from wsss.report import experiment
 
 PACKAGE = Path(wsss.__file__).parent
 
@@ -212,8 +212,8 @@ def _scores(run, data, table, trained):
     ]
     return (
         f"IoU in percent on {where}: {len(ids)} photos{known}; masks `{data.mask_folder}`; over "
-        f"all pixels of the list; {report.protocol(run.parameters)}. One run on one list: figures "
-        "on other lists are not comparable.\n\n" + report.markdown_table(["", "IoU"], rows)
+        f"all pixels of the list; {experiment.protocol(run.parameters)}. One run on one list: figures "
+        "on other lists are not comparable.\n\n" + experiment.markdown_table(["", "IoU"], rows)
     )
 
 

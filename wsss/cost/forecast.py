@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss import datasets, report
+from wsss import datasets
 from wsss.cost import disk_space, timings
 from wsss.errors import InputError
 from wsss.io import text
+from wsss.report import experiment
 
 # Calls to the file system that name a file or flush it, for each file that a stage writes, counted
 # with strace: 1 to see whether it is there, 10 to write it safely, 4 when the stage completes, 4
@@ -281,7 +282,7 @@ def told(command, planned, data, asked, forecasts):
     parts = [
         f"{asked.photos:,} photos to train on, where there are {trained_on(planned, data):,} now; "
         f"{asked.classes} classes, {asked.cpus} CPUs, {asked.gpus} GPUs. Computed, not measured:",
-        report.markdown_table(header, rows),
+        experiment.markdown_table(header, rows),
     ]
     lines = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
     if unknown:

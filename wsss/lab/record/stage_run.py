@@ -152,9 +152,7 @@ class StageRun:
         """Deliver at once where no driver does it."""
         if not self._owned or time.monotonic() < self._asked:
             return
-        from wsss.lab.record import (
-            delivery,  # MLflow is slow to import, and a driver has it already
-        )
+        from wsss.lab.record import delivery
 
         try:
             delivery.deliver(self.folder)

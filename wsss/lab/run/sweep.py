@@ -25,7 +25,7 @@ from wsss.lab.record import delivery, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import driver
 from wsss.lab.run.parallel_runs import Lanes
-from wsss.report import markdown_table
+from wsss.report.experiment import markdown_table
 
 # final figures that a sweep compares, with their stages, in the chain's order; the last one found
 # is mapped

@@ -13,7 +13,7 @@ from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.lab import stages
 from wsss.lab.record import finished_runs
-from wsss.report import markdown_table
+from wsss.report.experiment import markdown_table
 
 TITLES = {
     "table1": "Synthesized labels, image labels given",
