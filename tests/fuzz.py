@@ -31,7 +31,8 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import archives, models
+from wsss import models
+from wsss.apply import archives
 from wsss.datasets import Devkit, Folder
 from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size, read_photo

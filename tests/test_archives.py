@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from wsss import archives
+from wsss.apply import archives
 
 
 def test_what_is_packed_comes_back(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 import wsss
-from wsss import models, sources, synthesis
+from wsss import models, synthesis
+from wsss.apply import find_networks
 from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
@@ -55,7 +56,7 @@ def networks(tmp_path_factory, data):
     segmentation = models.build_segmentation(
         "small", len(classes) + 1, output_stride=8, channels=8, reach=24
     )
-    files = {kind: folder / kind / "weights.pt" for kind in sources.STAGES}
+    files = {kind: folder / kind / "weights.pt" for kind in find_networks.STAGES}
     models.save_network(files["cam"], cam, "cam", classes, **shape)
     models.save_network(
         files["affinity"],
@@ -203,7 +204,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
         if stage.startswith("train"):
             kind = stage.removeprefix("train_")
             (folder / "weights.pt").write_bytes(networks[kind].read_bytes())
-    method = sources.method_of(
+    method = find_networks.method_of(
         tmp_path / "random_walk" / "random_walk0", {"random_walk": {"beta": 7}}
     )
     assert method.strides == {"cam": 16, "affinity": 0}
@@ -211,7 +212,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     assert method.walk == synthesis.Walk(beta=7.0, steps=4, crf=CrfParams(bilateral_sxy=20.0))
     assert models.open_network(method.cam, "cam") and models.open_network(method.affinity)
     with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):
-        sources.method_of(tmp_path / "infer_cam" / "infer_cam0")
+        find_networks.method_of(tmp_path / "infer_cam" / "infer_cam0")
     (tmp_path / "train_affinity" / "train_affinity0" / "weights.pt").unlink()
     with pytest.raises(InputError, match="what it builds on is not in"):
-        sources.method_of(tmp_path / "random_walk" / "random_walk0")
+        find_networks.method_of(tmp_path / "random_walk" / "random_walk0")

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import cli, datasets, sources
+from wsss import cli, datasets
+from wsss.apply import find_networks
 from wsss.datasets import Devkit
 from wsss.datasets.annotations import formats
 from wsss.errors import InputError
@@ -89,13 +90,13 @@ def test_a_network_is_found_by_its_model_and_by_its_runs(place):
     file = folder / "weights.pt"
     given = ("models:/own/1", runs[0].info.run_id, delivery.run_of(folder))
     for source in given:
-        found = sources.network_file(source, "segmentation")
+        found = find_networks.network_file(source, "segmentation")
         assert found.read_bytes() == file.read_bytes(), source
-    method = sources.method_of(runs[0].info.run_id)
+    method = find_networks.method_of(runs[0].info.run_id)
     assert method.walk.steps == 4 and method.maps["scales"] == (0.5,)
     for source in ("models:/own/7", "models:/none/1", "0" * 32):
         with pytest.raises(InputError, match="check"):
-            sources.network_file(source, "segmentation")
+            find_networks.network_file(source, "segmentation")
     photos = str(place / "photos.yaml")
     assert cli.main(["predict", photos, "--network", given[0], "--out", str(place / "seen")]) == 0
     assert len(list(place.glob("seen/labels/*/*.png"))) == 18

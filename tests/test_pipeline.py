@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, sources
+from wsss import cli, models
+from wsss.apply import find_networks
 from wsss.datasets import shapes
 from wsss.errors import InputError
 from wsss.lab import plan, stages
@@ -186,7 +187,7 @@ def test_the_network_is_kept_and_registered_with_its_walk(finished):
     weights = finished["evaluate"].folder / "weights.pt"
     walked = models.open_network(weights, "segmentation").network
     assert isinstance(walked, models.WalkedNetwork) and walked.walk["steps"] == 4
-    registered = sources.network_file("models:/smoke-network/1", "segmentation")
+    registered = find_networks.network_file("models:/smoke-network/1", "segmentation")
     assert registered.read_bytes() == weights.read_bytes()
     card = (finished["evaluate"].folder / "model" / "MODEL_CARD.md").read_text()
     assert "with a segmentation head and a walk of its probabilities along an AffinityNet's" in card

@@ -20,7 +20,8 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import models, registry
+from wsss import models
+from wsss.apply import model_registry
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
 from wsss.io import artifacts
@@ -97,13 +98,13 @@ def run(tmp_path_factory, data):
         inputs = {"train_segmentation": trained}
         run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
         run.log_metrics({"segmentation_miou/val": 50.0})
-        registry.prepare("toy", run, data, table)
+        model_registry.prepare("toy", run, data, table)
         told = delivery.deliver(folder)
         assert told == [f"registered as models:/toy/{len(runs) + 1}"]
         run.run_id = delivery.run_of(folder)
         runs.append(run)
     # what an interruption has delivered again is registered once
-    again = registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
+    again = model_registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
     assert again == "toy/1"
     yield runs[0]
     patch.undo()
@@ -222,11 +223,11 @@ def test_requirements_cover_what_serving_imports(model):
     # these are only for who asks for a cluster
     used = reached("wsss.serving") - set(sys.stdlib_module_names) - {"ray", "fsspec", "pyarrow"}
     wanted = {canonical(owner) for name in used for owner in owners[name]}
-    assert wanted - {canonical(name) for name in registry.REQUIREMENTS} == {
+    assert wanted - {canonical(name) for name in model_registry.REQUIREMENTS} == {
         "mlflow-skinny",  # a part of mlflow
         "mlflow-tracing",
     }
-    assert set(registry.REQUIREMENTS) <= wanted
+    assert set(model_registry.REQUIREMENTS) <= wanted
 
 
 ALONE = """

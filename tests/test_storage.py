@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsss import labelling, models
+from wsss import models
+from wsss.apply import label_photos
 from wsss.crf import CrfParams
 from wsss.datasets.voc import Devkit
 from wsss.io import artifacts
@@ -137,7 +138,7 @@ def made(tiny_shapes, tmp_path_factory):
     affinity = models.build_affinity("small", reduced=(8, 8, 8)).eval()
     network = models.build_segmentation("small", classes + 1, channels=8, reach=8).eval()
     cams = folder / "cams"
-    outputs = labelling.Outputs(folder / "own")
+    outputs = label_photos.Outputs(folder / "own")
     found = {
         "cam": (jobs.CamJob(data, cam, cams, (1.0,), False), [cams / "{}.npz"]),
         "regions": (
@@ -154,7 +155,7 @@ def made(tiny_shapes, tmp_path_factory):
             evaluation.SegmentJob(data, network, folder / "predictions"),
             [folder / "predictions/{}.png"],
         ),
-        "label": (labelling.PredictJob(data, network, outputs), [folder / "own/labels/{}.png"]),
+        "label": (label_photos.PredictJob(data, network, outputs), [folder / "own/labels/{}.png"]),
     }
     ids = data.ids("val")[:3]
     for job, _ in found.values():

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, models, voc_server
+from wsss import cli, models
+from wsss.apply import voc_server
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError

@@ -9,7 +9,8 @@ FORMATS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
-    from wsss import labelling, models, sources
+    from wsss import models
+    from wsss.apply import find_networks, label_photos
     from wsss.io import artifacts  # slow to import
     from wsss.lab import plan
 
@@ -17,19 +18,19 @@ def _label(arguments):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
     overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
-        method = sources.method_of(arguments.run, overrides)
+        method = find_networks.method_of(arguments.run, overrides)
     else:
-        method = sources.method_by_networks(arguments.cam, arguments.affinity, overrides)
+        method = find_networks.method_by_networks(arguments.cam, arguments.affinity, overrides)
     cam, affinity = (
         models.open_network(file, kind, output_stride=method.strides[kind])
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
-    job = labelling.LabelJob(
+    job = label_photos.LabelJob(
         dataset,
         cam.network,
         affinity.network,
-        labelling.Outputs(arguments.out),
+        label_photos.Outputs(arguments.out),
         **method.maps,
         walk=method.walk,
     )
@@ -43,17 +44,18 @@ def _label(arguments):
 
 
 def _predict(arguments):
-    from wsss import labelling, models, sources
+    from wsss import models
+    from wsss.apply import find_networks, label_photos
     from wsss.crf import CrfParams
     from wsss.io import artifacts  # slow to import
 
-    file = sources.network_file(arguments.network, "segmentation")
+    file = find_networks.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
     dataset = _photos(arguments, tags=[], classes=trained.classes)
-    job = labelling.PredictJob(
+    job = label_photos.PredictJob(
         dataset,
         trained.network,
-        labelling.Outputs(arguments.out),
+        label_photos.Outputs(arguments.out),
         scales=arguments.scales,
         flip=arguments.flip,
         crf=CrfParams() if arguments.crf else None,
@@ -78,9 +80,9 @@ def _photos(arguments, **given):
 
 
 def _run(arguments, job, ids, making, faults):
-    from wsss import labelling
+    from wsss.apply import label_photos
 
-    report = labelling.run(
+    report = label_photos.run(
         job, ids, making, formats=arguments.write, processes=arguments.processes, faults=faults
     )
     print(f"{arguments.out}: {report.done} label maps in labels/, pictures in overlays/")

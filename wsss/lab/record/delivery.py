@@ -195,9 +195,9 @@ def _experiment(folder, run_id, entry):
 
 
 def _model(folder, run_id, entry):
-    from wsss import registry  # slow to import, and only a network has use for it
+    from wsss.apply import model_registry  # slow to import, and only a network has use for it
 
-    version = registry.register(entry["name"], folder / entry["path"], run_id)
+    version = model_registry.register(entry["name"], folder / entry["path"], run_id)
     return f"registered as models:/{version}"
 
 

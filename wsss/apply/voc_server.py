@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsss import archives, models
+from wsss import models
+from wsss.apply import archives
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
