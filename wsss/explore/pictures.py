@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wsss import viz
-from wsss.explore import resized
-from wsss.explore.cell import neighbourhood
+from wsss.explore.one_cell import neighbourhood
+from wsss.explore.scene import resized
 from wsss.geometry import upsample
 from wsss.io import artifacts
 from wsss.synthesis import AFFINITY_STRIDE

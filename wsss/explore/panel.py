@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from wsss.errors import InputError
 from wsss.explore import pictures
-from wsss.explore.click import ClickableImage
+from wsss.explore.clickable_image import ClickableImage
 
 WIDTH = 240  # pixels of the screen of a picture's longer side; four fit beside each other
 KEPT = 4  # photos whose dear parts are kept
