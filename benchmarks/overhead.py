@@ -82,10 +82,10 @@ def main():
     rows = [(f"{count} processes", count, spread(f"{count}", count)) for count in {1, cores()}]
     if options.address:
         engine.choose("ray", options.address)
-        from wsss import cluster  # needs Ray
+        from wsss.cluster import session  # needs Ray
 
-        cluster.connect()
-        count, _ = cluster.resources()
+        session.connect()
+        count, _ = session.resources()
         rows.append((f"Ray with {count} CPUs", count, spread("ray")))
     for name, workers, (clock, processor, few) in rows:
         print(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import ray
 import torch
 
-from wsss.cluster import RETRIES, asker, connect, mirrored, resources
+from wsss.cluster.session import RETRIES, asker, connect, mirrored, resources
 from wsss.errors import InputError, reason
 from wsss.io import mirror
 from wsss.photos.map_photos import with_ready_networks

@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wsss.cluster import RETRIES, asker, connect, mirrored
+from wsss.cluster.session import RETRIES, asker, connect, mirrored
 from wsss.errors import InputError, reason
 from wsss.io import mirror
 from wsss.runtime import progress

@@ -33,10 +33,10 @@ def choose(engine, address=None, mirrored=None):
         return
     if importlib.util.find_spec("ray") is None:
         raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
-    from wsss import cluster  # needs Ray
+    from wsss.cluster import session  # needs Ray
 
     os.environ[VARIABLE] = address or "auto"
-    cluster.check()
+    session.check()
     mirror.choose(mirrored)
 
 
