@@ -19,7 +19,7 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
 from wsss.geometry import upsample
 from wsss.io import artifacts
-from wsss.lab.stages import from_root
+from wsss.lab.paths import from_root
 from wsss.metrics import ConfusionMatrix
 from wsss.models.imported import imagenet_classifier
 from wsss.photos.evaluation import score_cams, score_labels

@@ -16,7 +16,7 @@ from pathlib import Path
 from wsss import datasets
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan
 from wsss.lab.run import driver
 from wsss.report import experiment as report_experiment
 
@@ -40,7 +40,7 @@ def lists(root, size):
 
 def planned(root, names):
     """The experiment and its plan on some id lists of a dataset."""
-    experiment = plan.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
+    experiment = plan.read_experiment(paths.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
     changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
     return experiment, plan.plan(experiment, changes)

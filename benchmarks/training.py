@@ -14,7 +14,7 @@ from benchmarks.photos import SAMPLE, SCRATCH
 from wsss import datasets, models
 from wsss.bench import Aim, Pair, Unavailable
 from wsss.datasets import transforms
-from wsss.lab.stages import from_root
+from wsss.lab.paths import from_root
 from wsss.train import losses
 from wsss.train.loop import Schedule, fit
 

@@ -42,7 +42,7 @@ from wsss.datasets.tags import read_tags
 from wsss.datasets.voc import read_ids, read_mask
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.lab import plan, stages
+from wsss.lab import plan, results
 from wsss.lab.run import sweep
 
 SECONDS = 10.0  # of one file; the machine may be busy
@@ -185,7 +185,7 @@ def kinds():
         "record": Kind(
             "complete.json",
             [json.dumps(samples.RECORD).encode()],
-            lambda path: (stages.completion(path.parent), stages.damage(path.parent)),
+            lambda path: (results.completion(path.parent), results.damage(path.parent)),
         ),
     }
 

@@ -13,7 +13,7 @@ from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_lo
 
 from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.io import artifacts, mirror
+from wsss.io import atomic, mirror
 from wsss.photos import map_photos
 from wsss.photos.jobs import CamJob, WalkJob
 from wsss.runtime import engine
@@ -70,7 +70,7 @@ class Noted:
         return id.upper()
 
     def finish(self, id, payload):
-        with artifacts.atomic(self.folder / id) as partial:
+        with atomic.write(self.folder / id) as partial:
             partial.write_text(payload)
 
 

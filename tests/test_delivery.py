@@ -9,9 +9,9 @@ import mlflow
 import pytest
 from servers import free_port, served
 
-from wsss.io import artifacts
+from wsss.io import atomic
 from wsss.io.locks import lock_of
-from wsss.lab import stages
+from wsss.lab import paths, results
 from wsss.lab.record import delivery, journal, mlflow_store
 from wsss.lab.record.journal import Journal
 
@@ -26,7 +26,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def record():
     """A run of one stage with an entry of most kinds, ended."""
-    record = Journal(stages.stage_folder("walk", "0a"))
+    record = Journal(paths.stage_folder("walk", "0a"))
     record.begin("toys", "walk", {"wsss.stage": "walk"})
     record.add("params", values={"beta": 4, "scales": [0.5, 1.0], "name": "x"})
     for step in range(3):
@@ -56,7 +56,7 @@ def test_all_of_a_journal_is_in_mlflow_once_however_often_it_is_delivered(record
     assert status == "FINISHED" and params == {"beta": "4", "scales": "[0.5, 1.0]", "name": "x"}
     assert [(step, value) for step, value, _ in steps] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert sorted(files) == ["iou.json", "notes"] and table == {"class": ["cat"], "IoU": [50]}
-    (record.folder / journal.DELIVERED).unlink()  # as if it had been cut off before noting it
+    (record.folder / results.DELIVERED).unlink()  # as if it had been cut off before noting it
     delivery.deliver(record.folder)
     assert delivery.run_of(record.folder) == run_id and seen(run_id) == before
     assert not delivery.waiting(record.folder)
@@ -125,9 +125,9 @@ def test_a_refused_entry_is_told_and_the_rest_delivered(record):
 
 
 def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
-    parent = Journal(stages.outputs_root() / "runs" / "toys-1")
+    parent = Journal(paths.outputs_root() / "runs" / "toys-1")
     parent.begin("toys", "toys", {})
-    child = Journal(stages.stage_folder("walk", "0b"))
+    child = Journal(paths.stage_folder("walk", "0b"))
     child.begin("toys", "walk", {}, parent=parent.folder)
     assert delivery.outstanding() == [parent.folder, child.folder]
     with lock_of(child.folder, "driver"):  # it is at work elsewhere
@@ -143,7 +143,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     child.begin("toys", "walk", {})
     about = {"stage": "walk", "fingerprint": "0b", "data_digest": "d", "metrics": {}}
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
-    artifacts.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
+    atomic.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
     delivery.settle()
     run = mlflow_store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags
@@ -151,9 +151,9 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
 
 def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch):
     """As by the tasks of an array, which share the outputs of one that was cut off."""
-    parent = Journal(stages.outputs_root() / "runs" / "toys-2")
+    parent = Journal(paths.outputs_root() / "runs" / "toys-2")
     parent.begin("toys", "toys", {})
-    children = [Journal(stages.stage_folder("walk", name)) for name in ("0c", "0d")]
+    children = [Journal(paths.stage_folder("walk", name)) for name in ("0c", "0d")]
     for child in children:
         child.begin("toys", "walk", {}, parent=parent.folder)
     client, made = type(mlflow_store.client()), []
@@ -215,5 +215,5 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
         delivery.settle()
         after = seen(delivery.run_of(record.folder))
     assert [step for step, *_ in after[2]] == [0, 1, 2, 3] and after[2][:3] == before[2]
-    assert json.loads((record.folder / journal.DELIVERED).read_text())["run_id"]
+    assert json.loads((record.folder / results.DELIVERED).read_text())["run_id"]
     assert mlflow.get_tracking_uri().endswith(str(port))

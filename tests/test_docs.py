@@ -16,8 +16,8 @@ from PIL import Image
 from wsss import cli, models
 from wsss.datasets import Devkit
 from wsss.datasets.voc import VOC_CLASSES
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, stages
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,12 +109,12 @@ def project(tmp_path, monkeypatch, networks, tiny_shapes):
             **{"data_digest": "d", "metrics": {}, "ended": 0},
         }
         folder = tmp_path / "outputs" / stage / run
-        artifacts.save_json(folder / "complete.json", record)
+        atomic.save_json(folder / "complete.json", record)
         file = networks / f"{stage.removeprefix('train_')}.pt"
         if file.exists():
             (folder / "weights.pt").write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return tmp_path
 

@@ -19,7 +19,7 @@ import wsss
 from wsss import cli
 from wsss.cli import doctor_checks
 from wsss.crf import DenseCRF
-from wsss.lab import stages
+from wsss.lab import paths
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
         "stages: {dataset: {}, train_cam: {checkpoint: ''}}\n"
         "smoke: {common: {dataset: shapes_few, data_root: few, weights: ''}}\n"
     )
-    monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     return tmp_path
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from wsss import cli
 from wsss.datasets import shapes
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan, results, stages
 from wsss.lab.run import sweep
 
-FILES = sorted((stages.project_root() / "experiments").glob("*.yaml"))
+FILES = sorted((paths.project_root() / "experiments").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
 def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     """All stages with the 105 million parameters, random, on a few small photos."""
     shapes.generate(place / "data", train=8, val=4)
-    path = stages.project_root() / "experiments" / "voc12_resnet38_released.yaml"
+    path = paths.project_root() / "experiments" / "voc12_resnet38_released.yaml"
     names = plan.read_experiment(path)["stages"]
     overrides = [f"{stage}.data_root={place / 'data'}" for stage in names]
     assert cli.main(["run", str(path), "--smoke", *overrides]) == 0
@@ -56,5 +56,5 @@ def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     assert "| CAM + walk |" in said and "| resnet38 |" in said
     assert "CAM + walk + dCRF" not in said  # the released code stops before it
     trained = next(place.glob("outputs/train_affinity/*/complete.json"))
-    metrics = stages.completion(trained.parent)["metrics"]
+    metrics = results.completion(trained.parent)["metrics"]
     assert min(metrics[name] for name in ("foreground", "background", "negative")) > 0

@@ -41,7 +41,9 @@ def answers(file, photos):
     """``(labels, probabilities)`` by the evaluation, in float32 whatever the processor."""
     network = models.open_network(file, "segmentation").network
     with torch.autocast("cpu", enabled=False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsss.devices.precision", lambda device, training=False: torch.float32)
+        patch.setattr(
+            "wsss.runtime.devices.precision", lambda device, training=False: torch.float32
+        )
         scores = torch.stack([evaluation.segment(network, photo) for photo in photos])
     return scores.argmax(1).numpy(), scores.numpy()
 

@@ -14,7 +14,7 @@ import torch
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import atomic
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 from wsss.photos.map_photos import infer, ready
 from wsss.runtime.devices import autocast
@@ -35,7 +35,7 @@ class Doubling:
         return int(id)
 
     def finish(self, id, payload):
-        with artifacts.atomic(self.folder / id) as partial:
+        with atomic.write(self.folder / id) as partial:
             partial.write_text(str(2 * payload))
 
 
@@ -60,7 +60,7 @@ def test_a_bad_photo_does_not_stop_the_others(tmp_path):
 
 
 def test_interrupted_writes_leave_nothing(tmp_path):
-    with pytest.raises(RuntimeError), artifacts.atomic(tmp_path / "x.npz") as partial:
+    with pytest.raises(RuntimeError), atomic.write(tmp_path / "x.npz") as partial:
         partial.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
@@ -215,13 +215,13 @@ def test_a_ready_network_gives_the_same_and_leaves_the_trained_one_alone(backbon
 @pytest.mark.parametrize("half", [True, False])
 def test_convolutions_compute_the_activations_that_follow(half, monkeypatch):
     number = torch.bfloat16 if half else torch.float32
-    monkeypatch.setattr("wsss.infer.pick_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr("wsss.infer.precision", lambda device: number)
+    monkeypatch.setattr("wsss.photos.map_photos.pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("wsss.photos.map_photos.precision", lambda device: number)
     torch.manual_seed(0)
     network = models.build_cam("mobilenet_v2", 4, head_channels=8).eval()
     network.adapt[0].bias.data.normal_()
     fused = ready(network)
-    monkeypatch.setattr("wsss.infer.fuse_activations", lambda network: None)
+    monkeypatch.setattr("wsss.photos.map_photos.fuse_activations", lambda network: None)
     apart = ready(network)
     assert sum(isinstance(module, ActivatedConv2d) for module in fused.modules()) == 36
     images = torch.rand(2, 3, 129, 97).contiguous(memory_format=torch.channels_last)

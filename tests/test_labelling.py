@@ -14,7 +14,7 @@ from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.photos import evaluation
 
 FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
@@ -200,7 +200,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     for stage, record in records.items():
         folder = tmp_path / stage / f"{stage}0"
         more = {"stage": stage, "fingerprint": "0", "data_digest": "d", "metrics": {}, "ended": 0}
-        artifacts.save_json(folder / "complete.json", {"inputs": {}} | record | more)
+        atomic.save_json(folder / "complete.json", {"inputs": {}} | record | more)
         if stage.startswith("train"):
             kind = stage.removeprefix("train_")
             (folder / "weights.pt").write_bytes(networks[kind].read_bytes())

@@ -93,15 +93,15 @@ def test_mlflow_reports_nothing(module):
 
 def test_what_is_served_keeps_no_record():
     """A served model runs where there is neither a store nor a repository."""
-    reads = {name.split(".")[-1] for name in imports("wsss.serving")}
+    reads = {name.split(".")[-1] for name in imports("wsss.apply.mlflow_model")}
     assert not reads & ({*RECORD, "tracking"} - {"serving"})
-    assert not reached("wsss.serving") & {"papermill", "matplotlib", "seaborn"}
+    assert not reached("wsss.apply.mlflow_model") & {"papermill", "matplotlib", "seaborn"}
 
 
 def test_only_execution_starts_papermill():
     assert importers("papermill") == set()  # but in the process that it starts
     named = {name for name, path in FILES.items() if "import papermill" in path.read_text()}
-    assert named == {"wsss.execution"}
+    assert named == {"wsss.lab.run.notebook"}
 
 
 def test_no_file_of_odds_and_ends():

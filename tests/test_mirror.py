@@ -22,7 +22,7 @@ from PIL import Image
 from wsss import datasets
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
-from wsss.io import artifacts, mirror, npz, text
+from wsss.io import artifacts, atomic, mirror, npz, text
 from wsss.runtime import engine
 from wsss.train import checkpoints
 
@@ -71,7 +71,7 @@ KINDS = {  # file to what makes it, and what reads it
         lambda p: np.savez(p, counts=np.arange(6).reshape(1, 2, 3)),
         lambda p: npz.read_arrays(p, counts=("i", 3))["counts"],
     ),
-    "whole.npz": (lambda p: np.savez(p, a=1), artifacts.is_whole),
+    "whole.npz": (lambda p: np.savez(p, a=1), atomic.is_whole),
     "checkpoint.pt": (
         lambda p: checkpoints.save(p, {"network": {"a": torch.arange(3)}}),
         lambda p: checkpoints.newest(p, "cpu")["network"]["a"],
@@ -98,7 +98,7 @@ def test_what_is_written_elsewhere_is_fetched(tmp_path, chosen, elsewhere, monke
     artifacts.save_labels(folder / "old.png", np.eye(9))
     elsewhere(folder)
     artifacts.save_labels(folder / "a" / "new.png", np.eye(5))
-    assert artifacts.is_whole(folder / "a" / "new.png") and not folder.exists()
+    assert atomic.is_whole(folder / "a" / "new.png") and not folder.exists()
     monkeypatch.delenv(mirror.SCRATCH)  # back on the machine that asks
     mirror.fetch([folder])
     assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
@@ -238,7 +238,7 @@ def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere, monk
     for number in range(40):
         assert artifacts.load_cams(folder / f"{number}.npz")[0] == [1 + number]
     checkpoints.save(folder / "checkpoint.pt", {"network": {"a": torch.arange(3)}})
-    assert not artifacts.is_whole(folder / "none.npz")
+    assert not atomic.is_whole(folder / "none.npz")
     monkeypatch.delenv(mirror.SCRATCH)
     mirror.fetch([folder])
     assert len(list(folder.glob("*.npz"))) == 40 and os.listdir(folder).count("checkpoint.pt") == 1

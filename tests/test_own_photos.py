@@ -12,8 +12,8 @@ from wsss.apply import find_networks
 from wsss.datasets import Devkit
 from wsss.datasets.annotations import formats
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import results
 from wsss.lab.record import delivery, mlflow_store
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def place(tmp_path_factory, tiny_shapes):
 def completed(place, stage):
     """The record of the stage's newest completed run."""
     markers = place.glob(f"outputs/{stage}/*/complete.json")
-    return max((stages.completion(marker.parent) for marker in markers), key=lambda r: r["ended"])
+    return max((results.completion(marker.parent) for marker in markers), key=lambda r: r["ended"])
 
 
 def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, capsys):
@@ -116,7 +116,7 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     right = np.zeros_like(maps[0])
     right[10:40, 10:40] = 1
     content = formats.labelme.annotation(right, data.classes, "x.png")
-    artifacts.save_json(corrected, content)
+    atomic.save_json(corrected, content)
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"
     assert cli.main(["run", str(place / "own.yaml"), override]) == 0
@@ -124,6 +124,6 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     assert "random_walk: done before" in told and "train_segmentation: done in" in told
     record = completed(place, "train_segmentation")
     assert record["parameters"]["corrected_folder"]
-    artifacts.save_json(corrected, content | {"version": "another"})
+    atomic.save_json(corrected, content | {"version": "another"})
     assert cli.main(["run", str(place / "own.yaml"), override, "--dry-run"]) == 0
     assert "papermill notebooks/60_train_segmentation" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from wsss import cli, models
 from wsss.apply import find_networks
 from wsss.datasets import shapes
 from wsss.errors import InputError
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan, results
 from wsss.lab.record import delivery, mlflow_store
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import driver
@@ -86,7 +86,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault():
     """As in ``wsss run X --dry-run | head -1``."""
     command = [sys.executable, "-m", "wsss", "run", "experiments/shapes.yaml", "--dry-run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=stages.project_root(), **pipes) as process:
+    with subprocess.Popen(command, cwd=paths.project_root(), **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
@@ -102,7 +102,7 @@ def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, ca
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert photo.name in error and "not a readable photo" in error
         folder = planned(place)[0].folder
-        assert stages.completion(folder) is None
+        assert results.completion(folder) is None
         runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")])
         assert {run.info.status for run in runs} == {"FAILED"}
         assert any(photo.name in run.data.tags.get("wsss.error", "") for run in runs)
@@ -177,7 +177,7 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
 
 def test_report_holds_the_figures_of_the_runs(finished):
     text = (finished["report"].folder / "report.md").read_text()
-    record = stages.completion(finished["random_walk"].folder)
+    record = results.completion(finished["random_walk"].folder)
     run_id = delivery.run_of(finished["random_walk"].folder)
     row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
     assert f"{record['metrics']['labels_miou/train']:.1f}" in row and run_id[:8] in row
@@ -206,11 +206,11 @@ def test_tables_and_figures_of_the_paper_hold_these_runs(finished):
         "CAM+RW+dCRF": "random_walk.labels_miou",
     }.items():
         stage, name = metric.split(".")
-        record = stages.completion(finished[stage].folder)
+        record = results.completion(finished[stage].folder)
         assert rows.loc[labels, "mIoU"] == pytest.approx(record["metrics"][f"{name}/train"])
         assert rows.loc[labels, "runs"] == delivery.run_of(finished[stage].folder)
     network = pd.read_csv(folder / "tables" / "table3.csv").iloc[-1]
-    score = stages.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
+    score = results.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
     assert network["val"] == pytest.approx(score)
 
 
@@ -235,7 +235,7 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     (folder,) = place.glob("outputs/sweeps/smoke-*")
     table = pd.read_csv(folder / "sweep.csv")
     assert list(table["random_walk.beta"]) == [2, 8]
-    record = stages.completion(finished["random_walk"].folder)  # beta 8, steps 8
+    record = results.completion(finished["random_walk"].folder)  # beta 8, steps 8
     done = table.query("`random_walk.beta` == 8").iloc[0]
     assert done["labels_miou/train"] == pytest.approx(record["metrics"]["labels_miou/train"])
     assert f"| 8 | {done['cam_miou/train']:.2f}" in said
@@ -244,7 +244,7 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     assert any(name.startswith("smoke · beta 2 · ") for name in names)
     assert "random_walk · beta 2" in names
     (run,) = mlflow_store.client().search_runs(
-        [mlflow_store.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
+        [mlflow_store.experiment_id("smoke")], "tags.`wsss.lab.run.sweep` = 'true'"
     )
     logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert run.info.status == "FINISHED" and logged == {"sweep.md", "sweep.csv", "sweep.png"}
@@ -259,7 +259,7 @@ def test_a_checkpoint_takes_the_place_of_training(place, finished, stage):
     assert cli.main(["run", str(place / "smoke.yaml"), "--only", stage, override]) == 0
     folder = next(item.folder for item in planned(place, override) if item.name == stage)
     assert folder != finished[stage].folder
-    assert stages.completion(folder)["metrics"] == {}  # no loss: nothing was trained
+    assert results.completion(folder)["metrics"] == {}  # no loss: nothing was trained
     taken, given = (models.load_state(file) for file in (folder / "weights.pt", weights))
     assert all(torch.equal(taken[name], tensor) for name, tensor in given.items())
 
@@ -270,9 +270,9 @@ def test_force_from_a_stage_runs_it_and_what_follows(place, finished):
 
 
 def test_forced_stage_repeats_its_figures(place, finished):
-    before = stages.completion(finished["train_affinity"].folder)
+    before = results.completion(finished["train_affinity"].folder)
     assert cli.main(["run", str(place / "smoke.yaml"), "--only", "train_affinity", "--force"]) == 0
-    after = stages.completion(finished["train_affinity"].folder)
+    after = results.completion(finished["train_affinity"].folder)
     assert after["ended"] > before["ended"]
     timeless = [
         {k: v for k, v in r["metrics"].items() if k != "images_per_second"} for r in (before, after)
@@ -295,7 +295,7 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     assert cli.main(["reproduce", str(finished["evaluate"].folder)]) == 0
     after = len(mlflow_store.client().search_model_versions("name = 'smoke-network'"))
     assert before == after > 0  # a look back makes no new version
-    record = stages.completion(folder)
+    record = results.completion(folder)
     record["metrics"]["loss"] += 1e-9
     (folder / "complete.json").write_text(json.dumps(record))
     assert cli.main(["reproduce", str(folder)]) == 1

@@ -11,8 +11,8 @@ from wsss.cost import disk_space, timings
 from wsss.cost import forecast as cost_forecast
 from wsss.datasets import Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts, text
-from wsss.lab import plan, stages
+from wsss.io import artifacts, atomic, text
+from wsss.lab import paths, plan, results, stages
 from wsss.lab.record.journal import Journal
 from wsss.metrics import Confusions
 
@@ -32,7 +32,7 @@ def planned(place, tiny_shapes):
 
 
 def experiment(root, **stages_values):
-    path = stages.project_root() / "experiments" / "shapes.yaml"
+    path = paths.project_root() / "experiments" / "shapes.yaml"
     given = {"common": {"data_root": str(root), "processes": 0}} | stages_values
     return plan.read_experiment(path), given
 
@@ -201,7 +201,7 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
         (tmp_path / f"COCO_train_{number:012d}.npz").touch()
     tracemalloc.start()
     try:
-        stages.inventory(tmp_path)
+        results.inventory(tmp_path)
         listed = tracemalloc.get_traced_memory()[1] / 1000
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -243,12 +243,12 @@ def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
             for kind, source, lasted in cells
         ]
     }
-    (folder / stages.NOTEBOOK).write_text(json.dumps(notebook))
-    artifacts.save_json(folder / "run.json", {"seconds": seconds})
+    (folder / results.NOTEBOOK).write_text(json.dumps(notebook))
+    atomic.save_json(folder / "run.json", {"seconds": seconds})
     parameters = item.values | (values or {})
     about = {"stage": item.name, "fingerprint": item.fingerprint, "inputs": {}, "metrics": {}}
     about |= {"parameters": parameters, "data_digest": digest, "ended": 1.0, "memory": {}}
-    artifacts.save_json(folder / stages.COMPLETE, about)
+    atomic.save_json(folder / results.COMPLETE, about)
     (folder / "weights.pt").write_bytes(bytes(9000))
     (folder / "cams").mkdir()
     (folder / "cams" / "a.npz").write_bytes(bytes(5000))
@@ -286,7 +286,7 @@ def test_what_was_not_the_same_is_no_measurement(planned, tiny_shapes, more):
 
 
 def plan_of(root, capsys, *words):
-    path = str(stages.project_root() / "experiments" / "shapes.yaml")
+    path = str(paths.project_root() / "experiments" / "shapes.yaml")
     code = cli.main(["plan", path, f"common.data_root={root}", *words, "--cpus", "4"])
     return code, capsys.readouterr().out
 

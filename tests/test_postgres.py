@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from servers import free_port, served
 
-from wsss.lab import stages
+from wsss.lab import paths
 from wsss.lab.record import delivery, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
 
@@ -161,9 +161,9 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
-    folders = [stages.stage_folder("walk", f"{number:02}") for number in range(WRITERS)]
+    folders = [paths.stage_folder("walk", f"{number:02}") for number in range(WRITERS)]
     context = multiprocessing.get_context("forkserver")  # one that imports, for all
-    context.set_forkserver_preload(["wsss.delivery", "wsss.tracking"])
+    context.set_forkserver_preload(["wsss.lab.record.delivery", "wsss.lab.record.stage_run"])
     together, back = context.Barrier(WRITERS + 1), context.Event()
     writers = [
         context.Process(target=write, args=(number, folder, together, back), daemon=True)
@@ -186,9 +186,9 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
             writer.join(60)
             assert writer.exitcode == 0
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nobody")
-        Journal(stages.stage_folder("walk", "ff")).begin("together", "no user's", {})
+        Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", {})
         with pytest.raises(delivery.Away, match="does not let this user in"):
-            delivery.deliver(stages.stage_folder("walk", "ff"))
+            delivery.deliver(paths.stage_folder("walk", "ff"))
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USERS[0])
         delivery.settle()  # of those that had ended before it was back
         client = mlflow_store.client()

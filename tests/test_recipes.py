@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from wsss import cli
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SCRIPTS = sorted(RECIPES.glob("*.sbatch"))
@@ -59,7 +59,7 @@ def test_what_a_recipe_asks_of_wsss_is_there(path):
     given = cli.parser().parse_args(found[0])
     assert given.engine == ("ray" if "ray" in path.name else "processes")
     assert (given.address is not None) == ("ray" in path.name)
-    experiment = plan.read_experiment(stages.from_root(given.experiment))
+    experiment = plan.read_experiment(paths.from_root(given.experiment))
     plan.plan(experiment, plan.parse_overrides(given.overrides))
 
 

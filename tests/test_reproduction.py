@@ -7,8 +7,8 @@ import torch
 
 from wsss import cli
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import paths, results
 from wsss.lab.record import delivery, journal
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import reproduce
@@ -24,13 +24,13 @@ def outputs(tmp_path, monkeypatch):
 
 def completed(stage, fingerprint, inputs=None, *, data="d1", metrics=None, seed=0, ended=0):
     """A completed stage's folder with what reports read of it."""
-    folder = stages.stage_folder(stage, fingerprint)
+    folder = paths.stage_folder(stage, fingerprint)
     record = {
         **{"stage": stage, "fingerprint": fingerprint, "inputs": inputs or {}},
         **{"parameters": {"seed": seed}, "data_digest": data, "metrics": metrics or {}},
         **{"manifest": {}, "ended": ended},
     }
-    artifacts.save_json(folder / stages.COMPLETE, record)
+    atomic.save_json(folder / results.COMPLETE, record)
     return folder
 
 
@@ -92,16 +92,16 @@ def test_origins_lead_from_figures_to_runs_and_what_made_them():
 
 
 def test_results_are_compared_to_the_last_bit(tmp_path):
-    first, second = stages.stage_folder("toy", "1"), stages.stage_folder("toy", "2")
+    first, second = paths.stage_folder("toy", "1"), paths.stage_folder("toy", "2")
     figures = {"loss": 0.1 + 0.2, "none": math.nan, "images_per_second": 5.0}
     for folder in (first, second):
         completed("toy", folder.name, metrics=figures)
         torch.save({"a": torch.zeros(2), "b": torch.ones(1)}, folder / "weights.pt")
     assert reproduce.compare(first, second) == []
-    record = stages.completion(second)
+    record = results.completion(second)
     record["metrics"] |= {"loss": 0.3, "images_per_second": 6.0}
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
-    artifacts.save_json(second / stages.COMPLETE, record)
+    atomic.save_json(second / results.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
     lines = reproduce.compare(first, second)
     assert lines == [
@@ -135,7 +135,7 @@ def test_what_surrounded_a_run_is_compared(outputs):
     folder = completed("toy", "1")
     Journal(folder).begin("toys", "toy", {"mlflow.source.git.commit": "0" * 40})
     Journal(folder).begin("toys", "toy", {"wsss.python": "3.1"})  # it went on elsewhere
-    with artifacts.atomic(folder / "source" / "packages.txt") as partial:
+    with atomic.write(folder / "source" / "packages.txt") as partial:
         partial.write_text("torch==0.1\n")
     reasons = "\n".join(reproduce._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons

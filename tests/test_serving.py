@@ -24,8 +24,8 @@ from wsss import models
 from wsss.apply import model_registry
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import artifacts, atomic
+from wsss.lab import paths
 from wsss.lab.record import delivery, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
 from wsss.metrics import ConfusionMatrix
@@ -51,10 +51,10 @@ PARAMETERS = {
 
 def stage(name, fingerprint, parameters, inputs):
     """A completed stage as far as a card reads it; its folder."""
-    folder = stages.stage_folder(name, fingerprint)
+    folder = paths.stage_folder(name, fingerprint)
     record = {"stage": name, "fingerprint": fingerprint, "metrics": {}, "ended": 0.0}
     record |= {"parameters": parameters, "inputs": inputs, "data_digest": "d1g357"}
-    artifacts.save_json(folder / "complete.json", record)
+    atomic.save_json(folder / "complete.json", record)
     return folder
 
 
@@ -221,7 +221,11 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
 def test_requirements_cover_what_serving_imports(model):
     owners = packages_distributions()
     # these are only for who asks for a cluster
-    used = reached("wsss.serving") - set(sys.stdlib_module_names) - {"ray", "fsspec", "pyarrow"}
+    used = (
+        reached("wsss.apply.mlflow_model")
+        - set(sys.stdlib_module_names)
+        - {"ray", "fsspec", "pyarrow"}
+    )
     wanted = {canonical(owner) for name in used for owner in owners[name]}
     assert wanted - {canonical(name) for name in model_registry.REQUIREMENTS} == {
         "mlflow-skinny",  # a part of mlflow
@@ -250,11 +254,11 @@ print(json.dumps([wsss.__file__, answer["classes"][0]]))
 @pytest.mark.slow
 def test_it_loads_where_wsss_is_not_installed(run, model, data, tmp_path):
     path = data.image_path(data.ids("val")[0])
-    command = [sys.executable, "-c", ALONE, str(stages.project_root()), str(path)]
+    command = [sys.executable, "-c", ALONE, str(paths.project_root()), str(path)]
     out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     place, classes = json.loads(out.stdout.splitlines()[-1])
-    assert not place.startswith(str(stages.project_root())) and "/code/wsss/" in place
+    assert not place.startswith(str(paths.project_root())) and "/code/wsss/" in place
     assert classes == model.predict([path.read_bytes()])["classes"][0]
 
 

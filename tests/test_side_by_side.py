@@ -17,7 +17,7 @@ from tests.faults import processes
 from wsss import cli
 from wsss.cost import disk_space
 from wsss.errors import InputError
-from wsss.lab import stages
+from wsss.lab import paths
 from wsss.lab.record import journal, mlflow_store
 from wsss.lab.run import notebook
 
@@ -150,7 +150,7 @@ def driven(place, mark, *words):
     command = [sys.executable, "-c", DRIVER, "run", str(place / "toys.yaml"), *words]
     with (place / "log").open("w") as log:
         driver = subprocess.Popen(
-            command, cwd=stages.project_root(), env=environment, stdout=log, stderr=log
+            command, cwd=paths.project_root(), env=environment, stdout=log, stderr=log
         )
     until = time.monotonic() + 60
     walks = [("random_walk", 101.0), ("random_walk", 102.0)]  # of which either may be first

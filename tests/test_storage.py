@@ -16,7 +16,7 @@ from wsss import models
 from wsss.apply import label_photos
 from wsss.crf import CrfParams
 from wsss.datasets.voc import Devkit
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.photos import evaluation, jobs
 from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk
@@ -40,19 +40,19 @@ def written(folder, kind):
 @pytest.mark.parametrize("kind", ["cams.npz", "marginals.npz", "labels.png", "weights.pt"])
 def test_a_file_cut_or_zeroed_anywhere_is_not_whole(tmp_path, kind):
     path = written(tmp_path, kind)
-    assert artifacts.is_whole(path)
+    assert atomic.is_whole(path)
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        assert not artifacts.is_whole(path), f"cut to {length} of {len(content)} bytes"
+        assert not atomic.is_whole(path), f"cut to {length} of {len(content)} bytes"
     for start in (0, len(content) // 3, len(content) // 2):  # a block that never reached the disk
         for end in (len(content), start + len(content) // 3):
             path.write_bytes(content[:start] + bytes(end - start) + content[end:])
-            assert not artifacts.is_whole(path), f"bytes {start} to {end} of {len(content)} zeroed"
+            assert not atomic.is_whole(path), f"bytes {start} to {end} of {len(content)} zeroed"
     path.write_bytes(content)
-    assert artifacts.is_whole(path)
+    assert atomic.is_whole(path)
     path.unlink()
-    assert not artifacts.is_whole(path)
+    assert not atomic.is_whole(path)
 
 
 def test_any_bit_of_an_array_counts(tmp_path):
@@ -66,7 +66,7 @@ def test_any_bit_of_an_array_counts(tmp_path):
         for offset in (0, 777, 1999):
             content[place + offset] ^= 4
             path.write_bytes(content)
-            assert not artifacts.is_whole(path)
+            assert not atomic.is_whole(path)
             content[place + offset] ^= 4
 
 
@@ -86,7 +86,7 @@ def test_contents_reach_the_disk_before_their_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
     target = tmp_path / "sub" / "x"
-    with artifacts.atomic(target) as partial:
+    with atomic.write(target) as partial:
         partial.write_text("all of it")
     assert done == [str(partial), f"{partial} becomes {target}", str(target.parent)]
     assert [path.name for path in target.parent.iterdir()] == ["x"]
@@ -96,7 +96,7 @@ def test_threads_that_write_the_same_file_do_not_take_it_from_each_other(tmp_pat
     both = threading.Barrier(2)
 
     def write(text):
-        with artifacts.atomic(tmp_path / "x") as partial:
+        with atomic.write(tmp_path / "x") as partial:
             partial.write_text(text)
             both.wait(10)
 
@@ -122,9 +122,9 @@ def test_what_killed_writers_left_is_swept(tmp_path):
     ]
     for path in stale + kept:
         path.touch()
-    assert artifacts.sweep_partials(tmp_path) == 2
+    assert atomic.sweep_partials(tmp_path) == 2
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-    assert artifacts.sweep_partials(tmp_path / "none") == 0
+    assert atomic.sweep_partials(tmp_path / "none") == 0
 
 
 @pytest.fixture(scope="module")

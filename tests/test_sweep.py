@@ -9,7 +9,7 @@ import pytest
 
 from wsss import viz
 from wsss.errors import InputError
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan
 from wsss.lab.record import mlflow_store
 from wsss.lab.run import sweep
 
@@ -54,7 +54,7 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
 def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     single, sweep_of = sweep.split(["random_walk.beta=4", "seeds=0,1"])
     assert single == ["random_walk.beta=4"] and sweep_of["seeds"] == [0, 1]
-    path = stages.project_root() / "experiments" / "shapes.yaml"
+    path = paths.project_root() / "experiments" / "shapes.yaml"
     experiment = plan.read_experiment(path)
     point = sweep.combinations(experiment, sweep_of)[1]
     seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}

@@ -13,8 +13,8 @@ from scipy import sparse
 
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import artifacts, atomic
+from wsss.lab import lineage
 from wsss.metrics import ConfusionMatrix, Confusions
 from wsss.report import paper_tables
 
@@ -105,7 +105,7 @@ def test_tables_hold_every_published_row_with_its_mark_and_ours_with_its_runs():
     made = paper_tables.paper(
         scores, backbone="resnet38", classes=VOC_CLASSES, score_on="voc train", val_on="voc val"
     )
-    published = json.loads(resources.files("wsss").joinpath("published.json").read_text())
+    published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
     sources = {
         "table1": published["label_synthesis_voc12_train"],
         "table2": published["per_class_voc12"],
@@ -166,7 +166,7 @@ def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
         **{"stage": stage, "fingerprint": fingerprint, "parameters": parameters},
         **{"inputs": inputs, "data_digest": "d", "metrics": {}, "ended": ended},
     }
-    artifacts.save_json(root / stage / fingerprint / "complete.json", record)
+    atomic.save_json(root / stage / fingerprint / "complete.json", record)
     return root / stage / fingerprint
 
 
@@ -180,5 +180,5 @@ def test_siblings_differ_in_seeds_alone_and_the_newest_of_each_counts(tmp_path, 
     newer = completed(tmp_path, "infer_cam", "ib2", {"train_cam": "tb"}, ended=1, flip=True)
     completed(tmp_path, "infer_cam", "ic", {"train_cam": "tc"}, flip=True)
     completed(tmp_path, "infer_cam", "id", {"train_cam": "tb"}, flip=False)
-    assert stages.siblings(one) == [one, newer]
-    assert stages.siblings(newer) == [one, newer]
+    assert lineage.siblings(one) == [one, newer]
+    assert lineage.siblings(newer) == [one, newer]

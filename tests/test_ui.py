@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 from servers import free_port, served
 
-from wsss.lab import stages
+from wsss.lab import results
 from wsss.lab.record import delivery, mlflow_pages, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import notebook as run_notebook
@@ -58,7 +58,7 @@ def executed(folder, beta):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell("# 50 · Random walk"), cell]
     )
-    nbformat.write(notebook, folder / stages.NOTEBOOK)
+    nbformat.write(notebook, folder / results.NOTEBOOK)
 
 
 def record(root, beta):
@@ -84,7 +84,7 @@ def record(root, beta):
         executed(folder, beta)
         run_notebook.keep_notebook(folder)
         run.journal.end("FINISHED")
-        final = stages.completion(folder)["metrics"]
+        final = results.completion(folder)["metrics"]
         parent.add("stage", name=name, folder=str(folder))
         parent.metrics({f"{name}.{metric}": value for metric, value in final.items()})
         parent.metrics(mlflow_pages.headlines(final))

@@ -17,7 +17,7 @@ from wsss.apply import voc_server
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.photos import evaluation
 from wsss.photos.map_photos import ready
 
@@ -65,12 +65,12 @@ def run(tmp_path_factory, devkit, network):
         **ARCHITECTURE,
     )
     parameters = ARCHITECTURE | {"backbone": "small", "data_root": str(devkit), "epochs": 1}
-    artifacts.save_json(folder / "parameters.json", parameters)
+    atomic.save_json(folder / "parameters.json", parameters)
     record = {
         **{"stage": "train_segmentation", "fingerprint": folder.name, "parameters": parameters},
         **{"inputs": {}, "data_digest": "d", "metrics": {}, "ended": 1.0},
     }
-    artifacts.save_json(folder / "complete.json", record)
+    atomic.save_json(folder / "complete.json", record)
     return folder
 
 

@@ -17,8 +17,8 @@ from wsss import cli, models
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.io import artifacts
-from wsss.lab import plan, stages
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, plan, results
 from wsss.lab.record import mlflow_store
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import walk_grid
@@ -149,7 +149,7 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
         record = {"stage": item.name, "fingerprint": item.fingerprint, "data_digest": "d1g357"}
         metrics = {"cam_miou/train": 40.0} if item.name == "infer_cam" else {}
         more = {"parameters": item.values, "inputs": {}, "metrics": metrics, "ended": 0.0}
-        artifacts.save_json(item.folder / "complete.json", record | more)
+        atomic.save_json(item.folder / "complete.json", record | more)
         if item.name == "infer_cam":
             (item.folder / "cams").symlink_to(cams)
         elif item.name == "train_affinity":
@@ -164,13 +164,13 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     command = ["run", str(sheet), *(f"random_walk.{text}" for text in grid)]
     assert cli.main([*command, "random_walk.steps=4,much"]) == 2  # before anything is walked
     assert "random_walk.steps: expected int but got 'much'" in capsys.readouterr().err
-    assert not (stages.outputs_root() / "affinities").exists()
+    assert not (paths.outputs_root() / "affinities").exists()
     assert cli.main([*command, "--until", "random_walk", "--dry-run"]) == 0
     assert "# random_walk: 12 combinations in one pass" in capsys.readouterr().out
     assert cli.main([*command, "--until", "random_walk"]) == 0
     said = capsys.readouterr().out
     assert "12 walks without dense CRF" in said and "random_walk.crf_steps=0" not in said
-    root = stages.outputs_root()
+    root = paths.outputs_root()
     assert not (root / "random_walk").exists()  # no notebook ran
     (folder,) = root.glob("sweeps/tiny-*")
     table = pd.read_csv(folder / "sweep.csv")
@@ -186,7 +186,7 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     kept = json.loads((folder / "random_walk.json").read_text())
     assert kept["crf_steps"] == 0 and kept["radius"] == 5 and "beta" not in kept
     (run,) = mlflow_store.client().search_runs(
-        [mlflow_store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'"
+        [mlflow_store.experiment_id("tiny")], "tags.`wsss.lab.run.sweep` = 'true'"
     )
     logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert logged == {"sweep.md", "sweep.csv", "sweep.png", "random_walk.json"}
@@ -199,7 +199,7 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert cli.main(["run", str(sheet), *given]) == 0
     assert "random_walk.crf_steps=0 would compare the walks alone" in capsys.readouterr().out
     (walk,) = (path.parent for path in root.glob("random_walk/*/complete.json"))
-    metrics = stages.completion(walk)["metrics"]
+    metrics = results.completion(walk)["metrics"]
     (row,) = table[(table[names] == [2, 8, 16]).all(axis=1)].to_dict("records")
     for name in figures[1:]:
         assert row[name] == pytest.approx(metrics[name], abs=1e-9)

@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import paths
 from wsss.lab.record import delivery, provenance
 from wsss.lab.record.journal import Journal
 from wsss.runtime.devices import cores, release_memory, reuse_memory
@@ -102,7 +102,7 @@ def pairs(only=""):
     Raises:
         InputError: there is none.
     """
-    root = str(stages.project_root())
+    root = str(paths.project_root())
     if root not in sys.path:
         sys.path.insert(0, root)  # the repository is where the pairs are, not the package
     everything = importlib.import_module("benchmarks.pairs").PAIRS
@@ -157,7 +157,7 @@ def run(only="", *, repeats=7, out=None):
         the folder.
     """
     chosen = pairs(only)
-    folder = Path(out) if out else stages.project_root() / "outputs" / "bench"
+    folder = Path(out) if out else paths.project_root() / "outputs" / "bench"
     rows = []
     for name, build in chosen.items():
         print(f"{name} ...", flush=True)
@@ -170,8 +170,8 @@ def run(only="", *, repeats=7, out=None):
         rows.append(row)
     if not rows:
         raise InputError("nothing was measured; the lines above say what is missing")
-    artifacts.save_json(folder / "bench.json", {"machine": machine(), "rows": rows})
-    with artifacts.atomic(folder / "bench.md") as partial:
+    atomic.save_json(folder / "bench.json", {"machine": machine(), "rows": rows})
+    with atomic.write(folder / "bench.md") as partial:
         partial.write_text(table(rows))
     figure = plot(rows)
     figure.savefig(folder / "bench.png", bbox_inches="tight", dpi=110)

@@ -6,7 +6,7 @@ import zlib
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-from wsss.io import artifacts
+from wsss.io import atomic
 
 HEADER_BYTES = 2**15  # of one member's headers, or of the padding at the end (10 KiB by default)
 
@@ -24,7 +24,7 @@ def pack(archive, root, names):
     files = {PurePosixPath(name) for name in names}
     folders = {folder for name in files for folder in name.parents[:-1]}
     with (
-        artifacts.atomic(archive) as partial,
+        atomic.write(archive) as partial,
         partial.open("wb") as file,
         gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,

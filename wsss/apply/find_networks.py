@@ -9,7 +9,7 @@ from typing import NamedTuple
 from wsss import models
 from wsss.crf import CrfParams
 from wsss.errors import InputError
-from wsss.lab import stages
+from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import mlflow_store
 from wsss.synthesis import Walk
 
@@ -85,13 +85,13 @@ def method_of(source, overrides=None):
         InputError: no such run, or what it builds on is not here any more.
     """
     record = _record(str(source))
-    maps = stages.upstream(record, "infer_cam")
+    maps = lineage.upstream(record, "infer_cam")
     parameters = record["parameters"]
     cam = _upstream_weights(maps, "train_cam") if maps else None
     affinity = _upstream_weights(record, "train_affinity")
     if cam is None or affinity is None:
         raise InputError(
-            f"{source}: what it builds on is not in {stages.outputs_root()} any more; name the "
+            f"{source}: what it builds on is not in {paths.outputs_root()} any more; name the "
             "networks by --cam and --affinity"
         )
     given = {"infer_cam": maps["parameters"], "random_walk": parameters}
@@ -119,17 +119,17 @@ def method_by_networks(cam, affinity, overrides=None):
 def _upstream_weights(record, stage):
     """The network of a stage that a completed one builds on, or None where it is not here."""
     fingerprint = record["inputs"].get(stage)
-    path = stages.stage_folder(stage, fingerprint) / "weights.pt" if fingerprint else None
+    path = paths.stage_folder(stage, fingerprint) / "weights.pt" if fingerprint else None
     return path if path and path.exists() else None
 
 
 def _record(source):
     """What the random_walk that ``source`` names wrote when it completed."""
-    record = stages.completion(source)
+    record = results.completion(source)
     if record is None and _is_run(source):
         run_id = mlflow_store.run_tags(source).get("wsss.stage.random_walk", source)
-        record = stages.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
-    if record is None and (fault := stages.damage(source)):
+        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
+    if record is None and (fault := results.damage(source)):
         raise InputError(f"{source}: {fault}; run its stage again")
     if record is None or record.get("stage") != "random_walk":
         raise InputError(

@@ -17,7 +17,7 @@ from wsss.datasets.annotations import formats as annotations_formats
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.photos.evaluation import segment
 from wsss.photos.map_photos import PhotosFailed, infer
 from wsss.synthesis import Walk, crf_scores, label_map, labels_at, walk_scores
@@ -37,7 +37,7 @@ class Outputs:
         return Path(self.folder) / "labels" / f"{id}.png"
 
     def done(self, id):
-        return artifacts.is_whole(self.path(id))
+        return atomic.is_whole(self.path(id))
 
     def write(self, dataset, id, image, scores, classes):
         """Labels of scores (1 + C, h, w) on a photo as it was read, uint8 (h, w, 3)."""
@@ -45,7 +45,7 @@ class Outputs:
         shown = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes)))
         shown.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
         picture = Path(self.folder) / "overlays" / f"{id}.jpg"
-        with artifacts.atomic(picture) as partial:
+        with atomic.write(picture) as partial:
             shown.save(partial, format="JPEG", quality=90)
         artifacts.save_labels(self.path(id), labels)  # last: it says that the photo is done
 
@@ -159,8 +159,8 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     folder, dataset = Path(job.outputs.folder), job.dataset
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise InputError(f"{folder}: expected a folder for the results; give another --out")
-    artifacts.claim(folder / "making.json", making)
-    with artifacts.atomic(folder / "classes.txt") as partial:
+    atomic.claim(folder / "making.json", making)
+    with atomic.write(folder / "classes.txt") as partial:
         partial.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
     failed = {}
     try:
@@ -172,7 +172,7 @@ def run(job, ids, making, *, formats=(), processes=0, faults=()):
     log = folder / "faults.txt"
     log.unlink(missing_ok=True)
     if faults:
-        with artifacts.atomic(log) as partial:
+        with atomic.write(log) as partial:
             partial.write_text("\n".join(faults) + "\n", encoding="utf-8")
     written = [_write(name, folder, done, dataset) for name in formats if done]
     return Report(len(done), written, faults)

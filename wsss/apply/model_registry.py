@@ -16,8 +16,8 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import lineage, results
 from wsss.lab.record import mlflow_store
 from wsss.photos import evaluation
 from wsss.report import experiment
@@ -139,10 +139,10 @@ def requirements():
 def card(name, run, data, table):
     """The model's card as Markdown; arguments as for ``prepare``; the run's id is left
     open."""
-    trained = stages.completion(run.inputs["train_segmentation"])
+    trained = results.completion(run.inputs["train_segmentation"])
     learnt = trained["parameters"]
-    beginning = stages.upstream(trained, "train_cam")
-    walk = stages.upstream(trained, "random_walk")
+    beginning = lineage.upstream(trained, "train_cam")
+    walk = lineage.upstream(trained, "random_walk")
     weights = beginning["parameters"]["weights"] if beginning else ""
     tuned = walk["parameters"]["tuning_photos"] if walk else 0
     return CARD.format(
@@ -212,8 +212,9 @@ def _scores(run, data, table, trained):
     ]
     return (
         f"IoU in percent on {where}: {len(ids)} photos{known}; masks `{data.mask_folder}`; over "
-        f"all pixels of the list; {experiment.protocol(run.parameters)}. One run on one list: figures "
-        "on other lists are not comparable.\n\n" + experiment.markdown_table(["", "IoU"], rows)
+        f"all pixels of the list; {experiment.protocol(run.parameters)}. One run on one list: "
+        "figures on other lists are not comparable.\n\n"
+        + experiment.markdown_table(["", "IoU"], rows)
     )
 
 
@@ -229,19 +230,19 @@ def prepare(name, run, data, table):
         table: of IoU in percent, from ``evaluation.iou_table`` with one column; None without masks.
     """
     folder = run.folder / "model"
-    with artifacts.atomic(folder / CARD_FILE) as partial:
+    with atomic.write(folder / CARD_FILE) as partial:
         partial.write_text(card(name, run, data, table))
     photo = Image.fromarray(
         data.image(evaluation.gallery_ids(data, run.parameters["val_split"])[0])
     )
     photo.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    with artifacts.atomic(folder / "example.jpg") as partial:
+    with atomic.write(folder / "example.jpg") as partial:
         photo.save(partial, "JPEG")
     tags = {"dataset": run.parameters["dataset"], "data": run.data_digest}
     if table is not None:
         tags["miou"] = f"{table.iloc[-1, 1]:.2f}"
     asked = ("output_stride", "scales", "flip", "crf_steps")
-    artifacts.save_json(
+    atomic.save_json(
         folder / "model.json",
         {
             "weights": str(

@@ -18,7 +18,7 @@ import wsss
 from wsss import models
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io import atomic
 from wsss.models.layers import fold_norms
 
 TOLERANCE = 1e-3  # of a probability: rounding differs by 1e-5, a cell out of place by far more
@@ -93,7 +93,7 @@ def to_onnx(source, out):
     free = program.model.graph.inputs[0].shape[:3]
     program.rename_axes(dict(zip(free, ("batch", "height", "width"), strict=True)))
     program.model.metadata_props.update(description(trained))
-    with artifacts.atomic(out) as partial:
+    with atomic.write(out) as partial:
         program.save(partial, external_data=False)
         session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
         return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out)
@@ -108,7 +108,7 @@ def to_torch(source, out):
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)
     kept = {"description.json": json.dumps(description(trained))}
-    with artifacts.atomic(out) as partial:
+    with atomic.write(out) as partial:
         with partial.open("wb") as file:
             torch.export.save(traced(labeller), file, extra_files=kept)
         with partial.open("rb") as file:

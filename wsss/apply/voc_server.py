@@ -20,8 +20,8 @@ from wsss.apply import archives
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, results
 from wsss.photos import evaluation, map_photos
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
@@ -88,12 +88,12 @@ def export(
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
     """
     run, out = Path(run), Path(out)
-    data = Devkit(data_root or stages.from_root(_data_root(run)))
+    data = Devkit(data_root or paths.from_root(_data_root(run)))
     ids = data.ids(split)
     network = models.open_network(run, "segmentation").network
-    digest = artifacts.digest(run / "weights.pt")
+    digest = atomic.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
-    artifacts.claim(out / "export.json", {"weights": digest, **protocol})
+    atomic.claim(out / "export.json", {"weights": digest, **protocol})
     job = evaluation.SegmentJob(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
@@ -105,8 +105,8 @@ def export(
 def _data_root(run):
     """The devkit folder that a completed train_segmentation was trained on."""
     try:
-        record = stages.completion(run)  # a stage run by hand leaves no parameters.json
-        if record is None and (fault := stages.damage(run)):
+        record = results.completion(run)  # a stage run by hand leaves no parameters.json
+        if record is None and (fault := results.damage(run)):
             raise InputError(f"{run}: {fault}; run its stage again")
         given = (
             record["parameters"] if record else json.loads((run / "parameters.json").read_text())

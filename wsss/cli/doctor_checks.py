@@ -177,9 +177,9 @@ def machine():
 
 def disk():
     """Room for outputs, and for how many photos that is."""
-    from wsss.lab import stages
+    from wsss.lab import paths
 
-    root = stages.outputs_root()
+    root = paths.outputs_root()
     there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
@@ -239,7 +239,7 @@ def data():
     """Which of the datasets that experiments name are there."""
     from wsss import datasets
     from wsss.errors import InputError
-    from wsss.lab import stages
+    from wsss.lab import paths
 
     there, generated, lacking = set(), set(), {}
     for name, settings in _experiments():
@@ -248,7 +248,7 @@ def data():
             generated.add(root)
         elif root:
             try:
-                datasets.open(kind, stages.from_root(root))
+                datasets.open(kind, paths.from_root(root))
                 there.add(root)
             except InputError:
                 lacking.setdefault(root, []).append(name)
@@ -261,14 +261,14 @@ def data():
 
 def weights():
     """Which of the weight files that experiments name are there."""
-    from wsss.lab import stages
+    from wsss.lab import paths
 
     there, lacking = set(), {}
     for name, settings in _experiments():
         for path in (settings.get("weights"), settings.get("checkpoint")):
             if path in (None, "", "download"):
                 continue
-            if stages.from_root(path).exists():
+            if paths.from_root(path).exists():
                 there.add(path)
             else:
                 lacking.setdefault(path, []).append(name)
@@ -282,10 +282,10 @@ def _experiments():
     """Pairs of an experiment's name and each block of settings in it."""
     import yaml
 
-    from wsss.lab import stages
+    from wsss.lab import paths
 
     found = []
-    for path in sorted((stages.project_root() / "experiments").glob("*.yaml")):
+    for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
         waiting = [yaml.safe_load(path.read_text())]
         while waiting:
             settings = waiting.pop()
@@ -313,11 +313,11 @@ def browser():
 
 def git():
     """Whether runs will say which commit made them."""
-    from wsss.lab import stages
+    from wsss.lab import paths
 
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot say which commit made them: install git"
-    command = ["git", "-C", str(stages.project_root()), "rev-parse", "--short", "HEAD"]
+    command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         return NOTE, "not a git repository, so runs cannot say what made them: clone it with git"

@@ -11,7 +11,7 @@ FORMATS = ("coco", "labelme", "cvat")
 def _label(arguments):
     from wsss import models
     from wsss.apply import find_networks, label_photos
-    from wsss.io import artifacts  # slow to import
+    from wsss.io import atomic  # slow to import
     from wsss.lab import plan
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
@@ -34,7 +34,7 @@ def _label(arguments):
         **method.maps,
         walk=method.walk,
     )
-    making = {"cam": artifacts.digest(method.cam), "affinity": artifacts.digest(method.affinity)}
+    making = {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
     making |= {"strides": method.strides, "maps": method.maps, "walk": method.walk}
     making |= {"long": dataset.long_side}
     untagged = len(dataset.photos) - len(dataset.labelled())
@@ -47,7 +47,7 @@ def _predict(arguments):
     from wsss import models
     from wsss.apply import find_networks, label_photos
     from wsss.crf import CrfParams
-    from wsss.io import artifacts  # slow to import
+    from wsss.io import atomic  # slow to import
 
     file = find_networks.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
@@ -60,7 +60,7 @@ def _predict(arguments):
         flip=arguments.flip,
         crf=CrfParams() if arguments.crf else None,
     )
-    making = {"network": artifacts.digest(file), "scales": job.scales, "flip": job.flip}
+    making = {"network": atomic.digest(file), "scales": job.scales, "flip": job.flip}
     making |= {"crf": job.crf, "long": dataset.long_side}
     return _run(arguments, job, list(dataset.photos), making, [])
 

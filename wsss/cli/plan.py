@@ -10,13 +10,13 @@ def _plan(arguments):
 
     from wsss import datasets
     from wsss.cost import forecast  # slow to import
-    from wsss.lab import plan, stages
+    from wsss.lab import paths, plan
     from wsss.runtime.devices import cores
 
     experiment = plan.read_experiment(arguments.experiment)
     planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides))
     place = planned[0].values
-    data = datasets.open(place["dataset"], stages.from_root(place["data_root"]))
+    data = datasets.open(place["dataset"], paths.from_root(place["data_root"]))
     asked = forecast.Asked(
         arguments.photos or forecast.trained_on(planned, data),
         arguments.classes or len(data.classes),

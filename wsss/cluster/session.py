@@ -2,7 +2,7 @@
 extra ``wsss[cluster]``.
 
 Machines need the same wsss, and either the folders of data and of outputs at the same paths or a
-``wsss.mirror`` of them.
+``wsss.io.mirror`` of them.
 """
 
 import logging
@@ -18,7 +18,7 @@ import ray
 import wsss
 from wsss.errors import InputError, reason
 from wsss.io import mirror as io_mirror
-from wsss.lab import stages
+from wsss.lab import paths as lab_paths
 from wsss.runtime.engine import ray_address
 
 ANSWER = 10  # seconds that a cluster has to answer
@@ -54,7 +54,7 @@ class Asker(NamedTuple):
 @contextmanager
 def asker():
     """This machine's ``Asker``, for as long as the block lasts."""
-    root = stages.outputs_root()
+    root = lab_paths.outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     mark = root / f".seen-{uuid.uuid4().hex}"
     mark.touch()

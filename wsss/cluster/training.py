@@ -31,8 +31,8 @@ SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 def launch(function, *arguments, processes, **callbacks):
-    """What ``wsss.launch.launch`` does, on so many workers of the cluster: on a GPU each where it
-    has any, else with as many CPUs each as all can have.
+    """What ``train.parallel.launch`` does, on workers of the cluster: a GPU each where it has any,
+    else as many CPUs each as all can have.
 
     Raises:
         InputError: the cluster is too small, or one of its machines has another wsss or other

@@ -11,7 +11,7 @@ import torch
 
 from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.lab import stages
+from wsss.lab import paths
 
 MIB = 2**20
 BLOCK = 4096  # bytes that a file system hands out at once
@@ -37,7 +37,7 @@ def needed(planned):
     for item in planned:
         if item.done:
             continue
-        place = item.values["dataset"], stages.from_root(item.values["data_root"])
+        place = item.values["dataset"], paths.from_root(item.values["data_root"])
         if place not in opened:
             opened[place] = datasets.open(*place)
         there, data = taken(files_of(item.folder)), opened[place]
@@ -130,7 +130,7 @@ def joined_bytes(values, planned, classes):
         return 0
     total = 0
     for name in ("train_segmentation", "train_affinity"):
-        folder = stages.from_root(values[f"{name}_run"])
+        folder = paths.from_root(values[f"{name}_run"])
         written = folder / "weights.pt"
         if written.exists():
             total += written.stat().st_size

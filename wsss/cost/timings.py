@@ -13,7 +13,7 @@ from wsss import datasets, models
 from wsss.cost import disk_space
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
-from wsss.lab import stages
+from wsss.lab import lineage, paths, results
 from wsss.lab.record import journal
 from wsss.lab.run.notebook import seconds_of
 from wsss.photos import evaluation, map_photos
@@ -24,7 +24,7 @@ from wsss.train import losses
 FREE = (
     *disk_space.LISTS,
     *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
-    *("seed", "epochs", "members", *stages.IRRELEVANT),
+    *("seed", "epochs", "members", *lineage.IRRELEVANT),
 )
 ALIKE = 0.05  # by which the pixels of typical photos may differ
 GROW = ("train_segmentation", "evaluate")  # with the classes of all photos, not of each
@@ -75,8 +75,8 @@ def find(planned, data):
     opened, wanted, found = {}, _pixels(data), {}
     for item in planned:
         found[item.name] = []
-        for marker in sorted(item.folder.parent.glob(f"*/{stages.COMPLETE}")):
-            record = stages.completion(marker.parent)
+        for marker in sorted(item.folder.parent.glob(f"*/{results.COMPLETE}")):
+            record = results.completion(marker.parent)
             theirs = record["parameters"] if record else {}
             if not _same(theirs, item.values):
                 continue
@@ -102,7 +102,7 @@ def _same(theirs, ours):
 
 def _opened(name, root):
     """A dataset as it is now, its digest and the pixels of a typical photo; of none, no digest."""
-    root = stages.from_root(root)
+    root = paths.from_root(root)
     with suppress(InputError, OSError):
         if root.exists():  # a built-in one would be made
             data = datasets.open(name, root)
@@ -166,7 +166,7 @@ def _worked(folder):
     it, but for the one that starts: by papermill's account.
     """
     work = rest = 0.0
-    for cell in json.loads((folder / stages.NOTEBOOK).read_text())["cells"]:
+    for cell in json.loads((folder / results.NOTEBOOK).read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code" or START in source:
             continue

@@ -20,7 +20,7 @@ from wsss.crf import DenseCRF
 from wsss.errors import InputError
 from wsss.explore.one_cell import walker_ends
 from wsss.geometry import upsample
-from wsss.lab import stages
+from wsss.lab import lineage, paths
 from wsss.metrics import ConfusionMatrix
 from wsss.photos.map_photos import ready
 from wsss.synthesis import AFFINITY_STRIDE, boundaries, label_map, walk_scores
@@ -49,11 +49,11 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
         try:
-            found[name] = stages.from_root(given) if given else stages.latest(name, dataset)
+            found[name] = paths.from_root(given) if given else lineage.latest(name, dataset)
         except InputError:
             experiment = dataset if dataset == "shapes" else "YOURS"
             raise InputError(
-                f"no trained networks yet: {stages.outputs_root()} holds no completed {name} on "
+                f"no trained networks yet: {paths.outputs_root()} holds no completed {name} on "
                 f"dataset '{dataset}'; run first: wsss run experiments/{experiment}.yaml --until "
                 "train_affinity"
             ) from None

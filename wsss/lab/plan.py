@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss import datasets
 from wsss.errors import InputError
 from wsss.io import safe_yaml
-from wsss.lab import stages
+from wsss.lab import paths, results, stages
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
@@ -42,7 +42,7 @@ def read_experiment(path):
     """
     if not Path(path).is_file():
         have = ", ".join(
-            sorted(p.name for p in (stages.project_root() / "experiments").glob("*.yaml"))
+            sorted(p.name for p in (paths.project_root() / "experiments").glob("*.yaml"))
         )
         raise InputError(f"{path}: no such experiment file; experiments/ has: {have}")
     experiment = safe_yaml.read(path, "an experiment")
@@ -140,14 +140,12 @@ def plan(
             values |= layer.get(name) or {}
         values = stage.resolve(values)
         if digest is None:
-            digest = datasets.open(
-                values["dataset"], stages.from_root(values["data_root"])
-            ).digest()
+            digest = datasets.open(values["dataset"], paths.from_root(values["data_root"])).digest()
         upstream, changes = {}, {"smoke": True} if smoke else {}
         for parameter, other in stages.upstream_of(stage, chain, values).items():
             if values[parameter]:  # results of some other experiment, named by their folder
-                folder = stages.from_root(values[parameter])
-                record = stages.completed_in(folder, f"{name}.{parameter}")
+                folder = paths.from_root(values[parameter])
+                record = results.completed_in(folder, f"{name}.{parameter}")
                 upstream[other] = record["fingerprint"]
             elif other in planned:
                 upstream[other] = planned[other].fingerprint
@@ -161,11 +159,11 @@ def plan(
         changes |= {f"common.{k}": v for k, v in everywhere.items() if k in stage.parameters}
         changes |= {f"{name}.{key}": value for key, value in (overrides.get(name) or {}).items()}
         fingerprint = stage.fingerprint(values, upstream, digest)
-        folder = stages.stage_folder(name, fingerprint)
+        folder = paths.stage_folder(name, fingerprint)
         forced = forced or (force and start in (None, name)) or (force and only == name)
         again = forced and only in (None, name)
-        damage = stages.damage(folder)
-        done = not again and not damage and stages.completion(folder) is not None
+        damage = results.damage(folder)
+        done = not again and not damage and results.completion(folder) is not None
         planned[name] = Planned(stage, values, fingerprint, folder, done, changes, again, damage)
     if only:
         missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
@@ -202,13 +200,13 @@ def dry_run(planned):
             for name, value in item.values.items()
             if value != item.stage.parameters[name].default
         ]
-        notebook = item.stage.path.relative_to(stages.project_root())
+        notebook = item.stage.path.relative_to(paths.project_root())
         lines.append(
             " ".join(
                 [
                     "papermill",
                     str(notebook),
-                    str(item.folder / stages.NOTEBOOK),
+                    str(item.folder / results.NOTEBOOK),
                     *given,
                 ]
             )

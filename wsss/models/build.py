@@ -3,7 +3,7 @@
 """
 
 from wsss.errors import InputError
-from wsss.lab.stages import from_root
+from wsss.lab.paths import from_root
 from wsss.models.backbones.catalogue import TRUNKS, build_trunk
 from wsss.models.heads import (
     AffinityNetwork,

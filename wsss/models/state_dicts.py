@@ -10,7 +10,8 @@ import torch
 from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError, reason
-from wsss.io.artifacts import atomic, is_whole
+from wsss.io import atomic
+from wsss.io.atomic import is_whole
 from wsss.models.imported.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
@@ -136,7 +137,7 @@ def save_state(module, path, *, description=None):
             tensors alone.
     """
     state = module if isinstance(module, dict) else module.state_dict()
-    with atomic(path) as partial:
+    with atomic.write(path) as partial:
         torch.save({"description": description, "state": state} if description else state, partial)
 
 

@@ -13,7 +13,7 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import IGNORE, Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.metrics import Confusions, ThresholdSweep
 from wsss.models import WalkedNetwork
 from wsss.runtime.devices import as_batch, autocast
@@ -152,7 +152,7 @@ class SegmentJob:
         return Path(self.folder) / f"{id}.png"
 
     def done(self, id):
-        return artifacts.is_whole(self.path(id))
+        return atomic.is_whole(self.path(id))
 
     def forward(self, id):
         return (

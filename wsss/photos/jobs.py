@@ -9,7 +9,7 @@ from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.synthesis import Walk, alpha_marginals, crf_scores, decide, label_map, walk_scores
 
 
@@ -28,7 +28,7 @@ class CamJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return artifacts.is_whole(self.path(id))
+        return atomic.is_whole(self.path(id))
 
     def forward(self, id):
         classes = self.dataset.labels(id)
@@ -66,7 +66,7 @@ class AffinityLabelJob:
 
     def done(self, id):
         paths = [self.path(id)] + ([self.marginals / f"{id}.npz"] if self.marginals else [])
-        return all(artifacts.is_whole(path) for path in paths)
+        return all(atomic.is_whole(path) for path in paths)
 
     def forward(self, id):
         return artifacts.load_cams(Path(self.cams) / f"{id}.npz")
@@ -101,7 +101,7 @@ class WalkJob:
         return Path(self.folder) / kind / f"{id}.png"
 
     def done(self, id):
-        return all(artifacts.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
+        return all(atomic.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
 
     def forward(self, id):
         classes, cams = artifacts.load_cams(Path(self.cams) / f"{id}.npz")

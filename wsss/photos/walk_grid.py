@@ -22,8 +22,8 @@ from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, mirror
-from wsss.lab import stages
+from wsss.io import artifacts, atomic, mirror
+from wsss.lab import paths, results
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation
 from wsss.photos.map_photos import infer
@@ -63,18 +63,18 @@ class WalkSweepJob:
         return Path(self.folder) / f"{id}.npz"
 
     def done(self, id):
-        return artifacts.is_whole(self.path(id))
+        return atomic.is_whole(self.path(id))
 
     def _affinity(self, id):
         """Affinities (K, h, w) of a photo, and its size."""
         path = Path(self.affinities) / f"{id}.npz"
-        if artifacts.is_whole(path):
+        if atomic.is_whole(path):
             kept = _load(path)
             affinity = torch.from_numpy(kept["affinity"]).to(pick_device())
             return affinity, tuple(kept["size"].tolist())
         image = self.dataset.image(id)
         affinity = self.walk.affinities(self.network, image)
-        with artifacts.atomic(path) as partial, partial.open("wb") as file:
+        with atomic.write(path) as partial, partial.open("wb") as file:
             np.savez(file, affinity=affinity.cpu().numpy(), size=image.shape[:2])
         return affinity, image.shape[:2]
 
@@ -92,7 +92,7 @@ class WalkSweepJob:
                 f"{target.shape[1]}x{target.shape[0]}; replace the mask"
             )
         targets, counts = count(scores, target, len(classes))
-        with artifacts.atomic(self.path(id)) as partial, partial.open("wb") as file:
+        with atomic.write(self.path(id)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
 
 
@@ -183,7 +183,7 @@ def compare(values, combinations):
     Raises:
         InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
-    data = datasets.open(values["dataset"], stages.from_root(values["data_root"]))
+    data = datasets.open(values["dataset"], paths.from_root(values["data_root"]))
     lists = evaluation.scored_lists(
         data, values["score_split"], tuning_photos=values["tuning_photos"]
     )
@@ -194,7 +194,7 @@ def compare(values, combinations):
         )
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
     inputs = {
-        name: stages.from_root(values[f"{name}_run"]) for name in ("infer_cam", "train_affinity")
+        name: paths.from_root(values[f"{name}_run"]) for name in ("infer_cam", "train_affinity")
     }
     names = ("output_stride", "reduction", "radius", "border_pairs", "flip")
     affinity_key = [data.digest(), _origin(inputs["train_affinity"]), [values[n] for n in names]]
@@ -239,13 +239,13 @@ def _miou(counts):
 
 def _origin(folder):
     """Which run of a stage its files are of: one that was forced again ended later."""
-    record = stages.completion(folder)
+    record = results.completion(folder)
     return [record["fingerprint"], record["ended"]]
 
 
 def _folder(kind, key):
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=6).hexdigest()
-    return stages.outputs_root() / kind / digest
+    return paths.outputs_root() / kind / digest
 
 
 def _load(path):

@@ -5,7 +5,7 @@ import statistics
 import pandas as pd
 
 from wsss.errors import InputError
-from wsss.lab import stages
+from wsss.lab import lineage, paths, results, stages
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
 
@@ -32,7 +32,7 @@ def protocol(parameters):
 
 def backbone(record):
     """The segmentation network's backbone, from the record of an evaluate stage."""
-    trained = stages.upstream(record, "train_segmentation")
+    trained = lineage.upstream(record, "train_segmentation")
     return trained["parameters"]["backbone"] if trained else "unknown backbone"
 
 
@@ -48,7 +48,7 @@ def check_lineage(inputs):
     """
     used = {}
     for name, folder in inputs.items():
-        for stage, fingerprint, record in _chain(stages.completion(folder)):
+        for stage, fingerprint, record in _chain(results.completion(folder)):
             other, before = used.setdefault(stage, (name, fingerprint))
             if before != fingerprint:
                 raise InputError(
@@ -70,7 +70,7 @@ def _chain(record):
     """
     yield record["stage"], record["fingerprint"], record
     for name, fingerprint in record["inputs"].items():
-        above = stages.upstream(record, name)
+        above = lineage.upstream(record, name)
         if above:
             yield from _chain(above)
         else:
@@ -111,16 +111,16 @@ def chain_folders(inputs):
     """
     found = {}
     for folder in inputs.values():
-        for stage, fingerprint, record in _chain(stages.completion(folder)):
+        for stage, fingerprint, record in _chain(results.completion(folder)):
             if record:
-                found[stage] = stages.stage_folder(stage, fingerprint)
+                found[stage] = paths.stage_folder(stage, fingerprint)
     found |= inputs
     return [found[name] for name in stages.read_stages() if name in found]
 
 
 def _over_seeds(folder, metric):
     """A figure of a stage, or its mean and spread over the runs that differ in seeds alone."""
-    records = [stages.completion(sibling) for sibling in stages.siblings(folder)]
+    records = [results.completion(sibling) for sibling in lineage.siblings(folder)]
     values = [record["metrics"][metric] for record in records if metric in record["metrics"]]
     if not values:
         return ""

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import artifacts, atomic
+from wsss.lab import lineage, results
 from wsss.lab.record import finished_runs
 from wsss.report.experiment import markdown_table
 
@@ -115,7 +115,7 @@ def scores(inputs):
     found = {}
     for title, (stage, name) in steps.items():
         confusions = []
-        for folder in stages.siblings(inputs[stage]):
+        for folder in lineage.siblings(inputs[stage]):
             try:
                 run = finished_runs.completed(folder)
                 counted = artifacts.load_confusions(folder / "confusions" / f"{name}.npz")
@@ -126,7 +126,7 @@ def scores(inputs):
                 continue
             confusions.append((run.run_id, counted))
         found[title] = score(confusions)
-    if stages.completion(inputs["random_walk"])["parameters"]["crf_steps"] == 0:
+    if results.completion(inputs["random_walk"])["parameters"]["crf_steps"] == 0:
         del found["CAM+RW+dCRF"]
     return found
 
@@ -144,7 +144,7 @@ def paper(found, *, backbone, classes, score_on, val_on):
         dict of ``table1`` to ``table4`` to a frame; columns ``mark`` (*seen*, *recalled* or *ours*)
         and ``runs`` (MLflow run ids) say where each row comes from.
     """
-    published = json.loads(resources.files("wsss").joinpath("published.json").read_text())
+    published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
     network, row = found["network"], f"ours, {backbone}"
     labels = [
         {
@@ -231,7 +231,7 @@ def write(tables, folder):
         }
         for suffix, text in texts.items():
             path = folder / f"{name}{suffix}"
-            with artifacts.atomic(path) as partial:
+            with atomic.write(path) as partial:
                 partial.write_text(text)
             paths.append(path)
     return paths

@@ -17,7 +17,7 @@ def choose(engine, address=None, mirrored=None):
         engine: one of ``ENGINES``.
         address: of the cluster, as ``ray.init`` takes it; None takes the one that this machine is
             part of.
-        mirrored: the address of the cluster's files (``wsss.mirror``); None is for machines that
+        mirrored: the address of the cluster's files (``wsss.io.mirror``); None is for machines that
             see the same folders.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wsss.io import artifacts, mirror
+from wsss.io import atomic, mirror
 
 
 def previous(path):
@@ -27,7 +27,7 @@ def save(path, content):
     """
     check_finite(content["network"])
     here = mirror.place(path)
-    with artifacts.atomic(path) as partial:
+    with atomic.write(path) as partial:
         torch.save(content, partial)
         if here.exists():
             os.replace(here, previous(here))
@@ -39,7 +39,7 @@ def newest(path, device):
     A damaged one is removed, or the next ``save`` would put it in the place of the whole one.
     """
     for candidate in map(mirror.local, (path, previous(path))):
-        if artifacts.is_whole(candidate):
+        if atomic.is_whole(candidate):
             return torch.load(candidate, map_location=device, weights_only=True)
         candidate.unlink(missing_ok=True)
     return None

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import atomic
 from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory
 from wsss.runtime.processes import end_with_parent
 from wsss.runtime.progress import progress
@@ -292,7 +292,7 @@ def fit_members(
     for member in range(members):
         path = Path(folder) / f"member_{member}.pt"
         counted_on = partial(_count_on, on_epoch, member * schedule.epochs)
-        if artifacts.is_whole(path):
+        if atomic.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
                 counted_on(epoch, metrics)
@@ -310,7 +310,7 @@ def fit_members(
                 mix=mix,
             )
             found = {"network": network.state_dict(), "history": epochs}
-            with artifacts.atomic(path) as unfinished:
+            with atomic.write(path) as unfinished:
                 torch.save(found, unfinished)
         history += found["history"]
         for name, tensor in found["network"].items():

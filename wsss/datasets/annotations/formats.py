@@ -17,7 +17,7 @@ from wsss.datasets.photos import photo_size, read_png
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import IGNORE, read_mask
 from wsss.errors import InputError, reason
-from wsss.io.artifacts import atomic
+from wsss.io import atomic
 from wsss.io.text import read_text
 from wsss.runtime.progress import progress
 
@@ -124,7 +124,7 @@ def write_cvat(folder, out, ids, classes, photo):
         picture = Image.fromarray(cvat.colours(_enlarged(folder, id, classes, photo)))
         # without objects, CVAT would take background for one
         for kind in ("SegmentationClass", "SegmentationObject"):
-            with atomic(out / kind / f"{id}.png") as partial:
+            with atomic.write(out / kind / f"{id}.png") as partial:
                 picture.save(partial, format="PNG")
     _write_text(
         out / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{id}\n" for id in ids)
@@ -234,5 +234,5 @@ def _write_json(path, content):
 
 
 def _write_text(path, text):
-    with atomic(path) as partial:
+    with atomic.write(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -6,7 +6,8 @@ from PIL import Image
 
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
-from wsss.io.artifacts import atomic, save_labels
+from wsss.io import atomic
+from wsss.io.artifacts import save_labels
 from wsss.runtime.progress import progress
 
 
@@ -75,10 +76,10 @@ def _copy(kit, id, target, long_side):
     if masked:
         labels = Image.fromarray(kit.mask(id)).resize(size, Image.Resampling.NEAREST)
         save_labels(mask, labels)
-    with atomic(photo) as partial:  # after the mask: a photo that is there is done
+    with atomic.write(photo) as partial:  # after the mask: a photo that is there is done
         image.resize(size, Image.Resampling.BICUBIC).save(partial, format="JPEG", quality=95)
 
 
 def _write(path, lines):
-    with atomic(path) as partial:
+    with atomic.write(path) as partial:
         partial.write_text("\n".join(lines) + "\n")

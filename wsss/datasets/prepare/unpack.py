@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from wsss.errors import InputError
-from wsss.io.artifacts import atomic
+from wsss.io import atomic
 from wsss.runtime.progress import progress
 
 DAMAGED = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)
@@ -192,5 +192,5 @@ def _copy(download, folder, target):
 def _write(source, path, size):
     if path.is_file() and path.stat().st_size == size:
         return
-    with atomic(path) as partial, partial.open("wb") as file:
+    with atomic.write(path) as partial, partial.open("wb") as file:
         shutil.copyfileobj(source, file, MEBIBYTE)

@@ -16,7 +16,8 @@ from wsss.datasets.prepare.matlab import read_field
 from wsss.datasets.prepare.unpack import Download, fetch
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
 from wsss.errors import InputError
-from wsss.io.artifacts import atomic, save_labels
+from wsss.io import atomic
+from wsss.io.artifacts import save_labels
 from wsss.io.byte_reader import Fault
 from wsss.io.text import read_bytes
 from wsss.runtime.progress import progress
@@ -170,7 +171,7 @@ def write_lists(devkit, boundaries, expected=EXPECTED):
                 "take VOC's and SBD's lists out of their archives again with --voc and --sbd"
             )
     if "train_aug" in lists and not path.exists():
-        with atomic(path) as partial:
+        with atomic.write(path) as partial:
             partial.write_text("\n".join(lists["train_aug"]) + "\n")
     return lists
 
@@ -254,7 +255,7 @@ def write_image_labels(devkit):
     path = devkit.root / "image_labels.csv"
     if path.exists():
         return photos
-    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic.write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "labels"])
         for id in progress(photos, "image labels"):

@@ -13,9 +13,9 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from wsss.errors import InputError, masked
-from wsss.io import artifacts
+from wsss.io import atomic
 from wsss.io.locks import lock_of, taken
-from wsss.lab import stages
+from wsss.lab import paths, results
 from wsss.lab.record import journal, mlflow_pages, mlflow_store
 
 # errors that no waiting mends
@@ -86,21 +86,21 @@ def deliver(folder):
 
 def _state(folder):
     with suppress(OSError, ValueError, KeyError, TypeError):  # none, or spoilt
-        state = json.loads((Path(folder) / journal.DELIVERED).read_text())
-        size = (Path(folder) / journal.NAME).stat().st_size
+        state = json.loads((Path(folder) / results.DELIVERED).read_text())
+        size = (Path(folder) / results.JOURNAL).stat().st_size
         return {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}
     return {"run_id": None, "offset": 0}
 
 
 def _save(folder, state):
-    artifacts.save_json(Path(folder) / journal.DELIVERED, state)
+    atomic.save_json(Path(folder) / results.DELIVERED, state)
 
 
 def _run(folder):
     """The run of a journal: the one that an interrupted delivery has made, or a new one."""
     entry = next((e for e, _ in journal.entries(folder) if e["kind"] == "run"), None)
     if entry is None:
-        raise InputError(f"{folder}: its {journal.NAME} has lost its beginning; run it again")
+        raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
     client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
     mark = f"{Path(folder).name}-{entry['time']}"
     with lock_of(folder, "run"):  # who delivers a child may make it at the same time
@@ -271,8 +271,11 @@ def outstanding():
     """The folders under ``outputs/`` whose journals are not in MLflow in full, or belong to a run
     that was cut off; the experiments' runs first.
     """
-    root = stages.outputs_root()
-    found = [*root.glob(f"*/{journal.NAME}"), *root.glob(f"*/*/{journal.NAME}")]  # bench's is flat
+    root = paths.outputs_root()
+    found = [
+        *root.glob(f"*/{results.JOURNAL}"),
+        *root.glob(f"*/*/{results.JOURNAL}"),
+    ]  # bench's is flat
     folders = [path.parent for path in sorted(found)]
     folders.sort(key=lambda folder: folder.parent.name != "runs")
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
@@ -280,7 +283,7 @@ def outstanding():
 
 def _end_for(folder):
     """End a run whose process is gone: as FINISHED where only the driver did not live to say so."""
-    if stages.completion(folder) and not stages.damage(folder):
+    if results.completion(folder) and not results.damage(folder):
         journal.Journal(folder).end("FINISHED")
     else:
         reason = "its process was killed, or the machine went down"

@@ -7,7 +7,7 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from wsss.errors import InputError, masked
-from wsss.lab import stages
+from wsss.lab import results
 from wsss.lab.record import delivery, mlflow_store
 
 
@@ -27,7 +27,7 @@ def completed(folder):
     Raises:
         InputError: no completed stage there, or its run is not FINISHED in MLflow.
     """
-    record = stages.completion(folder)
+    record = results.completion(folder)
     if record is None:
         raise InputError(f"{folder}: no completed stage here; run it first")
     with suppress(delivery.Away):  # told by what follows
@@ -37,8 +37,8 @@ def completed(folder):
     if not run or delivery.waiting(folder):
         raise InputError(
             masked(
-                f"{folder}: its record is not in {mlflow_store.tracking_uri()} yet; start the server, or "
-                "set MLFLOW_TRACKING_URI to where it is, and give the same command again"
+                f"{folder}: its record is not in {mlflow_store.tracking_uri()} yet; start the "
+                "server, or set MLFLOW_TRACKING_URI to where it is, and give the same command again"
             )
         )
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):

@@ -7,10 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from wsss.io import artifacts
+from wsss.io import atomic
+from wsss.lab import results
 
-NAME = "record.jsonl"
-DELIVERED = "delivered.json"  # beside it: the run in MLflow, and how far it is carried there
 STATES = ("run", "again", "end")  # kinds of entries that tell whether a run is at work
 
 
@@ -19,7 +18,7 @@ def entries(folder, offset=0):
     readable: a line that was cut or is no JSON, as a loss of power may leave, is passed over.
     """
     try:
-        with (Path(folder) / NAME).open("rb") as file:
+        with (Path(folder) / results.JOURNAL).open("rb") as file:
             file.seek(offset)
             for line in iter(file.readline, b""):
                 if line.endswith(b"\n"):
@@ -71,9 +70,9 @@ class Journal:
     def __init__(self, folder, *, fresh=False):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / NAME
+        self.path = self.folder / results.JOURNAL
         if fresh:
-            for name in (NAME, DELIVERED):
+            for name in (results.JOURNAL, results.DELIVERED):
                 (self.folder / name).unlink(missing_ok=True)
         self._time, self._known, self._metrics, self._tags = 0, set(), {}, {}
         for entry, _ in entries(self.folder):
@@ -138,7 +137,7 @@ class Journal:
             kind,
             path=path.relative_to(self.folder).as_posix(),
             to=to,
-            digest=artifacts.digest(path),
+            digest=atomic.digest(path),
             **more,
         )
 

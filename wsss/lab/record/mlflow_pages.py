@@ -5,7 +5,7 @@ first, a description with the scores, and a view of the runs table with those fi
 import json
 import time
 
-from wsss.lab import stages
+from wsss.lab import lineage
 from wsss.lab.record import mlflow_store
 
 # A stage's figure to the name that the experiment's run shows it by: the column picker and the
@@ -36,7 +36,7 @@ def title(changes):
     told = {
         name: value
         for name, value in changes.items()
-        if name.rpartition(".")[2] not in stages.IRRELEVANT
+        if name.rpartition(".")[2] not in lineage.IRRELEVANT
     }
     short = [name.rpartition(".")[2] for name in told]
     parts = []

@@ -17,9 +17,9 @@ import mlflow
 from mlflow.tracking import MlflowClient
 
 from wsss.errors import InputError, masked
-from wsss.io import artifacts as io_artifacts
+from wsss.io import atomic
 from wsss.io.locks import lock_of
-from wsss.lab import stages
+from wsss.lab import paths
 
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 
@@ -29,7 +29,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 def tracking_uri():
     """Where runs are recorded: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{stages.project_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{paths.project_root() / 'mlflow.db'}"
 
 
 def client():
@@ -61,7 +61,7 @@ def _create(database):
             leftover.unlink()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow to import
 
-        with io_artifacts.atomic(database) as partial:
+        with atomic.write(database) as partial:
             SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts_beside(database)).engine.dispose()
 
 

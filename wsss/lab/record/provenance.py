@@ -9,8 +9,8 @@ from importlib import metadata
 import torch
 
 from wsss.errors import masked
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import paths
 from wsss.runtime.devices import cores
 
 SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
@@ -19,7 +19,7 @@ SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGN
 def _git(*arguments):
     """What git says in the repository, or nothing where there is none."""
     try:
-        command = ["git", "-C", str(stages.project_root()), *arguments]
+        command = ["git", "-C", str(paths.project_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
         return ""
@@ -75,7 +75,7 @@ def write(folder):
         if not text:  # nor any of an earlier attempt
             (folder / name).unlink(missing_ok=True)
         else:
-            with artifacts.atomic(folder / name) as partial:
+            with atomic.write(folder / name) as partial:
                 partial.write_text(text + "\n")
             written.append(folder / name)
     return written

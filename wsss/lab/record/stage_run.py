@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import artifacts, atomic
 from wsss.io.locks import lock_of, taken
-from wsss.lab import stages
+from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
 from wsss.lab.record.journal import Journal
 from wsss.runtime.devices import peak_memory
@@ -62,8 +62,8 @@ class StageRun:
                 f"{folder}: another process works on the same {name}; wait for it or stop it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        artifacts.sweep_partials(self.folder)
-        (self.folder / stages.COMPLETE).unlink(missing_ok=True)
+        atomic.sweep_partials(self.folder)
+        (self.folder / results.COMPLETE).unlink(missing_ok=True)
         self.journal = Journal(self.folder)
         if self._owned:
             self.journal.begin("notebooks", name, {"wsss.stage": name} | provenance.tags())
@@ -80,7 +80,7 @@ class StageRun:
     def log_figure(self, figure, name):
         """Log a matplotlib figure as ``figures/<name>.png``, and keep it in the stage's folder."""
         path = self.folder / "figures" / f"{name}.png"
-        with artifacts.atomic(path) as partial:
+        with atomic.write(path) as partial:
             figure.savefig(partial, format="png", bbox_inches="tight", dpi=110)
         self.log_file(path, "figures")
 
@@ -91,7 +91,7 @@ class StageRun:
         for id, image in images.items():
             key = gallery_key(id)
             path = self.folder / f"{key}.png"
-            with artifacts.atomic(path) as partial:
+            with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
             self.journal.file(path, kind="image", key=key)
         self._carry()
@@ -104,7 +104,7 @@ class StageRun:
     def log_table(self, frame, name):
         """Log a pandas table that the MLflow UI shows, as ``<name>.json``."""
         path = self.folder / "tables" / f"{name}.json"
-        with artifacts.atomic(path) as partial:
+        with atomic.write(path) as partial:
             frame.to_json(partial, orient="split", index=False, date_format="iso")
         self.journal.file(path, kind="table")
         self._carry()
@@ -131,13 +131,13 @@ class StageRun:
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
             "data_digest": self.data_digest,
             "metrics": metrics,
-            "manifest": {folder: artifacts.manifest(self.folder / folder) for folder in folders},
-            "inventory": stages.inventory(self.folder),
+            "manifest": {folder: atomic.manifest(self.folder / folder) for folder in folders},
+            "inventory": results.inventory(self.folder),
             "memory": peak_memory(),
-            "ended": max(time.time(), stages.last_ended(self.name) + 0.001),
+            "ended": max(time.time(), lineage.last_ended(self.name) + 0.001),
         }
-        artifacts.save_json(self.folder / stages.COMPLETE, record)
-        self.journal.file(self.folder / stages.COMPLETE)
+        atomic.save_json(self.folder / results.COMPLETE, record)
+        self.journal.file(self.folder / results.COMPLETE)
         self._tag({"complete": "true"})
         if self._owned:
             self.journal.end("FINISHED")
@@ -158,7 +158,7 @@ class StageRun:
             delivery.deliver(self.folder)
         except delivery.Away as fault:
             self._asked = time.monotonic() + PAUSE
-            if stages.completion(self.folder):
+            if results.completion(self.folder):
                 print(
                     f"{fault}: the record waits in {self.folder}, and the next `wsss run` "
                     "delivers it"
@@ -186,8 +186,8 @@ def start(name, namespace, dataset):
     inputs, upstream = Inputs(), {}
     for parameter, other in stages.upstream_of(stage, chain, values).items():
         given = values[parameter]
-        folder = stages.from_root(given) if given else stages.latest(other, values["dataset"])
-        record = stages.completed_in(folder, f"{name}.{parameter}")
+        folder = paths.from_root(given) if given else lineage.latest(other, values["dataset"])
+        record = results.completed_in(folder, f"{name}.{parameter}")
         inputs[other], upstream[other] = folder, record["fingerprint"]
     digest = dataset.digest()
     fingerprint = stage.fingerprint(values, upstream, digest)
@@ -195,7 +195,7 @@ def start(name, namespace, dataset):
         name,
         values,
         inputs,
-        stages.stage_folder(name, fingerprint),
+        paths.stage_folder(name, fingerprint),
         fingerprint,
         digest,
     )

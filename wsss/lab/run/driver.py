@@ -10,7 +10,7 @@ from wsss import models
 from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.io.locks import lock_of, taken
-from wsss.lab import stages
+from wsss.lab import paths, results
 from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
@@ -46,7 +46,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
     _check_weights(todo)
-    disk_space.check(planned, stages.outputs_root())
+    disk_space.check(planned, paths.outputs_root())
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")
@@ -55,7 +55,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
-    folder = stages.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
+    folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
     with lock_of(folder, "driver"), delivery.Courier(say) as courier:
         parent = Journal(folder)
         parent.begin(
@@ -104,7 +104,7 @@ def _run_stages(name, planned, parent, courier, say, lane):
                             written.append(pages.submit(keep_notebook, item.folder))
             courier.carry(item.folder)
             parent.add("stage", name=item.name, folder=str(item.folder))
-            final = stages.completion(item.folder)["metrics"]
+            final = results.completion(item.folder)["metrics"]
             told = final | {"seconds": seconds_of(item.folder)}
             parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
             first = mlflow_pages.headlines(final)
@@ -125,7 +125,7 @@ def _alone(item, label, lane, say):
         while not taken(lock, 1):
             lane.check()
     try:
-        yield not (waited and stages.completion(item.folder) and not stages.damage(item.folder))
+        yield not (waited and results.completion(item.folder) and not results.damage(item.folder))
     finally:
         lock.release()
 
@@ -137,12 +137,12 @@ def _check_weights(todo):
     for item in todo:
         given = item.values.get("checkpoint") or item.values.get("weights", "")
         if given not in ("", "download"):
-            models.expect_file(stages.from_root(given))
+            models.expect_file(paths.from_root(given))
 
 
 def _check_outputs():
     """Refuse an output folder that cannot be written, before anything starts."""
-    root = stages.outputs_root()
+    root = paths.outputs_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=root, prefix=".writable-"):

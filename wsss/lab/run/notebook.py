@@ -9,8 +9,8 @@ import time
 from contextlib import nullcontext, suppress
 
 from wsss.errors import InputError
-from wsss.io import artifacts
-from wsss.lab import stages
+from wsss.io import atomic
+from wsss.lab import paths, results
 from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.resources import Share
@@ -100,8 +100,8 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
     journal.begin(experiment, name, tags | provenance.tags(share.count), parent=parent)
     courier.carry(item.folder)
     before = seconds_of(item.folder)
-    parameters, notebook = item.folder / "parameters.json", item.folder / stages.NOTEBOOK
-    artifacts.save_json(parameters, item.values)
+    parameters, notebook = item.folder / "parameters.json", item.folder / results.NOTEBOOK
+    atomic.save_json(parameters, item.values)
     watched, log = item.folder / ".progress", item.folder / "papermill.log"
     environment = (
         ALLOCATOR
@@ -124,7 +124,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                cwd=stages.project_root(),
+                cwd=paths.project_root(),
             )
             try:
                 _watch(process, watched, label, courier, lane)
@@ -141,7 +141,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
         seconds = before + time.monotonic() - began
         watched.unlink(missing_ok=True)
         with suppress(OSError) if status != "FINISHED" else nullcontext():  # such as a full disk
-            artifacts.save_json(item.folder / "run.json", {"seconds": seconds})
+            atomic.save_json(item.folder / "run.json", {"seconds": seconds})
             if status == "FINISHED":
                 journal = Journal(item.folder)  # anew: the notebook has added to it
                 journal.metrics({"seconds": seconds})
@@ -153,17 +153,17 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
             f"{item.name} failed: {error[0]}: {error[1]}; see {notebook} and {log}; the same "
             "command goes on from here"
         )
-    metrics = stages.completion(item.folder)["metrics"]
+    metrics = results.completion(item.folder)["metrics"]
     figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
     say(f"{label}: done in {seconds:.0f} s  {figures}")
 
 
 def _is_complete(item, code):
     """Whether a stage whose process ended with ``code`` has left all that the next run reuses."""
-    record = stages.completion(item.folder)
+    record = results.completion(item.folder)
     if not record or record["fingerprint"] != item.fingerprint:
         return False
-    return code == 0 or not stages.damage(item.folder)
+    return code == 0 or not results.damage(item.folder)
 
 
 def seconds_of(folder):
@@ -216,14 +216,14 @@ def keep_notebook(folder):
     import nbformat
     from nbconvert import HTMLExporter
 
-    notebook = folder / stages.NOTEBOOK
+    notebook = folder / results.NOTEBOOK
     if not notebook.exists():
         return
     try:
         html, _ = HTMLExporter().from_filename(str(notebook))
     except (ValueError, nbformat.ValidationError):
         return  # papermill was killed while it wrote it
-    with artifacts.atomic(notebook.with_suffix(".html")) as partial:
+    with atomic.write(notebook.with_suffix(".html")) as partial:
         partial.write_text(html)
     journal = Journal(folder)
     for path in (notebook, notebook.with_suffix(".html")):

@@ -10,7 +10,7 @@ import torch
 
 from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.lab import plan, stages
+from wsss.lab import paths, plan, results, stages
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import run_stage
 
@@ -33,15 +33,15 @@ def reproduce(source, *, say=print):
         StageFailed: it did not complete this time.
     """
     folder = find(source)
-    record = stages.completed_in(folder, str(source))
+    record = results.completed_in(folder, str(source))
     item, reasons = _planned(folder, record)
     say(f"{item.name} of {folder}")
     for reason in reasons:
         say(f"differs: {reason}")
-    root = stages.outputs_root() / "reproductions" / f"{item.name}-{folder.name}"
+    root = paths.outputs_root() / "reproductions" / f"{item.name}-{folder.name}"
     shutil.rmtree(root, ignore_errors=True)
     with _elsewhere(root, record), delivery.Courier(say) as courier:
-        item.folder = stages.stage_folder(item.name, item.fingerprint)
+        item.folder = paths.stage_folder(item.name, item.fingerprint)
         label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         experiment = journal.opening(folder)[0] or "notebooks"
@@ -71,9 +71,9 @@ def find(source):
     if Path(source).is_dir():
         return Path(source).resolve()
     known = {}
-    for path in stages.outputs_root().glob(f"*/*/{journal.DELIVERED}"):
+    for path in paths.outputs_root().glob(f"*/*/{results.DELIVERED}"):
         known[delivery.run_of(path.parent)] = path.parent
-    if source in known and stages.completion(known[source]):
+    if source in known and results.completion(known[source]):
         return known[source]
     try:
         tags = mlflow_store.run_tags(str(source))
@@ -87,7 +87,7 @@ def find(source):
         )
     raise InputError(
         f"{source}: expected the folder of a completed stage, or the id of its run with its files "
-        f"under {stages.outputs_root()}; check it"
+        f"under {paths.outputs_root()}; check it"
     )
 
 
@@ -107,11 +107,11 @@ def _planned(folder, record):
         reasons.append(f"the notebook has new parameters, at their defaults: {', '.join(new)}")
     upstream = {}
     for name, fingerprint in record["inputs"].items():
-        place = stages.stage_folder(name, fingerprint).resolve()
-        upstream[name] = stages.completed_in(place, f"{folder}: {name}")["fingerprint"]
+        place = paths.stage_folder(name, fingerprint).resolve()
+        upstream[name] = results.completed_in(place, f"{folder}: {name}")["fingerprint"]
         values[f"{name}_run"] = str(place)
     values = stage.resolve(values)
-    root = stages.from_root(values["data_root"])
+    root = paths.from_root(values["data_root"])
     digest = datasets.open(values["dataset"], root).digest()
     fingerprint = stage.fingerprint(values, upstream, digest)
     if digest != record["data_digest"]:
@@ -160,8 +160,8 @@ def _text(path):
 @contextmanager
 def _elsewhere(root, record):
     """Have stages write under another folder, where those before this one seem to be too."""
-    before, real = os.environ.get("WSSS_OUTPUTS"), stages.outputs_root().resolve()
-    for path in real.glob(f"*/*/{stages.COMPLETE}"):
+    before, real = os.environ.get("WSSS_OUTPUTS"), paths.outputs_root().resolve()
+    for path in real.glob(f"*/*/{results.COMPLETE}"):
         name = path.parent.parent.name
         if name != record["stage"]:
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def compare(folder, other):
     """What differs between the results of two runs of a stage, a line each: figures to the last
     bit, bulk files by their contents, weights tensor by tensor.
     """
-    then, now = stages.completion(folder), stages.completion(other)
+    then, now = results.completion(folder), results.completion(other)
     lines = []
     for name in sorted({*then["metrics"], *now["metrics"]} - {*TIMINGS}):
         values = [record["metrics"].get(name) for record in (then, now)]

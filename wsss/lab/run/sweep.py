@@ -18,9 +18,10 @@ import pandas as pd
 
 from wsss.cost import disk_space
 from wsss.errors import InputError
-from wsss.io import artifacts
+from wsss.io import atomic
+from wsss.lab import paths, stages
 from wsss.lab import plan as lab_plan
-from wsss.lab import stages
+from wsss.lab import results as lab_results
 from wsss.lab.record import delivery, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import driver
@@ -203,7 +204,7 @@ def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **o
     plans = [plan(experiment, point, overrides, **options) for point in points]
     lanes = Lanes(plans, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for planned in plans for item in planned}
-    disk_space.check(each.values(), stages.outputs_root())
+    disk_space.check(each.values(), paths.outputs_root())
     ran = {}
 
     def work(place, lane):
@@ -293,14 +294,14 @@ def _run_walks(experiment, points, planned, say):
 def _origins(planned):
     """The digest of the data, and the fingerprints of the stages that figures are from."""
     made = {item.name: item.fingerprint for item in planned if item.name in COMPARED.values()}
-    return {"data": stages.completion(planned[-1].folder)["data_digest"]} | made
+    return {"data": lab_results.completion(planned[-1].folder)["data_digest"]} | made
 
 
 def _figures(planned):
     """The compared figures of the stages' completed runs, on every list that they tell."""
     found = {}
     for item in planned:
-        metrics = stages.completion(item.folder)["metrics"]
+        metrics = lab_results.completion(item.folder)["metrics"]
         found |= {k: v for k, v in metrics.items() if k.split("/")[0] in COMPARED}
     return found
 
@@ -335,15 +336,15 @@ def _compare(experiment, results, names, given, say, record=None):
         ).encode(),
         digest_size=6,
     ).hexdigest()
-    folder = stages.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
+    folder = paths.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown_table(table.columns, table.values.tolist())
-    with artifacts.atomic(folder / "sweep.md") as partial:
+    with atomic.write(folder / "sweep.md") as partial:
         partial.write_text(text + "\n")
-    with artifacts.atomic(folder / "sweep.csv") as partial:
+    with atomic.write(folder / "sweep.csv") as partial:
         results.to_csv(partial, index=False)
     if record:
-        artifacts.save_json(folder / "random_walk.json", record)
+        atomic.save_json(folder / "random_walk.json", record)
     if figures and names:
         last = ORDER.index(figures[-1].split("/")[0])
         told = [name for name in figures if ORDER.index(name.split("/")[0]) == last]

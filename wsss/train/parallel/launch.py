@@ -33,7 +33,7 @@ LEAVE = 30  # seconds that processes have to end once all is done; a second does
 def launch(function, *arguments, processes, **callbacks):
     """Run a function in so many processes of this machine, joined by torch.distributed: gloo on
     the processor, nccl and a GPU each where there are GPUs. One process is a plain call. Where a
-    Ray cluster was chosen (``wsss.engines``), its workers take the processes' place.
+    Ray cluster was chosen (``wsss.runtime.engine``), its workers take the processes' place.
 
     Processes are spawned, never forked, so it does not matter what this one did before. Each gets
     its copies of the arguments and its share of the cores' threads, and none outlives this one.
