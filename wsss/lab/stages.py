@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.lab import lineage, paths
+from wsss.lab import paths
 
 TYPES = {
     "int": int,
@@ -135,9 +135,9 @@ class Stage:
                 name: _contents(value) if name.endswith("_folder") and value else value
                 for name, value in values.items()
                 if name not in UNSEEN
-                and not (name.endswith("_run") and name[:-4] in lineage.upstream)
+                and not (name.endswith("_run") and name[:-4] in upstream)
             },
-            "upstream": lineage.upstream,
+            "upstream": upstream,
             "data": data_digest,
         }
         return hashlib.blake2b(
