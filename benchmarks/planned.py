@@ -14,6 +14,7 @@ import resource
 from pathlib import Path
 
 from wsss import datasets
+from wsss.cli.project import PROJECT
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
 from wsss.lab import paths, plan
@@ -43,7 +44,7 @@ def planned(root, names):
     experiment = plan.read_experiment(paths.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
     changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
-    return experiment, plan.plan(experiment, changes)
+    return experiment, plan.plan(experiment, changes, project=PROJECT)
 
 
 class Clock:
@@ -107,7 +108,7 @@ def main():
             asked = forecast.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
             forecasts = forecast.forecast(last, data, asked)
         clocks.append(Clock())
-        driver.run(experiment, last, say=clocks[-1].say)
+        driver.run(experiment, last, say=clocks[-1].say, project=PROJECT)
     found, rows = timings.find(last, data), {}
     for item, each in zip(last, forecasts, strict=True):
         largest = max(found[item.name], key=lambda measurement: measurement.photos)

@@ -43,7 +43,7 @@ from wsss.datasets.voc import read_ids, read_mask
 from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.lab import plan, results
-from wsss.lab.run import sweep
+from wsss.lab.run import grid
 
 SECONDS = 10.0  # of one file; the machine may be busy
 BYTES = 3 << 30  # of memory beyond what the process has when it starts
@@ -109,7 +109,7 @@ def _labels(path):
 def _experiment(path):
     experiment = plan.read_experiment(path)
     with contextlib.suppress(InputError):  # which names what is wrong in it
-        sweep.combinations(experiment)
+        grid.combinations(experiment)
 
 
 def _description(path):

@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.datasets import shapes
 from wsss.lab import paths, plan, results, stages
-from wsss.lab.run import sweep
+from wsss.lab.run import grid
 
 FILES = sorted((paths.project_root() / "experiments").glob("*.yaml"))
 
@@ -24,14 +25,17 @@ def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_pa
         for name in values:
             if name.endswith("_folder"):  # of files that people have
                 values[name] = str(tmp_path)
-    planned = plan.plan(experiment, smoke=smoke)
+    planned = plan.plan(experiment, smoke=smoke, project=PROJECT)
     chain = list(stages.read_stages())
     names = [item.name for item in planned]
     assert names == [name for name in chain if name in names]
     if path.stem != "retrain":  # on labels that are there; and sweeps may stop at the labels
         assert names == chain or (experiment["sweep"] and names == chain[: len(names)])
-    points = sweep.combinations(experiment)
-    last = {sweep.plan(experiment, point, {}, smoke=smoke)[-1].fingerprint for point in points}
+    points = grid.combinations(experiment)
+    last = {
+        grid.plan_point(experiment, point, {}, smoke=smoke, project=PROJECT)[-1].fingerprint
+        for point in points
+    }
     assert len(last) == len(points)  # no two points are the same experiment
 
 

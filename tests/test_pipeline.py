@@ -15,6 +15,7 @@ import yaml
 
 from wsss import cli, models
 from wsss.apply import find_networks
+from wsss.cli.project import PROJECT
 from wsss.datasets import shapes
 from wsss.errors import InputError
 from wsss.lab import paths, plan, results
@@ -57,14 +58,14 @@ def place(tmp_path_factory):
 
 def planned(place, *overrides, **options):
     experiment = plan.read_experiment(place / "smoke.yaml")
-    return plan.plan(experiment, plan.parse_overrides(overrides), **options)
+    return plan.plan(experiment, plan.parse_overrides(overrides), **options, project=PROJECT)
 
 
 def test_common_values_must_be_somebodys(place):
     experiment = plan.read_experiment(place / "smoke.yaml")
     experiment["common"]["bta"] = 1
     with pytest.raises(InputError, match=r"common\.bta: no stage"):
-        plan.plan(experiment)
+        plan.plan(experiment, project=PROJECT)
 
 
 def test_changing_one_parameter_changes_that_stage_and_what_follows(place):
@@ -244,7 +245,7 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     assert any(name.startswith("smoke · beta 2 · ") for name in names)
     assert "random_walk · beta 2" in names
     (run,) = mlflow_store.client().search_runs(
-        [mlflow_store.experiment_id("smoke")], "tags.`wsss.lab.run.sweep` = 'true'"
+        [mlflow_store.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
     )
     logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert run.info.status == "FINISHED" and logged == {"sweep.md", "sweep.csv", "sweep.png"}
@@ -318,7 +319,9 @@ def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatc
     delivery.deliver(item.folder)
     run_id = delivery.run_of(item.folder)
     (item.folder / "run.json").write_text(json.dumps({"seconds": 1000.0}))
-    driver.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
+    driver.run(
+        experiment, planned(place, "infer_cam.flip=false", only="infer_cam"), project=PROJECT
+    )
     run = mlflow_store.client().get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.metrics["seconds"] > 1000
     for path in kept:  # not computed again: these are the maps with mirror images

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.cost import disk_space, timings
 from wsss.cost import forecast as cost_forecast
 from wsss.datasets import Devkit
@@ -28,7 +29,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def planned(place, tiny_shapes):
     """The built-in experiment on 12 + 6 photos."""
-    return plan.plan(*experiment(tiny_shapes))
+    return plan.plan(*experiment(tiny_shapes), project=PROJECT)
 
 
 def experiment(root, **stages_values):
@@ -166,7 +167,7 @@ def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, 
     without, walk = ({"evaluate": {"walk_steps": n, "train_affinity_run": ""}} for n in (0, 8))
     sizes = []
     for given in (without, walk):
-        items = plan.plan(*experiment(tiny_shapes, **given))
+        items = plan.plan(*experiment(tiny_shapes, **given), project=PROJECT)
         sizes.append(forecast(items, tiny_shapes, "evaluate", []).disk)
     values = {item.name: item.values for item in items}
     networks = [

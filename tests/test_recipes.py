@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.lab import paths, plan
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -60,7 +61,7 @@ def test_what_a_recipe_asks_of_wsss_is_there(path):
     assert given.engine == ("ray" if "ray" in path.name else "processes")
     assert (given.address is not None) == ("ray" in path.name)
     experiment = plan.read_experiment(paths.from_root(given.experiment))
-    plan.plan(experiment, plan.parse_overrides(given.overrides))
+    plan.plan(experiment, plan.parse_overrides(given.overrides), project=PROJECT)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
@@ -128,7 +129,7 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
     with pytest.raises(InputError, match="expected the folder of a completed stage"):
         reproduce.find("0" * 32)
     with pytest.raises(InputError, match="there is no stage 'toy' in notebooks/"):
-        reproduce.reproduce(str(folder))
+        reproduce.reproduce(str(folder), project=PROJECT)
 
 
 def test_what_surrounded_a_run_is_compared(outputs):

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from wsss import cli, models
+from wsss.cli.project import PROJECT
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
@@ -144,7 +145,7 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
     common = EXPERIMENT["common"] | {"data_root": str(tiny_shapes)}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(EXPERIMENT | {"common": common}))
-    for item in plan.plan(plan.read_experiment(path))[:-1]:
+    for item in plan.plan(plan.read_experiment(path), project=PROJECT)[:-1]:
         item.folder.mkdir(parents=True)
         record = {"stage": item.name, "fingerprint": item.fingerprint, "data_digest": "d1g357"}
         metrics = {"cam_miou/train": 40.0} if item.name == "infer_cam" else {}
@@ -169,7 +170,9 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert "# random_walk: 12 combinations in one pass" in capsys.readouterr().out
     assert cli.main([*command, "--until", "random_walk"]) == 0
     said = capsys.readouterr().out
-    assert "12 walks without dense CRF" in said and "random_walk.crf_steps=0" not in said
+    assert (
+        "12 settings of random_walk in one pass" in said and "random_walk.crf_steps=0" not in said
+    )
     root = paths.outputs_root()
     assert not (root / "random_walk").exists()  # no notebook ran
     (folder,) = root.glob("sweeps/tiny-*")
@@ -183,13 +186,13 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     best = table.loc[table["walk_miou/train_tuning"].idxmax()]
     where = ", ".join(f"{name} {best[name]:.0f}" for name in names)
     assert f"{best['walk_miou/train_tuning']:.2f} at {where}" in said
-    kept = json.loads((folder / "random_walk.json").read_text())
+    kept = json.loads((folder / "parameters.json").read_text())
     assert kept["crf_steps"] == 0 and kept["radius"] == 5 and "beta" not in kept
     (run,) = mlflow_store.client().search_runs(
-        [mlflow_store.experiment_id("tiny")], "tags.`wsss.lab.run.sweep` = 'true'"
+        [mlflow_store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'"
     )
     logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
-    assert logged == {"sweep.md", "sweep.csv", "sweep.png", "random_walk.json"}
+    assert logged == {"sweep.md", "sweep.csv", "sweep.png", "parameters.json"}
     assert len(list(root.glob("walk_sweeps/*/*.npz"))) == 12  # the scored photos, no others
 
     # with dense CRF it is the notebook, and its walk scores the same

@@ -253,7 +253,7 @@ def prepare(name, run, data, table):
             "tags": tags,
         },
     )
-    run.journal.file(folder / "model.json", kind="model", name=name)
+    run.log_model(folder / "model.json", name, register)
 
 
 def register(name, description, run_id):
@@ -296,7 +296,7 @@ def register(name, description, run_id):
                 model_id=logged.model_id,
                 run_id=run_id,
                 registered_model_name=name,
-                python_model=str(PACKAGE / "serving.py"),
+                python_model=str(PACKAGE / "apply" / "mlflow_model.py"),
                 code_paths=[str(PACKAGE)],
                 artifacts={"weights": known["weights"], "card": str(path)},
                 model_config={"output_stride": known["parameters"]["output_stride"]},

@@ -1,6 +1,7 @@
 """``wsss plan``: what an experiment will cost."""
 
 from wsss.cli.command import add_command, count, positive
+from wsss.cli.project import PROJECT
 
 
 def _plan(arguments):
@@ -14,7 +15,7 @@ def _plan(arguments):
     from wsss.runtime.devices import cores
 
     experiment = plan.read_experiment(arguments.experiment)
-    planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides))
+    planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides), project=PROJECT)
     place = planned[0].values
     data = datasets.open(place["dataset"], paths.from_root(place["data_root"]))
     asked = forecast.Asked(

@@ -1,21 +1,22 @@
 """``wsss run``: an experiment's stages."""
 
 from wsss.cli.command import add_command, count, positive
+from wsss.cli.project import PROJECT
 from wsss.errors import InputError
 from wsss.runtime.engine import ENGINES
 
 
 def _run(arguments):
     from wsss.lab import plan
-    from wsss.lab.run import driver, sweep
+    from wsss.lab.run import driver, grid, sweep
     from wsss.runtime import engine
 
     experiment = plan.read_experiment(arguments.experiment)
-    single, several = sweep.split(arguments.overrides)
+    single, several = grid.split_overrides(arguments.overrides)
     overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until")
-    options = {name: vars(arguments)[name] for name in names}
-    points = sweep.combinations(experiment, several)
+    options = {name: vars(arguments)[name] for name in names} | {"project": PROJECT}
+    points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
         raise InputError(
             f"--jobs {arguments.jobs}: expected several combinations but there is one; give a "
@@ -32,7 +33,9 @@ def _run(arguments):
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)
     else:
-        report = driver.run(experiment, plan.plan(experiment, overrides, **options))
+        report = driver.run(
+            experiment, plan.plan(experiment, overrides, **options), project=PROJECT
+        )
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")

@@ -49,7 +49,7 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
         try:
-            found[name] = paths.from_root(given) if given else lineage.latest(name, dataset)
+            found[name] = paths.from_root(given) if given else lineage.latest(name, data.digest())
         except InputError:
             experiment = dataset if dataset == "shapes" else "YOURS"
             raise InputError(

@@ -61,20 +61,20 @@ def siblings(folder):
     return [found[seeds][1] for seeds in sorted(found)]
 
 
-def latest(name, dataset):
-    """The folder of the stage's newest completed run on a dataset, by name."""
+def latest(name, data_digest):
+    """The folder of the stage's newest completed run on data with this digest."""
     best = None
     for marker in (paths.outputs_root() / name).glob("*/complete.json"):
         record = results.completion(marker.parent)
         if (
             record
-            and record["parameters"].get("dataset") == dataset
+            and record["data_digest"] == data_digest
             and (best is None or record["ended"] > best[0])
         ):
             best = record["ended"], marker.parent
     if best is None:
         raise InputError(
-            f"{name}: no completed run on dataset '{dataset}' under {paths.outputs_root()}; run "
-            f"the notebook of {name} first"
+            f"{name}: no completed run on this data ({data_digest}) under "
+            f"{paths.outputs_root()}; run the notebook of {name} first"
         )
     return best[1]

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss import datasets
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 from wsss.lab import paths, results, stages
@@ -93,7 +92,15 @@ def parse_overrides(texts):
 
 
 def plan(
-    experiment, overrides=None, *, smoke=False, force=False, start=None, only=None, until=None
+    experiment,
+    overrides=None,
+    *,
+    project,
+    smoke=False,
+    force=False,
+    start=None,
+    only=None,
+    until=None,
 ):
     """The stages of an experiment in order, each with its values, fingerprint, and whether it is
     done.
@@ -101,6 +108,7 @@ def plan(
     Args:
         experiment: from ``read_experiment``.
         overrides: from ``parse_overrides``; those of ``common`` go over the experiment's.
+        project: the ``Project`` whose notebooks these are.
         smoke: apply the experiment's smoke size, whose ``common`` goes over the experiment's.
         force: nothing counts as done.
         start: with ``force``, only from this stage on.
@@ -140,7 +148,7 @@ def plan(
             values |= layer.get(name) or {}
         values = stage.resolve(values)
         if digest is None:
-            digest = datasets.open(values["dataset"], paths.from_root(values["data_root"])).digest()
+            digest = project.data_digest(values)
         upstream, changes = {}, {"smoke": True} if smoke else {}
         for parameter, other in stages.upstream_of(stage, chain, values).items():
             if values[parameter]:  # results of some other experiment, named by their folder

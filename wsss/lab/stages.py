@@ -134,8 +134,7 @@ class Stage:
             "values": {
                 name: _contents(value) if name.endswith("_folder") and value else value
                 for name, value in values.items()
-                if name not in UNSEEN
-                and not (name.endswith("_run") and name[:-4] in upstream)
+                if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
             },
             "upstream": upstream,
             "data": data_digest,

@@ -6,7 +6,6 @@ from wsss.models.build import (
     build_cam,
     build_segmentation,
     load_into,
-    weights_path,
 )
 from wsss.models.heads import (
     AffinityNetwork,
@@ -43,5 +42,4 @@ __all__ = [
     "open_network",
     "save_network",
     "save_state",
-    "weights_path",
 ]

@@ -3,7 +3,6 @@
 """
 
 from wsss.errors import InputError
-from wsss.lab.paths import from_root
 from wsss.models.backbones.catalogue import TRUNKS, build_trunk
 from wsss.models.heads import (
     AffinityNetwork,
@@ -118,13 +117,6 @@ def build_segmentation(
     return SegmentationNetwork(
         trunk, num_classes, channels=channels, reach=reach, frozen_levels=frozen_levels
     )
-
-
-def weights_path(weights):
-    """The ``weights`` parameter of a notebook for the builders: a relative path is taken from the
-    repository's root.
-    """
-    return weights if weights in ("", "download") else from_root(weights)
 
 
 def load_into(module, path, *, prefix=""):

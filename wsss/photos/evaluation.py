@@ -123,6 +123,17 @@ def score_regions(dataset, ids, folder):
     }
 
 
+def log_confusions(run, name, confusions):
+    """Keep per-photo counts as ``confusions/<name>.npz`` of a stage's folder, and log the file.
+
+    Args:
+        run: the stage's ``StageRun``.
+    """
+    path = run.folder / "confusions" / f"{name}.npz"
+    artifacts.save_confusions(path, confusions)
+    run.log_file(path, "confusions")
+
+
 def iou_table(dataset, columns):
     """A table of IoU in percent: a row a class and the mean, a column for each named
     ``ConfusionMatrix``.

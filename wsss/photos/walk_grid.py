@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import datasets, models
+from wsss import models
 from wsss.cam import background_score
 from wsss.datasets import IGNORE, Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic, mirror
-from wsss.lab import paths, results
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation
 from wsss.photos.map_photos import infer
@@ -165,16 +164,20 @@ def merge(job, ids):
     return total
 
 
-def compare(values, combinations):
+def compare(values, combinations, *, data, folders, made, cache):
     """What the random_walk stage scores after the walk, at several constants.
 
-    What is computed is kept under ``outputs/affinities/`` and ``outputs/walk_sweeps/``, in folders
+    What is computed is kept under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in folders
     whose names change with all that it depends on; what is there is not computed again.
 
     Args:
         values: of every parameter of the stage, the folders of its inputs among them, whose stages
             are completed.
         combinations: ``(background_alpha, beta, steps)`` of each.
+        data: the open dataset.
+        folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
+        made: what identifies the run that each folder's files are of, by name; plain values.
+        cache: folder for what is computed.
 
     Returns:
         for each combination ``{"walk_miou/<list>": percent}`` of the lists that
@@ -183,7 +186,6 @@ def compare(values, combinations):
     Raises:
         InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
-    data = datasets.open(values["dataset"], paths.from_root(values["data_root"]))
     lists = evaluation.scored_lists(
         data, values["score_split"], tuning_photos=values["tuning_photos"]
     )
@@ -193,23 +195,18 @@ def compare(values, combinations):
             "are compared against masks; name another list"
         )
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
-    inputs = {
-        name: paths.from_root(values[f"{name}_run"]) for name in ("infer_cam", "train_affinity")
-    }
     names = ("output_stride", "reduction", "radius", "border_pairs", "flip")
-    affinity_key = [data.digest(), _origin(inputs["train_affinity"]), [values[n] for n in names]]
+    affinity_key = [data.digest(), made["train_affinity"], [values[n] for n in names]]
     job = WalkSweepJob(
         data,
-        inputs["infer_cam"] / "cams",
+        folders["infer_cam"] / "cams",
         models.open_network(
-            inputs["train_affinity"], "affinity", output_stride=values["output_stride"]
+            folders["train_affinity"], "affinity", output_stride=values["output_stride"]
         ).network,
         Walk(**{name: values[name] for name in (*names[1:], "restore")}),
         grid,
-        _folder("affinities", affinity_key),
-        _folder(
-            "walk_sweeps", [affinity_key, _origin(inputs["infer_cam"]), grid, values["restore"]]
-        ),
+        _folder(cache / "affinities", affinity_key),
+        _folder(cache / "walk_sweeps", [affinity_key, made["infer_cam"], grid, values["restore"]]),
     )
     infer(
         lists[values["score_split"]],
@@ -237,15 +234,9 @@ def _miou(counts):
     return result
 
 
-def _origin(folder):
-    """Which run of a stage its files are of: one that was forced again ended later."""
-    record = results.completion(folder)
-    return [record["fingerprint"], record["ended"]]
-
-
-def _folder(kind, key):
+def _folder(parent, key):
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=6).hexdigest()
-    return paths.outputs_root() / kind / digest
+    return parent / digest
 
 
 def _load(path):

@@ -37,10 +37,15 @@ def waiting(folder):
     return next(journal.entries(folder, _state(folder)["offset"]), None) is not None
 
 
-def deliver(folder):
+def deliver(folder, *, register_model=None):
     """Carry what a journal holds beyond what was carried; what an interruption has repeated is in
     MLflow once. Where the store has no run of it, as after a move to another server, all of it is
     carried.
+
+    Args:
+        folder: of the journal.
+        register_model: as ``Project.register_model``; without it a journal waits at the first
+            model that is to be registered.
 
     Returns:
         lines for people, such as what the store refused for good.
@@ -56,10 +61,12 @@ def deliver(folder):
         if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
             state = {"run_id": None, "offset": 0}
         for entry, offset in journal.entries(folder, state["offset"]):
+            if entry["kind"] == "model" and register_model is None:
+                break
             try:
                 if state["run_id"] is None:
                     state["run_id"] = _run(folder)
-                line = _SENT[entry["kind"]](Path(folder), state["run_id"], entry)
+                line = _send(Path(folder), state["run_id"], entry, register_model)
                 told += [line] if line else []
             except mlflow.MlflowException as fault:
                 if fault.error_code not in REFUSALS:
@@ -181,11 +188,11 @@ def _table(folder, run_id, entry):
         client.set_tag(run_id, name, json.dumps([*listed, mine]))
 
 
-def _stage(folder, run_id, entry):
+def _stage(folder, run_id, entry, register_model):
     """Which run stands for a stage of an experiment's run."""
     child = run_of(entry["folder"])
     if child is None or waiting(entry["folder"]):
-        deliver(entry["folder"])
+        deliver(entry["folder"], register_model=register_model)
         child = run_of(entry["folder"])
     mlflow_store.client().set_tag(run_id, f"wsss.stage.{entry['name']}", child)
 
@@ -194,11 +201,14 @@ def _experiment(folder, run_id, entry):
     mlflow_pages.describe_experiment(entry["name"], entry["description"], entry["columns"])
 
 
-def _model(folder, run_id, entry):
-    from wsss.apply import model_registry  # slow to import, and only a network has use for it
-
-    version = model_registry.register(entry["name"], folder / entry["path"], run_id)
-    return f"registered as models:/{version}"
+def _send(folder, run_id, entry, register_model):
+    """Deliver one entry; returns a line for people, or None."""
+    if entry["kind"] == "model":
+        version = register_model(entry["name"], folder / entry["path"], run_id)
+        return f"registered as models:/{version}"
+    if entry["kind"] == "stage":
+        return _stage(folder, run_id, entry, register_model)
+    return _SENT[entry["kind"]](folder, run_id, entry)
 
 
 _SENT = {
@@ -211,9 +221,7 @@ _SENT = {
     "file": _file,
     "image": _image,
     "table": _table,
-    "stage": _stage,
     "experiment": _experiment,
-    "model": _model,
 }
 
 
@@ -224,8 +232,9 @@ class Courier:
         away: one line about a store that does not answer, or empty.
     """
 
-    def __init__(self, say=print):
+    def __init__(self, say=print, *, register_model=None):
         self.away, self._say, self._folders = "", say, []
+        self._register_model = register_model
         self._pass, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -249,7 +258,7 @@ class Courier:
             try:
                 for folder in list(self._folders):
                     if waiting(folder):
-                        for line in deliver(folder):
+                        for line in deliver(folder, register_model=self._register_model):
                             self._say(line)
             except Away as fault:
                 if not self.away:
@@ -290,7 +299,7 @@ def _end_for(folder):
         journal.Journal(folder).end("FAILED", reason)
 
 
-def settle(say=print):
+def settle(say=print, *, register_model=None):
     """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
 
     Raises:
@@ -308,7 +317,7 @@ def settle(say=print):
                     _end_for(folder)
             finally:
                 work.release()
-            for line in deliver(folder):
+            for line in deliver(folder, register_model=register_model):
                 say(line)
         finally:
             lock.release()

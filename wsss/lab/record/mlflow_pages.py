@@ -8,14 +8,6 @@ import time
 from wsss.lab import lineage
 from wsss.lab.record import mlflow_store
 
-# A stage's figure to the name that the experiment's run shows it by: the column picker and the
-# charts sort names, so these come before all others, in the chain's order.
-HEADLINES = {
-    "cam_miou": "1 CAM mIoU",
-    "walk_miou": "2 walk mIoU",
-    "labels_miou": "3 labels mIoU",
-    "segmentation_miou": "4 network mIoU",
-}
 MOST = 3  # changes that a name tells; it stands in a narrow column
 LONGEST = 24  # characters of a value in a name
 
@@ -54,8 +46,8 @@ def run_name(first, *parts):
     return " · ".join(filter(None, [first, *parts]))
 
 
-def headlines(metrics):
-    """The figures that come first: of each step the mIoU on one id list, by its shown name.
+def headlines(metrics, scores):
+    """The scores that come first: of each step the score on one id list, by its title.
 
     Args:
         metrics: a stage's, ``figure/list`` to number. Where constants were chosen on a part of a
@@ -65,9 +57,9 @@ def headlines(metrics):
         name to percent, rounded to two decimals: the runs table shows all that there are.
     """
     found = {}
-    for figure, name in HEADLINES.items():
+    for figure, (_, name) in scores.items():
         lists = [metric.partition("/")[2] for metric in metrics if metric.startswith(f"{figure}/")]
-        if lists:
+        if name and lists:
             best = min(lists, key=lambda split: (not split.endswith("_held_out"), len(split)))
             found[f"{name}/{best}"] = round(metrics[f"{figure}/{best}"], 2)
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic
+from wsss.io import atomic
 from wsss.io.locks import lock_of, taken
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
@@ -56,6 +56,7 @@ class StageRun:
         )
         self.fingerprint, self.data_digest = fingerprint, data_digest
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
+        self._register = None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
         if not taken(self._lock, LOCK_SECONDS):
             raise InputError(
@@ -109,11 +110,17 @@ class StageRun:
         self.journal.file(path, kind="table")
         self._carry()
 
-    def log_confusions(self, name, confusions):
-        """Keep photos' ``Confusions`` in ``confusions/<name>.npz``, here and in MLflow."""
-        path = self.folder / "confusions" / f"{name}.npz"
-        artifacts.save_confusions(path, confusions)
-        self.log_file(path, "confusions")
+    def log_model(self, description, name, register):
+        """Have a model registered under a name once the record is delivered.
+
+        Args:
+            description: a file of the stage's folder that says what to register.
+            name: in the registry.
+            register: as ``Project.register_model``, for a notebook that runs without a driver.
+        """
+        self._register = register
+        self.journal.file(description, kind="model", name=name)
+        self._carry()
 
     def complete(self, metrics=None, folders=()):
         """Mark the stage complete: its last act.
@@ -155,7 +162,7 @@ class StageRun:
         from wsss.lab.record import delivery
 
         try:
-            delivery.deliver(self.folder)
+            delivery.deliver(self.folder, register_model=self._register)
         except delivery.Away as fault:
             self._asked = time.monotonic() + PAUSE
             if results.completion(self.folder):
@@ -183,13 +190,13 @@ def start(name, namespace, dataset):
     chain = stages.read_stages()
     stage = chain[name]
     values = stage.resolve({parameter: namespace[parameter] for parameter in stage.parameters})
+    digest = dataset.digest()
     inputs, upstream = Inputs(), {}
     for parameter, other in stages.upstream_of(stage, chain, values).items():
         given = values[parameter]
-        folder = paths.from_root(given) if given else lineage.latest(other, values["dataset"])
+        folder = paths.from_root(given) if given else lineage.latest(other, digest)
         record = results.completed_in(folder, f"{name}.{parameter}")
         inputs[other], upstream[other] = folder, record["fingerprint"]
-    digest = dataset.digest()
     fingerprint = stage.fingerprint(values, upstream, digest)
     return StageRun(
         name,

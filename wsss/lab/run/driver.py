@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
-from wsss import models
-from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.io.locks import lock_of, taken
 from wsss.lab import paths, results
@@ -16,7 +14,7 @@ from wsss.lab.record.journal import Journal
 from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
 
 
-def run(experiment, planned, *, title="", say=print, lane=None):
+def run(experiment, planned, *, project, title="", say=print, lane=None):
     """Run what is not done, inside one MLflow parent run; returns the report's text, or None
     without a report.
 
@@ -26,6 +24,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     Args:
         experiment: from ``pipeline.read_experiment``.
         planned: from ``pipeline.plan``.
+        project: the ``Project`` whose notebooks run.
         title: what sets this run apart from others of the experiment; empty takes the changes.
         say: what is told to people goes through it.
         lane: where it runs, as in ``run_stage``; None has it run alone.
@@ -38,15 +37,15 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     lane = lane or Alone()
     _check_outputs()
     try:
-        delivery.settle(say)
+        delivery.settle(say, register_model=project.register_model)
     except delivery.Away as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     todo = [item for item in planned if not item.done]
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
-    _check_weights(todo)
-    disk_space.check(planned, paths.outputs_root())
+    project.check_files(todo)
+    project.check_room(planned, paths.outputs_root())
     for item in planned:
         if item.done:
             say(f"{item.name}: done before, reused ({item.folder})")
@@ -56,7 +55,10 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
-    with lock_of(folder, "driver"), delivery.Courier(say) as courier:
+    with (
+        lock_of(folder, "driver"),
+        delivery.Courier(say, register_model=project.register_model) as courier,
+    ):
         parent = Journal(folder)
         parent.begin(
             name,
@@ -66,7 +68,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
         courier.carry(folder)
         status, error = "FAILED", None
         try:
-            headlines = _run_stages(name, planned, parent, courier, say, lane)
+            headlines = _run_stages(name, planned, parent, courier, say, lane, project)
             report = _report(planned)
             text = "\n\n".join(filter(None, [description, report]))
             parent.tags({mlflow_pages.NOTE: text})
@@ -86,7 +88,7 @@ def run(experiment, planned, *, title="", say=print, lane=None):
     return report
 
 
-def _run_stages(name, planned, parent, courier, say, lane):
+def _run_stages(name, planned, parent, courier, say, lane, project):
     """Run what is not done; returns the names of the figures that come first."""
     headlines = []
     # a notebook becomes a page while the next one starts; leaving the block waits for all
@@ -107,7 +109,7 @@ def _run_stages(name, planned, parent, courier, say, lane):
             final = results.completion(item.folder)["metrics"]
             told = final | {"seconds": seconds_of(item.folder)}
             parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
-            first = mlflow_pages.headlines(final)
+            first = mlflow_pages.headlines(final, project.scores)
             parent.metrics(first)
             headlines += first
     for page in written:
@@ -128,16 +130,6 @@ def _alone(item, label, lane, say):
         yield not (waited and results.completion(item.folder) and not results.damage(item.folder))
     finally:
         lock.release()
-
-
-def _check_weights(todo):
-    """Refuse weights that are not there now, rather than in the stage, hours later, that reads
-    them.
-    """
-    for item in todo:
-        given = item.values.get("checkpoint") or item.values.get("weights", "")
-        if given not in ("", "download"):
-            models.expect_file(paths.from_root(given))
 
 
 def _check_outputs():

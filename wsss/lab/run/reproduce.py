@@ -6,9 +6,6 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.lab import paths, plan, results, stages
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
@@ -18,11 +15,12 @@ TIMINGS = ("images_per_second", "seconds")  # figures that no two runs share
 TOLD = 12  # differing figures or packages that are told one by one
 
 
-def reproduce(source, *, say=print):
+def reproduce(source, *, project, say=print):
     """Run a completed stage again with the parameters and inputs of its record, and compare.
 
     Args:
         source: the stage's folder, or the id of its MLflow run.
+        project: the ``Project`` whose notebook it is.
         say: what is told to people goes through it.
 
     Returns:
@@ -34,19 +32,22 @@ def reproduce(source, *, say=print):
     """
     folder = find(source)
     record = results.completed_in(folder, str(source))
-    item, reasons = _planned(folder, record)
+    item, reasons = _planned(folder, record, project)
     say(f"{item.name} of {folder}")
     for reason in reasons:
         say(f"differs: {reason}")
     root = paths.outputs_root() / "reproductions" / f"{item.name}-{folder.name}"
     shutil.rmtree(root, ignore_errors=True)
-    with _elsewhere(root, record), delivery.Courier(say) as courier:
+    with (
+        _elsewhere(root, record),
+        delivery.Courier(say, register_model=project.register_model) as courier,
+    ):
         item.folder = paths.stage_folder(item.name, item.fingerprint)
         label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         experiment = journal.opening(folder)[0] or "notebooks"
         run_stage(experiment, item, None, label, courier, say, tags=tags)
-    differences = compare(folder, item.folder)
+    differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:TOLD]:
         say(line)
     if len(differences) > TOLD:
@@ -91,7 +92,7 @@ def find(source):
     )
 
 
-def _planned(folder, record):
+def _planned(folder, record, project):
     """The stage to run, as a ``pipeline.Planned``, and what is not as it was then."""
     chain = stages.read_stages()
     if record["stage"] not in chain:
@@ -111,11 +112,10 @@ def _planned(folder, record):
         upstream[name] = results.completed_in(place, f"{folder}: {name}")["fingerprint"]
         values[f"{name}_run"] = str(place)
     values = stage.resolve(values)
-    root = paths.from_root(values["data_root"])
-    digest = datasets.open(values["dataset"], root).digest()
+    digest = project.data_digest(values)
     fingerprint = stage.fingerprint(values, upstream, digest)
     if digest != record["data_digest"]:
-        reasons.append(f"the data in {root} is {digest}, and was {record['data_digest']}")
+        reasons.append(f"the data's digest is {digest}, and was {record['data_digest']}")
     elif fingerprint != record["fingerprint"] and not reasons:
         reasons.append("the notebook's code, or the contents of a folder it was given")
     if values.get("model_name"):  # a look back makes no new version in the registry
@@ -178,7 +178,7 @@ def _elsewhere(root, record):
 
 def compare(folder, other):
     """What differs between the results of two runs of a stage, a line each: figures to the last
-    bit, bulk files by their contents, weights tensor by tensor.
+    bit, bulk files by their contents.
     """
     then, now = results.completion(folder), results.completion(other)
     lines = []
@@ -189,16 +189,6 @@ def compare(folder, other):
     for name in sorted({*then["manifest"], *now["manifest"]}):
         if then["manifest"].get(name) != now["manifest"].get(name):
             lines.append(f"{name}/: files differ")
-    if (folder / "weights.pt").exists():
-        states = [models.load_state(place / "weights.pt") for place in (folder, other)]
-        unequal = [
-            name
-            for name in sorted({*states[0], *states[1]})
-            if not all(name in state for state in states)
-            or not torch.equal(states[0][name], states[1][name])
-        ]
-        if unequal:
-            lines.append(f"weights.pt: {len(unequal)} tensors differ, such as {unequal[0]}")
     return lines
 
 

@@ -1,188 +1,37 @@
-"""Sweeps: one experiment run at every combination of some parameters' values, with the results side
-by side.
+"""Run an experiment at every point of a grid and compare the scores.
 
-Stages that a combination has in common with another run once, as stages are reused by fingerprint.
-Where nothing but the walk's constants is swept and no dense CRF follows, all of them are compared
-in one pass over the photos (see ``walk_sweep``).
+Points share stages by fingerprint, so what they have in common runs once. Where the project can
+score many settings of the last stage in one pass (``Project.one_pass``), it does.
 """
 
-import hashlib
-import itertools
-import json
-import math
-import time
-from typing import NamedTuple
-
-import numpy as np
-import pandas as pd
-
-from wsss.cost import disk_space
 from wsss.errors import InputError
-from wsss.io import atomic
-from wsss.lab import paths, stages
-from wsss.lab import plan as lab_plan
-from wsss.lab import results as lab_results
-from wsss.lab.record import delivery, provenance
-from wsss.lab.record.journal import Journal
+from wsss.lab import paths, results
+from wsss.lab import plan as plans
 from wsss.lab.run import driver
+from wsss.lab.run.comparison import compare
+from wsss.lab.run.grid import plan_point
 from wsss.lab.run.parallel_runs import Lanes
-from wsss.report.experiment import markdown_table
-
-# final figures that a sweep compares, with their stages, in the chain's order; the last one found
-# is mapped
-COMPARED = {
-    "cam_miou": "infer_cam",
-    "cam_miou_best_threshold": "infer_cam",
-    "walk_miou": "random_walk",
-    "labels_miou": "random_walk",
-    "segmentation_miou": "evaluate",
-}
-MOST_COMBINATIONS = 10_000  # of a sweep: a month of the fastest there is
-ORDER = tuple(COMPARED)
-WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
 class SweepFailed(RuntimeError):
     """Points of a sweep failed; the message names them, with the reasons."""
 
 
-class Combination(NamedTuple):
-    """One point of a sweep.
-
-    Attributes:
-        names: column to value: the variant's name and the swept parameters' values, without the
-            seed.
-        seed: or None for the experiment's own.
-        overrides: ``{stage: {parameter: value}}``.
-        tail: the stage from which on the seed holds; empty for all stages.
-    """
-
-    names: dict
-    seed: int | None
-    overrides: dict
-    tail: str = ""
-
-    @property
-    def title(self):
-        seed = {} if self.seed is None else {"seed": self.seed}
-        return ", ".join(f"{name} {value}" for name, value in (self.names | seed).items())
-
-
-def split(texts):
-    """Command-line overrides apart: those of one value; and a sweep of the rest, as
-    ``combinations`` takes it.
-
-    Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value stands in
-    brackets, a text with a comma in quotes. ``seeds=0,1,2`` are seeds of all stages,
-    ``random_walk.seeds=0,1,2`` of those from one on.
-    """
-    single, grid, sweep = [], {}, {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name.rpartition(".")[2] == "seeds":
-            sweep["seeds"], sweep["tail"] = _seeds(text, value), name.rpartition(".")[0]
-        elif "," in value and value.lstrip()[:1] not in "[\"'{":
-            parsed = [lab_plan.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
-            grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
-        else:
-            single.append(text)
-    return single, sweep | {"grid": grid}
-
-
-def _seeds(text, value):
-    try:
-        return [int(part) for part in value.strip("[]").split(",")]
-    except ValueError:
-        raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
-
-
-def combinations(experiment, given=None):
-    """Every ``Combination`` of an experiment's ``sweep`` and of one given beside it.
-
-    ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
-    (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the stage from which
-    on seeds hold). The result is empty where there is nothing to sweep.
-
-    Raises:
-        InputError: another key, an empty list, or a name that is not ``stage.parameter``.
-    """
-    sweep, given = experiment.get("sweep") or {}, given or {}
-    kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
-    for key in sweep:
-        if key not in kinds:
-            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
-        if not isinstance(sweep[key] or kinds[key](), kinds[key]):
-            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; mend the experiment")
-    grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
-    sweep = sweep | given
-    tail = sweep.get("tail") or ""
-    if tail and tail not in experiment["stages"]:
-        names = ", ".join(experiment["stages"])
-        raise InputError(f"seeds: '{tail}' is no stage of this experiment; its stages are: {names}")
-    for name, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
-    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
-    if not (variants or grid or seeds):
-        return []
-    for name, given in variants.items():
-        if not isinstance(given or {}, dict):
-            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; mend it")
-    count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
-    if count > MOST_COMBINATIONS:
-        raise InputError(
-            f"sweep: expected at most {MOST_COMBINATIONS:,} combinations but there are {count:,}; "
-            "sweep fewer values"
-        )
-    found = []
-    for variant in variants or {"": {}}:
-        for values in itertools.product(*grid.values()):
-            given = (variants.get(variant) or {}) | dict(zip(grid, values, strict=True))
-            overrides = {}
-            for name, value in given.items():
-                stage, dot, parameter = str(name).partition(".")
-                if not (dot and stage and parameter):
-                    raise InputError(
-                        f"sweep: '{name}' is no stage.parameter, such as random_walk.beta"
-                    )
-                overrides.setdefault(stage, {})[parameter] = value
-            names = {"variant": variant} if variants else {}
-            names |= {name: given[name] for name in grid}
-            found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
-    return found
-
-
-def plan(experiment, point, overrides, **options):
-    """``pipeline.plan`` of one ``Combination``, which goes over the other overrides."""
-    given = {stage: dict(values) for stage, values in overrides.items()}
-    for stage, values in point.overrides.items():
-        given[stage] = given.get(stage, {}) | values
-    if point.seed is not None and point.tail:
-        chain = stages.read_stages()
-        names = [name for name in chain if name in experiment["stages"]]
-        for name in names[names.index(point.tail) :]:
-            if "seed" in chain[name].parameters:
-                given[name] = given.get(name, {}) | {"seed": point.seed}
-    elif point.seed is not None:
-        experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
-    return lab_plan.plan(experiment, given, **options)
-
-
-def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **options):
+def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=print, **options):
     """Run an experiment at every point, whatever of it is not done yet, and compare.
 
     Args:
-        experiment: from ``pipeline.read_experiment``.
-        points: from ``combinations``.
-        overrides: of all of them, from ``pipeline.parse_overrides``.
-        jobs: how many points are run at once.
-        gpus_per_job: as for ``shares.Shares``.
-        say: what is told of all points goes through it.
-        options: of ``pipeline.plan``.
+        experiment: from ``plan.read_experiment``.
+        points: from ``grid.combinations``.
+        overrides: of all points, from ``plan.parse_overrides``.
+        project: the ``Project`` whose notebooks run.
+        jobs: points that run at the same time.
+        gpus_per_job: as for ``resources.Shares``.
+        say: receives the messages about all points.
+        options: of ``plan.plan``.
 
     Returns:
-        the comparison as Markdown. It and its heat map are also in ``outputs/sweeps/`` and in
-        MLflow.
+        the comparison as Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Raises:
         InputError: a point cannot be planned; there is no room for all of them; or points failed,
@@ -193,40 +42,44 @@ def run(experiment, points, overrides, *, jobs=1, gpus_per_job=0, say=print, **o
         raise InputError("--force would run again what points have in common; leave it out")
     names = list(points[0].names)
     given = [overrides, bool(options.get("smoke"))]
-    if _over_walks(points):
-        planned = plan(experiment, points[0], overrides, **options)
-        if _walks_alone(planned):
-            rows, record = _run_walks(experiment, points, planned, say)
-            return _compare(experiment, pd.DataFrame(rows), names, given, say, record)
-        if planned[-1].name == "random_walk":
-            say("random_walk.crf_steps=0 would compare the walks alone, and much faster")
-    # all are checked before anything runs
-    plans = [plan(experiment, point, overrides, **options) for point in points]
-    lanes = Lanes(plans, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
-    each = {item.fingerprint: item for planned in plans for item in planned}
-    disk_space.check(each.values(), paths.outputs_root())
+    options["project"] = project
+    first = plan_point(experiment, points[0], overrides, **options)
+    score = _one_pass(points, first, project)
+    if isinstance(score, str):
+        say(score)
+    elif score:
+        rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
+        return compare(experiment, rows, names, given, project=project, say=say, common=common)
+    # every point is checked before anything runs
+    planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
+    lanes = Lanes(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
+    each = {item.fingerprint: item for items in planned for item in items}
+    project.check_room(list(each.values()), paths.outputs_root())
     ran = {}
 
     def work(place, lane):
         point = points[place]
         left = lanes.left()
         lanes.screen.say(f"{lanes.mark(place)} {point.title}{left and f', {left}'}")
-        # anew: what an earlier point has finished is done now
-        ran[place] = planned = plan(experiment, point, overrides, **options)
-        # where only parameters differ, a run's name tells them by itself
+        # planned again: an earlier point may have finished some of its stages
+        ran[place] = items = plan_point(experiment, point, overrides, **options)
+        # where only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
-        driver.run(experiment, planned, title=title, say=lane.say, lane=lane)
+        driver.run(experiment, items, project=project, title=title, say=lane.say, lane=lane)
 
     if faults := lanes.run(work):
         raise _failure(points, faults)
     rows = [
-        point.names | {"seed": point.seed} | _origins(ran[place]) | _figures(ran[place])
+        point.names
+        | {"seed": point.seed}
+        | _origins(ran[place], project)
+        | _scores(ran[place], project)
         for place, point in enumerate(points)
     ]
-    if len({row["data"] for row in rows}) > 1:  # scores on other data stand in rows of their own
+    if len({row["data"] for row in rows}) > 1:  # scores on other data get rows of their own
         names.append("data")
-    return _compare(experiment, pd.DataFrame(rows), names, given, say)
+    return compare(experiment, rows, names, given, project=project, say=say)
 
 
 def _failure(points, faults):
@@ -242,146 +95,63 @@ def _failure(points, faults):
     return failure
 
 
-def dry_run(experiment, points, overrides, **options):
-    """What ``run`` would do, as ``pipeline.dry_run`` prints it."""
-    planned = [plan(experiment, point, overrides, **options) for point in points[:1]]
-    if _over_walks(points) and _walks_alone(planned[0]):
-        walks = f"# random_walk: {len(points)} combinations in one pass, without its notebook"
-        return "\n".join(filter(None, [lab_plan.dry_run(planned[0][:-1]), walks]))
-    planned += [plan(experiment, point, overrides, **options) for point in points[1:]]
+def dry_run(experiment, points, overrides, *, project, **options):
+    """What ``run`` would do, as ``plan.dry_run`` prints it."""
+    options["project"] = project
+    first = plan_point(experiment, points[0], overrides, **options)
+    if callable(_one_pass(points, first, project)):
+        note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
+        return "\n".join(filter(None, [plans.dry_run(first[:-1]), note]))
+    planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
     return "\n".join(
-        f"# {point.title}\n{lab_plan.dry_run(each)}"
-        for point, each in zip(points, planned, strict=True)
+        f"# {point.title}\n{plans.dry_run(items)}"
+        for point, items in zip(points, planned, strict=True)
     )
 
 
-def _over_walks(points):
-    """Whether points differ in nothing but the walk's constants."""
-    swept = {f"random_walk.{name}" for name in WALK_CONSTANTS}
-    return all(point.seed is None and swept.issuperset(point.names) for point in points)
+def _one_pass(points, planned, project):
+    """``Project.one_pass`` where points differ in nothing but the last stage's parameters."""
+    last = planned[-1]
+    swept = [name.partition(".") for point in points for name in point.names]
+    if any(point.seed is not None for point in points):
+        return None
+    if any(stage != last.name for stage, _, _ in swept):
+        return None
+    return project.one_pass(last.name, last.values, {parameter for _, _, parameter in swept})
 
 
-def _walks_alone(planned):
-    """Whether a plan ends with a walk that no dense CRF follows."""
-    return planned[-1].name == "random_walk" and not planned[-1].values["crf_steps"]
-
-
-def _run_walks(experiment, points, planned, say):
-    """The rows of ``_compare``, from the stages before the walk and one pass over the photos, and
-    what all walks have in common.
+def _score_in_one_pass(experiment, points, planned, score, project, say):
+    """Rows for the comparison, from the stages before the last and one pass over the data, and the
+    parameters that all points have in common.
     """
-    *before, walk = planned
-    values = [  # all are checked before anything runs
-        walk.stage.resolve(walk.values | point.overrides["random_walk"]) for point in points
+    *before, last = planned
+    values = [  # every point is checked before anything runs
+        last.stage.resolve(last.values | point.overrides[last.name]) for point in points
     ]
     if not all(item.done for item in before):
-        driver.run(experiment, before, say=say)
-    say(f"{len(points)} walks without dense CRF, against the masks of {walk.values['score_split']}")
-    constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in values]
-    from wsss.photos import walk_grid  # slow to import
-
-    scores = walk_grid.compare(walk.values, constants)
-    shared = _figures(before)
+        driver.run(experiment, before, project=project, say=say)
+    say(f"{len(points)} settings of {last.name} in one pass")
+    shared = _scores(before, project)
     rows = [
-        point.names | {"seed": None} | shared | score
-        for point, score in zip(points, scores, strict=True)
+        point.names | {"seed": None} | shared | metrics
+        for point, metrics in zip(points, score(values), strict=True)
     ]
     swept = {name.partition(".")[2] for name in points[0].names}
-    record = {name: value for name, value in walk.values.items() if name not in swept}
-    return rows, record
+    common = {name: value for name, value in last.values.items() if name not in swept}
+    return rows, common
 
 
-def _origins(planned):
-    """The digest of the data, and the fingerprints of the stages that figures are from."""
-    made = {item.name: item.fingerprint for item in planned if item.name in COMPARED.values()}
-    return {"data": lab_results.completion(planned[-1].folder)["data_digest"]} | made
+def _origins(planned, project):
+    """The digest of the data, and the fingerprints of the stages that scores are from."""
+    scored = {stage for stage, _ in project.scores.values()}
+    made = {item.name: item.fingerprint for item in planned if item.name in scored}
+    return {"data": results.completion(planned[-1].folder)["data_digest"]} | made
 
 
-def _figures(planned):
-    """The compared figures of the stages' completed runs, on every list that they tell."""
+def _scores(planned, project):
+    """The compared scores of completed stages, on every list that they were measured on."""
     found = {}
     for item in planned:
-        metrics = lab_results.completion(item.folder)["metrics"]
-        found |= {k: v for k, v in metrics.items() if k.split("/")[0] in COMPARED}
+        metrics = results.completion(item.folder)["metrics"]
+        found |= {k: v for k, v in metrics.items() if k.split("/")[0] in project.scores}
     return found
-
-
-def _compare(experiment, results, names, given, say, record=None):
-    """Means and spreads over seeds, written, drawn and logged.
-
-    Args:
-        results: a row a run: the columns ``names``, ``seed`` and the figures.
-        given: what else makes this sweep another one, such as overrides.
-        record: parameters to keep beside the table, where no stage's run holds them.
-    """
-    figures = sorted(
-        (name for name in results if "/" in name),
-        key=lambda name: ORDER.index(name.split("/")[0]),
-    )
-    grouped = results.groupby(names, sort=False, dropna=False) if names else None
-    mean = grouped[figures].mean() if names else results[figures].mean().to_frame().T
-    spread = grouped[figures].std() if names else results[figures].std().to_frame().T
-    for name in figures:
-        stage = COMPARED[name.split("/")[0]]
-        if stage in results:  # one run that all seeds have in common has no spread
-            runs = grouped[stage].nunique() if names else results[[stage]].nunique()
-            spread[name] = spread[name].where(runs.to_numpy() > 1)
-    table = mean.map(lambda value: f"{value:.2f}") + spread.map(
-        lambda value: "" if np.isnan(value) else f" ± {value:.2f}"
-    )
-    table = table.reset_index() if names else table
-    digest = hashlib.blake2b(
-        json.dumps(
-            [experiment["name"], given, results[[*names, "seed"]].to_dict("list")], default=str
-        ).encode(),
-        digest_size=6,
-    ).hexdigest()
-    folder = paths.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = markdown_table(table.columns, table.values.tolist())
-    with atomic.write(folder / "sweep.md") as partial:
-        partial.write_text(text + "\n")
-    with atomic.write(folder / "sweep.csv") as partial:
-        results.to_csv(partial, index=False)
-    if record:
-        atomic.save_json(folder / "random_walk.json", record)
-    if figures and names:
-        last = ORDER.index(figures[-1].split("/")[0])
-        told = [name for name in figures if ORDER.index(name.split("/")[0]) == last]
-        # where photos were set apart to choose constants on, they are what to choose by
-        shown = next((name for name in told if name.endswith("_tuning")), told[0])
-        best = mean[shown].idxmax()
-        at = dict(zip(names, best if len(names) > 1 else [best], strict=True))
-        say(
-            f"highest {shown}: {mean[shown].max():.2f} at "
-            + ", ".join(f"{n} {v}" for n, v in at.items())
-        )
-        import matplotlib.pyplot as plt
-
-        from wsss import viz  # slow to import
-
-        figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
-        figure.savefig(folder / "sweep.png", dpi=150)
-        plt.close(figure)
-    means = {} if names else {f"mean {name}": mean[name].iloc[0] for name in figures}
-    if not names and len(results) > 1:
-        told = {f"spread {name}": spread[name].iloc[0] for name in figures}
-        means |= {name: value for name, value in told.items() if not np.isnan(value)}
-    _record(experiment["name"], names, folder, means, say)
-    say(f"written to {folder}")
-    return text
-
-
-def _record(experiment, names, folder, means, say):
-    """A run in MLflow with a comparison's files, and over seeds alone the figures' means."""
-    journal = Journal(folder, fresh=True)
-    when = time.strftime("%Y-%m-%d %H:%M")
-    tags = {"wsss.experiment": experiment, "wsss.sweep": "true"} | provenance.tags()
-    journal.begin(experiment, f"sweep of {', '.join(names) or 'seeds'} {when}", tags)
-    for name in ("sweep.md", "sweep.csv", "sweep.png", "random_walk.json"):
-        if (folder / name).exists():
-            journal.file(folder / name)
-    journal.metrics(means)
-    journal.end("FINISHED")
-    with delivery.Courier(say) as courier:
-        courier.carry(folder)
