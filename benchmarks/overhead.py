@@ -18,7 +18,6 @@ from PIL import Image
 from wsss.datasets.photos import read_photo
 from wsss.io import artifacts
 from wsss.photos import map_photos
-from wsss.runtime import engine
 from wsss.runtime.devices import cores
 
 FEW = 100
@@ -81,9 +80,9 @@ def main():
     print(f"{len(ids):,} photos; a plain loop: {alone:.2f} ms a photo")
     rows = [(f"{count} processes", count, spread(f"{count}", count)) for count in {1, cores()}]
     if options.address:
-        engine.choose("ray", options.address)
         from wsss.cluster import session  # needs Ray
 
+        session.start(options.address)
         session.connect()
         count, _ = session.resources()
         rows.append((f"Ray with {count} CPUs", count, spread("ray")))

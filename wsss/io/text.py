@@ -20,13 +20,13 @@ def read_bytes(path, what, *, most=MOST_BYTES):
     Raises:
         InputError: missing, no file, not to be read, or larger.
     """
-    here = mirror.local(path)
+    local = mirror.download_file(path)
     try:
-        if not here.is_file():
-            there = "it is no plain file" if here.exists() else "there is no such file"
-            there = "it is a folder" if here.is_dir() else there
-            raise InputError(f"{path}: expected {what} but {there}; check the path")
-        with here.open("rb") as file:
+        if not local.is_file():
+            found = "it is no plain file" if local.exists() else "there is no such file"
+            found = "it is a folder" if local.is_dir() else found
+            raise InputError(f"{path}: expected {what} but {found}; check the path")
+        with local.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
         raise InputError(

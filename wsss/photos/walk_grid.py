@@ -250,7 +250,8 @@ def _folder(kind, key):
 
 def _load(path):
     try:
-        with mirror.local(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        local = mirror.download_file(path)
+        with local.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
         raise InputError(
