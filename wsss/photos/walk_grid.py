@@ -19,10 +19,11 @@ from torch import nn
 
 from wsss import datasets, models
 from wsss.cam import background_score
-from wsss.datasets import IGNORE, Devkit
+from wsss.datasets import Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic, mirror
+from wsss.io.artifacts import IGNORE
 from wsss.lab import paths, results
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation

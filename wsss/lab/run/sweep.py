@@ -19,6 +19,7 @@ import pandas as pd
 from wsss.cost import disk_space
 from wsss.errors import InputError
 from wsss.io import atomic
+from wsss.io.text import markdown_table
 from wsss.lab import paths, stages
 from wsss.lab import plan as lab_plan
 from wsss.lab import results as lab_results
@@ -26,7 +27,6 @@ from wsss.lab.record import delivery, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import driver
 from wsss.lab.run.parallel_runs import Lanes
-from wsss.report.experiment import markdown_table
 
 # final figures that a sweep compares, with their stages, in the chain's order; the last one found
 # is mapped
