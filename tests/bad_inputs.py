@@ -384,8 +384,8 @@ CASES = {
             for bad in bads
         ),
         case("a.tar", header("x", tarfile.XHDTYPE, 2**33) + bytes(999), "download it again"),
-        case("a.tar", header("x", tarfile.GNUTYPE_LONGNAME, 2**30), "a header of 1073741824 bytes"),
-        case("a.tar", header("VOCdevkit/x", tarfile.REGTYPE, 2**35), "unpacks to more than"),
+        case("a.tar", header("x", tarfile.GNUTYPE_LONGNAME, 2**30), "a header, .* is too long"),
+        case("a.tar", header("VOCdevkit/x", tarfile.REGTYPE, 2**35), "has more than 17179869184"),
         case("a.tar", header("VOCdevkit/x", tarfile.GNUTYPE_SPARSE, 0) + bytes(999), "re"),
         case("a.tar", None, "no such file or folder"),
     ],
