@@ -1,4 +1,4 @@
-"""What ``wsss bench`` measures: each hot step at its real size, beside its definition in
+"""What ``python -m benchmarks`` measures: each hot step at its real size, beside its definition in
 ``reference.py``, and what it must reach.
 
 A function makes the inputs and returns a ``Pair``; ``PAIRS`` names them in the order of the table.
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import photos, reference, training
+from benchmarks.harness import Aim, Pair
 from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
-from wsss.bench import Aim, Pair
 from wsss.geometry import upsample
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import walk_grid

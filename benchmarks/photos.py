@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import reference
+from benchmarks.harness import Aim, Pair, Unavailable
 from wsss import datasets, models
 from wsss import synthesize as synthesize_labels
 from wsss.affinity import neighbour_offsets
-from wsss.bench import Aim, Pair, Unavailable
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
@@ -31,7 +31,7 @@ SAMPLE = "../shared/voc-sample"
 WEIGHTS = "../shared/weights/mobilenet_v2_imagenet.pth"
 PHOTO = (375, 500)  # pixels, the size of most photos of VOC
 SCRATCH = tempfile.TemporaryDirectory(prefix="wsss-bench-")
-THRESHOLD = 0.3  # of activation maps; fixed, since only differences of scores are told
+THRESHOLD = 0.3  # of activation maps; fixed, since only differences of scores count
 
 
 def crf_alphas():
@@ -232,7 +232,7 @@ def _heat(count, size=PHOTO):
 
 def _sample():
     if not from_root(SAMPLE).exists():
-        raise Unavailable(f"its photos are not in {SAMPLE}")
+        raise Unavailable(f"no photos in {SAMPLE}")
     return datasets.open("voc", from_root(SAMPLE))
 
 
@@ -252,7 +252,7 @@ def _recognising(data):
     """A MobileNetV2 whose classifier is ImageNet's, read as the dataset's classes."""
     weights = from_root(WEIGHTS)
     if not weights.exists():
-        raise Unavailable(f"there is no {WEIGHTS}")
+        raise Unavailable(f"no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
     imagenet_classifier.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
     return network.eval()

@@ -17,9 +17,9 @@ from wsss import datasets
 from wsss.cli.project import PROJECT
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
+from wsss.io import text
 from wsss.lab import paths, plan
 from wsss.lab.run import driver
-from wsss.report import experiment as report_experiment
 
 SIZES = (1, 2, 4)
 TRAIN, VAL = 120, 30  # photos of the first size
@@ -85,7 +85,7 @@ def compared(rows):
     ]
     cells = [[name, *(text for pair in rows[name] for text in told(*pair))] for name in rows]
     cells.append(["all", *(text for pair in total[:3] for text in told(*pair)), "", "", ""])
-    return report_experiment.markdown_table(header, cells)
+    return text.markdown_table(header, cells)
 
 
 def told(said, taken):

@@ -32,10 +32,10 @@ from PIL import Image
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
 from wsss import models
-from wsss.apply import archives
 from wsss.datasets import Devkit, Folder
 from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size, read_photo
+from wsss.datasets.prepare import archives
 from wsss.datasets.prepare.unpack import Download, fetch
 from wsss.datasets.prepare.voc12 import read_sbd_mask
 from wsss.datasets.tags import read_tags
@@ -76,9 +76,10 @@ def _photo(path):
 
 
 def _members(path):
-    with contextlib.suppress(tarfile.TarError):  # what this one raises
-        for _ in archives.members(path, count=50, size=2**20):
-            pass
+    with path.open("rb") as file, contextlib.suppress(tarfile.TarError):  # what this one raises
+        for _, content in archives.members(file, count=50, size=2**20):
+            if content:
+                content.read()
 
 
 DOWNLOAD = Download("a.tar", "", "top", ("top",), "nowhere")
@@ -86,7 +87,7 @@ DOWNLOAD = Download("a.tar", "", "top", ("top",), "nowhere")
 
 def _download(path):
     target = path.parent / "target"
-    fetch(DOWNLOAD, path, target, any_digest=True)
+    fetch(DOWNLOAD, path, target=target, any_digest=True)
     shutil.rmtree(target, ignore_errors=True)
 
 

@@ -393,7 +393,7 @@ def trailing(path):
         (cut, "ended before the end-of-stream marker"),
         (cut_amid_a_member, "unexpected end of data"),
         (flipped, "CRC check failed"),
-        (trailing, "unpacks to more than it may hold"),
+        (trailing, "follows the end mark, is too long"),
         (lambda path: path.write_bytes(b""), "empty file"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8), "invalid header"),
     ],

@@ -16,7 +16,7 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
 import wsss
-from wsss.io import atomic
+from wsss.io import atomic, text
 from wsss.lab import lineage, results
 from wsss.lab.record import mlflow_store
 from wsss.photos import evaluation
@@ -213,8 +213,7 @@ def _scores(run, data, table, trained):
     return (
         f"IoU in percent on {where}: {len(ids)} photos{known}; masks `{data.mask_folder}`; over "
         f"all pixels of the list; {experiment.protocol(run.parameters)}. One run on one list: "
-        "figures on other lists are not comparable.\n\n"
-        + experiment.markdown_table(["", "IoU"], rows)
+        "figures on other lists are not comparable.\n\n" + text.markdown_table(["", "IoU"], rows)
     )
 
 

@@ -5,9 +5,11 @@ VOC 2012 keeps the masks of its test photos to itself and scores an uploaded arc
 as class numbers, and gives up at the first map of another size or with a value above 20.
 """
 
+import gzip
 import json
 import tarfile
 import warnings
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,8 +18,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsss import models
-from wsss.apply import archives
 from wsss.crf import CrfParams
+from wsss.datasets.prepare import archives
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
@@ -98,8 +100,34 @@ def export(
         data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
     )
     map_photos.infer(ids, job, label="predict", processes=processes)
-    archives.pack(out / "results.tgz", out, [OTHER_DATA / f"{id}.png" for id in ids])
+    pack(out / "results.tgz", out, names=[OTHER_DATA / f"{id}.png" for id in ids])
     return check(out / "results.tgz", data.root, split=split)
+
+
+def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
+    """Write files ``root/<name>`` and the folders above them as a tar.gz, whole or not at all.
+
+    Equal files give equal bytes: members are sorted by name, with time 0 and owner 0.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+    """
+    files = set(names)
+    folders = {folder for name in files for folder in name.parents[:-1]}
+    with (
+        atomic.write(archive) as partial,
+        partial.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name in sorted(files | folders):
+            member, content = tarfile.TarInfo(str(name)), b""
+            if name in folders:
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            else:
+                content = (root / name).read_bytes()
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
 
 
 def _data_root(run):
@@ -142,11 +170,12 @@ def check(archive, data_root, *, split="test"):
     found, seen = {}, set()  # names by key of FAULTS or WARNINGS; paths of label maps
     faults = []
     try:
-        for member, content in archives.members(
-            archive, count=2 * len(ids) + 100, size=MEMBER_BYTES
-        ):
-            for key, name in _member(member, content, data, ids, seen):
-                found.setdefault(key, []).append(name)
+        with Path(archive).open("rb") as file:
+            for member, content in archives.members(
+                file, count=2 * len(ids) + 100, size=MEMBER_BYTES
+            ):
+                for key, name in _member(member, content, data, ids, seen):
+                    found.setdefault(key, []).append(name)
         found["missing"] = sorted(ids - {path.stem for path in seen})
     except tarfile.TarError as error:
         faults.append(f"not readable as tar or tar.gz to its end ({error}); pack it again")
@@ -167,7 +196,7 @@ def _line(names, what, mend):
 def _member(member, content, data, ids, seen):
     """What is wrong with a member: pairs of a key and a name. Its path is added to ``seen``."""
     path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or content is None:
+    if path.is_absolute() or ".." in path.parts or not (content or member.isdir()):
         return [("unsafe", repr(member.name))]
     if member.isdir() and any(folder.is_relative_to(path) for folder in (VOC_ONLY, OTHER_DATA)):
         return []
@@ -179,7 +208,7 @@ def _member(member, content, data, ids, seen):
         return [("duplicate", path.stem)]
     seen.add(path)
     photo = data.image(path.stem).shape[1::-1] if data.image_path(path.stem).exists() else None
-    return [(key, f"{path.stem}{detail}") for key, detail in _label_map(content, photo)]
+    return [(key, f"{path.stem}{detail}") for key, detail in _label_map(content.read(), photo)]
 
 
 def _label_map(content, photo):

@@ -1,15 +1,15 @@
 """``wsss run``: an experiment's stages."""
 
+import importlib.util
+
 from wsss.cli.command import add_command, count, positive
 from wsss.cli.project import PROJECT
 from wsss.errors import InputError
-from wsss.runtime.engine import ENGINES
 
 
 def _run(arguments):
     from wsss.lab import plan
     from wsss.lab.run import driver, grid, sweep
-    from wsss.runtime import engine
 
     experiment = plan.read_experiment(arguments.experiment)
     single, several = grid.split_overrides(arguments.overrides)
@@ -28,7 +28,7 @@ def _run(arguments):
         else:
             print(plan.dry_run(plan.plan(experiment, overrides, **options)))
         return
-    engine.choose(arguments.engine, arguments.address, arguments.mirror)
+    _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)
@@ -39,6 +39,23 @@ def _run(arguments):
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
+
+
+def _choose_engine(name, address, *, mirror):
+    """Start the engine that photos and trainings run on."""
+    from wsss.runtime import engine
+
+    if name == "processes":
+        for option, given in (("--address", address), ("--mirror", mirror)):
+            if given:
+                raise InputError(f"{option} {given}: is a Ray cluster's; add --engine ray")
+        engine.choose()
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
+    from wsss.cluster import session  # needs Ray
+
+    session.start(address, mirror)
 
 
 def add(commands):
@@ -90,7 +107,7 @@ def add(commands):
     )
     run.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=("processes", "ray"),
         default="processes",
         help="what works on photos: processes of this machine (default), or a Ray cluster",
     )

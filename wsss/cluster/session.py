@@ -1,14 +1,14 @@
-"""The machines of a Ray cluster, on which photos and trainings are worked on. Ray is the optional
-extra ``wsss[cluster]``.
+"""The connection to a Ray cluster, whose machines then map photos and train.
 
-Machines need the same wsss, and either the folders of data and of outputs at the same paths or a
-``wsss.io.mirror`` of them.
+All machines need the same version of wsss, and either the same folders of data and outputs at the
+same paths or a mirror of them (``object_store``).
 """
 
 import logging
 import platform
 import socket
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,98 +16,112 @@ from typing import NamedTuple
 import ray
 
 import wsss
+from wsss.cluster import object_store
 from wsss.errors import InputError, reason
-from wsss.io import mirror as io_mirror
-from wsss.lab import paths as lab_paths
-from wsss.runtime.engine import ray_address
+from wsss.lab.paths import outputs_root
+from wsss.runtime import engine
 
-ANSWER = 10  # seconds that a cluster has to answer
-RETRIES = 3  # of what a process or a machine was lost with
-
-
-class Asker(NamedTuple):
-    """What the machine that asks has others compare themselves with."""
-
-    version: str  # of wsss
-    mark: Path  # a file among its outputs
-    mirror: str | None  # its address
-
-    def follow(self):
-        """Have this process work for the one that asks.
-
-        Raises:
-            InputError: this machine's wsss or folders are others.
-        """
-        if self.version != wsss.__version__:
-            raise InputError(
-                f"{platform.node()}: expected wsss {self.version} as on the machine that asks, got "
-                f"{wsss.__version__}; install that one"
-            )
-        io_mirror.work_from(self.mirror)
-        if not self.mirror and not self.mark.exists():
-            raise InputError(
-                f"{platform.node()}: {self.mark.parent} is not the folder that it is on the "
-                "machine that asks; mount it at this path, or give a --mirror"
-            )
+ANSWER_SECONDS = 10  # how long a cluster may take to accept a connection
+RETRIES = 3  # starts of a task or a training after its process or machine was lost
 
 
-@contextmanager
-def asker():
-    """This machine's ``Asker``, for as long as the block lasts."""
-    root = lab_paths.outputs_root()
-    root.mkdir(parents=True, exist_ok=True)
-    mark = root / f".seen-{uuid.uuid4().hex}"
-    mark.touch()
-    try:
-        yield Asker(wsss.__version__, mark, io_mirror.address())
-    finally:
-        mark.unlink(missing_ok=True)
+def start(address: str | None = None, mirror: str | None = None) -> None:
+    """Use a Ray cluster for photos and trainings, in this process and those that it starts.
 
-
-@contextmanager
-def mirrored(sent):
-    """Have the mirror, if there is one, hold what is sent to other machines names of files and
-    folders, and have these afterwards what it holds of them, however the block ends.
-    """
-    paths = io_mirror.paths_in(sent) if io_mirror.address() else ()
-    if not paths:
-        yield
-        return
-    io_mirror.bring(paths)
-    try:
-        yield
-    finally:
-        io_mirror.fetch(paths)
-
-
-def connect():
-    """Be one of a cluster's drivers, if this process is not yet.
+    Args:
+        address: as ``ray.init`` takes it; None takes the cluster that this machine is part of.
+        mirror: address of a copy of the files, for machines that share no folder; None is for
+            machines that do.
 
     Raises:
-        InputError: no cluster answers there.
+        InputError: the cluster or the mirror does not answer.
+    """
+    package = __name__.rpartition(".")[0]
+    engine.choose(
+        photos=f"{package}.photos", training=f"{package}.training", address=address or "auto"
+    )
+    connect()
+    ray.shutdown()  # each kernel connects by itself
+    object_store.choose(mirror)
+
+
+def connect() -> None:
+    """Connect this process to the chosen cluster, if it is not connected yet.
+
+    Raises:
+        InputError: no cluster answers at the address.
     """
     if ray.is_initialized():
         return
-    address = ray_address()
+    address = engine.ray_address()
     try:
-        if ":" in address:  # or Ray would wait for minutes
+        if ":" in address:  # without this check, Ray waits for minutes
             host, _, port = address.rpartition("/")[2].rpartition(":")
-            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as fault:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"no Ray cluster answers at '{address}' ({reason(fault)}); start one with `ray start "
+            f"no Ray cluster answers at '{address}' ({reason(error)}); start one with `ray start "
             "--head`, give its --address HOST:PORT, set RAY_AUTH_MODE=token if it asks for a token"
         ) from None
 
 
-def resources():
-    """How many CPUs and GPUs the cluster has that this process is connected to."""
+def resources() -> tuple[int, int]:
+    """How many CPUs and GPUs the connected cluster has."""
     found = ray.cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
-def check():
-    """InputError where the cluster does not answer."""
-    connect()
-    ray.shutdown()
+class Driver(NamedTuple):
+    """What a worker must know of the machine that sends it work."""
+
+    version: str  # of wsss
+    marker: Path  # a file in the driver's outputs folder
+    mirror: str | None  # its address
+
+    def prepare_worker(self) -> None:
+        """Set this process up to work for the driver.
+
+        Raises:
+            InputError: this machine has another version of wsss, or other folders.
+        """
+        if self.version != wsss.__version__:
+            raise InputError(
+                f"{platform.node()}: expected wsss {self.version} as on the driver's machine, got "
+                f"{wsss.__version__}; install that one"
+            )
+        object_store.work_from(self.mirror)
+        if not self.mirror and not self.marker.exists():
+            raise InputError(
+                f"{platform.node()}: expected the driver's folder {self.marker.parent}, got a "
+                "folder without its files; mount it at this path, or give a --mirror"
+            )
+
+
+@contextmanager
+def driver() -> Iterator[Driver]:
+    """This machine as the ``Driver`` of workers, for as long as the block lasts."""
+    root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    marker = root / f".driver-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        yield Driver(wsss.__version__, marker, object_store.address())
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+@contextmanager
+def mirrored(sent: object) -> Iterator[None]:
+    """Upload every path that ``sent`` refers to; download results when the block exits, even on
+    error. Without a mirror, do nothing.
+    """
+    paths = object_store.paths_in(sent) if object_store.address() else ()
+    if not paths:
+        yield
+        return
+    object_store.upload(paths)
+    try:
+        yield
+    finally:
+        object_store.download(paths)

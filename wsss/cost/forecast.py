@@ -10,7 +10,7 @@ from wsss import datasets
 from wsss.cost import disk_space, timings
 from wsss.errors import InputError
 from wsss.io import text
-from wsss.report import experiment
+from wsss.io.artifacts import IGNORE
 
 # Calls to the file system that name a file or flush it, for each file that a stage writes, counted
 # with strace: 1 to see whether it is there, 10 to write it safely, 4 when the stage completes, 4
@@ -87,9 +87,9 @@ def forecast(planned, data, asked, found=None):
     Raises:
         InputError: more classes than label maps can tell apart, or no photos to train on.
     """
-    if asked.classes >= datasets.IGNORE:
+    if asked.classes >= IGNORE:
         raise InputError(
-            f"{asked.classes} classes: expected at most {datasets.IGNORE - 1}, since a label map "
+            f"{asked.classes} classes: expected at most {IGNORE - 1}, since a label map "
             "has a byte a pixel; give fewer"
         )
     found = timings.find(planned, data) if found is None else found
@@ -282,7 +282,7 @@ def told(command, planned, data, asked, forecasts):
     parts = [
         f"{asked.photos:,} photos to train on, where there are {trained_on(planned, data):,} now; "
         f"{asked.classes} classes, {asked.cpus} CPUs, {asked.gpus} GPUs. Computed, not measured:",
-        experiment.markdown_table(header, rows),
+        text.markdown_table(header, rows),
     ]
     lines = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
     if unknown:

@@ -10,7 +10,7 @@ import yaml
 from wsss.datasets.photos import refuse_special
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.report.experiment import markdown_table
+from wsss.io.text import markdown_table
 from wsss.runtime.progress import progress
 
 

@@ -14,6 +14,8 @@ from wsss.io import atomic
 from wsss.io.npz import read_arrays
 from wsss.metrics import Confusions
 
+IGNORE = 255  # the value of a label map that no score and no loss counts
+
 
 def voc_palette():
     """VOC's colours, uint8 (256, 3): the bits of a class number, dealt to red, green and blue in

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import zipfile
 import zlib
 from contextlib import contextmanager, suppress
@@ -28,18 +29,23 @@ def write(path):
 
     The contents reach the disk before the name does, and the name before this returns.
     """
-    here = mirror.place(path)
-    here.parent.mkdir(parents=True, exist_ok=True)
-    partial = mirror.beside(here)
+    local = mirror.local_path(path)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    partial = temp_path(local)
     try:
         yield partial
         _flush(partial, os.O_RDWR)
-        os.replace(partial, here)
+        os.replace(partial, local)
         with suppress(PermissionError):  # Windows opens no folders
-            _flush(here.parent, os.O_RDONLY)
+            _flush(local.parent, os.O_RDONLY)
     finally:
         partial.unlink(missing_ok=True)
-    mirror.hand_on(path)
+    mirror.upload_file(path)
+
+
+def temp_path(path: Path) -> Path:
+    """Where this thread of this process writes what then becomes ``path``."""
+    return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
 
 
 def _flush(path, mode):
@@ -74,7 +80,7 @@ def is_whole(path):
         path: of a PNG, or else an archive (``.npz``, or as torch writes it); both have one for each
             part.
     """
-    path = mirror.local(path)
+    path = mirror.download_file(path)
     try:
         return _png_whole(path) if path.suffix == ".png" else _archive_whole(path)
     except DAMAGE:  # or not there

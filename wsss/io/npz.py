@@ -21,7 +21,7 @@ def read_arrays(path, **wanted):
         FileNotFoundError: no such file.
         ValueError: anything else that is wrong, in one line.
     """
-    path = mirror.local(path)
+    path = mirror.download_file(path)
     if not path.is_file() and path.exists():
         raise ValueError("no file")
     try:

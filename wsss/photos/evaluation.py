@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from wsss.crf import CrfParams, DenseCRF
-from wsss.datasets import IGNORE, Devkit, tuning_split
+from wsss.datasets import Devkit, tuning_split
 from wsss.datasets.voc import read_mask
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
+from wsss.io.artifacts import IGNORE
 from wsss.metrics import Confusions, ThresholdSweep
 from wsss.models import WalkedNetwork
 from wsss.runtime.devices import as_batch, autocast

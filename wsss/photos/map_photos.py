@@ -11,8 +11,8 @@ from torch import nn
 
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms, fuse_activations
+from wsss.runtime import engine
 from wsss.runtime.devices import cores, pick_device, precision, repeatable, reuse_memory
-from wsss.runtime.engine import ray_address
 from wsss.runtime.processes import end_with
 from wsss.runtime.progress import progress
 
@@ -80,8 +80,8 @@ def infer(ids, job, *, label, processes=None):
 
     With a GPU, this process runs ``forward`` and a pool runs ``finish``. Without one, each process
     of the pool runs both with its share of the threads: several small networks side by side keep
-    the cores busier than one network on all of them. On a Ray cluster (``engines.choose``) its
-    machines do it, and ``processes`` does not count.
+    the cores busier than one network on all of them. If an engine was chosen
+    (``wsss.runtime.engine``), it runs both, and ``processes`` is ignored.
 
     Args:
         ids: photo ids.
@@ -99,10 +99,8 @@ def infer(ids, job, *, label, processes=None):
     todo = [id for id in ids if not job.done(id)]
     if not todo:
         return 0
-    if ray_address():
-        from wsss.cluster import photos  # needs Ray
-
-        with photos.submitting(job) as (submit, most):
+    if chosen := engine.handed_in(engine.PHOTOS):
+        with chosen.submitting(job) as (submit, most):
             return _report(_through(todo, submit, label, most=most))
     processes = min(processes or cores(), len(todo))
     if processes == 1:

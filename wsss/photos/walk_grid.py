@@ -19,10 +19,11 @@ from torch import nn
 
 from wsss import models
 from wsss.cam import background_score
-from wsss.datasets import IGNORE, Devkit
+from wsss.datasets import Devkit
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic, mirror
+from wsss.io.artifacts import IGNORE
 from wsss.metrics import ConfusionMatrix
 from wsss.photos import evaluation
 from wsss.photos.map_photos import infer
@@ -241,7 +242,8 @@ def _folder(parent, key):
 
 def _load(path):
     try:
-        with mirror.local(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        local = mirror.download_file(path)
+        with local.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
         raise InputError(

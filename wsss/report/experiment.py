@@ -5,15 +5,10 @@ import statistics
 import pandas as pd
 
 from wsss.errors import InputError
+from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results, stages
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
-
-
-def markdown_table(header, rows):
-    """A Markdown table of text cells."""
-    lines = [list(header), ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def protocol(parameters):

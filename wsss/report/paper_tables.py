@@ -11,9 +11,9 @@ import pandas as pd
 
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
+from wsss.io.text import markdown_table
 from wsss.lab import lineage, results
 from wsss.lab.record import finished_runs
-from wsss.report.experiment import markdown_table
 
 TITLES = {
     "table1": "Synthesized labels, image labels given",

@@ -1,45 +1,44 @@
-"""Where photos and trainings are worked on: in processes of this machine, or on a Ray cluster."""
+"""What maps photos and trains: processes of this machine, unless an engine hands itself in.
 
-import importlib.util
+An engine hands in names of modules, not the modules: names are environment variables, so they reach
+the kernels and processes that start later, and nothing of an engine is imported before it is used.
+"""
+
+import importlib
 import os
+from types import ModuleType
 
-from wsss.errors import InputError
-from wsss.io import mirror
-
-ENGINES = ("processes", "ray")
-VARIABLE = "WSSS_RAY_ADDRESS"  # by which notebooks' kernels know of the cluster
+PHOTOS = "WSSS_PHOTO_ENGINE"  # has `submitting(job)`, for `wsss.photos.map_photos`
+TRAINING = "WSSS_TRAINING_ENGINE"  # has `launch(...)`, for `wsss.train.parallel.launch`
+ADDRESS = "WSSS_RAY_ADDRESS"
 
 
-def choose(engine, address=None, mirrored=None):
-    """Have what this process and those that it starts do run on an engine.
+def choose(*, photos: str | None = None, training: str | None = None, address: str | None = None):
+    """Use an engine in this process and in those that it starts; without arguments, use none.
 
     Args:
-        engine: one of ``ENGINES``.
-        address: of the cluster, as ``ray.init`` takes it; None takes the one that this machine is
-            part of.
-        mirrored: the address of the cluster's files (``wsss.io.mirror``); None is for machines that
-            see the same folders.
-
-    Raises:
-        InputError: Ray is not installed, no cluster or no mirror answers, or there is an address
-            without Ray.
+        photos: name of the module that maps photos.
+        training: name of the module that trains.
+        address: where the engine's Ray cluster answers, as ``ray.init`` takes it.
     """
-    if engine == "processes":
-        for option, given in (("--address", address), ("--mirror", mirrored)):
-            if given:
-                raise InputError(f"{option} {given}: is a Ray cluster's; add --engine ray")
-        os.environ.pop(VARIABLE, None)
-        mirror.choose(None)
-        return
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
-    from wsss.cluster import session  # needs Ray
-
-    os.environ[VARIABLE] = address or "auto"
-    session.check()
-    mirror.choose(mirrored)
+    for variable, value in ((PHOTOS, photos), (TRAINING, training), (ADDRESS, address)):
+        set_variable(variable, value)
 
 
-def ray_address():
-    """The address of the cluster to work on, or None."""
-    return os.environ.get(VARIABLE)
+def set_variable(variable: str, value: str | None) -> None:
+    """Set an environment variable, or remove it where the value is None."""
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def handed_in(variable: str) -> ModuleType | None:
+    """The module that an environment variable names, or None where it is not set."""
+    name = os.environ.get(variable)
+    return importlib.import_module(name) if name else None
+
+
+def ray_address() -> str | None:
+    """The address of the Ray cluster in use, or None."""
+    return os.environ.get(ADDRESS)

@@ -26,11 +26,11 @@ def save(path, content):
         FloatingPointError: a tensor of the network is not finite; nothing was written.
     """
     check_finite(content["network"])
-    here = mirror.place(path)
+    local = mirror.local_path(path)
     with atomic.write(path) as partial:
         torch.save(content, partial)
-        if here.exists():
-            os.replace(here, previous(here))
+        if local.exists():
+            os.replace(local, previous(local))
 
 
 def newest(path, device):
@@ -38,7 +38,7 @@ def newest(path, device):
 
     A damaged one is removed, or the next ``save`` would put it in the place of the whole one.
     """
-    for candidate in map(mirror.local, (path, previous(path))):
+    for candidate in map(mirror.download_file, (path, previous(path))):
         if atomic.is_whole(candidate):
             return torch.load(candidate, map_location=device, weights_only=True)
         candidate.unlink(missing_ok=True)

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from wsss.affinity import cell_labels
-from wsss.datasets import IGNORE
 from wsss.datasets.photos import fit_mask
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError
-from wsss.io.artifacts import load_marginals
+from wsss.io.artifacts import IGNORE, load_marginals
 from wsss.models import AffinityNetwork
 from wsss.synthesis import cell_regions
 

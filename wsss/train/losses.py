@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from wsss.affinity import affinity_loss, pair_counts, pair_distance, pair_targets
-from wsss.datasets.voc import IGNORE
 from wsss.geometry import upsample
+from wsss.io.artifacts import IGNORE
 from wsss.train.parallel.distributed import averaging
 
 

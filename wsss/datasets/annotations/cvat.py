@@ -8,9 +8,8 @@ import numpy as np
 
 from wsss.datasets.annotations.labelme import IGNORE_NAME
 from wsss.datasets.tags import normal
-from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError
-from wsss.io.artifacts import voc_palette
+from wsss.io.artifacts import IGNORE, voc_palette
 
 BACKGROUND_NAME = "background"  # which CVAT takes for pixels without a label
 

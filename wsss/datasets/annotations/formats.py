@@ -15,9 +15,10 @@ from pycocotools import mask as coco_mask
 from wsss.datasets.annotations import cvat, labelme
 from wsss.datasets.photos import photo_size, read_png
 from wsss.datasets.tags import normal
-from wsss.datasets.voc import IGNORE, read_mask
+from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, reason
 from wsss.io import atomic
+from wsss.io.artifacts import IGNORE
 from wsss.io.text import read_text
 from wsss.runtime.progress import progress
 

@@ -10,8 +10,8 @@ from PIL import Image
 from wsss.datasets.annotations.polygons import outlines, paint
 from wsss.datasets.photos import MOST_PIXELS
 from wsss.datasets.tags import normal
-from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError, reason
+from wsss.io.artifacts import IGNORE
 
 BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
 FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there

@@ -1,34 +1,31 @@
-"""Taking what is needed out of an archive or a folder that a person downloaded.
+"""Takes what is needed out of an archive or a folder that a person downloaded.
 
-An archive is a stranger's file: its digest is checked, and a member that is not a plain file in the
-expected folder is refused. Files that are there with the same size are skipped, so a second run
-goes on where the first stopped.
+Archives are untrusted: the digest is checked, and a member that is not a plain file in the expected
+folder is refused. A file that exists with the same size is skipped, so a second run continues where
+the first one stopped.
 """
 
-import gzip
 import hashlib
-import lzma
 import shutil
 import tarfile
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import IO
 
+from wsss.datasets.prepare import archives
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.runtime.progress import progress
 
-DAMAGED = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)
-HEADER_BYTES = 1 << 20  # of a long name and its like at most
+MOST_MEMBERS = 1_000_000  # VOC 2012 has some 50,000
 MOST_UNPACKED = 1 << 34  # bytes; VOC and SBD have 2 GB each
-PADDING = 1 << 24  # bytes behind the end mark at most; tar fills up to 10 KiB
 MEBIBYTE = 1 << 20  # bytes: read at once, and one tick of the progress over an archive
 
 
 @dataclass(frozen=True)
 class Download:
-    """An archive that people get by themselves, and what is taken out of it."""
+    """An archive that people download by themselves, and what is taken out of it."""
 
     archive: str  # its file name
     md5: str  # of the archive as published
@@ -36,21 +33,21 @@ class Download:
     parts: tuple[str, ...]  # files and folders below `top`; the rest is not needed
     where: str  # to get it
 
-    def lacking(self, target):
+    def lacking(self, target: Path) -> list[Path]:
         """The paths of the parts that are not in a folder."""
         return [target / part for part in self.parts if not (target / part).exists()]
 
 
-def fetch(download, given, target, *, any_digest=False):
-    """Take a download's parts out of an archive or a folder into ``target``, but for files that
-    are there with the same size. Each file appears whole or not at all.
+def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = False) -> None:
+    """Take a download's parts out of an archive or a folder into ``target``, except for files that
+    exist there with the same size. Each file appears whole or not at all.
 
     Args:
         download: what is expected.
         given: path of its archive (a tar, compressed or not), or of a folder with its parts, or
             with its top folder, in it.
         target: path of the folder that gets the parts.
-        any_digest: take an archive whose MD5 is not the published one.
+        any_digest: accept an archive whose MD5 is not the published one.
 
     Raises:
         InputError: ``given`` is missing, damaged, has another digest or another layout, or holds a
@@ -68,31 +65,26 @@ def fetch(download, given, target, *, any_digest=False):
         print(f"{given}: digest not checked (--any-digest)")
     else:
         _check_digest(download, given)
-    total = _mebibytes(given.stat().st_size)
     ticks = _unpack(download, given, target)
     try:
-        for _ in progress(ticks, f"unpack {given.name}", total=total, unit="MiB"):
+        for _ in progress(ticks, f"unpack {given.name}", total=_mebibytes(given), unit="MiB"):
             pass
-    except InputError:
-        raise
-    # a header's numbers may be no numbers
-    except (tarfile.TarError, EOFError, ValueError, *DAMAGED) as error:
-        reason = " ".join(str(error).split())  # tarfile's has a line for each compression
+    except tarfile.TarError as error:
         raise InputError(
             f"{given}: expected a whole {download.archive} but it cannot be read to its end "
-            f"({reason}); download it again"
+            f"({error}); download it again"
         ) from error
 
 
-def _mebibytes(size):
-    return -(-size // MEBIBYTE)  # begun ones count
+def _mebibytes(file: Path) -> int:
+    return -(-file.stat().st_size // MEBIBYTE)  # rounded up
 
 
 def _check_digest(download, archive):
     state = hashlib.md5(usedforsecurity=False)
     with archive.open("rb") as file:
         blocks = iter(lambda: file.read(MEBIBYTE), b"")
-        total = _mebibytes(archive.stat().st_size)
+        total = _mebibytes(archive)
         for block in progress(blocks, f"check {archive.name}", total=total, unit="MiB"):
             state.update(block)
     if state.hexdigest() != download.md5:
@@ -103,50 +95,29 @@ def _check_digest(download, archive):
         )
 
 
-def _unpack(download, archive, target):
+def _unpack(download: Download, archive: Path, target: Path) -> Iterator[int]:
     """Take the parts out of a tar archive; yields once for each MiB of it that is done."""
-    done = 0
-    unpacked = 0
-    with archive.open("rb") as file, tarfile.open(fileobj=file, tarinfo=_Member) as tar:
-        for member in tar:
+    done = unpacked = 0
+    with archive.open("rb") as file:
+        for member, content in archives.members(file, count=MOST_MEMBERS, size=MOST_UNPACKED):
             unpacked += member.size
             if unpacked > MOST_UNPACKED:
                 raise tarfile.ReadError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
-            path = _path_below_top(member, download, archive)
-            if member.isreg() and any(path.is_relative_to(part) for part in download.parts):
+            path = _path_below_top(member, content, download, archive)
+            if content and any(path.is_relative_to(part) for part in download.parts):
                 _check_destination(member, path, archive, target)
-                _write(tar.extractfile(member), target / path, member.size)
-            while done < _mebibytes(file.tell()):
+                _write(content, target / path, size=member.size)
+            while done * MEBIBYTE < file.tell():
                 done += 1
                 yield done
-        # tarfile takes a header that is cut off or broken for the end of the archive
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("no end mark after the last member")
-        # gzip's checksum stands behind the rest
-        for _ in range(PADDING // MEBIBYTE):
-            if not tar.fileobj.read(MEBIBYTE):
-                return
-        raise tarfile.ReadError("it goes on after its end mark")
 
 
-class _Member(tarfile.TarInfo):
-    """A header as tarfile meets it; what would be read at once, whatever its size, is bounded."""
-
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        member = super().frombuf(buf, encoding, errors)
-        if member.size < 0 or (member.type not in PLAIN and member.size > HEADER_BYTES):
-            raise tarfile.ReadError(f"a header of {member.size} bytes")
-        return member
-
-
-def _path_below_top(member, download, archive):
+def _path_below_top(member, content, download, archive):
     """A member's path below the download's top folder; as it is, where it lies beside that."""
     path, top = PurePosixPath(member.name), PurePosixPath(download.top)
     if member.issparse():
         reason = "a sparse file, which may grow to any size"
-    elif not (member.isreg() or member.isdir()):
+    elif not (content or member.isdir()):
         reason = "neither a file nor a folder, but a link or a device"
     elif path.parts[:1] not in ((), top.parts[:1]) or ".." in path.parts:  # () is the folder "."
         reason = f"not in {top.parts[0]}/"
@@ -186,10 +157,10 @@ def _copy(download, folder, target):
         files = [path for path in found if path.is_file()]
         for path in progress(files, f"copy {part}", unit="file"):
             with path.open("rb") as source:
-                _write(source, target / path.relative_to(folder), path.stat().st_size)
+                _write(source, target / path.relative_to(folder), size=path.stat().st_size)
 
 
-def _write(source, path, size):
+def _write(source: IO[bytes], path: Path, *, size: int) -> None:
     if path.is_file() and path.stat().st_size == size:
         return
     with atomic.write(path) as partial, partial.open("wb") as file:

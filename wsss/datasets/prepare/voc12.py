@@ -100,7 +100,7 @@ def prepare(root, *, voc=None, sbd=None, any_digest=False, expected=EXPECTED):
                 stale.unlink()
         for download, source, target in given:
             if source is not None:
-                fetch(download, Path(source), target, any_digest=any_digest)
+                fetch(download, Path(source), target=target, any_digest=any_digest)
         return _complete(Report(root), home, boundaries, expected)
     except OSError as error:  # no room, no permission
         raise InputError(

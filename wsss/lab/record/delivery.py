@@ -281,11 +281,7 @@ def outstanding():
     that was cut off; the experiments' runs first.
     """
     root = paths.outputs_root()
-    found = [
-        *root.glob(f"*/{results.JOURNAL}"),
-        *root.glob(f"*/*/{results.JOURNAL}"),
-    ]  # bench's is flat
-    folders = [path.parent for path in sorted(found)]
+    folders = [path.parent for path in sorted(root.glob(f"*/*/{results.JOURNAL}"))]
     folders.sort(key=lambda folder: folder.parent.name != "runs")
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 

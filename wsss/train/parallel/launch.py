@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from wsss.errors import InputError, reason
+from wsss.runtime import engine
 from wsss.runtime.devices import cores
-from wsss.runtime.engine import ray_address
 from wsss.runtime.processes import end_with_parent
 
 # How long a process waits for the others before it takes them for stuck; those that are gone are
@@ -56,10 +56,8 @@ def launch(function, *arguments, processes, **callbacks):
         Exception: what the function raised in whichever process was first, with its traceback
             there as a note. In any of these cases the other processes are ended.
     """
-    if ray_address():
-        from wsss.cluster import training  # needs Ray
-
-        return training.launch(function, *arguments, processes=processes, **callbacks)
+    if chosen := engine.handed_in(engine.TRAINING):
+        return chosen.launch(function, *arguments, processes=processes, **callbacks)
     if processes == 1:
         return function(*arguments, **callbacks)
     _check_number(processes)
