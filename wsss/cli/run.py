@@ -14,7 +14,7 @@ def _run(arguments):
     experiment = plan.read_experiment(arguments.experiment)
     single, several = grid.split_overrides(arguments.overrides)
     overrides = plan.parse_overrides(single)
-    names = ("smoke", "force", "start", "only", "until")
+    names = ("smoke", "force", "start", "only", "until", "trust_code")
     options = {name: vars(arguments)[name] for name in names} | {"project": PROJECT}
     points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
@@ -100,6 +100,11 @@ def add(commands):
         help="GPUs of each job's own; with several jobs on a machine with GPUs, 1 by default",
     )
     run.add_argument("--force", action="store_true", help="run stages again that are done")
+    run.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="reuse results that other code computed; MLflow marks these runs",
+    )
     run.add_argument(
         "--smoke",
         action="store_true",

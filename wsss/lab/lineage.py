@@ -61,6 +61,25 @@ def siblings(folder):
     return [found[seeds][1] for seeds in sorted(found)]
 
 
+def answered(name, question):
+    """Completed runs of a stage that answered the same question, perhaps with other code: their
+    records, the newest first.
+    """
+    markers = (paths.outputs_root() / name).glob(f"*/{results.COMPLETE}")
+    records = [results.completion(marker.parent) for marker in markers]
+    found = [record for record in records if record and record.get("question") == question]
+    return sorted(found, key=lambda record: record["ended"], reverse=True)
+
+
+def changed_code(record, code):
+    """The files, ``notebook`` for its cells, that a completed run's code differs in from the code
+    of now (``Stage.code``), sorted.
+    """
+    before = record.get("code", {})
+    names = {name for name in {*before, *code} if before.get(name) != code.get(name)}
+    return sorted("notebook" if name == "cells" else name for name in names)
+
+
 def latest(name, data_digest):
     """The folder of the stage's newest completed run on data with this digest."""
     best = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.io import safe_yaml
-from wsss.lab import paths, results, stages
+from wsss.lab import lineage, paths, results, stages
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
@@ -29,6 +29,8 @@ class Planned:
     changes: dict = field(default_factory=dict)
     forced: bool = False  # whether it is run again though it is done
     damage: str = ""  # of what was done, if it cannot be used
+    changed: tuple = ()  # files whose code is not what answered the same question before
+    trusted: bool = False  # whether results of that other code are reused
 
     @property
     def name(self):
@@ -101,6 +103,7 @@ def plan(
     start=None,
     only=None,
     until=None,
+    trust_code=False,
 ):
     """The stages of an experiment in order, each with its values, fingerprint, and whether it is
     done.
@@ -114,6 +117,7 @@ def plan(
         start: with ``force``, only from this stage on.
         only: run this stage alone; those before it must be done.
         until: leave out the stages after this one.
+        trust_code: reuse results of the same question that other code computed.
     """
     chain = stages.read_stages()
     overrides = dict(overrides or {})
@@ -170,9 +174,19 @@ def plan(
         folder = paths.stage_folder(name, fingerprint)
         forced = forced or (force and start in (None, name)) or (force and only == name)
         again = forced and only in (None, name)
+        changed, trusted = (), False
+        if results.completion(folder) is None:
+            before = lineage.answered(name, stage.question(values, upstream, digest))
+            changed = tuple(lineage.changed_code(before[0], stage.code)) if before else ()
+            if before and trust_code and not again:
+                old = paths.stage_folder(name, before[0]["fingerprint"])
+                if trusted := not results.damage(old):
+                    fingerprint, folder = before[0]["fingerprint"], old
         damage = results.damage(folder)
         done = not again and not damage and results.completion(folder) is not None
-        planned[name] = Planned(stage, values, fingerprint, folder, done, changes, again, damage)
+        planned[name] = Planned(
+            stage, values, fingerprint, folder, done, changes, again, damage, changed, trusted
+        )
     if only:
         missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
         if missing:

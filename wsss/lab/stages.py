@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.lab import paths
+from wsss.lab import code, paths
 
 TYPES = {
     "int": int,
@@ -120,17 +120,32 @@ class Stage:
             for name, parameter in self.parameters.items()
         }
 
+    @cached_property
+    def code(self):
+        """What of the code can change the results: ``cells`` of the notebook and files of the
+        package, each with a digest (see ``code``).
+        """
+        _, cells = self._cells
+        files = code.reached(cells, paths.project_root())
+        return {"cells": code.digest(cells)} | files
+
     def fingerprint(self, values, upstream, data_digest):
-        """Twelve hexadecimal digits that change whenever the results may.
+        """Twelve hexadecimal digits that change whenever the results may: with the question, and
+        with the code that answers it. Arguments as for ``question``.
+        """
+        return _digest([self.question(values, upstream, data_digest), self.code])
+
+    def question(self, values, upstream, data_digest):
+        """Twelve hexadecimal digits of all that the results depend on besides the stage's code.
 
         Args:
             values: of every parameter; the folders of upstream stages are left out, and of a
                 parameter called ``..._folder`` the contents count.
             upstream: name to fingerprint of the stages whose results are used.
-            data_digest: of the dataset.
+            data_digest: of the data.
         """
         state = {
-            "code": self._cells[1],
+            "stage": self.name,
             "values": {
                 name: _contents(value) if name.endswith("_folder") and value else value
                 for name, value in values.items()
@@ -139,9 +154,11 @@ class Stage:
             "upstream": upstream,
             "data": data_digest,
         }
-        return hashlib.blake2b(
-            json.dumps(state, sort_keys=True).encode(), digest_size=6
-        ).hexdigest()
+        return _digest(state)
+
+
+def _digest(state):
+    return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def _contents(folder):

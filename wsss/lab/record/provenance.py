@@ -10,7 +10,7 @@ import torch
 
 from wsss.errors import masked
 from wsss.io import atomic
-from wsss.lab import paths
+from wsss.lab import code, paths, results
 from wsss.runtime.devices import cores
 
 SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
@@ -43,6 +43,27 @@ def tags(count=None):
         "wsss.python": platform.python_version(),
         "wsss.device": f"{device}, {count or cores()} cores",
     }
+
+
+def versions():
+    """Versions of the packages that ``pyproject.toml`` says can change results, by name."""
+    return {name: metadata.version(name) for name in code.packages(paths.project_root())}
+
+
+def other_versions(folders):
+    """A line where completed stages were computed with other versions of packages than those
+    installed, or nothing.
+    """
+    now, other = versions(), {}
+    for folder in folders:
+        then = (results.completion(folder) or {}).get("versions", {})
+        for name, version in then.items():
+            if now.get(name, version) != version:
+                other.setdefault(name, set()).add(version)
+    if not other:
+        return ""
+    parts = [f"{name} {', '.join(sorted(then))} (now {now[name]})" for name, then in other.items()]
+    return f"reused results were computed with {'; '.join(parts)}; --force computes them again"
 
 
 def packages():

@@ -47,14 +47,13 @@ class StageRun:
         InputError: another process works in the folder.
     """
 
-    def __init__(self, name, parameters, inputs, folder, fingerprint, data_digest):
-        self.name, self.parameters, self.inputs, self.folder = (
-            name,
-            parameters,
-            inputs,
-            Path(folder),
-        )
+    def __init__(
+        self, name, parameters, inputs, folder, fingerprint, data_digest, *, question="", code=None
+    ):
+        self.name, self.parameters, self.inputs = name, parameters, inputs
+        self.folder = Path(folder)
         self.fingerprint, self.data_digest = fingerprint, data_digest
+        self._question, self._code = question, code or {}
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
         self._register = None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
@@ -134,6 +133,9 @@ class StageRun:
         record = {
             "stage": self.name,
             "fingerprint": self.fingerprint,
+            "question": self._question,
+            "code": self._code,
+            "versions": provenance.versions(),
             "parameters": self.parameters,
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
             "data_digest": self.data_digest,
@@ -205,6 +207,8 @@ def start(name, namespace, dataset):
         paths.stage_folder(name, fingerprint),
         fingerprint,
         digest,
+        code=stage.code,
+        question=stage.question(values, upstream, digest),
     )
 
 

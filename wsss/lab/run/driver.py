@@ -13,6 +13,8 @@ from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
 
+TRUSTED = "wsss.trusted_code"  # tag: the files whose code is not what computed the results
+
 
 def run(experiment, planned, *, project, title="", say=print, lane=None):
     """Run what is not done, inside one MLflow parent run; returns the report's text, or None
@@ -36,10 +38,13 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
     name, description = experiment["name"], experiment.get("description", "")
     lane = lane or Alone()
     _check_outputs()
+    trusted = _mark_trusted(planned, say)
     try:
         delivery.settle(say, register_model=project.register_model)
     except delivery.Away as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
+    if line := provenance.other_versions([item.folder for item in planned if item.done]):
+        say(line)
     todo = [item for item in planned if not item.done]
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
@@ -47,10 +52,12 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
     project.check_files(todo)
     project.check_room(planned, paths.outputs_root())
     for item in planned:
-        if item.done:
+        if item.done and not item.trusted:
             say(f"{item.name}: done before, reused ({item.folder})")
         elif item.damage:
-            say(f"{item.name}: done before, but {item.damage}; it is mended")
+            say(f"{item.name}: done before, but {item.damage}; it is repaired")
+        elif item.changed and not item.done:
+            say(f"{item.name}: code changed: {', '.join(item.changed)}")
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
@@ -63,7 +70,9 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
         parent.begin(
             name,
             mlflow_pages.run_name(name, title, when) if title else f"{name} {when}",
-            {"wsss.experiment": name, mlflow_pages.NOTE: description} | provenance.tags(),
+            {"wsss.experiment": name, mlflow_pages.NOTE: description}
+            | ({TRUSTED: trusted} if trusted else {})
+            | provenance.tags(),
         )
         courier.carry(folder)
         status, error = "FAILED", None
@@ -130,6 +139,17 @@ def _alone(item, label, lane, say):
         yield not (waited and results.completion(item.folder) and not results.damage(item.folder))
     finally:
         lock.release()
+
+
+def _mark_trusted(planned, say):
+    """Say and record which results of other code are reused; returns the same as text."""
+    lines = {}
+    for item in planned:
+        if item.trusted:
+            lines[item.name] = ", ".join(item.changed)
+            say(f"{item.name}: code changed: {lines[item.name]}; reused as --trust-code asks")
+            Journal(item.folder).tags({TRUSTED: lines[item.name]})
+    return "; ".join(f"{stage}: {files}" for stage, files in lines.items())
 
 
 def _check_outputs():

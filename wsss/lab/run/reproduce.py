@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsss.errors import InputError
-from wsss.lab import paths, plan, results, stages
+from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import run_stage
 
@@ -117,7 +117,10 @@ def _planned(folder, record, project):
     if digest != record["data_digest"]:
         reasons.append(f"the data's digest is {digest}, and was {record['data_digest']}")
     elif fingerprint != record["fingerprint"] and not reasons:
-        reasons.append("the notebook's code, or the contents of a folder it was given")
+        files = lineage.changed_code(record, stage.code)
+        reasons.append(
+            f"code: {', '.join(files)}" if files else "the contents of a folder it was given"
+        )
     if values.get("model_name"):  # a look back makes no new version in the registry
         values["model_name"] = ""
         fingerprint = stage.fingerprint(values, upstream, digest)
