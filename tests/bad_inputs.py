@@ -246,7 +246,7 @@ CASES = {
         word("beta=4", told="expected stage.parameter=value", names="beta=4"),
         word("dataset.seed=[", told="not readable as YAML", names="dataset.seed"),
         word(f"dataset.seed={RUN_THIS}", told="not readable as YAML", names="dataset.seed"),
-        word("dataset.seed=&a [*a]", told="an anchor .* holds itself", names="dataset.seed"),
+        word("dataset.seed=&a [*a]", told="an anchor .* contains itself", names="dataset.seed"),
         word("dataset.dataset=coco", told="dataset 'coco' is not known", names="coco"),
         word("dataset.data_root=/nowhere", told="no such folder", names="/nowhere"),
         word("--only", "walk", told="'walk' is no stage", names="walk"),
@@ -317,7 +317,7 @@ CASES = {
         word("--processes", "-2", told="a whole number from 0", names="--processes"),
         word("--out", "own.yaml", told="expected a folder for the results", names="own.yaml"),
         Case({"own/a.png": None, "own/b.png": None}, "expected photos", (), "own"),
-        case("out/making.json", "[1", "tells of others; give another --out", names="out"),
+        case("out/making.json", "[1", "has others; give another --out", names="out"),
     ],
     "predict": [
         word("--scales", "0.5,fast", told="expected factors such as", names="--scales"),

@@ -135,7 +135,7 @@ def test_what_is_there_is_left_alone_and_makings_do_not_mix(tmp_path, photos, ne
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
     capsys.readouterr()
     assert label(photos, networks, tmp_path, *FAST, "random_walk.beta=3") == 2
-    assert "making.json tells of others; give another --out" in capsys.readouterr().err
+    assert "making.json has others; give another --out" in capsys.readouterr().err
     assert [path.stat().st_mtime_ns for path in files] == after
 
 

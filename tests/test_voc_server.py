@@ -148,7 +148,7 @@ def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
     assert times == [path.stat().st_mtime_ns for path in (paths[0], paths[2])]
     assert (tmp_path / "results.tgz").read_bytes() == archive
     assert not list(tmp_path.rglob("*.partial"))
-    with pytest.raises(InputError, match=r"export\.json tells of others; give another --out"):
+    with pytest.raises(InputError, match=r"export\.json has others; give another --out"):
         voc_server.export(run, tmp_path, flip=True, processes=1)
 
 

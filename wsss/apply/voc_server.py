@@ -33,7 +33,7 @@ OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than V
 MEMBER_BYTES = 2**22  # of a label map's file
 PIXELS = 2**24  # of a label map whose photo is not there
 
-FAULTS = {  # what is wrong and the mend, in the order they are told
+FAULTS = {  # what is wrong and the fix, in the order of the report
     "unsafe": ("unsafe members", "pack plain files and folders alone, by relative names"),
     "outside": (f"members outside {VOC_ONLY} or {OTHER_DATA.name}", "put label maps there alone"),
     "both": ("label maps in both folders", "keep one of them"),
@@ -182,15 +182,15 @@ def check(archive, data_root, *, split="test"):
     folders = sorted({path.parent.name for path in seen})
     found["both"] = folders if len(folders) > 1 else []
     faults += [_line(found[key], *FAULTS[key]) for key in FAULTS if found.get(key)]
-    told = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
+    warned = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
     if data.classes != tuple(VOC_CLASSES):
-        told.append(f"{data.root} has other classes than VOC's, by which the server scores")
-    return Report(len(seen), faults, told)
+        warned.append(f"{data.root} has other classes than VOC's, by which the server scores")
+    return Report(len(seen), faults, warned)
 
 
-def _line(names, what, mend):
+def _line(names, what, fix):
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what} ({len(names)}): {', '.join(names[:3])}{more}; {mend}"
+    return f"{what} ({len(names)}): {', '.join(names[:3])}{more}; {fix}"
 
 
 def _member(member, content, data, ids, seen):

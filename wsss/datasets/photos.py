@@ -170,7 +170,7 @@ def _opened(path):
 
 
 def refuse_special(path):
-    """Raise OSError for what is there but no plain file: to open a pipe would wait for ever."""
+    """Raise OSError for anything but a plain file: opening a pipe would wait forever."""
     if Path(path).exists() and not Path(path).is_file():
         raise OSError(errno.EINVAL, "no plain file")
 

@@ -7,6 +7,7 @@ import re
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,18 +15,15 @@ from wsss.errors import InputError
 from wsss.io import mirror
 from wsss.runtime.processes import is_running
 
-PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the process that writes it
-
-
+PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the number of the process that writes it
+# What a damaged archive raises, depending on where it is damaged.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)
-
-
-DAMAGE += (zipfile.BadZipFile,)  # what a damaged archive raises, by where it is damaged
+DAMAGE += (zipfile.BadZipFile,)
 
 
 @contextmanager
-def write(path):
-    """A path to write to, which becomes ``path`` if the block ends well and vanishes if not.
+def write(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` if the block succeeds and is removed if not.
 
     The contents reach the disk before the name does, and the name before this returns.
     """
@@ -49,7 +47,7 @@ def temp_path(path: Path) -> Path:
 
 
 def _flush(path, mode):
-    """Have the system write a file, or a folder's names, to the disk now."""
+    """Flush a file, or a folder's names, to the disk."""
     descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)
@@ -57,9 +55,9 @@ def _flush(path, mode):
         os.close(descriptor)
 
 
-def sweep_partials(folder):
-    """Remove what killed processes left half-written in a folder and below: the files whose writer
-    is gone, or has the number of this process, which has not begun to write there.
+def sweep_partials(folder: Path | str) -> int:
+    """Remove what killed processes left half-written in a folder and below: files whose writer has
+    ended, or has the number of this process, which has not started to write in that folder.
 
     Returns:
         how many files were removed.
@@ -73,17 +71,17 @@ def sweep_partials(folder):
     return count
 
 
-def is_whole(path):
-    """Whether a file is there with all its contents, by the checksums that its format has.
+def is_whole(path: Path) -> bool:
+    """Whether a file exists and is intact, by the checksums in its format.
 
     Args:
-        path: of a PNG, or else an archive (``.npz``, or as torch writes it); both have one for each
-            part.
+        path: of a PNG, or else of an archive (``.npz``, or as torch writes it); both have a
+            checksum for each part.
     """
     path = mirror.download_file(path)
     try:
         return _png_whole(path) if path.suffix == ".png" else _archive_whole(path)
-    except DAMAGE:  # or not there
+    except DAMAGE:  # or missing
         return False
 
 
@@ -109,43 +107,45 @@ def _png_whole(path):
 CHECKSUMMED = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole}
 
 
-def save_json(path, value):
+def save_json(path: Path, value: object) -> None:
+    """Write a value as JSON; what JSON has no form for is written as its ``str``."""
     with write(path) as partial:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def claim(path, record):
-    """Note in ``path`` what makes the files of its folder: those of two networks or settings must
-    not get mixed.
+def claim(path: Path, record: dict) -> None:
+    """Write to ``path`` which network and settings the files of its folder come from, so that files
+    of two of them are never mixed.
 
     Args:
+        path: of the JSON file.
         record: plain values by name.
 
     Raises:
-        InputError: the file tells of another making.
+        InputError: the file exists with another record.
     """
     record = json.loads(json.dumps(record, default=str))
     try:
-        there = json.loads(Path(path).read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
-        there = record
+        found = record
     except ValueError:
-        there = None
-    if there != record:
+        found = None
+    if found != record:
         raise InputError(
-            f"{Path(path).parent}: expected files made as they are to be now, but {path.name} "
-            "tells of others; give another --out"
+            f"{path.parent}: expected files of the same network and settings, but {path.name} has "
+            "others; give another --out"
         )
     save_json(path, record)
 
 
-def digest(path):
+def digest(path: Path | str) -> str:
     """Sixteen hexadecimal digits of a file's contents."""
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 
-def manifest(folder):
-    """``{"files": count, "digest": of names and contents}`` of a folder, hidden files left out."""
+def manifest(folder: Path | str) -> dict:
+    """``{"files": count, "digest": of names and contents}`` of a folder, without hidden files."""
     state, count = hashlib.blake2b(digest_size=8), 0
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file() and not path.name.startswith("."):

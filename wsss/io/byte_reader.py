@@ -1,38 +1,40 @@
-"""Reading bytes that a stranger wrote: no length in them is believed before it was held against
-what is there.
-"""
+"""Reading untrusted bytes: each length in them is checked against the bytes that are left."""
 
 import struct
 
 
 class Fault(Exception):
-    """What is wrong with the bytes; the reader adds the file and the mend."""
+    """What is wrong with the bytes; the caller adds the file and the fix."""
 
 
 class Bytes:
     """A cursor over bytes that refuses to read past their end."""
 
-    def __init__(self, data, start=0, end=None):
+    def __init__(self, data: bytes, start: int = 0, *, end: int | None = None):
         self.data, self.place = data, start
         self.end = len(data) if end is None else end
 
     @property
-    def left(self):
-        """How many bytes are still to come."""
+    def left(self) -> int:
+        """How many bytes are left."""
         return self.end - self.place
 
-    def take(self, count):
-        """The next bytes, not copied."""
+    def take(self, count: int) -> memoryview:
+        """The next bytes, not copied.
+
+        Raises:
+            Fault: there are fewer.
+        """
         if count < 0 or count > self.left:
             raise Fault(f"ends early: {count} bytes expected at {self.place}")
         self.place += count
         return memoryview(self.data)[self.place - count : self.place]
 
-    def part(self, count):
+    def part(self, count: int) -> "Bytes":
         """A cursor over the next bytes alone."""
         self.take(count)
-        return Bytes(self.data, self.place - count, self.place)
+        return Bytes(self.data, self.place - count, end=self.place)
 
-    def number(self, kind, order="<"):
-        """One number, by ``struct``'s letter, little-endian unless told otherwise."""
+    def number(self, kind: str, order: str = "<") -> int | float:
+        """One number, by ``struct``'s letters of its kind and byte order."""
         return struct.unpack(f"{order}{kind}", self.take(struct.calcsize(f"<{kind}")))[0]

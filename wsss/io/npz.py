@@ -1,21 +1,22 @@
-"""Files of arrays (.npz) that earlier stages left, read as if a stranger had written them."""
+"""Files of arrays (.npz) that earlier stages wrote, read as untrusted files."""
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
 from wsss.io import mirror
 
-MOST_BYTES = 2**31  # of a file's arrays; those of a photo of 100 million pixels fit
+MOST_BYTES = 2**31  # of a file's arrays; enough for a photo of 100 million pixels
 
 
-def read_arrays(path, **wanted):
+def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.ndarray]:
     """Arrays of an .npz file, by name; nothing is unpickled.
 
     Args:
         path: the file.
-        wanted: name to ``(kinds, dimensions)``: the letters of numpy's kinds of type that are
-            right, such as ``u`` or ``iu``, and the number of axes.
+        wanted: name to ``(kinds, dimensions)``: the accepted ``dtype.kind`` letters, such as ``u``
+            or ``iu``, and the number of axes.
 
     Raises:
         FileNotFoundError: no such file.
@@ -23,7 +24,7 @@ def read_arrays(path, **wanted):
     """
     path = mirror.download_file(path)
     if not path.is_file() and path.exists():
-        raise ValueError("no file")
+        raise ValueError("not a plain file")
     try:
         with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
@@ -35,9 +36,9 @@ def read_arrays(path, **wanted):
                 found = {name: arrays[name] for name in wanted}
                 for array in found.values():
                     if not isinstance(array, np.ndarray):
-                        raise ValueError("a member that is no array")
+                        raise ValueError("a member is not an array")
                     if array.dtype.kind == "U":
-                        array.tolist()  # which refuses numbers that stand for no character
+                        array.tolist()  # which raises for numbers beyond Unicode
     except (FileNotFoundError, ValueError):
         raise
     except KeyError as error:

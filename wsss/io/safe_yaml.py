@@ -1,4 +1,6 @@
-"""YAML that people write, read with care: plain values alone, in bounded memory and time."""
+"""Untrusted YAML: plain values only, read in bounded memory and time."""
+
+from pathlib import Path
 
 import yaml
 
@@ -6,34 +8,35 @@ from wsss.errors import InputError, one_line, reason
 from wsss.io.text import read_text
 
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
-MOST_VALUES = 200_000  # of a file, each as often as its anchor is named
+MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
 
 
-def read(path, what):
+def read(path: Path | str, what: str) -> object:
     """The plain values (dicts, lists, texts, numbers, dates) in a YAML file.
 
     Args:
         path: the file.
-        what: is expected in it, for messages, such as ``an experiment``.
+        what: names the expected contents in messages, such as ``an experiment``.
 
     Raises:
-        InputError: missing, not UTF-8, larger than a mebibyte, not YAML, or as ``parse`` has it.
+        InputError: missing, not UTF-8, larger than a mebibyte, or as ``parse``.
     """
     return parse(read_text(path, f"{what} in YAML", most=MOST_BYTES), path)
 
 
-def parse(text, where):
+def parse(text: str, where: Path | str) -> object:
     """The plain values in a text of YAML; an empty text gives None.
 
-    Anchors may be named any number of times, but what they stand for is counted each time: ten
-    lines of lists of one another can stand for a billion values.
+    Values are counted at each use of their anchor: ten lines of lists that refer to each other can
+    stand for a billion values.
 
     Args:
-        where: the text is from, for messages.
+        text: the YAML.
+        where: the text comes from, for messages.
 
     Raises:
         InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
-            within itself, or more values than ``MOST_VALUES``.
+            inside itself, or more values than ``MOST_VALUES``.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -48,27 +51,27 @@ def parse(text, where):
     except InputError:
         raise
     except RecursionError:
-        raise InputError(f"{where}: the YAML is nested too deep; mend it") from None
+        raise InputError(f"{where}: the YAML is nested too deeply; flatten it") from None
     except yaml.YAMLError as error:
-        told = one_line(" ".join(str(error).split()))
-        raise InputError(f"{where}: not readable as YAML ({told}); mend it") from None
-    except Exception as error:  # what its makers of dates and numbers raise is of many kinds
+        summary = one_line(" ".join(str(error).split()))
+        raise InputError(f"{where}: not readable as YAML ({summary}); fix it") from None
+    except Exception as error:  # its parsers of dates and numbers raise many kinds
         raise InputError(
-            f"{where}: not readable as YAML, a value is not what it looks like "
+            f"{where}: not readable as YAML, a value is not the date or number it looks like "
             f"({reason(error)}); put it in quotes"
         ) from None
 
 
 def _count(node, known, where):
-    """How many values a node stands for; ``known`` holds those of nodes seen, None of those that
-    this one lies in.
+    """How many values a node stands for; ``known`` has the counts of nodes seen, None for the nodes
+    that this one is inside of.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
     place = id(node)
     if place in known:
         if known[place] is None:
-            raise InputError(f"{where}: an anchor in the YAML holds itself; write it out")
+            raise InputError(f"{where}: an anchor in the YAML contains itself; write it out")
         return known[place]
     known[place] = None
     if isinstance(node, yaml.MappingNode):
@@ -82,6 +85,6 @@ def _count(node, known, where):
     known[place] = 1 + sum(_count(part, known, where) for part in parts)
     if known[place] > MOST_VALUES:
         raise InputError(
-            f"{where}: the YAML stands for more than {MOST_VALUES:,} values; name fewer anchors"
+            f"{where}: the YAML stands for more than {MOST_VALUES:,} values; use fewer anchors"
         )
     return known[place]
