@@ -197,10 +197,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from tests.test_interruptions import SCHEDULE, Network, patches, pixel_loss
-from wsss import checkpoints, storage, train
+from wsss.io import atomic
+from wsss.train import checkpoints, loop
 
 torch.set_num_threads(1)
-SAVING = (storage.__file__, checkpoints.__file__, torch.serialization.__file__)
+SAVING = (atomic.__file__, checkpoints.__file__, torch.serialization.__file__)
 folder = Path({folder!r})
 
 
@@ -230,7 +231,7 @@ for _ in range(10):
                 file.write(".")
             return pixel_loss(*given)
         (folder / "calls").write_text("")
-        train.fit(Network(), patches(), loss, SCHEDULE, folder=folder)
+        loop.fit(Network(), patches(), loss, SCHEDULE, folder=folder)
         os._exit(0)
     _, status = os.wait()
     begun = before + (folder / "calls").stat().st_size // 2
