@@ -1,16 +1,14 @@
-"""What ``wsss plan`` says of the built-in dataset's experiment beside what its run then takes:
-``python -m benchmarks.planned FOLDER``, some minutes on 2 idle cores.
+"""What ``wsss forecast`` predicts of the built-in dataset's experiment beside what its run then
+takes: ``python -m benchmarks.planned FOLDER``, some minutes on 2 idle cores.
 
 The experiment, with fewer passes, is run on some photos and on twice as many; from these two it is
-planned for four times as many, and then run on those. Hours are compared twice: by the clock, which
-tells nothing where others use the machine, and by the processor's time, in one thread and by the
-same line.
+forecast for four times as many, and then run on those. Times are compared twice: by the clock,
+which others on the machine disturb, and by the processor's time, in one thread and by the same
+line.
 """
 
 import argparse
 import os
-import re
-import resource
 from pathlib import Path
 
 from wsss import datasets
@@ -18,7 +16,7 @@ from wsss.cli.project import PROJECT
 from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
 from wsss.io import text
-from wsss.lab import paths, plan
+from wsss.lab import paths, plan, results
 from wsss.lab.run import driver
 
 SIZES = (1, 2, 4)
@@ -47,49 +45,31 @@ def planned(root, names):
     return experiment, plan.plan(experiment, changes, project=PROJECT)
 
 
-class Clock:
-    """Takes the processor's seconds of each stage, as the driver tells of its end.
-
-    Attributes:
-        seconds: stage's name to its seconds, of papermill and of the kernel.
-    """
-
-    def __init__(self):
-        self.seconds, self._before = {}, self._now()
-
-    def say(self, text):
-        print(text, flush=True)
-        ended = re.match(r"\[\d+/\d+\] (\w+): done in", text)
-        if ended:
-            self.seconds[ended[1]] = self._now() - self._before
-            self._before = self._now()
-
-    @staticmethod
-    def _now():
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+def processor_seconds(item):
+    """Seconds of the processor that a completed stage recorded."""
+    return results.completion(item.folder)["usage"]["cpu_seconds"]
 
 
 def compared(rows):
-    """A Markdown table of what was said and what was taken.
+    """A Markdown table of what was predicted and what was measured.
 
     Args:
-        rows: stage's name to four pairs: seconds by the clock, seconds of the processor, bytes on
-            the disk, bytes of memory.
+        rows: stage's name to four pairs: seconds by the clock, seconds of the processor, MiB on
+            the disk, MiB of memory.
     """
     header = ["stage"]
     for what in ("clock, s", "processor, s", "disk, MiB", "memory, MiB"):
-        header += [f"{what}: said", "taken", "error"]
+        header += [f"{what}: predicted", "measured", "error"]
     total = [
         tuple(map(sum, zip(*pairs, strict=True))) for pairs in zip(*rows.values(), strict=True)
     ]
-    cells = [[name, *(text for pair in rows[name] for text in told(*pair))] for name in rows]
-    cells.append(["all", *(text for pair in total[:3] for text in told(*pair)), "", "", ""])
+    cells = [[name, *(cell for pair in rows[name] for cell in _texts(*pair))] for name in rows]
+    cells.append(["all", *(cell for pair in total[:3] for cell in _texts(*pair)), "", "", ""])
     return text.markdown_table(header, cells)
 
 
-def told(said, taken):
-    return f"{said:.1f}", f"{taken:.1f}", f"{100 * (said / taken - 1):+.0f} %"
+def _texts(predicted, taken):
+    return f"{predicted:.1f}", f"{taken:.1f}", f"{100 * (predicted / taken - 1):+.0f} %"
 
 
 def main():
@@ -101,22 +81,21 @@ def main():
     os.environ["OMP_NUM_THREADS"] = "1"  # several wait for each other on the processor's time
     root = shapes.generate(folder / "data", train=SIZES[-1] * TRAIN, val=SIZES[-1] * VAL)
     names = [lists(root, size) for size in SIZES]  # all before any run: they are part of the data
-    data, clocks = datasets.open("shapes", root), []
+    data, plans = datasets.open("shapes", root), []
     for each in names:
-        experiment, last = planned(root, each)
+        experiment, items = planned(root, each)
         if each == names[-1]:
-            asked = forecast.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
-            forecasts = forecast.forecast(last, data, asked)
-        clocks.append(Clock())
-        driver.run(experiment, last, say=clocks[-1].say, project=PROJECT)
-    found, rows = timings.find(last, data), {}
-    for item, each in zip(last, forecasts, strict=True):
-        largest = max(found[item.name], key=lambda measurement: measurement.photos)
-        *smaller, processor = [clock.seconds[item.name] for clock in clocks]
-        line = forecast.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
+            scenario = forecast.Scenario(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
+            forecasts = forecast.forecast(items, data, scenario=scenario)
+        driver.run(experiment, items, project=PROJECT)
+        plans.append(items)
+    found, rows = timings.find(plans[-1], data), {}
+    for *smaller, item, each in zip(*plans, forecasts, strict=True):
+        largest = max(found[item.name], key=lambda run: run.photos)
+        points = list(zip(SIZES, map(processor_seconds, smaller), strict=False))
         rows[item.name] = (
-            (each.seconds, largest.start + largest.work + largest.rest),
-            (line, processor),
+            (each.work + each.rest, largest.start + largest.work + largest.rest),
+            (forecast.line(points, SIZES[-1]), processor_seconds(item)),
             (each.disk / 2**20, disk_space.taken(disk_space.files_of(item.folder)) / 2**20),
             (each.memory / 2**20, largest.memory["process"] / 2**20),
         )

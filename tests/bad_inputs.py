@@ -252,7 +252,7 @@ CASES = {
         word("--only", "walk", told="'walk' is no stage", names="walk"),
         word("--colour", told="unrecognized arguments", names="--colour"),
     ],
-    "plan": [
+    "forecast": [
         *(
             word(option, number, told="expected a whole number from", names=option)
             for option in ("--photos", "--classes", "--cpus")

@@ -78,7 +78,7 @@ COMMANDS = {  # what reads the files; paths are inside the world
     "predict": ("predict", "own", "--network", "segmentation.pt", *BATCH),
     "walk": ("label", "own", "--run", "walk", *BATCH),
     "run": ("run", "e.yaml"),
-    "plan": ("plan", "e.yaml", "common.train_split=train", "common.val_split=train"),
+    "forecast": ("forecast", "e.yaml", "common.train_split=train", "common.val_split=train"),
     "show": ("weights", "show"),
     "convert": ("weights", "convert"),
     "voc12": ("data", "voc12", "--root", "voc", "--any-digest"),
@@ -171,7 +171,7 @@ def test_the_world_is_sound(world, capsys):
         shutil.rmtree("out", ignore_errors=True)
     assert told_of((*COMMANDS["boxes"], "--root", "out2"), capsys) == (0, [])
     assert told_of((*COMMANDS["run"], "--dry-run"), capsys) == (0, [])
-    assert told_of(COMMANDS["plan"], capsys) == (0, [])
+    assert told_of(COMMANDS["forecast"], capsys) == (0, [])
     for name, read in READERS.items():
         read(), name
 

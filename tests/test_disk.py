@@ -98,25 +98,33 @@ def chain(tiny_shapes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_stage_takes_about_what_was_said(chain, name):
+def test_a_stage_takes_about_what_was_estimated(chain, name):
     data, plan = chain
-    found, said = taken(plan[name].folder), disk_space.stage_bytes(name, plan[name].values, data)
+    found, estimate = (
+        taken(plan[name].folder),
+        disk_space.stage_bytes(name, plan[name].values, data=data),
+    )
     assert found > 0
-    assert 0.8 * found <= said <= 2 * found, f"said {said}, takes {found}"
+    assert 0.8 * found <= estimate <= 2 * found, f"estimated {estimate}, takes {found}"
 
 
 def test_photos_that_are_not_there_yet_take_as_much_each(chain):
     data, plan = chain
     for name in ("infer_cam", "affinity_labels", "random_walk", "evaluate"):
-        said = disk_space.stage_bytes(name, plan[name].values, data)
-        assert disk_space.stage_bytes(name, plan[name].values, data, times=1000) == 1000 * said
+        estimate = disk_space.stage_bytes(name, plan[name].values, data=data)
+        assert (
+            disk_space.stage_bytes(name, plan[name].values, data=data, times=1000)
+            == 1000 * estimate
+        )
 
 
 def test_more_classes_and_fewer_checkpoints_count(chain):
     data, plan = chain
     values = plan["train_segmentation"].values | {"frozen_levels": 0, "optimiser": "sgd"}
     sizes = [
-        disk_space.stage_bytes("train_segmentation", values, data, classes=80, checkpoints=count)
+        disk_space.stage_bytes(
+            "train_segmentation", values, data=data, classes=80, checkpoints=count
+        )
         for count in (0, 2)
     ]
     network = disk_space.NETWORKS["train_segmentation"](values, 80)
@@ -134,14 +142,14 @@ def test_networks_are_measured_without_being_built(chain, backbone):
         if name == "train_affinity":
             del values["members"]  # it has none
         random = torch.get_rng_state()
-        said = disk_space.stage_bytes(name, values, data)
+        estimate = disk_space.stage_bytes(name, values, data=data)
         assert torch.equal(torch.get_rng_state(), random)
         network = build(values, len(data.classes))
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         trained = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
         members = values.get("members", 0)
         expected = weights * (1 + members) + 2 * max(1, members) * (weights + 2 * trained)
-        assert expected <= said < 1.1 * expected + 2**20
+        assert expected <= estimate < 1.1 * expected + 2**20
 
 
 def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
@@ -149,7 +157,8 @@ def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
     whole = [planned(i.name, SMALL[i.name], tmp_path, data.root) for i in plan.values()]
     all_of_it = disk_space.needed(whole)
     stage = (
-        disk_space.stage_bytes("infer_cam", plan["infer_cam"].values, data) + disk_space.PICTURES
+        disk_space.stage_bytes("infer_cam", plan["infer_cam"].values, data=data)
+        + disk_space.PICTURES
     )
     whole[1].done = True
     assert disk_space.needed(whole) == all_of_it - stage
@@ -157,7 +166,7 @@ def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
     whole[1].folder.mkdir()
     (whole[1].folder / "part").write_bytes(bytes(4 * disk_space.BLOCK - 7))
     assert disk_space.needed(whole) == all_of_it - 4 * disk_space.BLOCK
-    (whole[1].folder / "part").write_bytes(bytes(2 * stage))  # more than was thought
+    (whole[1].folder / "part").write_bytes(bytes(2 * stage))  # more than was estimated
     assert disk_space.needed(whole) == all_of_it - stage
     for item in whole:
         item.done = True
@@ -179,7 +188,7 @@ def test_a_network_joined_for_a_walk_counts_once_more(chain, tmp_path, trained):
     assert 0.8 * written < sizes[1] - sizes[0] < 1.2 * written
 
 
-def test_too_little_room_is_one_line_with_the_mend(chain, tmp_path, monkeypatch):
+def test_too_little_room_is_one_line_with_the_fix(chain, tmp_path, monkeypatch):
     data, _ = chain
     todo = [planned("infer_cam", {}, tmp_path, data.root)]
     wanted, asked = disk_space.needed(todo) + disk_space.SPARE, []

@@ -1,4 +1,4 @@
-"""What ``wsss doctor`` says of a machine in order, and of one where something is missing."""
+"""``wsss doctor`` on a machine in order, and on one where something is missing."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def without(monkeypatch, *programs):
     monkeypatch.setattr(shutil, "which", lambda name: None if name in programs else which(name))
 
 
-def test_the_command_tells_everything_and_ends_well(capsys):
+def test_the_command_reports_every_check_and_exits_with_0(capsys):
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
     for subject in doctor_checks.CHECKS:
@@ -57,7 +57,7 @@ def test_the_command_tells_everything_and_ends_well(capsys):
     assert max(map(len, shown.splitlines())) <= 110
 
 
-def test_the_command_ends_with_1_if_something_is_missing(monkeypatch, tmp_path, capsys):
+def test_the_command_exits_with_1_if_something_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
     assert cli.main(["doctor"]) == 1
     assert "MISSING tracking" in capsys.readouterr().out
@@ -95,23 +95,21 @@ def test_an_old_python(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("versions", "mark", "told"),
+    ("versions", "mark", "expected"),
     [
-        ({"numpy": "2.1.0", "mlflow": "3.7", "pytest": "9.0"}, "ok", "3 packages"),
-        ({"numpy": "1.26.4", "mlflow": "3.7", "pytest": "9.0"}, "MISSING", "numpy 1.26.4 (wants"),
-        ({"numpy": "2.0", "mlflow": "4.0.1", "pytest": "9.0"}, "MISSING", "mlflow 4.0.1"),
-        ({"numpy": "2.0", "mlflow": "4", "pytest": "9.0"}, "MISSING", "mlflow 4 (wants"),
-        ({"mlflow": "3.17.0", "pytest": "9.0"}, "MISSING", "numpy is not there"),
-        ({"numpy": "2.0", "mlflow": "3.7.1rc1"}, "note", "pytest is not there"),
+        ({"numpy": "2.1.0", "mlflow": "3.7.1rc1", "pytest": "9"}, "ok", "3 packages"),
+        ({"numpy": "1.26.4", "mlflow": "3.7", "pytest": "9"}, "MISSING", "numpy 1.26.4 (needs"),
+        ({"mlflow": "3.17.0", "pytest": "9"}, "MISSING", "numpy is not installed"),
+        ({"numpy": "2.0", "mlflow": "3.7"}, "note", "for dev only: pytest is not installed"),
         ({"numpy": "2.0", "mlflow": "3.7", "pytest": "9", "ray": "2.60"}, "ok", "4 packages"),
         (
             {"numpy": "2.0", "mlflow": "3.7", "pytest": "9", "ray": "2.9"},
             "note",
-            "for cluster only: ray 2.9 (wants >=2.52): pip install -e '.[cluster]'",
+            "for cluster only: ray 2.9 (needs >=2.52): pip install -e '.[cluster]'",
         ),
     ],
 )
-def test_packages_out_of_bounds(monkeypatch, versions, mark, told):
+def test_packages_out_of_bounds(monkeypatch, versions, mark, expected):
     def version(name):
         if name not in versions:
             raise metadata.PackageNotFoundError(name)
@@ -122,8 +120,8 @@ def test_packages_out_of_bounds(monkeypatch, versions, mark, told):
     monkeypatch.setattr(metadata, "requires", lambda name: requires)
     monkeypatch.setattr(metadata, "version", version)
     found, text = doctor_checks.packages()
-    assert found == mark and told in text
-    assert ("install" in text) == (mark != "ok")
+    assert found == mark and expected in text
+    assert (text.endswith("make install") or ": pip install" in text) == (mark != "ok")
 
 
 def test_no_compiler_is_missed_only_until_pydensecrf_is_built(monkeypatch, tmp_path):
@@ -147,14 +145,6 @@ def test_a_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     mark, text = doctor_checks.torch_device()
     assert mark == "ok" and "Test GPU, 80 GiB, bfloat16" in text
-
-
-@pytest.mark.parametrize(("native", "told"), [(True, "with bfloat16"), (False, "without bfloat16")])
-def test_a_processor_says_what_it_computes_in(monkeypatch, native, told):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert told in doctor_checks.torch_device()[1]
 
 
 def test_little_memory(monkeypatch):
@@ -261,9 +251,9 @@ def test_stores_of_other_kinds(monkeypatch):
 
 def test_data_that_experiments_name(project):
     mark, text = doctor_checks.data()
-    assert mark == "note" and "not there: kit (for mine)" in text and "wanted: few" in text
+    assert mark == "note" and "not there: kit (for mine)" in text and "needed: few" in text
     (project / "kit" / "JPEGImages").mkdir(parents=True)
-    assert doctor_checks.data() == ("ok", "kit; generated when wanted: few")
+    assert doctor_checks.data() == ("ok", "kit; generated when needed: few")
     assert not (project / "few").exists()
 
 
@@ -276,12 +266,12 @@ def test_weights_that_experiments_name(project):
 
 def test_no_browser_and_no_git(monkeypatch):
     without(monkeypatch, "chromium", "git")
-    for check, mend in (
+    for check, fix in (
         (doctor_checks.browser, "apt install chromium"),
         (doctor_checks.git, "install git"),
     ):
         mark, text = check()
-        assert mark == "note" and mend in text
+        assert mark == "note" and fix in text
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
@@ -304,6 +294,6 @@ def test_it_starts_without_torch_and_without_numpy():
     command = [sys.executable, "-c", program]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert answer.returncode == 1 and not answer.stderr
-    told = {line[8:18].strip(): line[:8].strip() for line in answer.stdout.splitlines()}
-    assert told["torch"] == told["dense CRF"] == "MISSING"
-    assert told["python"] == told["packages"] == told["machine"] == "ok"
+    marks = {line[8:18].strip(): line[:8].strip() for line in answer.stdout.splitlines()}
+    assert marks["torch"] == marks["dense CRF"] == "MISSING"
+    assert marks["python"] == marks["packages"] == marks["machine"] == "ok"

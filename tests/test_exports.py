@@ -104,7 +104,7 @@ def test_an_export_with_other_answers_is_refused(tmp_path, change, reason):
         return change(np.where(labels == 0, 1, labels).astype(np.uint8), scores.numpy())
 
     with pytest.raises(InputError, match=reason) as raised:
-        onnx_export.compare(labeller, export, tmp_path / "a.onnx")
+        onnx_export.compare(labeller, export, out=tmp_path / "a.onnx")
     assert "\n" not in str(raised.value)
 
 
@@ -113,7 +113,7 @@ def test_a_refused_file_is_not_written(tmp_path, monkeypatch, capsys):
     out = tmp_path / "a.pt2"
     given = ["--run", str(network_file(tmp_path)), "--out", str(out)]
     assert cli.main(["export", "torch", *given]) == 2
-    assert "a.pt2: expected the network's answers" in capsys.readouterr().err
+    assert "a.pt2: expected the network's results" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 

@@ -17,7 +17,7 @@ from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 from wsss.photos.map_photos import infer, ready
-from wsss.runtime.devices import autocast
+from wsss.runtime.devices import autocast, usage
 
 
 @dataclass
@@ -57,6 +57,18 @@ def test_a_bad_photo_does_not_stop_the_others(tmp_path):
     ):
         infer(["1", "bad1", "2", "bad2", "3"], Doubling(tmp_path), label="t", processes=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
+def test_seconds_on_photos_count_as_work(tmp_path, monkeypatch):
+    def slowly(self, id, payload):
+        time.sleep(0.05)
+
+    monkeypatch.setattr(Doubling, "finish", slowly)
+    before = usage()
+    infer(["1", "2"], Doubling(tmp_path), label="t", processes=1)
+    time.sleep(0.05)
+    took = {name: value - before[name] for name, value in usage().items()}
+    assert 0.1 <= took["work_seconds"] <= took["seconds"] - 0.05
 
 
 def test_interrupted_writes_leave_nothing(tmp_path):

@@ -1,6 +1,5 @@
-"""Costs that are not measured: by hand, from records made up for it."""
+"""Forecasts, compared with what is calculated by hand from records that the tests make up."""
 
-import json
 import tracemalloc
 
 import numpy as np
@@ -12,22 +11,26 @@ from wsss.cost import disk_space, timings
 from wsss.cost import forecast as cost_forecast
 from wsss.datasets import Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic, text
-from wsss.lab import paths, plan, results, stages
+from wsss.io import artifacts, atomic
+from wsss.io import text as io_text
+from wsss.lab import paths, plan, results
+from wsss.lab.record import stage_run
 from wsss.lab.record.journal import Journal
 from wsss.metrics import Confusions
+from wsss.runtime import devices
 
 GIB = 2**30
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv(stage_run.DRIVEN_VARIABLE, "1")
 
 
 @pytest.fixture
-def planned(place, tiny_shapes):
+def planned(outputs, tiny_shapes):
     """The built-in experiment on 12 + 6 photos."""
     return plan.plan(*experiment(tiny_shapes), project=PROJECT)
 
@@ -38,24 +41,34 @@ def experiment(root, **stages_values):
     return plan.read_experiment(path), given
 
 
-def measurement(planned, name, photos, work, rest, **more):
+def run(planned, name, photos, work, rest, **more):
+    """The measurement of a run as if one had been found."""
     values = next(item.values for item in planned if item.name == name)
-    given = {"classes": 5, "gpu": False, "cores": 2, "bytes": 2**20, "files": 20, "entries": 60}
-    given |= {"memory": {"process": GIB, "worker": GIB // 2}, "values": values, "start": 0.0}
-    given |= {"photos": photos, "units": timings.units_of(values, photos)}
-    return timings.Measurement(**(given | {"work": work, "rest": rest} | more))
+    given = {"values": values, "photos": photos, "work": work, "rest": rest, "start": 0.0}
+    given |= {"cores": 2, "gpu": False, "bytes": 2**20, "files": 20}
+    given |= {"bulk_bytes": 2**19, "bulk_files": 10}
+    given |= {"memory": {"process": GIB, "worker": GIB // 2}}
+    return timings.Measurement(**(given | more))
 
 
-def forecast(planned, root, name, found, **asked):
-    """One stage's forecast from some measurements of it alone."""
-    asked = cost_forecast.Asked(**({"photos": 120, "classes": 5, "cpus": 2, "gpus": 0} | asked))
-    everything = {item.name: found if item.name == name else [] for item in planned}
-    told = cost_forecast.forecast(planned, Devkit(root), asked, everything)
-    return next(each for each in told if each.name == name)
+@pytest.fixture
+def forecast(planned, tiny_shapes, monkeypatch):
+    """Forecasts one stage from runs of it alone."""
+
+    def of(name, runs, items=planned, **scenario):
+        found = {item.name: runs if item.name == name else [] for item in items}
+        monkeypatch.setattr(timings, "find", lambda planned, data: found)
+        scenario = cost_forecast.Scenario(
+            **({"photos": 120, "classes": 5, "cpus": 2, "gpus": 0} | scenario)
+        )
+        forecasts = cost_forecast.forecast(items, Devkit(tiny_shapes), scenario=scenario)
+        return next(each for each in forecasts if each.name == name)
+
+    return of
 
 
 @pytest.mark.parametrize(
-    "points, wanted, expected",
+    "points, size, expected",
     [
         ([(10, 2.0), (20, 3.0)], 120, 13.0),  # 1 + 0.1 each
         ([(10, 2.0), (20, 3.0)], 10, 2.0),
@@ -63,112 +76,99 @@ def forecast(planned, root, name, found, **asked):
         ([(10, 2.0)], 5, 2.0),
         ([(10, 2.0), (10, 4.0)], 20, 4.0),  # the slower one was disturbed
         ([(10, 2.0), (20, 3.0), (20, 9.0)], 120, 13.0),
-        ([(10, 3.0), (20, 2.0)], 1000, 2.5),  # what fell is noise
-        ([(0, 2.0)], 100, 2.0),  # nothing of it was done
-        ([(10, 1.0), (20, 5.0)], 1, 0.0),  # and nothing takes less than no time
+        ([(10, 3.0), (20, 2.0)], 1000, 2.5),  # a fall is noise
+        ([(0, 2.0)], 100, 2.0),  # nothing was worked on
+        ([(10, 1.0), (20, 5.0)], 1, 0.0),  # nothing takes less than no time
     ],
 )
-def test_two_sizes_give_a_line_and_one_an_upper_bound(points, wanted, expected):
-    assert cost_forecast.scaled(points, wanted) == pytest.approx(expected)
+def test_two_sizes_give_a_line_and_one_an_upper_bound(points, size, expected):
+    assert cost_forecast.line(points, size) == pytest.approx(expected)
 
 
 def test_several_sizes_give_the_line_of_least_squares():
     sizes, costs = [100, 230, 470, 900], [7.0, 9.5, 18.0, 31.0]
-    line = np.polyfit(sizes, costs, 1)
-    assert cost_forecast.scaled(list(zip(sizes, costs, strict=True)), 5000) == pytest.approx(
-        np.polyval(line, 5000)
-    )
+    expected = np.polyval(np.polyfit(sizes, costs, 1), 5000)
+    assert cost_forecast.line(list(zip(sizes, costs, strict=True)), 5000) == pytest.approx(expected)
 
 
-def test_work_is_crops_where_a_stage_trains():
-    training = {"epochs": 3, "members": 2, "batch_size": 8, "checkpoint": ""}
-    assert timings.units_of(training, 20) == 3 * 2 * 2 * 8  # the last, smaller batch is left out
-    assert timings.units_of(training, 5) == 3 * 2 * 5
-    assert timings.units_of(training | {"checkpoint": "x.pt"}, 20) == 0
-    assert timings.units_of({"processes": 2}, 20) == 20
-
-
-def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, tiny_shapes):
+def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, forecast):
     name = "affinity_labels"
-    found = [measurement(planned, name, 10, 2.0, 5.0), measurement(planned, name, 20, 3.0, 6.0)]
-    told = forecast(planned, tiny_shapes, name, found, cpus=8)
-    assert told.work == pytest.approx((1 + 0.1 * 120) / 4)
-    assert told.rest == pytest.approx(4 + 0.1 * 120)
-    assert told.sizes == (10, 20) and told.bound == "CPUs" and not told.notes
-    assert told.memory == pytest.approx(GIB + 8 * GIB // 2)  # eight workers; files as they were
-    assert told.calls == cost_forecast.CALLS * 20 + cost_forecast.READS * 2 * 120
+    found = forecast(
+        name, [run(planned, name, 10, 2.0, 5.0), run(planned, name, 20, 3.0, 6.0)], cpus=8
+    )
+    assert found.work == pytest.approx((1 + 0.1 * 120) / 4)
+    assert found.rest == pytest.approx(4 + 0.1 * 120)
+    assert found.sizes == [10, 20] and found.bound == "CPUs" and not found.notes
+    # ten times as much of what grows: 10 files in 512 KiB; eight workers, and what listing takes
+    assert found.files == 20 + 5 * 10 and found.disk == 2**20 + 5 * 2**19
+    assert found.memory == GIB + 8 * GIB // 2 + 5 * 10 * cost_forecast.LISTED
 
 
-def test_the_start_takes_as_long_for_any_number_of_photos(planned, tiny_shapes):
+def test_start_up_takes_the_same_for_any_number_of_photos(planned, forecast):
     name = "affinity_labels"
     found = [
-        measurement(planned, name, 10, 2.0, 5.0, start=7.0),
-        measurement(planned, name, 20, 3.0, 6.0, start=9.0),  # disturbed
+        run(planned, name, 10, 2.0, 5.0, start=7.0),
+        run(planned, name, 20, 3.0, 6.0, start=9.0),  # disturbed
     ]
-    told = forecast(planned, tiny_shapes, name, found)
-    assert told.rest == pytest.approx(7 + 4 + 0.1 * 120)
-    told = forecast(planned, tiny_shapes, name, found[:1])
-    assert told.rest == pytest.approx(7 + 5.0 * 12)
+    assert forecast(name, found).rest == pytest.approx(7 + 4 + 0.1 * 120)
+    alone = forecast(name, found[:1])
+    assert alone.rest == pytest.approx(7 + 5.0 * 12) and alone.work == pytest.approx(2.0 * 12)
+    assert "one size, 10 photos" in alone.notes[0] and "upper bound" in alone.notes[0]
 
 
-def test_a_number_of_processes_is_kept_to(planned, tiny_shapes):
+def test_a_training_of_more_passes_works_longer(planned, forecast):
+    found = run(planned, "train_cam", 120, 8.0, 5.0)
+    fewer = {"epochs": found.values["epochs"] // 5, "members": 1}
+    quick = found._replace(values=found.values | fewer)
+    assert forecast("train_cam", [quick]).work == pytest.approx(5 * 8.0)
+
+
+def test_a_number_of_processes_is_kept_to(planned, forecast):
     name = "affinity_labels"
-    item = next(item for item in planned if item.name == name)
-    item.values["processes"] = 1
-    found = [measurement(planned, name, 120, 2.0, 5.0, cores=1)]
-    told = forecast(planned, tiny_shapes, name, found, cpus=8)
-    assert told.work == 2.0 and told.memory == GIB
-    assert told.notes == ("processes=1 keeps its work from using all CPUs",)
+    next(item for item in planned if item.name == name).values["processes"] = 1
+    found = forecast(name, [run(planned, name, 120, 2.0, 5.0, cores=1)], cpus=8)
+    assert found.work == 2.0 and found.memory == GIB
+    assert found.notes == ["processes=1 keeps its work from using all CPUs"]
 
 
-def test_one_size_is_called_an_upper_bound(planned, tiny_shapes):
-    found = [measurement(planned, "affinity_labels", 10, 2.0, 5.0)]
-    told = forecast(planned, tiny_shapes, "affinity_labels", found)
-    assert told.work == pytest.approx(24) and told.rest == pytest.approx(60)
-    assert "one size, 10 photos" in told.notes[0] and "upper bound" in told.notes[0]
-    assert told.files == 20 + 110  # one file a photo, by the model
-    data, values = Devkit(tiny_shapes), found[0].values
-    each = disk_space.stage_bytes("affinity_labels", values, data) / 12
-    assert told.disk == pytest.approx(2**20 + 110 * each, rel=1e-3)
-
-
-def test_gpus_count_where_it_was_measured_on_one(planned, tiny_shapes):
+def test_gpus_count_where_a_run_used_one(planned, forecast):
     name, asked = "train_cam", {"gpus": 8, "cpus": 16}
-    here = measurement(planned, name, 12, 8.0, 5.0)
-    told = forecast(planned, tiny_shapes, name, [here], **asked)
-    assert told.bound == "CPUs" and "without a GPU" in told.notes[0]
-    there = measurement(planned, name, 120, 8.0, 5.0, gpu=True, cores=16)
-    told = forecast(planned, tiny_shapes, name, [here, there], **asked)
-    assert told.bound == "GPUs" and told.work == pytest.approx(1.0) and not told.notes
-    told = forecast(planned, tiny_shapes, name, [there], cpus=16)
-    assert told.seconds is None and "on a GPU" in told.notes[0]
+    on_cpu = run(planned, name, 12, 8.0, 5.0)
+    found = forecast(name, [on_cpu], **asked)
+    assert found.bound == "CPUs" and any("without a GPU" in note for note in found.notes)
+    on_gpu = run(planned, name, 120, 8.0, 5.0, gpu=True, cores=16)
+    found = forecast(name, [on_cpu, on_gpu], **asked)
+    assert found.bound == "GPUs" and found.work == pytest.approx(1.0) and not found.notes
+    found = forecast(name, [on_gpu], cpus=16)
+    assert not found.sizes and "on a GPU" in found.notes[0]
 
 
 @pytest.mark.parametrize("cpus, bound, seconds", [(16, "CPUs", 8.0), (256, "GPUs", 1.0)])
-def test_a_walk_on_gpus_may_wait_for_its_crf(planned, tiny_shapes, cpus, bound, seconds):
-    found = [measurement(planned, "random_walk", 120, 8.0, 5.0, gpu=True, cores=16)]
-    told = forecast(planned, tiny_shapes, "random_walk", found, cpus=cpus, gpus=8)
-    assert told.bound == bound and told.work == pytest.approx(seconds)
+def test_a_walk_on_gpus_may_wait_for_its_crf(planned, forecast, cpus, bound, seconds):
+    found = [run(planned, "random_walk", 120, 8.0, 5.0, gpu=True, cores=16)]
+    found = forecast("random_walk", found, cpus=cpus, gpus=8)
+    assert found.bound == bound and found.work == pytest.approx(seconds)
 
 
-def test_networks_and_their_checkpoints_are_calculated(planned, tiny_shapes):
+def test_networks_and_their_checkpoints_are_calculated(planned, forecast, tiny_shapes):
     item = next(item for item in planned if item.name == "train_segmentation")
     minute = 60 * item.values["checkpoint_minutes"]
     for seconds, kept in ((0.9 * minute, 0), (1.1 * minute, 1), (9 * minute, 2)):
-        found = [measurement(planned, item.name, 120, seconds, 5.0)]
-        told = forecast(planned, tiny_shapes, item.name, found)
+        found = run(planned, item.name, 120, seconds, 5.0, bulk_bytes=0)
         networks = disk_space.stage_bytes(
-            item.name, item.values, Devkit(tiny_shapes), checkpoints=kept
+            item.name, item.values, data=Devkit(tiny_shapes), checkpoints=kept
         )
-        assert told.disk == 2**20 + networks
+        assert forecast(item.name, [found]).disk == 2**20 + networks
 
 
-def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, tiny_shapes):
+def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(
+    outputs, forecast, tiny_shapes
+):
     without, walk = ({"evaluate": {"walk_steps": n, "train_affinity_run": ""}} for n in (0, 8))
     sizes = []
     for given in (without, walk):
         items = plan.plan(*experiment(tiny_shapes, **given), project=PROJECT)
-        sizes.append(forecast(items, tiny_shapes, "evaluate", []).disk)
+        sizes.append(forecast("evaluate", [], items).disk)
     values = {item.name: item.values for item in items}
     networks = [
         disk_space.NETWORKS[n](values[n], 5) for n in ("train_segmentation", "train_affinity")
@@ -177,27 +177,25 @@ def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, 
     assert weights < sizes[1] - sizes[0] < 1.3 * weights
 
 
-def test_classes_of_all_photos_slow_the_segmentation_network(planned, tiny_shapes, monkeypatch):
-    monkeypatch.setattr(timings, "_timed", lambda name, values, data, classes: classes + 1)
-    for name, growth in (("train_segmentation", 81 / 6), ("affinity_labels", 1)):
-        found = [measurement(planned, name, 120, 3.0, 5.0)]
-        told = forecast(planned, tiny_shapes, name, found, classes=80)
-        assert told.work == pytest.approx(3.0 * growth) and told.rest == 5.0
-        assert any("13.50 times as long" in note for note in told.notes) == (growth > 1)
+def test_other_classes_change_the_work_alone(planned, forecast, monkeypatch):
+    name = "train_segmentation"
+    monkeypatch.setattr(timings, "class_growth", lambda name, values, data, classes: 13.5)
+    found = forecast(name, [run(planned, name, 120, 3.0, 5.0)], classes=80)
+    assert found.work == pytest.approx(3.0 * 13.5) and found.rest == 5.0
+    assert any("13.50 times as long" in note for note in found.notes)
 
 
-def test_a_step_with_other_classes_is_timed(planned, tiny_shapes):
-    values = {item.name: item.values for item in planned}
-    for name in timings.GROW:
-        assert 0 < timings.class_growth(name, values, Devkit(tiny_shapes), 80, 5) < 1000
+def test_steps_with_other_classes_are_timed_where_all_classes_are_scored(planned, tiny_shapes):
+    values, data = {item.name: item.values for item in planned}, Devkit(tiny_shapes)
+    for name in ("train_segmentation", "evaluate"):
+        assert 0 < timings.class_growth(name, values, data=data, classes=80) < 1000
+        assert timings.class_growth(name, values, data=data, classes=5) == 1
     values["evaluate"]["walk_steps"] = 8
-    assert 0 < timings.class_growth("evaluate", values, Devkit(tiny_shapes), 80, 5) < 1000
-    assert timings.class_growth("train_segmentation", values, None, 5, 5) == 1
-    assert timings.class_growth("train_cam", values, None, 80, 5) == 1
+    assert 0 < timings.class_growth("evaluate", values, data=data, classes=80) < 1000
+    assert timings.class_growth("train_cam", values, data=data, classes=80) == 1
 
 
-def test_what_is_kept_in_memory_of_each_photo(tmp_path):
-    """The constants beside what Python's own account of memory says."""
+def test_memory_per_photo_is_as_python_accounts_for_it(tmp_path):
     for number in range(1000):
         (tmp_path / f"COCO_train_{number:012d}.npz").touch()
     tracemalloc.start()
@@ -217,42 +215,30 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
     assert 0.8 < counted / cost_forecast.SCORED["infer_cam"] < 1.2
 
 
-def test_what_gives_way_first(planned, tiny_shapes, tmp_path):
-    ((most, what, _),) = cost_forecast.limits(planned, Devkit(tiny_shapes))
-    assert most == 2**24 // 11 and "id list" in what  # "train_0000" and the line's end
-    path = tmp_path / "ids.txt"
+def test_an_id_list_may_have_as_many_lines_as_the_forecast_says(tmp_path):
+    path, most = tmp_path / "ids.txt", 1_525_201 - 1  # "train_0000" and the line's end, 16 MiB
     path.write_text("train_0000\n" * most)
-    assert text.read_text(path, "an id list")
-    path.write_text("train_0000\n" * (most + 1))
+    assert io_text.read_text(path, "an id list")
+    path.write_text("train_0000\n" * (most + 2))
     with pytest.raises(InputError, match="at most 16,777,216 bytes"):
-        text.read_text(path, "an id list")
+        io_text.read_text(path, "an id list")
 
 
-def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
-    """A completed stage, as the driver leaves one."""
-    folder = item.folder
-    journal = Journal(folder)
-    journal.begin("e", item.name, {"wsss.device": "x86_64 CPU, 4 cores"})
-    if again:
+def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, **changes):
+    """Complete a stage as its notebook and the driver do, on four cores and a clock of its own."""
+    journal, values, now = Journal(item.folder), item.values | changes, [0.0]
+    for _ in range(1 + resumed):
         journal.begin("e", item.name, {})
-    journal.metrics({"a": 1.0})
-    cells = [("code", f"run = {timings.START}name)", 1.5), ("code", "plt.show()", 0.25)]
-    cells += [("code", f"{timings.WORK[0]}ids, job)", work), ("markdown", timings.WORK[0], 100.0)]
-    notebook = {
-        "cells": [
-            {"cell_type": kind, "source": [source], "metadata": {"papermill": {"duration": lasted}}}
-            for kind, source, lasted in cells
-        ]
-    }
-    (folder / results.NOTEBOOK).write_text(json.dumps(notebook))
-    atomic.save_json(folder / "run.json", {"seconds": seconds})
-    parameters = item.values | (values or {})
-    about = {"stage": item.name, "fingerprint": item.fingerprint, "inputs": {}, "metrics": {}}
-    about |= {"parameters": parameters, "data_digest": digest, "ended": 1.0, "memory": {}}
-    atomic.save_json(folder / results.COMPLETE, about)
-    (folder / "weights.pt").write_bytes(bytes(9000))
-    (folder / "cams").mkdir()
-    (folder / "cams" / "a.npz").write_bytes(bytes(5000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices.time, "monotonic", lambda: now[0])
+        patch.setattr(stage_run, "cores", lambda: 4)
+        stage = stage_run.StageRun(item.name, values, {}, item.folder, item.fingerprint, digest)
+        with devices.timed_work():
+            now[0] += work
+        artifacts.save_labels(item.folder / "cams" / "nested" / "a.png", np.zeros((9, 9)))
+        now[0] += rest
+        stage.complete(folders=["cams"])
+    atomic.save_json(item.folder / "run.json", {"seconds": start + work + rest})
 
 
 def test_a_completed_stage_is_measured(planned, tiny_shapes):
@@ -260,73 +246,74 @@ def test_a_completed_stage_is_measured(planned, tiny_shapes):
     item = next(item for item in planned if item.name == "infer_cam")
     record(item, data.digest())
     (found,) = timings.find(planned, data)["infer_cam"]
-    assert (found.photos, found.units, found.classes, found.gpu, found.cores) == (
-        *(12, 12, 5, False, 4),
-    )
-    assert (found.start, found.work, found.rest) == (4.75, 4.0, 0.25)  # 9 s in all
-    assert found.files == 6 and found.bytes == 4 * 4096 + 8192  # the weights not among these
-    assert found.entries == 2
+    assert (found.start, found.work, found.rest) == (4.0, 4.0, 1.0)
+    assert (found.photos, found.gpu, found.cores) == (12, False, 4)
+    assert (found.bulk_files, found.bulk_bytes) == (1, 4096)
+    assert found.bytes == disk_space.taken(disk_space.files_of(item.folder))
+    assert found.memory["process"] > 2**20
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        {"again": True},  # its notebook tells of its last attempt alone
-        {"values": {"flip": False}},  # half the work
-        {"digest": "another"},  # nobody knows how many photos there were
-        {"work": 10.0},  # more than all of it
-        {"work": None},
-        {"values": {"data_root": "/nowhere"}},
-        {"values": {"data_root": None}},
+        {"resumed": True},  # its record covers its last attempt alone
+        {"flip": False},  # half the work
+        {"digest": "another"},  # other photos
+        {"start": -1.0},  # nobody took the time of all of it
     ],
 )
-def test_what_was_not_the_same_is_no_measurement(planned, tiny_shapes, more):
+def test_other_runs_do_not_count(planned, tiny_shapes, more):
     item = next(item for item in planned if item.name == "infer_cam")
     record(item, **({"digest": Devkit(tiny_shapes).digest()} | more))
     assert timings.find(planned, Devkit(tiny_shapes))["infer_cam"] == []
 
 
-def plan_of(root, capsys, *words):
+def forecast_of(root, capsys, *words, name="forecast"):
     path = str(paths.project_root() / "experiments" / "shapes.yaml")
-    code = cli.main(["plan", path, f"common.data_root={root}", *words, "--cpus", "4"])
-    return code, capsys.readouterr().out
+    code = cli.main([name, path, f"common.data_root={root}", *words, "--cpus", "4"])
+    return code, *capsys.readouterr()
 
 
-def test_what_is_not_measured_is_told_with_the_command(place, tiny_shapes, capsys):
-    code, said = plan_of(tiny_shapes, capsys, "--photos", "82000", "--classes", "80")
-    assert code == 0 and "82,000 photos" in said and "80 classes, 4 CPUs" in said
-    assert "nothing measured of dataset, train_cam" in said
-    assert f"shapes.yaml common.data_root={tiny_shapes} --until report`" in said
-    assert "Bottleneck" not in said  # nobody knows
-    assert "Breaks" not in said
-    _, said = plan_of(tiny_shapes, capsys, "--photos", "2000000", "--classes", "80")
-    assert "Breaks from 1,525,201 photos on: the id list of" in said
+def test_what_is_not_measured_is_named_with_the_command(outputs, tiny_shapes, capsys):
+    code, text, _ = forecast_of(tiny_shapes, capsys, "--photos", "82000", "--classes", "80")
+    assert code == 0 and "82,000 photos" in text and "80 classes, 4 CPUs" in text
+    assert "nothing measured of dataset, train_cam" in text
+    assert f"shapes.yaml common.data_root={tiny_shapes} --until report`" in text
+    assert "Bottleneck" not in text and "Breaks" not in text
+    _, text, _ = forecast_of(tiny_shapes, capsys, "--photos", "2000000", "--classes", "80")
+    assert "Breaks from 1,525,201 photos on: the id list passes 16 MiB" in text
 
 
-def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
-    data = Devkit(tiny_shapes)
-    slow = {"infer_cam": 7.0, "random_walk": 8.5}
+def test_a_run_of_an_older_record_is_to_be_run_again(planned, tiny_shapes, capsys):
+    item = next(item for item in planned if item.name == "dataset")
+    record(item, Devkit(tiny_shapes).digest())
+    complete = results.completion(item.folder)
+    del complete["usage"], complete["machine"]
+    atomic.save_json(item.folder / results.COMPLETE, complete)
+    code, text, _ = forecast_of(tiny_shapes, capsys, "common.processes=0")
+    assert code == 0 and "--force --from dataset --until report` measures it" in text
+
+
+def test_the_bottleneck_is_named(planned, tiny_shapes, capsys):
     for item in planned:
-        if item.name in slow:
-            record(item, data.digest(), work=slow[item.name])
-    code, said = plan_of(tiny_shapes, capsys, "common.processes=0")
+        if item.name in ("infer_cam", "random_walk"):
+            work = {"infer_cam": 7.0, "random_walk": 8.5}[item.name]
+            record(item, Devkit(tiny_shapes).digest(), start=1.0, work=work, rest=1.0)
+    code, text, _ = forecast_of(tiny_shapes, capsys, "common.processes=0")
     assert code == 0
-    assert "Bottleneck: the work of random_walk on CPUs, 47 % of the time" in said  # 8.5 of 18
-    assert "The record gets 0.22 entries a second at most, from infer_cam" in said  # 2 in 9 s
-    assert "noise" not in said
-    _, far = plan_of(tiny_shapes, capsys, "common.processes=0", "--photos", "1201")
-    assert "100 times what was measured: noise is multiplied as often" in far
-    row = next(line for line in said.splitlines() if line.startswith("| infer_cam"))
+    # 8.5 of 7 + 2 + 8.5 + 2 seconds
+    assert "Bottleneck: the work of random_walk on CPUs, 44 % of the time" in text
+    assert "noise" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| infer_cam"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:5] == ["infer_cam", "12", "0.0025", "0.00056", "CPUs"]  # 9 s, of them 2
-    assert list(tiny_shapes.parent.glob("*")) == [tiny_shapes]  # planning makes nothing
+    assert list(tiny_shapes.parent.glob("*")) == [tiny_shapes]  # a forecast writes nothing
+    _, far, _ = forecast_of(tiny_shapes, capsys, "common.processes=0", "--photos", "1201")
+    assert "100 times the photos measured: noise is multiplied as often" in far
 
 
-@pytest.mark.parametrize("stage", [*disk_space.NETWORKS, *disk_space.KINDS])
-def test_one_cell_of_a_notebook_does_the_work_that_more_processors_shorten(stage):
-    cells = json.loads(stages.read_stages()[stage].path.read_text())["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert sum(any(call in source for call in timings.WORK) for source in code) == 1
-    assert sum(timings.START in source for source in code) == 1
-    started = next(place for place, source in enumerate(code) if timings.START in source)
-    assert not any(call in code[started] for call in timings.WORK)
+def test_the_old_name_of_the_command_names_the_new_one(outputs, tiny_shapes, capsys):
+    new = forecast_of(tiny_shapes, capsys)
+    code, text, note = forecast_of(tiny_shapes, capsys, name="plan")
+    assert (code, text) == new[:2] and not new[2]
+    assert note.count("\n") == 1 and "wsss forecast" in note

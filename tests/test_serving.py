@@ -98,13 +98,15 @@ def run(tmp_path_factory, data):
         inputs = {"train_segmentation": trained}
         run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
         run.log_metrics({"segmentation_miou/val": 50.0})
-        model_registry.prepare("toy", run, data, table)
+        model_registry.prepare("toy", run, data=data, table=table)
         told = delivery.deliver(folder)
         assert told == [f"registered as models:/toy/{len(runs) + 1}"]
         run.run_id = delivery.run_of(folder)
         runs.append(run)
     # what an interruption has delivered again is registered once
-    again = model_registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
+    again = model_registry.register(
+        "toy", runs[0].folder / "model" / "model.json", run_id=runs[0].run_id
+    )
     assert again == "toy/1"
     yield runs[0]
     patch.undo()
@@ -202,10 +204,10 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
         "6 photos, none of which it was trained on; masks `SegmentationClassAug`",
         "scales [1.0, 0.5], flip, no dCRF",
         "`imagenet.pth`",
-        "masks of 7 photos constants were chosen",
+        "chosen on the masks of 7 photos",
         "| `flip` | `True` |",
         f"1 {data.classes[0]}, 2 {data.classes[1]}",
-        "terms hold for the weights too",
+        "apply to the weights too",
     ):
         assert told in text, told
     assert len(text) < 5000  # the registry's column

@@ -56,6 +56,13 @@ SCHEDULE = Schedule(
 )
 
 
+def test_seconds_of_training_count_as_work(tmp_path):
+    before = devices.usage()
+    history = fit(network(), points(), squared, SCHEDULE, folder=tmp_path)
+    worked = devices.usage()["work_seconds"] - before["work_seconds"]
+    assert worked >= sum(12 / epoch["images_per_second"] for epoch in history)
+
+
 def test_optimisers_are_what_their_names_say():
     def made(name):
         optimiser = build_optimiser(

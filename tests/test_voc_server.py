@@ -160,21 +160,21 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
     cases = {
         ("--run", str(run)): "--run needs a folder to write to; add --out DIR",
         ("--run", str(tmp_path / "no"), *out): "expected the folder of a completed train_segm",
-        ("--run", str(other), *out): "met KeyError: 'data_root'; give another --run",
+        ("--run", str(other), *out): "got KeyError: 'data_root'; give another --run",
         ("--run", str(run), *out, "--split", "tset"): "the lists here are: test",
         ("--run", str(run), *out, "--data-root", str(tmp_path)): "found no JPEGImages/ in it",
         ("--check", "x.tgz", "--flip"): "--flip belongs to --run",
         ("--check", "x.tgz", "--data-root", str(devkit)): "x.tgz: no such archive",
     }
-    for arguments, told in cases.items():
+    for arguments, expected in cases.items():
         assert cli.main(["export", "voc-test", *arguments]) == 2, arguments
         error = capsys.readouterr().err
-        assert told in error and error.count("\n") == 1, error
+        assert expected in error and error.count("\n") == 1, error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["voc-test", "--check", "x", "a=b"], "unrecognized arguments: a=b"),
         (["voc-test", "--check", "x", "--fast"], "unrecognized arguments: --fast"),
@@ -184,10 +184,10 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
         ([], "required: what"),
     ],
 )
-def test_unknown_arguments_are_refused(arguments, told, capsys):
+def test_unknown_arguments_are_refused(arguments, expected, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", *arguments])
-    assert ended.value.code == 2 and told in capsys.readouterr().err
+    assert ended.value.code == 2 and expected in capsys.readouterr().err
 
 
 def test_overrides_of_run_may_stand_behind_options(monkeypatch):
@@ -324,7 +324,7 @@ BROKEN = {
     ),
     "absolute": (
         [*sound(), ("/" + FIRST, png(A))],
-        [f"unsafe members (1): '/{FIRST}'; pack plain files"],
+        [f"unsafe members (1): '/{FIRST}'; pack only plain files"],
     ),
     "dots": ([*sound(), ("results/../../x", b"")], ["unsafe members (1): 'results/../../x';"]),
     "symbolic link": (
@@ -359,11 +359,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_archives_are_told(tmp_path, devkit, capsys, name):
-    members, told = BROKEN[name]
+def test_broken_archives_are_reported(tmp_path, devkit, capsys, name):
+    members, expected = BROKEN[name]
     code, lines = check(capsys, devkit, write(tmp_path / "results.tgz", members))
-    assert code == 2 and len(lines) == len(told)
-    for line, part in zip(lines, told, strict=True):
+    assert code == 2 and len(lines) == len(expected)
+    for line, part in zip(lines, expected, strict=True):
         assert part in line, line
 
 
@@ -388,7 +388,7 @@ def trailing(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (cut, "ended before the end-of-stream marker"),
         (cut_amid_a_member, "unexpected end of data"),
@@ -398,12 +398,12 @@ def trailing(path):
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8), "invalid header"),
     ],
 )
-def test_damaged_archives_are_one_fault(tmp_path, devkit, capsys, damage, told):
+def test_damaged_archives_are_one_fault(tmp_path, devkit, capsys, damage, expected):
     path = write(tmp_path / "results.tgz", sound())
     damage(path)
     code, (line,) = check(capsys, devkit, path)
     assert code == 2 and line.startswith("not readable as tar or tar.gz to its end (")
-    assert told in line and line.endswith("; pack it again")
+    assert expected in line and line.endswith("; pack it again")
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_another_palette_is_a_warning(tmp_path, devkit, capsys, palette):
     assert (code, lines[1:]) == (0, ["sound: 3 label maps"])
     assert lines[0] == (
         f"warning: label maps with another palette than VOC's (1): {A}; the server reads indices, "
-        "not colours: see that the indices are class numbers"
+        "not colours: check that the indices are class numbers"
     )
 
 

@@ -1,11 +1,13 @@
 """The segmentation network for other programs: ONNX, and torch's own exported program (.pt2).
 
-Both take ``photos``, uint8 RGB (B, H, W, 3), any number of any one size, and give ``labels``, uint8
-(B, H, W), class numbers, and ``probabilities``, float32 (B, classes, H, W): what
-``evaluation.segment`` gives at scale 1. What they were made of is kept with them.
+Both map ``photos``, uint8 RGB (B, H, W, 3), any number of one size, to ``labels``, uint8 (B, H, W),
+class numbers, and ``probabilities``, float32 (B, classes, H, W), as ``evaluation.segment`` does at
+scale 1. Both carry a description of the network.
 """
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,6 @@ from wsss.models.layers import fold_norms
 TOLERANCE = 1e-3  # of a probability: rounding differs by 1e-5, a cell out of place by far more
 SHARE = 1e-3  # of the pixels that may get another label, where two classes are as probable
 SIZES = ((2, 97, 130), (1, 160, 96), (1, 201, 333))  # (B, H, W) of the photos that are compared
-LEAST_SIDE = 32  # pixels
 
 
 class Difference(NamedTuple):
@@ -63,18 +64,15 @@ class Labeller(nn.Module):
         return scores.argmax(1).to(torch.uint8), scores
 
 
-def to_onnx(source, out):
-    """Write a trained network as ONNX, weights and all in one file.
+def to_onnx(source: Path, out: Path) -> Difference:
+    """Write a trained network as ONNX, with its weights in the same file.
 
     Args:
         source: its weights file, or the folder with it.
-        out: the file, which appears once onnxruntime gives the network's answers by it.
-
-    Returns:
-        ``Difference``.
+        out: the file, which appears once onnxruntime computes the same from it as the network.
 
     Raises:
-        InputError: no segmentation network there, no ONNX installed, or other answers.
+        InputError: no segmentation network there, no ONNX installed, or other results.
     """
     try:
         import onnx  # noqa: F401 - torch writes ONNX through it and onnxscript
@@ -96,14 +94,14 @@ def to_onnx(source, out):
     with atomic.write(out) as partial:
         program.save(partial, external_data=False)
         session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out)
+        return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out=out)
 
 
-def to_torch(source, out):
+def to_torch(source: Path, out: Path) -> Difference:
     """Write a trained network as torch's exported program, which torch runs without wsss.
 
-    Arguments, result and errors as for ``to_onnx``; of ``torch.export.load(out)``, ``module()``
-    takes the photos. The description is in the file as ``description.json``.
+    Arguments, result and errors as for ``to_onnx``. ``torch.export.load(out).module()`` is called
+    with photos. The description is in the file as ``description.json``.
     """
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)
@@ -114,12 +112,14 @@ def to_torch(source, out):
         with partial.open("rb") as file:
             module = torch.export.load(file).module()
         return compare(
-            labeller, lambda photos: [part.numpy() for part in module(torch.tensor(photos))], out
+            labeller,
+            lambda photos: [part.numpy() for part in module(torch.tensor(photos))],
+            out=out,
         )
 
 
-def description(trained):
-    """What is kept with an export: texts by name."""
+def description(trained: models.Trained) -> dict[str, str]:
+    """The texts by name that an export carries."""
     return {
         "classes": json.dumps(["background", *trained.classes], ensure_ascii=False),
         "network": json.dumps(trained.arguments),
@@ -131,8 +131,8 @@ def description(trained):
 
 
 @torch.no_grad()
-def traced(labeller):
-    """The ``torch.export.ExportedProgram`` of a ``Labeller``, for any number and size of photos."""
+def traced(labeller: Labeller) -> torch.export.ExportedProgram:
+    """The exported program of a ``Labeller``, for any number and size of photos."""
     return torch.export.export(
         labeller,
         (torch.from_numpy(photos(2, 97, 130)),),  # one photo would be taken for a constant
@@ -140,9 +140,9 @@ def traced(labeller):
     )
 
 
-def photos(count, height, width):
-    """Made-up photos with soft blots and grain, uint8 (count, height, width, 3); always the same
-    ones of a size.
+def photos(count: int, height: int, width: int) -> np.ndarray:
+    """Generated photos with soft blots and grain, uint8 (count, height, width, 3); the same ones
+    for the same arguments.
     """
     noise = torch.Generator().manual_seed(0)
     blots = torch.rand(count, 3, 5, 5, generator=noise)
@@ -152,8 +152,8 @@ def photos(count, height, width):
 
 
 @torch.no_grad()
-def compare(labeller, export, out):
-    """The ``Difference`` of an export from its network, on ``SIZES``.
+def compare(labeller: Labeller, export: Callable, *, out: Path) -> Difference:
+    """The ``Difference`` of an export from its network, on photos of ``SIZES``.
 
     Args:
         labeller: in float32, as the export computes.
@@ -176,7 +176,7 @@ def compare(labeller, export, out):
     difference = Difference(largest, other / pixels, sum(size[0] for size in SIZES))
     if not (difference.largest <= TOLERANCE and difference.share <= SHARE):  # nan too
         raise InputError(
-            f"{out}: expected the network's answers (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
+            f"{out}: expected the network's results (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
             f"pixels), but {difference}; not written: export with another version of torch"
         )
     return difference

@@ -1,15 +1,15 @@
-"""Label maps for the PASCAL VOC evaluation server: predicted and packed, and any archive checked.
+"""Predict and pack label maps for the PASCAL VOC evaluation server, and check any archive for it.
 
-VOC 2012 keeps the masks of its test photos to itself and scores an uploaded archive of
-``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``. Its evaluation takes the pixels' indices
-as class numbers, and gives up at the first map of another size or with a value above 20.
+The masks of VOC 2012's test photos are not public: the server scores an uploaded archive of
+``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``. It takes the pixels' indices as class
+numbers, and fails at the first map of another size or with a value above 20.
 """
 
 import gzip
 import json
 import tarfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -29,9 +29,9 @@ from wsss.photos import evaluation, map_photos
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
 
-# Bounds on what an archive makes us read: VOC's largest photo has 250,000 pixels.
+# Bounds on what is read of an archive: VOC's largest photo has 250,000 pixels.
 MEMBER_BYTES = 2**22  # of a label map's file
-PIXELS = 2**24  # of a label map whose photo is not there
+PIXELS = 2**24  # of a label map whose photo is missing
 
 FAULTS = {  # what is wrong and the fix, in the order of the report
     "unsafe": ("unsafe members", "pack plain files and folders alone, by relative names"),
@@ -45,43 +45,52 @@ FAULTS = {  # what is wrong and the fix, in the order of the report
     "size": ("label maps of a wrong size", "predict at the photo's own size"),
     "values": (
         f"label maps with values above {len(VOC_CLASSES)}",
-        "make every pixel a class or background, as nothing is ignored in a prediction",
+        "give every pixel a class or background, since a prediction ignores nothing",
     ),
 }
 WARNINGS = {
     "palette": (
         "label maps with another palette than VOC's",
-        "the server reads indices, not colours: see that the indices are class numbers",
+        "the server reads indices, not colours: check that the indices are class numbers",
     ),
     "unsized": ("label maps of unknown size", "their photos are not in the data root"),
 }
 
 
 class Report(NamedTuple):
-    """How many label maps an archive holds, and lines of text: faults, and warnings of what the
-    server does not mind though its score may suffer."""
+    """What a check found."""
 
-    count: int
-    faults: list
-    warnings: list
+    count: int  # label maps in the archive
+    faults: list[str]
+    warnings: list[str]  # what the server accepts although the score may suffer
 
 
 def export(
-    run, out, *, data_root=None, split="test", scales=(1.0,), flip=False, crf=False, processes=None
-):
-    """Predict the photos of an id list and pack ``out/results.tgz``; label maps there are kept.
+    run: Path,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    split: str = "test",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    crf: bool = False,
+    processes: int | None = None,
+) -> Report:
+    """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are
+    kept.
 
     They are palette PNGs, uint8 (H, W) of the photo's size, values 0 to 20, and go under comp6:
-    comp5 is for networks that have seen no photos but VOC's, not even ImageNet's.
+    comp5 is for networks that were trained on VOC's photos only, not even on ImageNet's.
 
     Args:
         run: folder of a completed train_segmentation.
-        out: folder for ``results/``, the archive, and ``export.json``, which says what made them.
+        out: folder for ``results/``, the archive, and ``export.json``, which records what made
+            them.
         data_root: the devkit folder with the photos; None takes the run's own.
         split: id list.
         scales, flip: factors of the photo's size and whether to add mirror images, averaged.
         crf: whether dense CRF follows, with the paper's parameters.
-        processes: worker processes; None takes one a core.
+        processes: worker processes; None takes one per core.
 
     Returns:
         the ``Report`` of ``check`` on the archive.
@@ -133,24 +142,22 @@ def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
 def _data_root(run):
     """The devkit folder that a completed train_segmentation was trained on."""
     try:
-        record = results.completion(run)  # a stage run by hand leaves no parameters.json
-        if record is None and (fault := results.damage(run)):
+        if record := results.completion(run):  # a stage run by hand leaves no parameters.json
+            return record["parameters"]["data_root"]
+        if fault := results.damage(run):
             raise InputError(f"{run}: {fault}; run its stage again")
-        given = (
-            record["parameters"] if record else json.loads((run / "parameters.json").read_text())
-        )
-        return given["data_root"]
+        return json.loads((run / "parameters.json").read_text())["data_root"]
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run}: expected the folder of a completed train_segmentation (weights.pt, "
-            f"parameters.json) but met {type(error).__name__}: {error}; give another --run"
+            f"parameters.json) but got {type(error).__name__}: {error}; give another --run"
         ) from None
 
 
-def check(archive, data_root, *, split="test"):
-    """Read an archive for the server, tar or tar.gz and made by anyone, without unpacking it.
+def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
+    """Check an archive for the server, tar or tar.gz and made by anyone, without unpacking it.
 
     Args:
         archive: its path.
@@ -182,10 +189,10 @@ def check(archive, data_root, *, split="test"):
     folders = sorted({path.parent.name for path in seen})
     found["both"] = folders if len(folders) > 1 else []
     faults += [_line(found[key], *FAULTS[key]) for key in FAULTS if found.get(key)]
-    warned = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
+    notes = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
     if data.classes != tuple(VOC_CLASSES):
-        warned.append(f"{data.root} has other classes than VOC's, by which the server scores")
-    return Report(len(seen), faults, warned)
+        notes.append(f"{data.root} has other classes than VOC's, by which the server scores")
+    return Report(len(seen), faults, notes)
 
 
 def _line(names, what, fix):
@@ -212,12 +219,14 @@ def _member(member, content, data, ids, seen):
 
 
 def _label_map(content, photo):
-    """What is wrong with a PNG's bytes, whose photo is ``photo`` (W, H), None if not there: pairs
-    of a key and what to add to the name."""
+    """What is wrong with a PNG's bytes: pairs of a key and what to add to the name.
+
+    ``photo`` is the size (W, H) of its photo, None where that is missing.
+    """
     faults = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow warns of what it would rather not decode
+            warnings.simplefilter("error")  # such as Pillow's about huge pictures
             with Image.open(BytesIO(content), formats=["PNG"]) as image:  # its header alone
                 size = "{}x{}".format(*image.size)
                 if image.mode != "P":
@@ -237,7 +246,7 @@ def _label_map(content, photo):
     wrong = np.unique(labels[labels > len(VOC_CLASSES)])
     if wrong.size:
         faults.append(("values", f" has {', '.join(map(str, wrong[:-4:-1]))}"))
-    # the classes' colours; of a shorter palette, which must still have those that are used
+    # a shorter palette must have the colours of the values that occur
     colours = palette[: 3 * (len(VOC_CLASSES) + 1)]
     if len(palette) <= 3 * int(labels.max()) or not artifacts.voc_palette().tobytes().startswith(
         colours

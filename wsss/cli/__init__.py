@@ -8,11 +8,11 @@ import errno
 import os
 import sys
 
-from wsss.cli import bench, data, doctor, export, label, plan, reproduce, run, weights
+from wsss.cli import bench, data, doctor, export, forecast, label, reproduce, run, weights
 from wsss.errors import InputError, masked, one_line
 
 # each has ``add(commands)``
-COMMANDS = (run, plan, reproduce, data, label, weights, export, bench, doctor)
+COMMANDS = (run, forecast, reproduce, data, label, weights, export, bench, doctor)
 # of a path that was given, not of the machine
 OF_A_PATH = (
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
@@ -30,7 +30,9 @@ class Grammar(argparse.ArgumentParser):
 def parser():
     """The command line's grammar."""
     top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
-    commands = top.add_subparsers(title="commands", required=True, metavar="command")
+    commands = top.add_subparsers(
+        title="commands", dest="command", required=True, metavar="command"
+    )
     for command in COMMANDS:
         command.add(commands)
     return top
@@ -63,8 +65,8 @@ def main(arguments=None):
     except OSError as failure:  # no such place, no permission, no room
         if parsed.debug:
             raise
-        told = masked(one_line(failure))
-        print(f"wsss: {told}; mend that, or name another place", file=sys.stderr)
+        reason = masked(one_line(failure))
+        print(f"wsss: {reason}; fix that, or give another path", file=sys.stderr)
         return 2 if failure.errno in OF_A_PATH else 1
     except KeyboardInterrupt:
         print("wsss: stopped; the same command goes on from here", file=sys.stderr)

@@ -10,7 +10,7 @@ def _doctor(arguments):
     print(doctor_checks.report(lines))
     missing = sum(line.mark == doctor_checks.MISSING for line in lines)
     if missing:
-        print(f"\n{missing} missing: the demo will not run before that is mended")
+        print(f"\n{missing} missing: fix that before you run the demo")
     return 1 if missing else 0
 
 
@@ -19,7 +19,7 @@ def add(commands):
         commands,
         "doctor",
         _doctor,
-        help="say what is missing on this machine",
+        help="report what is missing on this machine",
         description="Check Python, packages, compiler, dense CRF, torch, memory, disk, tracking "
         "store, data, weights, browser and git. Nothing is changed. Exit code 1 if the demo cannot "
         "run.",

@@ -1,12 +1,10 @@
-"""Whether this machine has what the demo and the experiments need, and what to do where not.
+"""Whether this machine has what the demo and the experiments need, and how to fix what is missing.
 
-Each check asks one thing and returns a ``Line``. What it needs is imported inside, so that a
-package that is missing or broken stops that check alone.
+Each check asks one thing. What it needs is imported inside, so that a package that is missing or
+broken stops that check alone.
 """
 
-import operator
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -23,37 +21,24 @@ from urllib.request import urlopen
 
 WIDTH = 110  # characters of a line
 OK, NOTE, MISSING = "ok", "note", "MISSING"  # a note is nothing that the demo needs
-
 SERVER_SECONDS = 3  # that a tracking server may take to answer
 DEMO_BYTES = 500 * 2**20  # the demo's outputs, its record and a margin
-# of a photo of 500 x 375: activation maps of one or two classes 24 KiB each, probabilities 80, and
+# per photo of 500 x 375: activation maps of one or two classes 24 KiB each, probabilities 80, and
 # four label maps of 3 to 10
 PHOTO_BYTES = 150 * 2**10
 LITTLE_MEMORY = 4 * 2**30  # a stage's process takes one or two GB, each of its workers about one
 
 
-SIGNS = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-
-
 class Line(NamedTuple):
-    """What a check found: its subject, a mark (``ok``, ``note``, ``MISSING``), and a text that ends
-    with the mend where one is due.
-    """
+    """What a check found."""
 
     subject: str
-    mark: str
-    text: str
+    mark: str  # ``ok``, ``note`` or ``MISSING``
+    text: str  # which ends with the fix where one is due
 
 
-def examine():
-    """All checks' lines, in order; one that raises becomes a line with its reason."""
+def examine() -> list[Line]:
+    """The lines of all checks, in order; a check that raises becomes a line with the reason."""
     lines = []
     for subject, (check, needed) in CHECKS.items():
         try:
@@ -67,71 +52,66 @@ def examine():
     return lines
 
 
-def report(lines):
-    """The lines as text, none longer than 110 characters: what is too long goes on below."""
-    found = []
-    for subject, mark, text in lines:
-        found += textwrap.wrap(
-            f"{mark:8}{subject:10}{text}",
-            WIDTH,
-            subsequent_indent=" " * 18,
-            break_on_hyphens=False,
-        )
-    return "\n".join(found)
+def report(lines: list[Line]) -> str:
+    """The lines as text, wrapped at 110 characters."""
+    indent = {"subsequent_indent": " " * 18, "break_on_hyphens": False}
+    return "\n".join(
+        textwrap.fill(f"{mark:8}{subject:10}{text}", WIDTH, **indent)
+        for subject, mark, text in lines
+    )
 
 
-def python():
-    """Whether Python is of a version that the package wants."""
+def python() -> tuple[str, str]:
+    """Check the version of Python."""
+    from packaging.specifiers import SpecifierSet
+
     wanted = metadata.metadata("wsss")["Requires-Python"]
     version = ".".join(map(str, sys.version_info[:3]))
-    if _fits(version, wanted):
+    if version in SpecifierSet(wanted):
         return OK, f"{version} in {sys.prefix}"
-    return MISSING, f"{version}, but wsss wants {wanted}: make install PYTHON=python3.12"
+    return MISSING, f"{version}, but wsss needs {wanted}: make install PYTHON=python3.12"
 
 
-def packages():
-    """Whether what ``pyproject.toml`` lists is installed, in versions within its bounds.
+def packages() -> tuple[str, str]:
+    """Check that what ``pyproject.toml`` lists is installed, in versions within its bounds.
 
-    What is for an engine or a format that not everybody wants may be absent, but not too old.
+    Packages of an extra other than ``dev`` may be absent, but not too old.
     """
-    found, count = {}, 0
-    for requirement in metadata.requires("wsss"):
-        wanted, _, marker = requirement.partition(";")
-        name, bounds = re.match(r"([\w.-]+)(?:\[.*\])?\s*(.*)", wanted).groups()
-        extra = "".join(re.findall(r"extra == ['\"](.+)['\"]", marker))
+    from packaging.requirements import Requirement
+
+    faults, count = {}, 0  # by extra, "" for what everybody needs
+    for requirement in map(Requirement, metadata.requires("wsss")):
+        extra = str(requirement.marker or "").partition("extra == ")[2].strip('"')
         try:
-            version = metadata.version(name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             if extra not in ("", "dev"):
                 continue
             version = None
         count += 1
-        if version is None or not _fits(version, bounds):
-            text = f"{name} {version or 'is not there'} (wants {bounds.strip()})"
-            found.setdefault(extra, []).append(text)
-    if "" in found:
-        return MISSING, f"{', '.join(found[''])}: make install"
-    if "dev" in found:
-        return NOTE, f"for tests and style only: {', '.join(found['dev'])}: make install"
-    if found:
-        extra, texts = next(iter(found.items()))
-        return NOTE, f"for {extra} only: {', '.join(texts)}: pip install -e '.[{extra}]'"
-    return OK, f"{count} packages, all within the bounds of pyproject.toml"
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            found = f"{requirement.name} {version or 'is not installed'}"
+            faults.setdefault(extra, []).append(f"{found} (needs {requirement.specifier})")
+    if not faults:
+        return OK, f"{count} packages, all within the bounds of pyproject.toml"
+    extra = min(faults)  # first what everybody needs
+    fix = "make install" if extra in ("", "dev") else f"pip install -e '.[{extra}]'"
+    text = f"{', '.join(faults[extra])}: {fix}"
+    return (NOTE, f"for {extra} only: {text}") if extra else (MISSING, text)
 
 
-def compiler():
-    """Whether there is a C++ compiler, which only the installation of pydensecrf2 needs."""
-    for name in ("c++", "g++", "clang++"):
-        if shutil.which(name):
-            return OK, shutil.which(name)
-    mend = "install g++ or clang++ (Debian: apt install g++)"
+def compiler() -> tuple[str, str]:
+    """Find a C++ compiler, which only the installation of pydensecrf2 needs."""
+    if path := shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
+        return OK, path
+    fix = "install g++ or clang++ (Debian: apt install g++)"
     if find_spec("pydensecrf"):
-        return NOTE, f"no C++ compiler; pydensecrf2 is built already. To build it again: {mend}"
-    return MISSING, f"no C++ compiler, and pydensecrf2 is not built yet: {mend}"
+        return NOTE, f"no C++ compiler; pydensecrf2 is built already. To build it again: {fix}"
+    return MISSING, f"no C++ compiler, and pydensecrf2 is not built yet: {fix}"
 
 
-def dense_crf():
-    """Whether pydensecrf computes, on 2 x 2 pixels; a build for another numpy fails only there."""
+def dense_crf() -> tuple[str, str]:
+    """Run pydensecrf on 2 x 2 pixels; a build for another numpy fails only there."""
     import numpy as np
 
     from wsss.crf import CrfParams, DenseCRF
@@ -146,8 +126,8 @@ def dense_crf():
     )
 
 
-def torch_device():
-    """Torch, what networks run on, and in which precision."""
+def torch_device() -> tuple[str, str]:
+    """Find what torch runs networks on, and in which precision."""
     import torch
 
     from wsss.runtime.devices import pick_device, precision
@@ -162,8 +142,8 @@ def torch_device():
     return OK, f"{torch.__version__}, no GPU (the demo needs none), cores {units} bfloat16 units"
 
 
-def machine():
-    """Cores that this process may use, and memory."""
+def machine() -> tuple[str, str]:
+    """Count the cores that this process may use, and its memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -175,8 +155,8 @@ def machine():
     return OK, text
 
 
-def disk():
-    """Room for outputs, and for how many photos that is."""
+def disk() -> tuple[str, str]:
+    """Measure the room for outputs, in bytes and in photos."""
     from wsss.lab import paths
 
     root = paths.outputs_root()
@@ -185,16 +165,16 @@ def disk():
     text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
     if free < DEMO_BYTES:
         return MISSING, (
-            f"{text}; the demo wants {DEMO_BYTES // 2**20} MiB: make room, or set WSSS_OUTPUTS to "
-            "a folder elsewhere"
+            f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: free some, or set WSSS_OUTPUTS to "
+            "another folder"
         )
     if not os.access(there, os.W_OK):
         return MISSING, f"{there} cannot be written: set WSSS_OUTPUTS to a folder of yours"
     return OK, text
 
 
-def tracking_store():
-    """Whether runs can be recorded: in a file that can be written, or a server that answers."""
+def tracking_store() -> tuple[str, str]:
+    """Check that runs can be recorded, in a file or at a server."""
     from wsss.lab.record import mlflow_store
 
     uri = mlflow_store.tracking_uri()
@@ -211,14 +191,12 @@ def tracking_store():
         except OSError as error:
             fault = f"does not answer ({getattr(error, 'reason', error)})"
     elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
-        return NOTE, f"a database by {parts.scheme}, not asked whether it answers"
+        return NOTE, f"a database by {parts.scheme}; whether it answers was not checked"
     else:
         fault = "is no store for runs"
     if fault:
-        mend = (
-            "mend it, or set MLFLOW_TRACKING_URI to another, such as sqlite:////home/me/mlflow.db"
-        )
-        return MISSING, f"{uri} {fault}: {mend}"
+        example = "sqlite:////home/me/mlflow.db"
+        return MISSING, f"{uri} {fault}: fix it, or set MLFLOW_TRACKING_URI, such as to {example}"
     return OK, uri
 
 
@@ -226,121 +204,99 @@ def _sqlite_fault(path):
     if not path.exists():  # the first run makes it
         folder = path.absolute().parent
         writable = folder.is_dir() and os.access(folder, os.W_OK)
-        return None if writable else "cannot be made, as its folder is not there or not yours"
+        return None if writable else "cannot be made, as its folder is missing or not yours"
     try:
         with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
-            store.execute("BEGIN IMMEDIATE")  # a lock to write, given back on closing
+            store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
     except sqlite3.Error as error:
         return f"cannot be written ({error})"
     return None
 
 
-def data():
-    """Which of the datasets that experiments name are there."""
+def data() -> tuple[str, str]:
+    """Find which of the datasets that experiments name are there."""
     from wsss import datasets
     from wsss.errors import InputError
     from wsss.lab import paths
 
-    there, generated, lacking = set(), set(), {}
+    present, absent, generated = set(), {}, set()
     for name, settings in _experiments():
         root, kind = settings.get("data_root"), str(settings.get("dataset"))
-        if root and kind.startswith("shapes"):
+        if not root:
+            continue
+        if kind.startswith("shapes"):
             generated.add(root)
-        elif root:
-            try:
-                datasets.open(kind, paths.from_root(root))
-                there.add(root)
-            except InputError:
-                lacking.setdefault(root, []).append(name)
-    text = ", ".join(sorted(there)) or "none"
-    text += f"; generated when wanted: {', '.join(sorted(generated))}"
-    if lacking:
-        return NOTE, f"{text}; {_for_whom(lacking)}: README.md says how to get them (Data)"
-    return OK, text
+            continue
+        try:
+            datasets.open(kind, paths.from_root(root))
+            present.add(root)
+        except InputError:
+            absent.setdefault(root, set()).add(name)
+    text = f"; generated when needed: {', '.join(sorted(generated))}"
+    return _found(present, absent, text, "README.md says how to get them (Data)")
 
 
-def weights():
-    """Which of the weight files that experiments name are there."""
+def weights() -> tuple[str, str]:
+    """Find which of the weight files that experiments name are there."""
     from wsss.lab import paths
 
-    there, lacking = set(), {}
+    present, absent = set(), {}
     for name, settings in _experiments():
         for path in (settings.get("weights"), settings.get("checkpoint")):
             if path in (None, "", "download"):
                 continue
             if paths.from_root(path).exists():
-                there.add(path)
+                present.add(path)
             else:
-                lacking.setdefault(path, []).append(name)
-    text = ", ".join(sorted(there)) or "none"
-    if lacking:
-        return NOTE, f"{text}; {_for_whom(lacking)}: README.md says whose they are"
-    return OK, text
+                absent.setdefault(path, set()).add(name)
+    return _found(present, absent, "", "README.md says whose they are")
 
 
 def _experiments():
-    """Pairs of an experiment's name and each block of settings in it."""
-    import yaml
-
+    """Yield an experiment's name and each block of settings in its file."""
+    from wsss.io import safe_yaml
     from wsss.lab import paths
 
-    found = []
     for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
-        waiting = [yaml.safe_load(path.read_text())]
-        while waiting:
-            settings = waiting.pop()
-            found.append((path.stem, settings))
-            waiting += [inner for inner in settings.values() if isinstance(inner, dict)]
-    return found
+        blocks = [safe_yaml.read(path, "an experiment")]
+        for block in blocks:  # which grows meanwhile
+            yield path.stem, block
+            blocks += [inner for inner in block.values() if isinstance(inner, dict)]
 
 
-def _for_whom(lacking):
-    """What is not there, and which experiments want it."""
+def _found(present, absent, more, fix):
+    """The mark and the text of what experiments need: paths that are there, and paths that are not
+    with the names of the experiments.
+    """
+    text = (", ".join(sorted(present)) or "none") + more
     parts = []
-    for path, names in lacking.items():
-        first, *others = sorted(set(names))
+    for path, names in absent.items():
+        first, *others = sorted(names)
         parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return f"not there: {', '.join(parts)}"
+    return (NOTE, f"{text}; not there: {', '.join(parts)}: {fix}") if absent else (OK, text)
 
 
-def browser():
-    """Whether there is the browser that some tests drive."""
-    path = shutil.which("chromium")
-    if path is None:
-        return NOTE, "no chromium, so tests in a browser are skipped (Debian: apt install chromium)"
-    return OK, f"{path}, for tests"
+def browser() -> tuple[str, str]:
+    """Find the browser that some tests drive."""
+    if path := shutil.which("chromium"):
+        return OK, f"{path}, for tests"
+    return NOTE, "no chromium, so tests in a browser are skipped (Debian: apt install chromium)"
 
 
-def git():
-    """Whether runs will say which commit made them."""
+def git() -> tuple[str, str]:
+    """Check that runs can record which commit made them."""
     from wsss.lab import paths
 
     if shutil.which("git") is None:
-        return NOTE, "no git, so runs cannot say which commit made them: install git"
+        return NOTE, "no git, so runs cannot record which commit made them: install git"
     command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
-        return NOTE, "not a git repository, so runs cannot say what made them: clone it with git"
+        return NOTE, "not a git repository, so runs cannot record their commit: clone it with git"
     return OK, f"at {answer.stdout.strip()}"
 
 
-def _fits(version, bounds):
-    """Whether a version such as 3.17.0 is within bounds such as ``>=3.7,<4``."""
-    return all(
-        SIGNS[sign](_release(version), _release(bound))
-        for sign, bound in re.findall(r"(>=|<=|==|!=|>|<)\s*([\d.]+)", bounds)
-    )
-
-
-def _release(version):
-    """A version's numbers, trailing zeros left out, as 4 and 4.0 are the same."""
-    numbers = [int(number) for number in re.match(r"\d+(\.\d+)*", version)[0].split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return numbers
-
-
-CHECKS = {  # by subject: the check, and whether the demo cannot do without
+CHECKS = {  # by subject: the check, which returns (mark, text), and whether the demo needs it
     "python": (python, True),
     "packages": (packages, True),
     "compiler": (compiler, True),

@@ -35,10 +35,10 @@ def _check_room(planned, folder):
     disk_space.check(planned, folder)
 
 
-def _register_model(name, description, run_id):
+def _register_model(name, description, *, run_id):
     from wsss.apply import model_registry
 
-    return model_registry.register(name, description, run_id)
+    return model_registry.register(name, description, run_id=run_id)
 
 
 def _compare_weights(folder, other):

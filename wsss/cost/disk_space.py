@@ -1,32 +1,34 @@
-"""How much room an experiment's files will take, asked before it begins rather than when the disk
-is full; also for photos that are not there yet.
+"""The room on the disk that an experiment's files will take, checked before the first stage starts;
+also for photos that are not there yet.
 """
 
 import shutil
+from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.lab import paths
 
 MIB = 2**20
-BLOCK = 4096  # bytes that a file system hands out at once
+BLOCK = 4096  # bytes that a file system allocates at once
 PICTURES = 16 * MIB  # a stage's notebook, its page and its figures: 1 to 14 MB in the demo
 SPARE = 256 * MIB  # for the record and whatever else the machine writes meanwhile
-PNG = 0.05  # bytes a pixel of a label map, beside a palette of 1 KiB
+PNG = 0.05  # bytes per pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
 LISTS = ("train_split", "score_split", "val_split")
 CHECKPOINTS = 2  # the newest, and the one before it
-STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors kept for each one that is trained
+STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
 
 
-def needed(planned):
-    """The bytes that the stages of a plan will still write into the outputs folder, about.
+def needed(planned: Iterable) -> int:
+    """The bytes that the stages of a plan will still write into the outputs folder, estimated.
 
     What is there of an unfinished stage counts as written.
 
@@ -38,50 +40,62 @@ def needed(planned):
         if item.done:
             continue
         place = item.values["dataset"], paths.from_root(item.values["data_root"])
-        if place not in opened:
-            opened[place] = datasets.open(*place)
-        there, data = taken(files_of(item.folder)), opened[place]
-        wanted = stage_bytes(item.name, item.values, data) + PICTURES
-        wanted += joined_bytes(item.values, planned, len(data.classes))
-        total += max(0, wanted - there)
+        data = opened[place] = opened.get(place) or datasets.open(*place)
+        wanted = stage_bytes(item.name, item.values, data=data) + PICTURES
+        wanted += joined_bytes(item.values, planned, classes=len(data.classes))
+        total += max(0, wanted - taken(files_of(item.folder)))
     return total
 
 
-def check(planned, folder):
-    """Whether there is room in ``folder`` for what a plan will write.
+def check(planned: Iterable, folder: Path) -> None:
+    """Check that ``folder`` has room for what a plan will write.
 
     Raises:
-        InputError: there is not.
+        InputError: it has not.
     """
-    place = Path(folder).absolute()
-    there = next(each for each in (place, *place.parents) if each.exists())
-    wanted, free = needed(planned), shutil.disk_usage(there).free
+    path = Path(folder).absolute()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    wanted, free = needed(planned), shutil.disk_usage(existing).free
     if wanted and free < wanted + SPARE:
         raise InputError(
-            f"{folder}: the stages to come need some {_told(wanted + SPARE)} but {_told(free)} are "
-            "free; free some, or set WSSS_OUTPUTS to a folder elsewhere"
+            f"{folder}: the remaining stages need about {(wanted + SPARE) / 2**30:.1f} GiB but "
+            f"{free / 2**30:.1f} GiB are free; free some, or set WSSS_OUTPUTS to another folder"
         )
 
 
-def stage_bytes(name, values, data, *, times=1.0, classes=None, checkpoints=CHECKPOINTS):
-    """What a stage's networks and photos take, without its notebook and pictures.
+def stage_bytes(
+    name: str,
+    values: dict,
+    *,
+    data: datasets.Devkit,
+    times: float = 1.0,
+    classes: int | None = None,
+    checkpoints: int = CHECKPOINTS,
+) -> int:
+    """The bytes of a stage's networks and of its files per photo, without its notebook and figures.
 
     Args:
         name: of the stage.
         values: of its parameters.
         data: the open dataset.
-        times: how many times as many photos there are as in the dataset, and like them.
+        times: how many times as many photos as in the dataset, and like them.
         classes: their number; None takes the dataset's.
-        checkpoints: that are kept of each training while it goes on.
+        checkpoints: that each training keeps while it runs.
     """
     if name in NETWORKS:
         return _training(_network(name, values, classes or len(data.classes)), values, checkpoints)
-    written = kinds(name, values)
-    ids = photos_of(name, values, data) if written else []
-    return ceil(times * sum(_photos(data, ids, kind) for kind in written))
+    kinds = PER_PHOTO.get(name, ())
+    if name == "affinity_labels" and values["marginals"]:
+        kinds = (*kinds, _marginals)
+    ids = photos_of(name, values, data=data) if kinds else []
+    # the mean of some photos stands for all
+    sample = [ids[place] for place in np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)]
+    sizes = [(*data.image(id).shape[:2], len(data.labels(id))) for id in sample]
+    total = sum(_blocks(kind(*size)) for kind in kinds for size in sizes)
+    return ceil(times * len(ids) * total / max(1, len(sample)))
 
 
-def photos_of(name, values, data):
+def photos_of(name: str, values: dict, *, data: datasets.Devkit) -> list[str]:
     """The ids of the photos that a stage works on, sorted.
 
     Args:
@@ -117,12 +131,12 @@ def _network(name, values, classes):
         return NETWORKS[name](values, classes)
 
 
-def joined_bytes(values, planned, classes):
-    """What the network takes that evaluation keeps where a walk follows: two that other stages
-    wrote or will write, once more.
+def joined_bytes(values: dict, planned: Iterable, *, classes: int) -> int:
+    """The bytes of the joint network that evaluate saves where a walk follows: a second copy of
+    those of train_segmentation and train_affinity, written already or not yet.
 
     Args:
-        values: of a stage's parameters; 0 bytes for those that tell of no such walk.
+        values: of a stage's parameters; without such a walk, 0 bytes.
         planned: from ``pipeline.plan``.
         classes: their number.
     """
@@ -141,45 +155,19 @@ def joined_bytes(values, planned, classes):
     return _blocks(total)
 
 
-def _training(network, values, checkpoints):
-    """The weights; and of each member its own and its checkpoints, with the optimiser's tensors."""
+def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
+    """The weights, and of each member its own and its checkpoints with the optimiser's tensors."""
     weights = _bytes(network.state_dict().values())
     if values.get("checkpoint"):  # nothing is trained
         return _blocks(weights)
     trained = _bytes(p for p in network.parameters() if p.requires_grad)
-    checkpoint = weights + STATES[values["optimiser"]] * trained
-    members = values.get("members")  # None where the stage knows of none
-    return (
-        _blocks(weights)
-        + (members or 1) * checkpoints * _blocks(checkpoint)
-        + (members or 0) * _blocks(weights)
-    )
+    checkpoint = _blocks(weights + STATES[values["optimiser"]] * trained)
+    members = values.get("members", 0)  # 0: the stage has no such parameter and saves one network
+    return (1 + members) * _blocks(weights) + max(1, members) * checkpoints * checkpoint
 
 
 def _bytes(tensors):
     return sum(TENSOR + tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def kinds(name, values):
-    """For each file that a stage writes of a photo, what tells its bytes: a function of the photo's
-    height, its width and the number of classes that it shows.
-    """
-    if name == "affinity_labels" and values["marginals"]:
-        return (_labels, _marginals)
-    return KINDS.get(name, ())
-
-
-def _photos(data, ids, size):
-    """The bytes of a file for each photo, by some of them.
-
-    Args:
-        size: (height, width, number of classes) of a photo to the bytes of its file.
-    """
-    if not ids:
-        return 0
-    sample = [ids[place] for place in np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)]
-    sizes = [_blocks(size(*data.image(id).shape[:2], len(data.labels(id)))) for id in sample]
-    return ceil(np.mean(sizes) * len(ids))
 
 
 def _cams(height, width, classes):
@@ -194,8 +182,9 @@ def _marginals(height, width, classes):
     return TENSOR + MARGINALS * 2 * (1 + classes) * height * width
 
 
-# stage to what tells the bytes of each file that it writes of a photo
-KINDS = {
+# stage to the bytes of each file that it writes per photo: functions of the photo's height and
+# width, and of the number of classes that it shows
+PER_PHOTO = {
     "infer_cam": (_cams,),
     "affinity_labels": (_labels,),
     "random_walk": (_labels, _labels),
@@ -207,15 +196,11 @@ def _blocks(size):
     return BLOCK * ceil(size / BLOCK)
 
 
-def files_of(folder):
-    """Yield the paths of the files in a folder and below."""
+def files_of(folder: Path) -> Iterable[Path]:
+    """The files in a folder and below."""
     return (path for path in Path(folder).rglob("*") if path.is_file())
 
 
-def taken(files):
-    """The bytes of the disk that some files take."""
+def taken(files: Iterable[Path]) -> int:
+    """The bytes of the disk that files take."""
     return sum(_blocks(path.stat().st_size) for path in files)
-
-
-def _told(size):
-    return f"{size / 2**30:.1f} GiB"

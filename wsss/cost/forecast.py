@@ -1,345 +1,247 @@
-"""What an experiment will cost: hours, disk and memory of each stage for photos that are not there
-yet, scaled from what completed runs took here; and what gives way first.
+"""Forecast of an experiment: hours, disk and memory of each stage for photos that are not there
+yet, on a line through what completed runs recorded; and what breaks first.
 """
 
+import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from wsss import datasets
 from wsss.cost import disk_space, timings
 from wsss.errors import InputError
 from wsss.io import text
-from wsss.io.artifacts import IGNORE
 
-# Calls to the file system that name a file or flush it, for each file that a stage writes, counted
-# with strace: 1 to see whether it is there, 10 to write it safely, 4 when the stage completes, 4
-# when the next one asks whether all is whole.
-CALLS = 19
-READS = 2  # of them for each file that a stage reads
-# stage to how many files it reads of each photo, or for each crop: the photo, its maps, its labels
-READ = {"dataset": 2, "train_cam": 1, "infer_cam": 1, "affinity_labels": 2, "train_affinity": 2}
-READ |= {"random_walk": 2, "train_segmentation": 2, "evaluate": 1}
-LISTED = 620  # bytes of memory for each file while a folder is listed, measured with tracemalloc
-# bytes of memory for each photo that is scored, its id and its counts, while all are written; of
-# the walk those before dense CRF are still there
+LISTED = 620  # bytes of memory per file while a folder is listed, measured with tracemalloc
+# bytes of memory per scored photo, its id and its counts, while all of them are written; the walk
+# still holds those before dense CRF
 SCORED = {"infer_cam": 1400, "random_walk": 2000, "evaluate": 1400}
-FAR = 100  # times what was measured, from where a second of noise is minutes
+FAR = 100  # times the photos measured, from where a second of noise becomes minutes
+HEADER = (
+    *("stage", "measured on", "hours", "in one process", "bound by"),
+    *("disk, GiB", "files", "memory, GiB"),
+)
 
 
-class Asked(NamedTuple):
-    """What is planned for."""
+class Scenario(NamedTuple):
+    """What to forecast for."""
 
-    photos: int  # to train on; other lists grow alike
+    photos: int  # to train on; other id lists grow alike
     classes: int
     cpus: int
     gpus: int
 
 
 class Forecast(NamedTuple):
-    """What a stage will take; None where nothing tells."""
+    """What a stage will take."""
 
     name: str
-    sizes: tuple  # numbers of photos that it was measured on
-    work: float | None  # seconds that more processors shorten
-    rest: float | None  # seconds that they do not
-    bound: str  # what the work is bound by: CPUs or GPUs
     disk: int  # bytes
-    files: int | None
-    calls: int | None  # to the file system
-    entries: int | None  # of its record, each a request to the tracking server or more
-    memory: int | None  # bytes, of all its processes
-    notes: tuple = ()
-
-    @property
-    def seconds(self):
-        return None if self.work is None else self.work + self.rest
+    sizes: Sequence[int] = ()  # numbers of photos of the runs it rests on
+    notes: Sequence[str] = ()
+    work: float = 0.0  # seconds that more processors shorten
+    rest: float = 0.0  # seconds in one process
+    bound: str = ""  # what limits the work: CPUs or GPUs
+    files: int = 0
+    memory: int = 0  # bytes of all processes; 0 where it is not known
 
 
-def scaled(points, wanted):
-    """What ``wanted`` takes, by the line through what was measured.
+def line(points: list[tuple[float, float]], size: float) -> float:
+    """The cost at a size, on the line of least squares through measured costs.
 
     Args:
-        points: ``(size, cost)`` pairs. Of several at one size the least counts, since others were
-            disturbed. One size gives an upper bound: all of the cost is taken to grow with the
-            size. Of more than two, the line of least squares; a cost that fell with the size is
-            taken to stay as it is.
-        wanted: a size.
+        points: ``(size, cost)`` pairs. Only the least cost at each size counts, since noise adds to
+            it. From one size the whole cost grows with the size, which is an upper bound; a line
+            that falls is taken as level.
     """
-    least = {size: min(cost for other, cost in points if other == size) for size, _ in points}
-    if len(least) == 1:
-        ((size, cost),) = least.items()
-        return cost * (max(1.0, wanted / size) if size else 1.0)
-    sizes, costs = np.array(list(least.items()), float).T
-    slope = max(0.0, np.cov(sizes, costs, bias=True)[0, 1] / sizes.var())
-    return max(0.0, float(costs.mean() + slope * (wanted - sizes.mean())))
+    least = dict(sorted(points, reverse=True))  # the last pair of each size has its least cost
+    sizes, costs = list(least), list(least.values())
+    if len(sizes) == 1:
+        return costs[0] * (max(1.0, size / sizes[0]) if sizes[0] else 1.0)
+    slope = max(0.0, statistics.linear_regression(sizes, costs).slope)
+    return max(0.0, statistics.fmean(costs) + slope * (size - statistics.fmean(sizes)))
 
 
-def forecast(planned, data, asked, found=None):
-    """A ``Forecast`` for each stage.
-
-    Args:
-        planned: from ``pipeline.plan``.
-        data: the open dataset; photos are taken to be like its own.
-        asked: an ``Asked``.
-        found: what ``measured.find`` gives, which is asked where this is None.
-
-    Raises:
-        InputError: more classes than label maps can tell apart, or no photos to train on.
-    """
-    if asked.classes >= IGNORE:
-        raise InputError(
-            f"{asked.classes} classes: expected at most {IGNORE - 1}, since a label map "
-            "has a byte a pixel; give fewer"
-        )
-    found = timings.find(planned, data) if found is None else found
-    values = {item.name: item.values for item in planned}
-    times = asked.photos / trained_on(planned, data)
-    joined = {i.name: disk_space.joined_bytes(i.values, planned, asked.classes) for i in planned}
-    return [
-        _stage(item.name, values, data, asked, times, found[item.name], joined[item.name])
-        for item in planned
-    ]
-
-
-def trained_on(planned, data):
-    """The number of photos that an experiment trains on as it is."""
+def trained_on(planned: list, data: datasets.Devkit) -> list[str]:
+    """The ids of the photos that an experiment trains on now."""
     for item in planned:
         if "train_split" in item.values:
-            return len(data.ids(item.values["train_split"]))
+            return data.ids(item.values["train_split"])
     raise InputError("no stage of this experiment has photos to train on; name another experiment")
 
 
-def _stage(name, everything, data, asked, times, found, joined):
-    values = everything[name]
-    photos = round(times * len(disk_space.photos_of(name, values, data)))
-    chosen, notes = _chosen(found, asked)
-    if not chosen:
-        size = disk_space.stage_bytes(name, values, data, times=times, classes=asked.classes)
-        nothing = (None,) * 4
-        size += joined + disk_space.PICTURES
-        return Forecast(name, (), None, None, "", size, *nothing, tuple(notes))
-    sizes = tuple(sorted({each.photos for each in chosen}))
+def forecast(planned: list, data: datasets.Devkit, *, scenario: Scenario) -> list[Forecast]:
+    """A ``Forecast`` of each stage.
+
+    Args:
+        planned: from ``pipeline.plan``.
+        data: the open dataset; further photos are taken to be like its own.
+
+    Raises:
+        InputError: more classes than a label map can hold, or no photos to train on.
+    """
+    if scenario.classes >= datasets.IGNORE:
+        raise InputError(
+            f"{scenario.classes} classes: expected at most {datasets.IGNORE - 1}, since a label "
+            "map has one byte per pixel; give fewer"
+        )
+    found, forecasts = timings.find(planned, data), []
+    times = scenario.photos / len(trained_on(planned, data))
+    everything = {item.name: item.values for item in planned}
+    for item in planned:
+        ids = disk_space.photos_of(item.name, item.values, data=data)
+        runs = [run for run in found[item.name] if run.gpu] if scenario.gpus else []
+        runs = runs or [run for run in found[item.name] if not run.gpu]
+        if runs:
+            classes = scenario.classes
+            growth = timings.class_growth(item.name, everything, data=data, classes=classes)
+            each = _from_runs(item, runs, ids, data, scenario, round(times * len(ids)), growth)
+        else:
+            sizes = {"times": times, "classes": scenario.classes}
+            size = (
+                disk_space.stage_bytes(item.name, item.values, data=data, **sizes)
+                + disk_space.PICTURES
+            )
+            size += disk_space.joined_bytes(item.values, planned, classes=scenario.classes)
+            only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
+            each = Forecast(item.name, size, notes=[only] if found[item.name] else [])
+        forecasts.append(each)
+    return forecasts
+
+
+def _from_runs(item, runs, ids, data, scenario, photos, growth):
+    """The forecast of a stage from its runs; see ``measured.class_growth`` for ``growth``."""
+    name, values = item.name, item.values
+    sizes, notes = sorted({run.photos for run in runs}), []
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
-    growth = timings.class_growth(name, everything, data, asked.classes, chosen[0].classes)
-    if growth != 1:
-        notes.append(
-            f"measured with {chosen[0].classes} classes; a step or a photo with {asked.classes} "
-            f"takes {growth:.2f} times as long, timed now"
-        )
-    if not chosen[0].gpu and values.get("processes", 0) and asked.cpus > values["processes"]:
+    if scenario.gpus and not runs[0].gpu and ("flip" in values or "epochs" in values):
+        notes.append("measured without a GPU, so its hours are of CPUs alone")
+    if not runs[0].gpu and 0 < values.get("processes", 0) < scenario.cpus:
         notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
-    units = timings.units_of(values, photos)
-    quicker = [_quicker(name, values, each, asked) for each in chosen]
-    pace = [
-        (each.units, each.work / ratio) for each, (ratio, _) in zip(chosen, quicker, strict=True)
-    ]
-    work = growth * scaled(pace, units)
-    files = _files(name, values, chosen, photos)
-    listed = [(each.photos, each.entries - _passes(each.values)) for each in chosen]
-    return Forecast(
-        name,
-        sizes,
-        work,
-        # of the start the least, since what others took longer for was chance
-        min(each.start for each in chosen)
-        + scaled([(each.photos, each.rest) for each in chosen], photos),
-        quicker[0][1],
-        _disk(name, values, data, asked, times, chosen, photos, work),
-        files,
-        CALLS * files + READS * READ.get(name, 0) * units,
-        round(max(entries for _, entries in listed) + _passes(values)),
-        _memory(name, values, data, asked, chosen, photos, files),
-        tuple(notes),
+    if growth != 1:
+        notes.append(f"{growth:.2f} times as long per step or photo with other classes, timed now")
+    speeds = [_speed(run, values, scenario) for run in runs]
+    work = growth * line(
+        [
+            (run.photos * _passes(run.values), run.work / speed)
+            for run, (speed, _) in zip(runs, speeds, strict=True)
+        ],
+        photos * _passes(values),
     )
-
-
-def _chosen(found, asked):
-    """The measurements to scale from, of one kind of machine and one number of classes, and what
-    is to be said about them.
-    """
-    for gpu in (True, False) if asked.gpus else (False,):
-        kind = [each for each in found if each.gpu == gpu]
-        if kind:
-            nearest = min((each.classes for each in kind), key=lambda c: abs(c - asked.classes))
-            told = "measured without a GPU, which tells nothing of one: hours are of CPUs alone"
-            notes = [told] if asked.gpus and not gpu and _uses_gpu(kind[0].values) else []
-            return [each for each in kind if each.classes == nearest], notes
-    only = "measured on a GPU, which tells nothing of CPUs: give --gpus, or measure here"
-    return [], [only] if found else []
-
-
-def _uses_gpu(values):
-    """Whether a stage runs a network: all but those that only look at what is there."""
-    return "flip" in values or "epochs" in values
-
-
-def _quicker(name, values, measurement, asked):
-    """``(ratio, what bounds it)``: how many times as quick a stage's work will be as it was."""
-    cores = timings.busy(values, asked.cpus) / measurement.cores
-    ratios = {"CPUs": cores}
-    if measurement.gpu and _uses_gpu(values):
-        ratios = {"GPUs": asked.gpus}
-        if values.get("crf_steps"):  # one photo's network beside another's dense CRF
-            ratios["CPUs"] = cores
-    bound = min(ratios, key=ratios.get)
-    return ratios[bound], bound
-
-
-def _passes(values):
-    return values.get("epochs", 0) * values.get("members", 1)
-
-
-def _files(name, values, chosen, photos):
-    """Their number: by the line through several sizes, or so many more of each photo."""
-    points = [(each.photos, each.files) for each in chosen]
-    if len({size for size, _ in points}) > 1:
-        return round(scaled(points, photos))
-    more = max(0, photos - chosen[0].photos)
-    return chosen[0].files + len(disk_space.kinds(name, values)) * more
-
-
-def _disk(name, values, data, asked, times, chosen, photos, work):
-    """Bytes: of networks as calculated, of all else as measured."""
+    # the shortest start, since noise lengthens it
+    rest = min(run.start for run in runs) + line([(run.photos, run.rest) for run in runs], photos)
+    largest = max(runs, key=lambda run: run.photos)
+    more = max(0.0, photos / max(1, largest.photos) - 1)
+    size = largest.bytes + round(more * largest.bulk_bytes)
+    files = largest.files + round(more * largest.bulk_files)
     if name in disk_space.NETWORKS:
         seconds = work / values.get("members", 1)
         due = int(seconds / max(1e-6, 60 * values["checkpoint_minutes"]))
-        networks = disk_space.stage_bytes(
-            *(name, values, data),
-            classes=asked.classes,
-            checkpoints=min(disk_space.CHECKPOINTS, due),
-        )
-        return networks + max(each.bytes for each in chosen)
-    points = [(each.photos, each.bytes) for each in chosen]
-    if len({size for size, _ in points}) > 1:
-        return round(scaled(points, photos))
-    of_one = disk_space.stage_bytes(name, values, data, times=times) / max(1, photos)
-    return round(chosen[0].bytes + of_one * max(0, photos - chosen[0].photos))
+        kept = {"classes": scenario.classes, "checkpoints": min(disk_space.CHECKPOINTS, due)}
+        size += disk_space.stage_bytes(name, values, data=data, **kept)
+    memory = _memory(name, values, largest, ids, data, scenario, more)
+    return Forecast(name, size, sizes, notes, work, rest, speeds[0][1], files, memory)
 
 
-def _memory(name, values, data, asked, chosen, photos, files):
-    """Bytes of all processes at once: as measured, and what one keeps of each further file and of
-    each further photo that has a mask.
+def _passes(values):
+    """How many times a stage goes over its photos."""
+    return values.get("epochs", 1) * values.get("members", 1)
+
+
+def _busy(values, cores):
+    """How many of so many cores a stage's work uses without a GPU: one per process, or all."""
+    return min(values.get("processes") or cores, cores)
+
+
+def _speed(run, values, scenario):
+    """How many times as fast as in a run the work will be, and what limits it."""
+    cpus = _busy(values, scenario.cpus) / _busy(run.values, run.cores), "CPUs"
+    if not run.gpu:
+        return cpus
+    gpus = scenario.gpus, "GPUs"
+    # the network of one photo runs beside the dense CRF of another
+    return min(gpus, cpus) if values.get("crf_steps") else gpus
+
+
+def _memory(name, values, run, ids, data, scenario, more):
+    """Bytes of all processes: of one, with what it keeps per further file and per further photo
+    that has a mask, and of a worker per process.
     """
-    known = [each for each in chosen if each.memory]
-    if not known:
-        return None
-
-    def kept(photos, files):
-        return LISTED * files + SCORED.get(name, 0) * share * photos
-
-    scored = data.masked(disk_space.photos_of(name, values, data)) if name in SCORED else []
-    share = len(scored) / max(1, len(disk_space.photos_of(name, values, data)))
-    most = max(known, key=lambda each: each.photos)
-    more = kept(photos, files) - kept(most.photos, most.files)
+    if not run.memory:
+        return 0
+    masked = run.photos * len(data.masked(ids)) / len(ids) if name in SCORED else 0
+    kept = more * (LISTED * run.bulk_files + SCORED.get(name, 0) * masked)
     workers = values.get("workers", 0)
     if "processes" in values:
-        workers = timings.busy(values, asked.cpus)
-        workers = 0 if workers == 1 else workers  # it does the work itself
-    return round(most.memory["process"] + max(0, more) + workers * most.memory["worker"])
+        workers = _busy(values, scenario.cpus)
+        workers = 0 if workers == 1 else workers  # one process does without a pool
+    return round(run.memory["process"] + kept + workers * run.memory["worker"])
 
 
-def limits(planned, data):
-    """Numbers of photos from which something is refused: tuples of the number, what gives way, and
-    what to do.
-    """
-    values = {name: value for item in planned for name, value in item.values.items()}
-    ids, found = data.ids(values["train_split"]), []
-    if isinstance(data, datasets.Devkit):  # whose lists are files
-        line = np.mean([len(id.encode()) + 1 for id in ids])
-        size = f"{text.MOST_BYTES / 2**20:.0f} MiB"
-        told = f"the id list of {values['train_split']} passes {size}"
-        mend = "split the photos into lists, with a run for each"
-        found.append((int(text.MOST_BYTES / line), told, mend))
-    return found
-
-
-def told(command, planned, data, asked, forecasts):
-    """A plan as Markdown: a table, what it rests on, what takes most of it and what gives way.
+def summary(
+    command: str, planned: list, *, data: datasets.Devkit, scenario: Scenario, forecasts: list
+) -> str:
+    """A forecast as Markdown: a table, what it rests on, the bottleneck and what breaks first.
 
     Args:
         command: the experiment's file and the changes to it, as given to ``wsss run``.
         planned: from ``pipeline.plan``.
-        data: the open dataset.
-        asked: an ``Asked``.
-        forecasts: from ``forecast``.
+        forecasts: from ``forecast``, for this ``data`` and ``scenario``.
     """
-    header = ("stage", "measured on", "hours", "in one process", "bound by", "disk, GiB")
-    header += ("files", "calls/s", "entries", "memory, GiB")
-    rows = [_row(each) for each in forecasts]
-    known = [each for each in forecasts if each.seconds is not None]
-    unknown = [each.name for each in forecasts if each.seconds is None]
-    seconds, rest = sum(each.seconds for each in known), sum(each.rest for each in known)
-    rows.append(
-        [
-            *("all", "", _figure(seconds / 3600), _figure(rest / 3600), ""),
-            _figure(sum(each.disk for each in forecasts) / 2**30),
-            f"{sum(each.files for each in known):,}",
-            *("", f"{sum(each.entries for each in known):,}", ""),
-        ]
-    )
+    known = [each for each in forecasts if each.sizes]
+    unknown = [item for item, each in zip(planned, forecasts, strict=True) if not each.sizes]
+    work, rest = (sum(getattr(each, key) for each in known) for key in ("work", "rest"))
+    disk_bytes, files = sum(each.disk for each in forecasts), sum(each.files for each in known)
+    rows = [*forecasts, Forecast("all", disk_bytes, work=work, rest=rest, files=files)]
+    before = len(trained_on(planned, data))
     parts = [
-        f"{asked.photos:,} photos to train on, where there are {trained_on(planned, data):,} now; "
-        f"{asked.classes} classes, {asked.cpus} CPUs, {asked.gpus} GPUs. Computed, not measured:",
-        text.markdown_table(header, rows),
+        f"{scenario.photos:,} photos to train on, where there are {before:,} now; "
+        f"{scenario.classes} classes, {scenario.cpus} CPUs, {scenario.gpus} GPUs. Computed, not "
+        "measured:",
+        text.markdown_table(HEADER, map(_row, rows)),
     ]
-    lines = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
+    notes = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
     if unknown:
-        run = f"wsss run {command} --until {unknown[-1]}"
-        lines.append(f"- nothing measured of {', '.join(unknown)}: `{run}` measures it")
-    most = max((each.sizes[-1] for each in known), default=asked.photos)
-    if asked.photos > FAR * most:
-        lines.append(
-            f"- {asked.photos / most:,.0f} times what was measured: noise is multiplied "
-            "as often; measure on more photos"
+        names = ", ".join(item.name for item in unknown)
+        # completed runs that do not count would be reused
+        again = f" --force --from {unknown[0].name}" if any(i.done for i in unknown) else ""
+        run = f"wsss run {command}{again} --until {unknown[-1].name}"
+        notes.append(f"- nothing measured of {names}: `{run}` measures it")
+    times = scenario.photos / max((max(each.sizes) for each in known), default=scenario.photos)
+    if times > FAR:
+        notes.append(
+            f"- {times:,.0f} times the photos measured: noise is multiplied as often; measure on "
+            "more photos"
         )
-    parts += ["\n".join(lines)] if lines else []
+    if notes:
+        parts.append("\n".join(notes))
     if known:
-        parts.append(f"{_bottleneck(known)}\n{_record(known)}")
-    parts += [
-        f"Breaks from {count:,} photos on: {what}; {mend}."
-        for count, what, mend in limits(planned, data)
-        if count <= asked.photos
-    ]
+        shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
+        shares += [(each.rest, f"what {each.name} does in one process") for each in known]
+        seconds, what = max(shares)
+        share = f"{100 * seconds / (work + rest):.0f} %"
+        parts.append(f"Bottleneck: {what}, {share} of the time of the measured stages.")
+    if isinstance(data, datasets.Devkit):  # whose id lists are files, which are read up to a size
+        line_bytes = statistics.fmean(len(id.encode()) + 1 for id in trained_on(planned, data))
+        most, size = int(text.MOST_BYTES / line_bytes), f"{text.MOST_BYTES / 2**20:.0f} MiB"
+        if scenario.photos >= most:
+            fix = "split it into lists with a run for each"
+            parts.append(f"Breaks from {most:,} photos on: the id list passes {size}; {fix}.")
     return "\n\n".join(parts)
 
 
 def _row(each):
-    if each.seconds is None:
-        return [each.name, "", *("?",) * 3, _figure(each.disk / 2**30), *("?",) * 4]
+    hours, alone = (each.work + each.rest) / 3600, each.rest / 3600
+    bound = each.bound if each.work > each.rest else "one process"
     return [
         each.name,
         ", ".join(f"{size:,}" for size in each.sizes),
-        _figure(each.seconds / 3600),
-        _figure(each.rest / 3600),
-        each.bound if each.work > each.rest else "one process",
+        *([_figure(hours), _figure(alone), bound] if hours else "???"),
         _figure(each.disk / 2**30),
-        f"{each.files:,}",
-        _figure(each.calls / each.seconds),
-        f"{each.entries:,}",
+        f"{each.files:,}" if each.files else "?",
         _figure(each.memory / 2**30) if each.memory else "?",
     ]
 
 
 def _figure(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
-
-
-def _bottleneck(known):
-    """What takes the largest part of the time, in a sentence."""
-    shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
-    shares += [
-        (each.rest, f"what {each.name} does in one process, whatever the number of CPUs")
-        for each in known
-    ]
-    most, what = max(shares)
-    share = 100 * most / sum(each.seconds for each in known)
-    return f"Bottleneck: {what}, {share:.0f} % of the time of what is measured."
-
-
-def _record(known):
-    """How busy the tracking server is, in a sentence."""
-    fastest = max(known, key=lambda each: each.entries / each.seconds)
-    rate = _figure(fastest.entries / fastest.seconds)
-    return f"The record gets {rate} entries a second at most, from {fastest.name}."

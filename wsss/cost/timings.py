@@ -1,225 +1,145 @@
-"""What completed stages took, on how much: ``plan`` scales from it to what is not there yet."""
+"""What completed runs recorded of their own cost, from which ``plan`` forecasts larger ones."""
 
-import json
-import math
-import time
-from contextlib import suppress
+import timeit
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from wsss import datasets, models
 from wsss.cost import disk_space
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
-from wsss.lab import lineage, paths, results
+from wsss.lab import lineage, results
 from wsss.lab.record import journal
 from wsss.lab.run.notebook import seconds_of
 from wsss.photos import evaluation, map_photos
 from wsss.runtime.devices import pick_device
 from wsss.train import losses
 
-# parameters that change how much there is to do, or nothing that takes time; all others must agree
+# parameters in which runs may differ and still be compared: they set how much there is to do, or
+# take no time; all others must agree
 FREE = (
     *disk_space.LISTS,
     *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
     *("seed", "epochs", "members", *lineage.IRRELEVANT),
 )
-ALIKE = 0.05  # by which the pixels of typical photos may differ
-GROW = ("train_segmentation", "evaluate")  # with the classes of all photos, not of each
-WORK = ("infer.infer(", "train.fit")  # of a notebook's cell that more processors shorten
-START = "tracking.start("  # of the cell before the first that looks at photos
 
 
 class Measurement(NamedTuple):
-    """What a completed stage took."""
+    """What a completed run of a stage took."""
 
     values: dict  # of its parameters
     photos: int  # that it worked on
-    units: int  # of work: photos, or crops where it trains
-    classes: int
-    gpu: bool
-    cores: int  # that worked, of its processors
-    start: float  # seconds that take as long for any number of photos: processes, imports
-    work: float  # seconds on photos or crops, which more processors shorten
-    rest: float  # all other seconds: figures, scores, checks; in one process
-    bytes: int  # on the disk, but for networks
+    start: float  # seconds before the stage began: processes, imports
+    work: float  # seconds of work on photos, which more processors shorten
+    rest: float  # all other seconds, in one process: figures, scores, checks
+    cores: int  # that it could use
+    gpu: bool  # whether it used one
+    bytes: int  # on the disk, without the networks of stages that train
     files: int
-    entries: int  # in its record
-    memory: dict  # bytes at most, see ``devices.peak_memory``; empty where it was not noted
+    bulk_bytes: int  # of these, in the folders that hold files of each photo
+    bulk_files: int
+    memory: dict[str, int]  # from ``devices.peak_memory``
 
 
-def units_of(values, photos):
-    """How much work there is in a stage: its photos, or the crops that it trains on."""
-    if "epochs" not in values:
-        return photos
-    if values.get("checkpoint"):  # nothing is trained
-        return 0
-    batch = values["batch_size"]
-    steps = max(1, photos // batch)  # as ``batches.EpochSampler``
-    return values["epochs"] * values.get("members", 1) * steps * min(batch, photos)
+def find(planned: list, data: datasets.Devkit) -> dict[str, list[Measurement]]:
+    """Completed runs of an experiment's stages under ``outputs/``: on the same data, with the same
+    parameters but for ``FREE`` ones.
 
-
-def find(planned, data):
-    """The runs of an experiment's stages that are complete under ``outputs/``: with the same
-    parameters but for numbers of photos and passes, on photos of the same size, in one go.
+    Left out are runs that were interrupted, since their record covers only the last attempt, that
+    were started by hand, or that are older than such records.
 
     Args:
         planned: from ``pipeline.plan``.
-        data: its open dataset.
+        data: the experiment's open dataset.
 
     Returns:
-        stage's name to a list of ``Measurement``.
+        stage's name to its measurements.
     """
-    opened, wanted, found = {}, _pixels(data), {}
+    digest, found = data.digest(), {item.name: [] for item in planned}
     for item in planned:
-        found[item.name] = []
         for marker in sorted(item.folder.parent.glob(f"*/{results.COMPLETE}")):
-            record = results.completion(marker.parent)
-            theirs = record["parameters"] if record else {}
-            if not _same(theirs, item.values):
+            folder, record = marker.parent, results.completion(marker.parent)
+            if not record or record["data_digest"] != digest:
                 continue
-            place = theirs["dataset"], str(theirs.get("data_root"))
-            if place not in opened:
-                opened[place] = _opened(*place)
-            kit, digest, pixels = opened[place]
-            if digest == record["data_digest"] and abs(pixels / wanted - 1) < ALIKE:
-                found[item.name] += _measurement(item.name, marker.parent, record, kit)
+            values = record["parameters"]
+            interrupted = any(entry["kind"] == "again" for entry, _ in journal.entries(folder))
+            if interrupted or _compared(values) != _compared(item.values):
+                continue
+            manifest = record.get("manifest", ())
+            skipped = ".pt" if item.name in disk_space.NETWORKS else None
+            files = [path for path in disk_space.files_of(folder) if path.suffix != skipped]
+            bulk = [path for path in files if path.relative_to(folder).parts[0] in manifest]
+            try:
+                usage, machine = record["usage"], record["machine"]
+                measurement = Measurement(
+                    values=values,
+                    photos=len(disk_space.photos_of(item.name, values, data=data)),
+                    start=seconds_of(folder) - usage["seconds"],
+                    work=usage["work_seconds"],
+                    rest=usage["seconds"] - usage["work_seconds"],
+                    cores=machine["cores"],
+                    gpu=machine["gpu"],
+                    bytes=disk_space.taken(files),
+                    files=len(files),
+                    bulk_bytes=disk_space.taken(bulk),
+                    bulk_files=len(bulk),
+                    memory=record["memory"],
+                )
+            except (InputError, KeyError, TypeError):  # no such record, or a damaged one
+                continue
+            if measurement.start >= 0:
+                found[item.name].append(measurement)
     return found
 
 
-def _same(theirs, ours):
-    def kept(values):
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in FREE and not name.endswith("_run")
-        }
-
-    return kept(theirs) == kept(ours)
+def _compared(values):
+    return {k: v for k, v in values.items() if k not in FREE and not k.endswith("_run")}
 
 
-def _opened(name, root):
-    """A dataset as it is now, its digest and the pixels of a typical photo; of none, no digest."""
-    root = paths.from_root(root)
-    with suppress(InputError, OSError):
-        if root.exists():  # a built-in one would be made
-            data = datasets.open(name, root)
-            return data, data.digest(), _pixels(data)
-    return None, "", 1.0
+def class_growth(name: str, everything: dict, *, data: datasets.Devkit, classes: int) -> float:
+    """How many times as long a stage takes per step or photo with ``classes`` as with those of the
+    dataset, timed here with random weights; 1 for stages that only see each photo's classes.
 
-
-def _pixels(data):
-    """The mean number of pixels of up to 16 of a dataset's photos that have labels; nan of none."""
-    ids = sorted(data.labelled())
-    if not ids:
-        return math.nan
-    chosen = np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)
-    return float(np.mean([np.prod(data.image(ids[place]).shape[:2]) for place in chosen]))
-
-
-def _measurement(name, folder, record, data):
-    """A list of a stage's ``Measurement``; empty where it was interrupted, since the seconds of its
-    work are then not those of all of it, or where it was run by hand and nobody took the time.
+    Args:
+        name: of the stage.
+        everything: stage's name to the values of its parameters.
     """
-    values = record["parameters"]
-    kinds = [entry["kind"] for entry, _ in journal.entries(folder)]
-    machine, _, cores = journal.opening(folder)[1].get("wsss.device", "").rpartition(", ")
-    try:
-        work, rest = _worked(folder)
-        start, cores = seconds_of(folder) - work - rest, int(cores.split()[0])
-        photos = len(disk_space.photos_of(name, values, data))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):  # also an InputError
-        return []
-    if "again" in kinds or not start >= 0:
-        return []
-    files, memory = list(disk_space.files_of(folder)), record.get("memory")
-    return [
-        Measurement(
-            values,
-            photos,
-            units_of(values, photos),
-            len(data.classes),
-            not machine.endswith(" CPU"),
-            busy(values, cores),
-            start,
-            work,
-            rest,
-            disk_space.taken(path for path in files if path.suffix != ".pt"),
-            len(files),
-            len(kinds),
-            memory if isinstance(memory, dict) and len(memory) == 2 else {},
-        )
-    ]
-
-
-def busy(values, cores):
-    """How many of a machine's cores a stage's work takes without a GPU: one for each process, or
-    all, as training does.
-    """
-    return min(values.get("processes") or cores, cores)
-
-
-def _worked(folder):
-    """Seconds that a notebook's cells took which do a stage's work, and which come before and after
-    it, but for the one that starts: by papermill's account.
-    """
-    work = rest = 0.0
-    for cell in json.loads((folder / results.NOTEBOOK).read_text())["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or START in source:
-            continue
-        seconds = cell["metadata"]["papermill"]["duration"]
-        if any(call in source for call in WORK):
-            work += seconds
-        else:
-            rest += seconds
-    return work, rest
-
-
-def class_growth(name, everything, data, classes, before):
-    """How many times as long a stage's step, or photo, takes with other numbers of classes, timed
-    here with random weights; 1 for what knows only the classes that a photo shows.
-    """
-    if name not in GROW or classes == before or "train_segmentation" not in everything:
+    scores_all = name in ("train_segmentation", "evaluate") and "train_segmentation" in everything
+    if not scores_all or classes == len(data.classes):
         return 1.0
-    after, then = (_timed(name, everything, data, count) for count in (classes, before))
-    return after / then
+    steps = [_step(name, everything, data, count) for count in (classes, len(data.classes))]
+    # the least of three, after one that warms up
+    seconds = [min(timeit.repeat(step, number=1, repeat=4)[1:]) for step in steps]
+    return seconds[0] / seconds[1]
 
 
-def _timed(name, everything, data, classes):
-    """Seconds of one step on two crops, or of one photo, the least of three after one more."""
-    trained, values = everything["train_segmentation"], everything[name]
-    network, device = disk_space.NETWORKS["train_segmentation"](trained, classes), pick_device()
-    if name == "evaluate":
-        if values["walk_steps"] and "train_affinity" in everything:
-            affinity = disk_space.NETWORKS["train_affinity"](everything["train_affinity"], classes)
-            walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
-            network = models.WalkedNetwork(network, affinity, **walk)
-        image, network = data.image(data.ids(values["val_split"])[0]), map_photos.ready(network)
-
-        def step():
-            found = evaluation.segment(
-                network, image, scales=tuple(values["scales"]), flip=values["flip"]
-            )
-            if values["crf_steps"]:
-                DenseCRF(image, CrfParams()).infer(found.cpu().numpy(), values["crf_steps"])
-    else:
-        side = values["crop"]
-        images = torch.rand(2, 3, side, side, device=device)
-        labels = torch.randint(classes + 1, (2, side, side), device=device)
-        loss = losses.decoder_loss if values["fine"] else losses.segmentation_loss
+def _step(name, everything, data, classes):
+    """A function that trains the segmentation network on two crops, or predicts a photo."""
+    values, device = everything[name], pick_device()
+    network = disk_space.NETWORKS["train_segmentation"](everything["train_segmentation"], classes)
+    if name == "train_segmentation":
         network.to(device).train()
+        images = torch.rand(2, 3, values["crop"], values["crop"], device=device)
+        labels = torch.randint(classes + 1, images[:, 0].shape, device=device)
+        loss = losses.decoder_loss if values["fine"] else losses.segmentation_loss
 
-        def step():
+        def train():
             loss(network, images, labels)["loss"].backward()
+            if device.type == "cuda":  # which is still at work
+                torch.cuda.synchronize()
 
-    seconds = []
-    for _ in range(4):
-        began = time.monotonic()
-        step()
-        if device.type == "cuda":  # which is only told what to do
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
-    return min(seconds[1:])
+        return train
+    if values["walk_steps"] and "train_affinity" in everything:
+        affinity = disk_space.NETWORKS["train_affinity"](everything["train_affinity"], classes)
+        walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
+        network = models.WalkedNetwork(network, affinity, **walk)
+    image, network = data.image(data.ids(values["val_split"])[0]), map_photos.ready(network)
+    protocol = {"scales": tuple(values["scales"]), "flip": values["flip"]}
+
+    def predict():
+        scores = evaluation.segment(network, image, **protocol).cpu().numpy()
+        if values["crf_steps"]:
+            DenseCRF(image, CrfParams()).infer(scores, values["crf_steps"])
+
+    return predict

@@ -19,8 +19,8 @@ class Project:
             is missing, before anything starts.
         check_room: the planned stages and the outputs folder; raises InputError where the disk has
             no room for what they will write.
-        register_model: a name, the file that describes a model, and an MLflow run's id; returns the
-            registered ``NAME/VERSION``.
+        register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;
+            returns the registered ``NAME/VERSION``.
         compare_files: two folders of one stage's results; returns a line for each difference
             beyond metrics and manifests, such as between weights.
         scores: a final metric's name, without its list, to ``(stage, title)``: the scores that
@@ -36,7 +36,7 @@ class Project:
     data_digest: Callable[[dict], str]
     check_files: Callable[[list], None] = _nothing
     check_room: Callable[[list, Path], None] = _nothing
-    register_model: Callable[[str, Path, str], str] | None = None
+    register_model: Callable[..., str] | None = None
     compare_files: Callable[[Path, Path], list[str]] = lambda folder, other: []
     scores: dict[str, tuple[str, str]] = field(default_factory=dict)
     one_pass: Callable[[str, dict, set], Callable | str | None] = _nothing

@@ -12,7 +12,7 @@ from torch import nn
 from wsss.errors import InputError
 from wsss.models.layers import fold_norms, fuse_activations
 from wsss.runtime import engine
-from wsss.runtime.devices import cores, pick_device, precision, repeatable, reuse_memory
+from wsss.runtime.devices import cores, pick_device, precision, repeatable, reuse_memory, timed_work
 from wsss.runtime.processes import end_with
 from wsss.runtime.progress import progress
 
@@ -75,6 +75,7 @@ def with_ready_networks(job):
     return copied
 
 
+@timed_work()
 def infer(ids, job, *, label, processes=None):
     """Run a job over photos.
 

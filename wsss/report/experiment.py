@@ -1,47 +1,48 @@
-"""An experiment's own results, from completed MLflow runs; ``tables`` sets them beside others'."""
+"""An experiment's own results, from completed MLflow runs; ``tables`` adds published ones."""
 
 import statistics
+from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
+from wsss.datasets import Devkit
 from wsss.errors import InputError
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results, stages
 
-SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
+SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
 
 
-def protocol(parameters):
-    """What an evaluation does at test time, in words, from the parameters of 70_evaluate."""
-    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)
+def protocol(parameters: dict) -> str:
+    """The protocol of an evaluation in words, from the parameters of 70_evaluate."""
+    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)  # older runs: no walk
     return ", ".join(
         [
             f"scales {parameters['scales']}",
             "flip" if parameters["flip"] else "no flip",
-            # runs of before there was one do not tell of it
             *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
             f"dCRF {steps} steps" if steps else "no dCRF",
         ]
     )
 
 
-def backbone(record):
+def backbone(record: dict) -> str:
     """The segmentation network's backbone, from the record of an evaluate stage."""
     trained = lineage.upstream(record, "train_segmentation")
     return trained["parameters"]["backbone"] if trained else "unknown backbone"
 
 
-def check_lineage(inputs):
-    """Whether the stages of a report are of one chain: each built on the others that it builds on,
-    all of them on the same data.
+def check_lineage(inputs: dict[str, Path]) -> None:
+    """Check that the stages of a report were built on each other, and all on the same data.
 
     Args:
         inputs: stage name to folder.
 
     Raises:
-        InputError: they are not; figures of different chains must not stand side by side.
+        InputError: they were not; scores of different chains must not stand side by side.
     """
-    used = {}
+    used = {}  # by stage, and the data by "": who uses it, and which
     for name, folder in inputs.items():
         for stage, fingerprint, record in _chain(results.completion(folder)):
             other, before = used.setdefault(stage, (name, fingerprint))
@@ -50,18 +51,19 @@ def check_lineage(inputs):
                     f"report: {other} builds on {stage} {before}, and {name} on {stage} "
                     f"{fingerprint}; give runs of one chain"
                 )
-            if record:
-                other, before = used.setdefault("", (name, record["data_digest"]))
-                if before != record["data_digest"]:
-                    raise InputError(
-                        f"report: {other} was made of data {before}, and {stage} of "
-                        f"{record['data_digest']}; run the chain on one dataset"
-                    )
+            if not record:
+                continue
+            other, before = used.setdefault("", (name, record["data_digest"]))
+            if before != record["data_digest"]:
+                raise InputError(
+                    f"report: {other} was made of data {before}, and {stage} of "
+                    f"{record['data_digest']}; run the chain on one dataset"
+                )
 
 
 def _chain(record):
     """Yield ``(stage, fingerprint, record)`` of a completed stage and of those it builds on; the
-    record is None where a folder is gone.
+    record is None where its folder is gone.
     """
     yield record["stage"], record["fingerprint"], record
     for name, fingerprint in record["inputs"].items():
@@ -72,8 +74,8 @@ def _chain(record):
             yield name, fingerprint, None
 
 
-def origins(runs):
-    """Where figures come from: a row for each stage, as a data frame.
+def origins(runs: Iterable) -> pd.DataFrame:
+    """Where the scores come from: a row per stage.
 
     Args:
         runs: ``recorded.Completed`` of the report's stages and of those they build on.
@@ -98,8 +100,8 @@ def origins(runs):
     return pd.DataFrame(rows)
 
 
-def chain_folders(inputs):
-    """The folders of a report's stages and of all that they build on, in the chain's order.
+def chain_folders(inputs: dict[str, Path]) -> list[Path]:
+    """The folders of a report's stages and of all stages that they build on, in the chain's order.
 
     Args:
         inputs: stage name to folder.
@@ -114,41 +116,37 @@ def chain_folders(inputs):
 
 
 def _over_seeds(folder, metric):
-    """A figure of a stage, or its mean and spread over the runs that differ in seeds alone."""
+    """A stage's metric, as text; with several seeds its mean and standard deviation."""
     records = [results.completion(sibling) for sibling in lineage.siblings(folder)]
     values = [record["metrics"][metric] for record in records if metric in record["metrics"]]
-    if not values:
-        return ""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
     spread = statistics.stdev(values)
     return f"{statistics.mean(values):.1f} ± {spread:.1f} ({len(values)} seeds)"
 
 
-def ours(records, folders, dataset, *, score_split, val_split):
-    """Label quality at each step, and the segmentation network, as Markdown. Where a stage was run
-    with several seeds, its figures are means, with the standard deviation of one run.
+def ours(
+    records: dict, folders: dict[str, Path], *, data: Devkit, score_split: str, val_split: str
+) -> str:
+    """Label quality after each step, and the segmentation network's score, as Markdown. Stages run
+    with several seeds give means, with the standard deviation of one run.
 
     Args:
         records: stage name to ``recorded.Completed`` of infer_cam, random_walk and evaluate.
         folders: stage name to the folder of each.
-        dataset: the open dataset.
+        data: the open dataset.
         score_split, val_split: the id lists of the scores.
     """
     cam, walk, final = (records[name] for name in ("infer_cam", "random_walk", "evaluate"))
     lists = sorted((m.split("/")[1] for m in walk.metrics if m.startswith("labels_miou/")), key=len)
+    threshold = f"{cam.metrics['background_threshold']:.2f}"
     lines = [
-        (
-            f"CAM, threshold {cam.metrics['background_threshold']:.2f} (fixed beforehand)",
-            cam,
-            "cam_miou",
-        ),
+        (f"CAM, threshold {threshold} (fixed beforehand)", cam, "cam_miou"),
         ("CAM, best threshold on these masks", cam, "cam_miou_best_threshold"),
         ("CAM + walk", walk, "walk_miou"),
-        ("CAM + walk + dCRF", walk, "labels_miou"),
     ]
-    if not walk.record["parameters"]["crf_steps"]:
-        del lines[-1]  # its labels are those of the walk
+    if walk.record["parameters"]["crf_steps"]:  # else the labels are those of the walk
+        lines.append(("CAM + walk + dCRF", walk, "labels_miou"))
     rows = [
         [
             title,
@@ -157,43 +155,28 @@ def ours(records, folders, dataset, *, score_split, val_split):
         ]
         for title, stage, metric in lines
     ]
-    parameters = final.record["parameters"]
-    digest = final.record["data_digest"]
-    data = f"{parameters['dataset']}, digest {digest}, masks {dataset.mask_folder}"
-    header = [
-        "labels, image labels given",
-        *(f"{name} ({_count(dataset, walk, name, score_split)})" for name in lists),
-        "run",
-    ]
-    score = final.metrics.get(f"segmentation_miou/{val_split}")
-    parts = [f"mIoU in percent on {data}."]
-    if lists:
-        parts.append(markdown_table(header, rows))
-    else:
-        parts.append(f"Labels: no photo of {score_split} has a mask, so nothing could be scored.")
-    if score is None:
-        parts.append(f"Network: no photo of {val_split} has a mask, so nothing could be scored.")
-    else:
-        network = f"segmentation network, photo only; {protocol(parameters)}"
-        count = len(dataset.masked(dataset.ids(val_split)))
-        figure = _over_seeds(folders["evaluate"], f"segmentation_miou/{val_split}")
-        row = [backbone(final.record), figure, final.run_id[:8]]
-        parts.append(markdown_table([network, f"{val_split} ({count})", "run"], [row]))
-    return "\n\n".join(parts)
-
-
-def _count(dataset, walk, name, score_split):
-    everything = len(dataset.masked(dataset.ids(score_split)))
+    parameters, digest = final.record["parameters"], final.record["data_digest"]
+    masks = f"{parameters['dataset']}, digest {digest}, masks {data.mask_folder}"
+    everything = len(data.masked(data.ids(score_split)))
     tuning = walk.record["parameters"]["tuning_photos"]
-    return {
-        f"{score_split}_tuning": tuning,
-        f"{score_split}_held_out": everything - tuning,
-    }.get(name, everything)
+    parts = {f"{score_split}_tuning": tuning, f"{score_split}_held_out": everything - tuning}
+    counts = [f"{name} ({parts.get(name, everything)})" for name in lists]
+    labels = f"Labels: no photo of {score_split} has a mask, so nothing could be scored."
+    if lists:
+        labels = markdown_table(["labels, image labels given", *counts, "run"], rows)
+    network = f"Network: no photo of {val_split} has a mask, so nothing could be scored."
+    if f"segmentation_miou/{val_split}" in final.metrics:
+        title = f"segmentation network, photo only; {protocol(parameters)}"
+        count = len(data.masked(data.ids(val_split)))
+        score = _over_seeds(folders["evaluate"], f"segmentation_miou/{val_split}")
+        row = [backbone(final.record), score, final.run_id[:8]]
+        network = markdown_table([title, f"{val_split} ({count})", "run"], [row])
+    return f"mIoU in percent on {masks}.\n\n{labels}\n\n{network}"
 
 
-def per_class(records, *, score_split):
-    """IoU in percent: a row a class and the mean; a column for the maps, the walk, the labels, the
-    network, of those that could be scored; None where none could.
+def per_class(records: dict, *, score_split: str) -> pd.DataFrame | None:
+    """IoU in percent: a row per class and one for the mean; a column for each of the maps, the
+    walk, the labels and the network that could be scored. None where none could.
     """
     frames = [records[name].iou for name in SCORED if records[name].iou is not None]
     if not frames:
@@ -206,7 +189,7 @@ def per_class(records, *, score_split):
     return table
 
 
-def final_scores(records):
+def final_scores(records: dict) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
     return {
         name: value

@@ -1,9 +1,11 @@
 """The paper's tables 1 to 4: our scores, each with its spread, its interval and its runs, beside
-the published figures with their marks.
+the published scores with their marks.
 """
 
 import json
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,61 +16,50 @@ from wsss.io import artifacts, atomic
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, results
 from wsss.lab.record import finished_runs
+from wsss.metrics import Confusions
 
 TITLES = {
     "table1": "Synthesized labels, image labels given",
-    "table2": "Segmentation networks, IoU a class",
+    "table2": "Segmentation networks, IoU per class",
     "table3": "Segmentation networks from image labels",
     "table4": "Segmentation networks from image labels and from more",
 }
-SUPERVISION = {
-    "I": "image labels",
-    "P": "points",
-    "S": "scribbles",
-    "B": "boxes",
-    "F": "masks",
-}
+SUPERVISION = {"I": "image labels", "P": "points", "S": "scribbles", "B": "boxes", "F": "masks"}
 
 
 class Score(NamedTuple):
-    """A mean IoU in percent over runs that differ in nothing but their seeds.
-
-    Attributes:
-        mean, spread: over the seeds; the spread is the sample's standard deviation, nan for one.
-        low, high: the 95 % interval of the mean when photos are drawn with replacement.
-        classes: the mean IoU of each class in percent, float64 (classes,).
-        photos: how many.
-        runs: the MLflow run ids, one a seed.
-    """
+    """A mean IoU in percent over runs that differ only in their seeds."""
 
     mean: float
-    spread: float
-    low: float
+    spread: float  # the sample's standard deviation over the seeds, nan for one
+    low: float  # of the 95 % interval of the mean when photos are drawn with replacement
     high: float
-    classes: np.ndarray
+    classes: np.ndarray  # float64 (classes,): the mean IoU of each class in percent
     photos: int
-    runs: tuple
+    runs: tuple[str, ...]  # the MLflow run ids, one per seed
 
 
-def iou(counts):
-    """Each class's IoU in percent from confusion counts (..., C, C), target first; nan for one
-    neither present nor predicted.
+def iou(counts: np.ndarray) -> np.ndarray:
+    """IoU of each class in percent (..., C), from confusion counts (..., C, C), target first; nan
+    for a class neither present nor predicted.
     """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     union = counts.sum(-1) + counts.sum(-2) - hit
     return 100 * np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
-def score(confusions, *, draws=1000, seed=0):
+def score(
+    confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000, seed: int = 0
+) -> Score:
     """The ``Score`` of runs over the same photos.
 
     Args:
-        confusions: (run id, ``Confusions``) of each run.
-        draws: of as many photos, with replacement, for the interval.
+        confusions: run id and counts of each run.
+        draws: how often as many photos are drawn with replacement, for the interval.
         seed: of the draws.
 
     Raises:
-        InputError: the runs scored other photos.
+        InputError: the runs scored different photos.
     """
     run_ids, each = zip(*confusions, strict=True)
     if any(one.ids != each[0].ids for one in each):
@@ -95,12 +86,12 @@ def score(confusions, *, draws=1000, seed=0):
     )
 
 
-def scores(inputs):
+def scores(inputs: dict[str, Path]) -> dict[str, Score]:
     """The scores of an experiment at each step, over all seeds that it was run with.
 
     Args:
-        inputs: folders of completed runs of infer_cam, random_walk and evaluate; with each count
-            those that differ from it only in seeds (``stages.siblings``) and that MLflow holds as
+        inputs: folders of completed runs of infer_cam, random_walk and evaluate. Runs that differ
+            from one of them only in seeds (``stages.siblings``) count too, if MLflow has them as
             finished.
 
     Returns:
@@ -131,31 +122,31 @@ def scores(inputs):
     return found
 
 
-def paper(found, *, backbone, classes, score_on, val_on):
-    """Tables 1 to 4 as data frames.
+def paper(
+    found: dict[str, Score], *, backbone: str, classes: Sequence[str], score_on: str, val_on: str
+) -> dict[str, pd.DataFrame]:
+    """Tables 1 to 4.
 
     Args:
         found: from ``scores``.
         backbone: of our networks, for the row's name.
         classes: names of the object classes.
-        score_on, val_on: what our scores were made on, such as ``shapes train``.
+        score_on, val_on: the data of our scores, such as ``shapes train``.
 
     Returns:
-        dict of ``table1`` to ``table4`` to a frame; columns ``mark`` (*seen*, *recalled* or *ours*)
-        and ``runs`` (MLflow run ids) say where each row comes from.
+        ``table1`` to ``table4`` to a frame; columns ``mark`` (*seen*, *recalled* or *ours*) and
+        ``runs`` (MLflow run ids) give the source of each row.
     """
     published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
     network, row = found["network"], f"ours, {backbone}"
     labels = [
         {
-            "labels": entry["method"],
-            "variant": entry.get("variant"),
-            "data": "VOC 2012 train (1464)",
-            "mIoU": entry["miou"],
-            **_mark(entry),
+            **{"labels": entry["method"], "variant": entry.get("variant")},
+            **{"data": "VOC 2012 train (1464)", "mIoU": entry["miou"], **_mark(entry)},
         }
         for entry in published["label_synthesis_voc12_train"]
-    ] + [
+    ]
+    labels += [
         {"labels": title, "variant": row, **_ours(value, score_on, "mIoU")}
         for title, value in found.items()
         if title != "network"
@@ -163,29 +154,23 @@ def paper(found, *, backbone, classes, score_on, val_on):
     names = ["background", *classes]
     per_class = [
         {
-            "network": entry["method"],
-            "data": f"VOC 2012 {entry['split']}",
-            **dict(zip(published["per_class_order"], entry["iou"], strict=True)),
-            "mean": float(np.mean(entry["iou"])),
-            **_mark(entry),
+            **{"network": entry["method"], "data": f"VOC 2012 {entry['split']}"},
+            **dict(zip(names, entry["iou"], strict=True)),
+            **{"mean": float(np.mean(entry["iou"])), **_mark(entry)},
         }
         for entry in published["per_class_voc12"]
         if names == published["per_class_order"]  # other classes have no place beside VOC's
-    ] + [
-        {
-            "network": row,
-            **dict(zip(names, network.classes, strict=True)),
-            **_ours(network, val_on, "mean"),
-        }
     ]
-    image_labels = [_network(entry) for entry in published["image_label_methods_voc12"]] + [
-        {"network": row, **_ours(network, val_on, "val")}
-    ]
+    of_classes = dict(zip(names, network.classes, strict=True))
+    per_class.append({"network": row, **of_classes, **_ours(network, val_on, "mean")})
+    ours = {"network": row, **_ours(network, val_on, "val")}
+    image_labels = [*map(_network, published["image_label_methods_voc12"]), ours]
     stronger = [
         {"supervision": SUPERVISION[entry["supervision"]], "extra": entry.get("extra")}
         | _network(entry)
         for entry in published["stronger_supervision_voc12"]
-    ] + [{"supervision": SUPERVISION["I"], "network": row, **_ours(network, val_on, "val")}]
+    ]
+    stronger.append({"supervision": SUPERVISION["I"], **ours})
     tables = {}
     for name, rows in zip(TITLES, (labels, per_class, image_labels, stronger), strict=True):
         frame = pd.DataFrame(rows)
@@ -199,13 +184,8 @@ def _mark(entry):
 
 
 def _network(entry):
-    return {
-        "network": entry["method"],
-        "data": "VOC 2012",
-        "val": entry.get("val"),
-        "test": entry.get("test"),
-        **_mark(entry),
-    }
+    scores = {"val": entry.get("val"), "test": entry.get("test")}
+    return {"network": entry["method"], "data": "VOC 2012", **scores, **_mark(entry)}
 
 
 def _ours(value, data, column):
@@ -219,8 +199,8 @@ def _ours(value, data, column):
     }
 
 
-def write(tables, folder):
-    """Each table as ``<name>.md``, ``.tex`` and ``.csv``; returns the paths."""
+def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write each table as ``<name>.md``, ``.tex`` and ``.csv``; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, frame in tables.items():
@@ -244,21 +224,19 @@ def _text(value):
 
 
 def _short(frame):
-    """Cells as text; run ids cut to the eight characters that tell them apart."""
+    """Cells as text; run ids cut to the eight characters that distinguish them."""
     frame = frame.map(_text)
     frame["runs"] = [" ".join(run[:8] for run in runs.split()) for runs in frame["runs"]]
     return frame
 
 
-def markdown(frame):
+def markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table."""
     return markdown_table(frame.columns, _short(frame).values.tolist())
 
 
-def latex(frame, name):
-    """A frame as a LaTeX table of that label."""
-    frame = _short(frame)
-    text = (
-        frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    )
-    return text.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}")
+def latex(frame: pd.DataFrame, name: str) -> str:
+    """A frame as a LaTeX table with the title and the label of a table."""
+    style = _short(frame).style.hide(axis="index").format(escape="latex")
+    style = style.format_index(escape="latex", axis=1)
+    return style.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory
+from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory, timed_work
 from wsss.runtime.processes import end_with_parent
 from wsss.runtime.progress import progress
 from wsss.train import checkpoints, divergence
@@ -52,6 +52,7 @@ def unmixed(images, targets):
     return images, targets
 
 
+@timed_work()
 def fit(
     network,
     samples,

@@ -198,13 +198,13 @@ def _stage(folder, run_id, entry, register_model):
 
 
 def _experiment(folder, run_id, entry):
-    mlflow_pages.describe_experiment(entry["name"], entry["description"], entry["columns"])
+    mlflow_pages.describe_experiment(entry["name"], entry["description"], columns=entry["columns"])
 
 
 def _send(folder, run_id, entry, register_model):
     """Deliver one entry; returns a line for people, or None."""
     if entry["kind"] == "model":
-        version = register_model(entry["name"], folder / entry["path"], run_id)
+        version = register_model(entry["name"], folder / entry["path"], run_id=run_id)
         return f"registered as models:/{version}"
     if entry["kind"] == "stage":
         return _stage(folder, run_id, entry, register_model)

@@ -1,5 +1,5 @@
-"""What people see of runs in MLflow's pages: names that tell runs apart, a few figures that come
-first, a description with the scores, and a view of the runs table with those figures.
+"""What MLflow's pages show of runs: distinct names, headline scores, a description with the scores,
+and a view of the runs table with the headlines.
 """
 
 import json
@@ -11,76 +11,72 @@ from wsss.lab.record import mlflow_store
 MOST = 3  # changes that a name tells; it stands in a narrow column
 LONGEST = 24  # characters of a value in a name
 
-# Tags of MLflow's pages. They read a saved view by the end of its tag's name, which is also what
+# Tags of MLflow's pages. They find a saved view by the end of its tag's name, which is also what
 # ``viewStateShareKey=scores`` in an address opens.
 NOTE = "mlflow.note.content"
 KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState.scores"
 
 
-def title(changes):
-    """What sets a run apart, such as ``beta 4, flip True``; empty where nothing does.
+def title(changes: dict) -> str:
+    """What distinguishes a run, such as ``beta 4, flip True``; empty where nothing does.
 
     Args:
         changes: ``stage.parameter`` (or ``common.parameter``) to value, and ``smoke`` to True at an
-            experiment's smoke size. What makes no other experiment is not told.
+            experiment's smoke size. Parameters that cannot change results are left out.
     """
-    told = {
-        name: value
-        for name, value in changes.items()
-        if name.rpartition(".")[2] not in lineage.IRRELEVANT
-    }
-    short = [name.rpartition(".")[2] for name in told]
+    short = {name: name.rpartition(".")[2] for name in changes}
+    kept = [name for name in changes if short[name] not in lineage.IRRELEVANT]
+    lasts = [short[name] for name in kept]
     parts = []
-    for (name, value), last in zip(told.items(), short, strict=True):
-        text = str(value)
+    for name in kept:
+        text = str(changes[name])
         text = text if len(text) <= LONGEST else f"…{text[-LONGEST + 1 :]}"
-        label = last if short.count(last) == 1 else name
+        label = short[name] if lasts.count(short[name]) == 1 else name
         parts.append(label if name == "smoke" else f"{label} {text}")
     more = [f"+{len(parts) - MOST}"] if len(parts) > MOST else []
     return ", ".join([*parts[:MOST], *more])
 
 
-def run_name(first, *parts):
-    """A run's name of its parts, those that are empty left out."""
-    return " · ".join(filter(None, [first, *parts]))
+def run_name(*parts: str) -> str:
+    """A run's name from its parts; empty ones are left out."""
+    return " · ".join(filter(None, parts))
 
 
-def headlines(metrics, scores):
+def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> dict[str, float]:
     """The scores that come first: of each step the score on one id list, by its title.
 
     Args:
-        metrics: a stage's, ``figure/list`` to number. Where constants were chosen on a part of a
-            list, the figure is that of the rest, ``<list>_held_out``.
+        metrics: of a stage, ``metric/list`` to number. Where constants were chosen on a part of a
+            list, the score on the rest, ``<list>_held_out``, is taken.
 
     Returns:
-        name to percent, rounded to two decimals: the runs table shows all that there are.
+        name to percent, rounded to two decimals, since the runs table shows all there are.
     """
     found = {}
-    for figure, (_, name) in scores.items():
-        lists = [metric.partition("/")[2] for metric in metrics if metric.startswith(f"{figure}/")]
+    for metric, (_, name) in scores.items():
+        lists = [key.partition("/")[2] for key in metrics if key.startswith(f"{metric}/")]
         if name and lists:
             best = min(lists, key=lambda split: (not split.endswith("_held_out"), len(split)))
-            found[f"{name}/{best}"] = round(metrics[f"{figure}/{best}"], 2)
+            found[f"{name}/{best}"] = round(metrics[f"{metric}/{best}"], 2)
     return found
 
 
-def describe_experiment(name, description, columns):
-    """Give an experiment its description and a saved view of the runs table, ``Scores``, unless it
-    has them: people may change both.
+def describe_experiment(name: str, description: str, *, columns: list[str]) -> None:
+    """Give an experiment its description and a saved view of the runs table, ``Scores``. What it
+    has already stays, since people may have changed it.
 
     Args:
         name: of the experiment.
         description: Markdown.
         columns: names of metrics that the view shows.
     """
-    client, id = mlflow_store.client(), mlflow_store.experiment_id(name)
-    now = int(1000 * time.time())
+    client, experiment_id = mlflow_store.client(), mlflow_store.experiment_id(name)
     wanted = {KIND: "custom_model_development", NOTE: description}
     if columns:
-        shown = [f"metrics.`{column}`" for column in columns]
+        selected = [f"metrics.`{column}`" for column in columns]
         # the pages take widths, in pixels, of the columns whose order is given
-        widths = {"attributes.`Run Name`": 260} | dict.fromkeys(shown, 170)
+        widths = {"attributes.`Run Name`": 260} | dict.fromkeys(selected, 170)
         state = {
             "searchFilter": "",
             "orderByKey": "attributes.start_time",
@@ -89,14 +85,15 @@ def describe_experiment(name, description, columns):
             "lifecycleFilter": "Active",
             "datasetsFilter": [],
             "modelVersionFilter": "All Runs",
-            "selectedColumns": shown,
+            "selectedColumns": selected,
             "columnOrder": list(widths),
             "columnWidths": widths,
             "runsExpanded": {},
         }
+        now = int(1000 * time.time())
         record = {"name": "Scores", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
         wanted[VIEW] = json.dumps(record)
-    there = client.get_experiment(id).tags
+    present = client.get_experiment(experiment_id).tags
     for tag, value in wanted.items():
-        if value and tag not in there:
-            client.set_experiment_tag(id, tag, value)
+        if value and tag not in present:
+            client.set_experiment_tag(experiment_id, tag, value)

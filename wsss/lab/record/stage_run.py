@@ -16,7 +16,7 @@ from wsss.io.locks import lock_of, taken
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
 from wsss.lab.record.journal import Journal
-from wsss.runtime.devices import peak_memory
+from wsss.runtime.devices import cores, peak_memory, pick_device, usage
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
@@ -54,6 +54,7 @@ class StageRun:
         self.folder = Path(folder)
         self.fingerprint, self.data_digest = fingerprint, data_digest
         self._question, self._code = question, code or {}
+        self._usage = usage()
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
         self._register = None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
@@ -143,6 +144,8 @@ class StageRun:
             "manifest": {folder: atomic.manifest(self.folder / folder) for folder in folders},
             "inventory": results.inventory(self.folder),
             "memory": peak_memory(),
+            "usage": {name: value - self._usage[name] for name, value in usage().items()},
+            "machine": {"cores": cores(), "gpu": pick_device().type == "cuda"},
             "ended": max(time.time(), lineage.last_ended(self.name) + 0.001),
         }
         atomic.save_json(self.folder / results.COMPLETE, record)

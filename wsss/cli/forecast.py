@@ -1,10 +1,14 @@
-"""``wsss plan``: what an experiment will cost."""
+"""``wsss forecast``: what an experiment will cost."""
+
+import sys
 
 from wsss.cli.command import add_command, count, positive
 from wsss.cli.project import PROJECT
 
+OLD_NAME = "plan"  # that this command had in 0.1
 
-def _plan(arguments):
+
+def _forecast(arguments):
     import shlex
 
     import torch
@@ -14,31 +18,35 @@ def _plan(arguments):
     from wsss.lab import paths, plan
     from wsss.runtime.devices import cores
 
+    if arguments.command == OLD_NAME:
+        print("wsss plan is now wsss forecast; the old name will be removed", file=sys.stderr)
     experiment = plan.read_experiment(arguments.experiment)
     planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides), project=PROJECT)
-    place = planned[0].values
-    data = datasets.open(place["dataset"], paths.from_root(place["data_root"]))
-    asked = forecast.Asked(
-        arguments.photos or forecast.trained_on(planned, data),
+    values = planned[0].values
+    data = datasets.open(values["dataset"], paths.from_root(values["data_root"]))
+    scenario = forecast.Scenario(
+        arguments.photos or len(forecast.trained_on(planned, data)),
         arguments.classes or len(data.classes),
         arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
-    forecasts = forecast.forecast(planned, data, asked)
+    forecasts = forecast.forecast(planned, data, scenario=scenario)
     command = shlex.join([arguments.experiment, *arguments.overrides])
-    print(forecast.told(command, planned, data, asked, forecasts))
+    print(forecast.summary(command, planned, data=data, scenario=scenario, forecasts=forecasts))
 
 
 def add(commands):
     command = add_command(
         commands,
-        "plan",
-        _plan,
-        help="say what an experiment will cost",
-        description="Hours, disk and memory of each stage for more photos, scaled from completed "
-        "runs of the same parameters on some of them: two sizes tell what is fixed and what grows, "
-        "one gives an upper bound. Nothing is run.",
-        epilog="example: wsss plan experiments/shapes.yaml --photos 82000 --classes 80 --cpus 128",
+        "forecast",
+        _forecast,
+        aliases=[OLD_NAME],
+        help="forecast what an experiment will cost",
+        description="Hours, disk and memory of each stage for more photos, from completed runs "
+        "with the same parameters: runs at two sizes separate what is fixed from what grows, one "
+        "gives an upper bound. Nothing is run.",
+        epilog="example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 "
+        "--cpus 128",
     )
     command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
     command.add_argument(
