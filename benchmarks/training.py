@@ -51,8 +51,8 @@ def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):
             history = fit(
                 build(),
                 samples,
-                losses.segmentation_loss,
-                schedule,
+                loss=losses.segmentation_loss,
+                schedule=schedule,
                 folder=folder,
                 on_epoch=lambda *_: ends.append(time.perf_counter()),
             )

@@ -167,7 +167,7 @@ def undisturbed(tmp_path_factory):
 
 def trained(folder, loss=pixel_loss, on_epoch=lambda epoch, metrics: None):
     network = Network()
-    history = fit(network, patches(), loss, TWO, folder=folder, on_epoch=on_epoch)
+    history = fit(network, patches(), loss=loss, schedule=TWO, folder=folder, on_epoch=on_epoch)
     return network.state_dict(), [metrics["loss"] for metrics in history]
 
 

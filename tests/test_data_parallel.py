@@ -1,7 +1,10 @@
-"""Training by two processes beside training by one: the same steps, whatever each has its share
-of; the same end when it was cut off; the same faults.
+"""Training in two processes compared with training in one: the same steps, whatever the shares; the
+same bits when it is interrupted; the same errors.
 """
 
+import json
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -11,14 +14,15 @@ import torch.nn.functional as F
 from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 from test_train import network, points, squared
 from torch import nn
+from torch.multiprocessing import spawn
 
 from tests.toys import Noise
 from wsss.datasets.transforms import cut_mix
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, build_segmentation
 from wsss.models.layers import freeze_batch_norm
-from wsss.train import checkpoints, losses
-from wsss.train.loop import Schedule, fit, fit_members
+from wsss.train import checkpoints, divergence, losses
+from wsss.train.loop import Schedule, fit, fit_soup
 from wsss.train.parallel import distributed
 from wsss.train.parallel.launch import launch
 
@@ -42,7 +46,7 @@ def cells(picture):
 
 KINDS = {
     "classification": (
-        partial(build_cam, "small", 3, dropout=0.0),
+        partial(build_cam, "small", 3, dropout=0.0, frozen_levels=1),
         losses.classification_loss,
         tags,
         0.005,
@@ -89,7 +93,7 @@ def steps_of(kind, processes, folder):
         train_processes=processes,
     )
     net = without_chance(build)
-    history = fit(net, Noise(48, target), loss, schedule, folder=folder)
+    history = fit(net, Noise(48, target), loss=loss, schedule=schedule, folder=folder)
     speed = {"images_per_second", "learning_rate"}
     return [{k: v for k, v in each.items() if k not in speed} for each in history], net.state_dict()
 
@@ -105,28 +109,120 @@ def test_two_processes_take_the_steps_of_one(tmp_path, kind):
         torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def averaged(folder):
-    """What this process computes alone, and what both make of it."""
+class Headed(nn.Module):
+    """A batch norm, a frozen layer and two heads, of which a loss calls only ``scores``."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.norm, self.frozen = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.frozen.requires_grad_(False)
+        self.head = nn.Conv2d(8, 4, 3, bias=False)
+        self.to(memory_format=torch.channels_last)
+
+    def scores(self, images):
+        return self.head(self.frozen(self.norm(images)))
+
+    def forward(self, images):
+        raise AssertionError("the loss calls another method")
+
+
+def square_scores(net, images, _):
+    return {"loss": net.scores(images).square().mean()}
+
+
+def synchronised(folder):
+    """What this process computes alone for two parts, and what both make of it."""
     rank = distributed.rank()
-    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1), nn.Conv2d(1, 1, 1))
-    for count, parameter in enumerate(net[:2].parameters()):
-        parameter.grad = torch.full_like(parameter, 10.0 * rank + count)
-    net[0].running_mean[:] = torch.tensor([rank, 3.0])
-    net[0].running_var[:] = torch.tensor([1.0, 4.0 + rank])
-    numbers = distributed.average_step(net, {"b": rank, "a": 0.1})
-    torch.save([[p.grad for p in net.parameters()], net[0].state_dict()], folder / f"{rank}.pt")
+    generator = torch.Generator().manual_seed(rank)
+    parts = [torch.randn(2, 8, 6, 6, generator=generator) for _ in range(2)]
+    alone, net = Headed(), Headed()
+    for part in parts:
+        square_scores(alone, part, None)["loss"].backward()
+    objective = distributed.distribute(net, square_scores)
+    net.zero_grad()
+    with objective.no_sync():
+        objective(parts[0], None)["loss"].backward()
+    objective(parts[1], None)["loss"].backward()
+    numbers = distributed.sync_step(net, {"b": rank, "a": 0.1})
+    assert net.head.weight.grad.is_contiguous(memory_format=torch.channels_last)
+    assert list(net.state_dict()) == list(Headed().state_dict())
+    found = [
+        {f"{name}.grad": each.grad for name, each in network.named_parameters()}
+        | network.state_dict()
+        for network in (alone, net)
+    ]
+    torch.save(found, folder / f"{rank}.pt")
     return numbers, distributed.gather(f"of {rank}")
 
 
-def test_means_are_taken_over_the_processes(tmp_path):
-    numbers, gathered = launch(averaged, tmp_path, processes=2)
+def test_gradients_statistics_and_values_are_means_over_the_processes(tmp_path):
+    """Of gradients and running statistics, while the weights stay."""
+    numbers, gathered = launch(synchronised, tmp_path, processes=2)
     assert numbers == pytest.approx({"b": 0.5, "a": 0.1}) and gathered == ["of 0", "of 1"]
-    for rank in range(2):
-        gradients, norm = torch.load(tmp_path / f"{rank}.pt")
-        assert [g.unique().tolist() for g in gradients[:4]] == [[5.0], [6.0], [7.0], [8.0]]
-        assert gradients[4:] == [None, None]  # of what the loss does not reach
-        assert norm["running_mean"].tolist() == [0.5, 3.0]
-        assert norm["running_var"].tolist() == [1.0, 4.5]
+    (one, both), (other, same) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["norm.running_mean"].ne(other["norm.running_mean"]).all()
+    assert both["frozen.weight.grad"] is None and both["head.weight.grad"] is not None
+    for name, tensor in both.items():
+        if tensor is not None and tensor.is_floating_point():
+            assert torch.equal(tensor, same[name])
+            torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+
+
+def first_and_second_gradient(folder):
+    """Gradients of the same batch and weights at the first two steps."""
+    rank = distributed.rank()
+    objective = distributed.distribute(without_chance(KINDS["segmentation"][0]), first_output)
+    images = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(rank))
+    found = []
+    for _ in range(2):
+        objective.zero_grad()
+        objective(images, None)["loss"].backward()
+        found.append([each.grad.clone() for each in objective.parameters()])
+    torch.save(found, folder / f"{rank}.pt")
+
+
+def first_output(net, images, _):
+    return {"loss": net(images).square().mean()}
+
+
+def test_sums_over_three_processes_are_rounded_alike_at_every_step(tmp_path):
+    """As resumed training needs, whose first step is a later one of uninterrupted training."""
+    launch(first_and_second_gradient, tmp_path, processes=3)
+    first, second = torch.load(tmp_path / "0.pt")
+    assert all(map(torch.equal, first, second)) and all(each.any() for each in first)
+
+
+def lost(rank, folder):
+    """What operations raise when the peer is gone."""
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    net = Headed()
+    objective = distributed.distribute(net, square_scores)
+    images = torch.randn(2, 8, 6, 6)
+    found = []
+    distributed.gather(rank)
+    if rank == 0:
+        for act in (
+            lambda: objective(images, None)["loss"].backward(),
+            lambda: distributed.sync_step(net, {"loss": 1.0}),
+            lambda: distributed.gather(rank),
+        ):
+            with pytest.raises(distributed.PeerLost) as error:
+                divergence.explain_dead_workers(act)
+            found.append(str(error.value))
+        (folder / "found.json").write_text(json.dumps(found))
+    os._exit(0)
+
+
+def test_a_peer_that_is_gone_is_told_from_other_errors(tmp_path):
+    spawn(lost, (tmp_path,), 2)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 3
+    for each in found:
+        assert "another training process is gone (" in each and "\n" not in each
+    for error in (RuntimeError("no deterministic way"), ValueError("gloomy")):
+        assert not distributed.is_lost_peer(error)
 
 
 class Noted:
@@ -151,13 +247,13 @@ def trained_by_two(folder, *, members=1, stop=None):
 
     net = Network()
     given = {"folder": folder, "mix": Noted(folder), "on_epoch": stopped}
-    history = fit_members(net, patches(), pixel_loss, TWO, members, **given)
+    history = fit_soup(net, patches(), loss=pixel_loss, schedule=TWO, soup_size=members, **given)
     return net.state_dict(), [metrics["loss"] for metrics in history]
 
 
-def test_training_by_two_processes_cut_off_ends_as_undisturbed(tmp_path):
+def test_interrupted_training_in_two_processes_ends_with_the_same_bits(tmp_path):
     expected = trained_by_two(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):  # and both are killed, wherever they are by then
+    with pytest.raises(KeyboardInterrupt):  # both are killed, wherever they are
         trained_by_two(tmp_path / "b", stop=1)
     found = trained_by_two(tmp_path / "b")
     assert_same(found, expected)
@@ -166,8 +262,8 @@ def test_training_by_two_processes_cut_off_ends_as_undisturbed(tmp_path):
     assert {line.split()[1] for line in draws[0] + draws[1]} == {"2"}
 
 
-@pytest.mark.slow  # three trainings by two processes
-def test_members_are_trained_by_two_processes(tmp_path):
+@pytest.mark.slow  # two trainings in two processes
+def test_a_soup_is_trained_in_two_processes(tmp_path):
     weights, history = trained_by_two(tmp_path, members=2)
     found = [torch.load(tmp_path / f"member_{member}.pt") for member in range(2)]
     assert len(history) == 8 and history[:4] == [each["loss"] for each in found[0]["history"]]
@@ -176,8 +272,8 @@ def test_members_are_trained_by_two_processes(tmp_path):
             torch.testing.assert_close(tensor, sum(each["network"][name] for each in found) / 2)
 
 
-class Astray:
-    """A loss that one process finds to be no number at its sixth step."""
+class Diverging:
+    """A loss that is NaN at the sixth step in one process."""
 
     def __init__(self):
         self.calls = 0
@@ -190,28 +286,57 @@ class Astray:
         return values
 
 
-def test_training_that_goes_astray_in_one_process_stops_in_all(tmp_path):
+def test_training_that_diverges_in_one_process_stops_in_all(tmp_path):
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     schedule = replace(TWO, accumulate=1)
     told = "at step 5 of 12: the loss is nan; the last good checkpoint is .*, of step 5; lower"
     with pytest.raises(FloatingPointError, match=told) as fault:
-        fit(net, points(), Astray(), schedule, folder=tmp_path)
+        fit(net, points(), loss=Diverging(), schedule=schedule, folder=tmp_path)
     assert "\n" not in str(fault.value)
     assert checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")["state"]["step"] == 5
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
+class Deadly:
+    """A loss that kills its process once, at the sixth step of process 1."""
+
+    def __init__(self, folder):
+        self.calls, self.flag = 0, folder / "killed"
+
+    def __call__(self, net, images, targets):
+        self.calls += 1
+        if self.calls == 6 and distributed.rank() == 1 and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return squared(net, images, targets)
+
+
+def test_a_killed_process_is_reported_in_one_line_and_training_resumes(tmp_path):
+    schedule = replace(TWO, accumulate=1)
+    told = r"training process 1 was killed \(signal 9\).*same command again to resume"
+    with pytest.raises(RuntimeError, match=told) as error:
+        fit(network(), points(), loss=Deadly(tmp_path), schedule=schedule, folder=tmp_path)
+    assert "\n" not in str(error.value)
+    # process 0 was killed too, perhaps while it wrote the fifth one
+    assert checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")["state"]["step"] in (4, 5)
+    resumed, expected = network(), network()
+    fit(resumed, points(), loss=Deadly(tmp_path), schedule=schedule, folder=tmp_path)
+    fit(expected, points(), loss=squared, schedule=schedule, folder=tmp_path / "a")
+    for tensor, same in zip(resumed.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(tensor, same)
+
+
 def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    fit(network(), points(), squared, replace(SCHEDULE, epochs=1), folder=tmp_path)
+    fit(network(), points(), loss=squared, schedule=replace(SCHEDULE, epochs=1), folder=tmp_path)
     saved = checkpoints.newest(path, "cpu")
     checkpoints.save(path, saved | {"generators": 2 * saved["generators"]})
     net = network()
     with pytest.raises(
-        InputError, match=r"of 1 processes .* got one of 2; set train_processes to 2"
+        InputError, match=r"of 1 training processes, got one of 2; set train_processes to 2"
     ):
-        fit(net, points(), squared, SCHEDULE, folder=tmp_path)
+        fit(net, points(), loss=squared, schedule=SCHEDULE, folder=tmp_path)
     for tensor, expected in zip(net.parameters(), network().parameters(), strict=True):
         assert torch.equal(tensor, expected)

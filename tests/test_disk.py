@@ -61,11 +61,11 @@ def chain(tiny_shapes, tmp_path_factory):
             plan[name].values
             | {"epochs": 3, "batch_size": 6, "workers": 0, "checkpoint_minutes": 0.0}
         )
-        given = {"folder": plan[name].folder}
+        given = {"schedule": schedule, "folder": plan[name].folder}
         if name == "train_cam":
-            loop.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
+            loop.fit_soup(network, samples, loss=losses.classification_loss, soup_size=2, **given)
         elif name == "train_segmentation":
-            loop.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
+            loop.fit_soup(network, cropped, loss=losses.segmentation_loss, soup_size=1, **given)
         else:
             regions = Samples(
                 data,
@@ -74,7 +74,7 @@ def chain(tiny_shapes, tmp_path_factory):
                 data.mask,
                 reduce=lambda id, mask: mask[::8, ::8],
             )
-            loop.fit(network, regions, pairs, schedule, **given)
+            loop.fit(network, regions, loss=pairs, **given)
         models.save_state(network, plan[name].folder / "weights.pt", description={"kind": name})
     walk = Walk(steps=4, crf_steps=1, radius=2)
     cams, labels = plan["infer_cam"].folder / "cams", plan["affinity_labels"].folder

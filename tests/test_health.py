@@ -1,4 +1,4 @@
-"""Training that goes astray stops before it does harm; a killed worker is told in words."""
+"""Training that diverges stops before that step; a killed worker is reported in one line."""
 
 import multiprocessing
 import os
@@ -56,7 +56,7 @@ def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, m
     good = "there is no checkpoint yet" if minutes else f"the last good checkpoint is {path}, of st"
     schedule = replace(SCHEDULE, clip_norm=clip, checkpoint_minutes=minutes)
     with pytest.raises(FloatingPointError, match=f"at step 5 of 12: {told}; {good}") as fault:
-        fit(net, points(), astray, schedule, folder=tmp_path)
+        fit(net, points(), loss=astray, schedule=schedule, folder=tmp_path)
     assert "\n" not in str(fault.value) and "lower learning_rate" in str(fault.value)
     for name, tensor in net.state_dict().items():
         assert tensor.isfinite().all() and torch.equal(tensor, before[name])
@@ -73,17 +73,18 @@ def test_steps_that_spoil_the_weights_leave_the_checkpoint_before(tmp_path):
     for minutes in (0, 60):
         schedule = replace(SCHEDULE, learning_rate=1e36, checkpoint_minutes=minutes)
         with pytest.raises(FloatingPointError, match="training stopped at step"):
-            fit(network(), points(), squared, schedule, folder=tmp_path)
+            fit(network(), points(), loss=squared, schedule=schedule, folder=tmp_path)
         saved = checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")
         assert saved is None or all(each.isfinite().all() for each in saved["network"].values())
 
 
 def test_what_counts_as_exploded():
-    assert divergence.fault(99.0, 1.0, None) is None
-    assert divergence.fault(99.0, 1.0, 1e-9) is None  # the first crops had nothing to learn from
-    assert divergence.fault(101.0, 1.0, 0.7)
-    assert divergence.fault(999.0, 1.0, 10.0) is None
-    assert divergence.fault(1001.0, 1.0, 10.0)
+    assert divergence.divergence_reason(99.0, 1.0, first_loss=None) is None
+    # the first crops had nothing to learn from
+    assert divergence.divergence_reason(99.0, 1.0, first_loss=1e-9) is None
+    assert divergence.divergence_reason(101.0, 1.0, first_loss=0.7)
+    assert divergence.divergence_reason(999.0, 1.0, first_loss=10.0) is None
+    assert divergence.divergence_reason(1001.0, 1.0, first_loss=10.0)
 
 
 class Deadly(Noise):
@@ -105,13 +106,13 @@ class Deadly(Noise):
 def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
     schedule = replace(SCHEDULE, workers=1)
     with pytest.raises(RuntimeError, match=r"was killed.*memory.*same command.*workers=0") as fault:
-        fit(network(), Deadly(tmp_path), squared, schedule, folder=tmp_path)
+        fit(network(), Deadly(tmp_path), loss=squared, schedule=schedule, folder=tmp_path)
     assert "\n" not in str(fault.value)
     saved = checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")
     assert saved is None or saved["state"]["step"] <= 4
     resumed, expected = network(), network()
-    fit(resumed, Deadly(tmp_path), squared, schedule, folder=tmp_path)
-    fit(expected, points(), squared, SCHEDULE, folder=tmp_path / "a")
+    fit(resumed, Deadly(tmp_path), loss=squared, schedule=schedule, folder=tmp_path)
+    fit(expected, points(), loss=squared, schedule=SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         np.testing.assert_array_equal(resumed.state_dict()[name], tensor)
 
@@ -128,7 +129,7 @@ def test_a_worker_killed_while_it_hands_over_a_photo_is_told_too(error):
         raise error
 
     with pytest.raises(RuntimeError, match="a process that loads photos was killed"):
-        divergence.killed_workers_told(torn)
+        divergence.explain_dead_workers(torn)
 
 
 @pytest.mark.parametrize("error", [EOFError("a"), ConnectionResetError("a"), RuntimeError("a")])
@@ -137,7 +138,7 @@ def test_other_errors_stay_as_they_are(error):
         raise error
 
     with pytest.raises(type(error)) as raised:
-        divergence.killed_workers_told(fails)
+        divergence.explain_dead_workers(fails)
     assert raised.value is error
 
 
@@ -154,7 +155,7 @@ def train_for_long(folder):
     samples = Announced(4, mean)
     samples.flag = Path(folder) / "started"
     schedule = replace(SCHEDULE, workers=1, epochs=100_000)
-    fit(network(), samples, squared, schedule, folder=folder)
+    fit(network(), samples, loss=squared, schedule=schedule, folder=folder)
 
 
 @pytest.mark.parametrize("seconds", [0, 4])

@@ -18,7 +18,7 @@ from torch import nn
 from tests.toys import Noise
 from wsss.datasets.transforms import cut_mix
 from wsss.train import checkpoints
-from wsss.train.loop import Schedule, fit, fit_members
+from wsss.train.loop import Schedule, fit, fit_soup
 
 
 def bright(picture):
@@ -89,11 +89,12 @@ def trained(folder, schedule, *, members=0, cut=None):
     """The final weights and losses of a training that goes on in a folder, and its steps here."""
     network, loss = Network(), Counted(cut, schedule.accumulate)
     torch.manual_seed(77)  # whatever happened before
-    given = {"folder": folder, "mix": partial(cut_mix, share=0.5)}
+    given = {"loss": loss, "schedule": schedule, "folder": folder}
+    given["mix"] = partial(cut_mix, share=0.5)
     if members:
-        history = fit_members(network, patches(), loss, schedule, members, **given)
+        history = fit_soup(network, patches(), soup_size=members, **given)
     else:
-        history = fit(network, patches(), loss, schedule, **given)
+        history = fit(network, patches(), **given)
     return network.state_dict(), [metrics["loss"] for metrics in history], loss.steps
 
 
@@ -231,7 +232,7 @@ for _ in range(10):
                 file.write(".")
             return pixel_loss(*given)
         (folder / "calls").write_text("")
-        loop.fit(Network(), patches(), loss, SCHEDULE, folder=folder)
+        loop.fit(Network(), patches(), loss=loss, schedule=SCHEDULE, folder=folder)
         os._exit(0)
     _, status = os.wait()
     begun = before + (folder / "calls").stat().st_size // 2
@@ -253,8 +254,8 @@ def test_killed_while_it_saves_training_loses_one_step_at_most(tmp_path):
     for killed, begun, saved in told:
         assert not killed or saved >= begun - 1
     network, expected = Network(), Network()
-    fit(network, patches(), pixel_loss, SCHEDULE, folder=folder)
-    fit(expected, patches(), pixel_loss, SCHEDULE, folder=tmp_path / "a")
+    fit(network, patches(), loss=pixel_loss, schedule=SCHEDULE, folder=folder)
+    fit(expected, patches(), loss=pixel_loss, schedule=SCHEDULE, folder=tmp_path / "a")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor), name
 

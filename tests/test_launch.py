@@ -1,6 +1,4 @@
-"""Several processes of one machine: what they are given and give back, and that none is left,
-whatever becomes of one.
-"""
+"""Several processes on one machine: arguments, results, callbacks, errors; none is left."""
 
 import itertools
 import json
@@ -31,8 +29,8 @@ def workers(mark):
 
 @pytest.fixture(autouse=True)
 def none_is_left(tmp_path, monkeypatch):
-    """No process, and no file of theirs."""
-    monkeypatch.setenv(processes.MARK, str(tmp_path))  # which this one began without
+    """No process, and no file."""
+    monkeypatch.setenv(processes.MARK, str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     assert workers(tmp_path) == []
@@ -40,7 +38,7 @@ def none_is_left(tmp_path, monkeypatch):
 
 
 def described(word, *, told):
-    """Who this process is, told and returned."""
+    """What this process is, returned; its rank and a number are reported."""
     sum_of_ranks = torch.tensor(float(dist.get_rank()))
     dist.all_reduce(sum_of_ranks)
     for number in range(3):
@@ -49,7 +47,7 @@ def described(word, *, told):
     return facts | {"word": word, "threads": torch.get_num_threads(), "pid": os.getpid()}
 
 
-def test_what_the_first_process_says_and_returns_comes_back():
+def test_calls_and_result_of_process_0_reach_the_caller():
     calls = []
     found = launch(described, torch.arange(3), processes=2, told=lambda *given: calls.append(given))
     assert calls == [(0, 0), (0, 1), (0, 2)]
@@ -68,22 +66,25 @@ def test_one_process_is_a_plain_call():
 
 @pytest.mark.parametrize(
     ("count", "gpus", "told"),
-    [(0, 0, "0 processes.*expected 1 or more"), (3, 2, "3 processes.*expected 1 to 2, one a GPU")],
+    [
+        (0, 0, "train_processes 0: expected 1 or more"),
+        (3, 2, "train_processes 3: expected 1 to 2, one per GPU"),
+    ],
 )
-def test_other_numbers_of_processes_are_refused(monkeypatch, count, gpus, told):
+def test_impossible_numbers_of_processes_are_refused(monkeypatch, count, gpus, told):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(InputError, match=told):
         launch(described, "word", processes=count, told=print)
 
 
-def test_what_cannot_be_sent_is_told_before_anything_starts():
+def test_what_cannot_be_pickled_is_refused_before_anything_starts():
     with pytest.raises(TypeError, match=r"can import \(.*lambda.*\); define them") as fault:
         launch(lambda: 0, processes=2)
     assert "\n" not in str(fault.value)
 
 
 class Odd(ValueError):
-    """An error that cannot be copied."""
+    """An error that cannot be unpickled."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
@@ -100,7 +101,7 @@ def fails(error, rank):
     ("error", "rank", "told"),
     [(InputError("no such photo"), 1, "no such photo"), (None, 0, "Odd: 1 and 2")],
 )
-def test_an_error_in_one_process_ends_all_and_is_raised_here(error, rank, told):
+def test_an_error_in_one_process_ends_all_and_is_raised(error, rank, told):
     with pytest.raises(type(error) if error else RuntimeError) as fault:
         launch(fails, error, rank, processes=2)
     assert str(fault.value) == told
@@ -110,7 +111,7 @@ def test_an_error_in_one_process_ends_all_and_is_raised_here(error, rank, told):
 
 
 class Deadly:
-    """Kills the first process that is given it."""
+    """Kills the first process that unpickles it."""
 
     def __init__(self, folder):
         self.flag = folder / "killed"
@@ -133,10 +134,10 @@ def killed_at_work(_):
 
 
 @pytest.mark.parametrize("starting", [False, True])
-def test_a_killed_process_is_told_and_the_others_end(tmp_path, starting):
-    """While it starts, and while others wait for what it was to send."""
+def test_a_killed_process_is_reported_and_the_others_end(tmp_path, starting):
+    """While it starts, and while its peers wait for it."""
     given = Deadly(tmp_path) if starting else None
-    told = r"was killed \(signal 9\).*memory.*same command goes on"
+    told = r"process \d was killed \(signal 9\).*memory.*same command again to resume"
     with pytest.raises(RuntimeError, match=told) as fault:
         launch(killed_at_work, given, processes=2)
     assert "\n" not in str(fault.value)
@@ -148,8 +149,8 @@ def leaves(code):
     dist.barrier()
 
 
-def test_a_process_that_ends_by_itself_is_told():
-    with pytest.raises(RuntimeError, match=r"process 1 .* ended by itself with code 3; .*__main__"):
+def test_a_process_that_exits_is_reported():
+    with pytest.raises(RuntimeError, match=r"process 1 exited with code 3; .*__main__"):
         launch(leaves, 3, processes=2)
 
 
@@ -167,7 +168,7 @@ def test_an_interruption_of_the_caller_ends_all():
         launch(goes_on, processes=2, told=interrupted)
 
 
-def test_processes_end_with_a_killed_caller(tmp_path):
+def test_processes_exit_when_their_caller_is_killed(tmp_path):
     code = (
         "import test_launch\nfrom wsss.train.parallel.launch import launch\n"
         f"flag = test_launch.Path({str(tmp_path)!r}) / 'started'\n"
@@ -191,7 +192,7 @@ def test_processes_end_with_a_killed_caller(tmp_path):
     while workers(tmp_path) and time.monotonic() < until:
         time.sleep(0.1)
     (folder,) = tmp_path.glob("wsss-launch-*")  # which a killed caller cannot remove
-    (left,) = folder.iterdir()  # what was sent, which may be large, is not among it
+    (left,) = folder.iterdir()  # not the arguments, which may be large
     assert left.stat().st_size < 10_000
     left.unlink()
     folder.rmdir()

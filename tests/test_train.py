@@ -17,7 +17,7 @@ from wsss.errors import InputError
 from wsss.models import build_cam
 from wsss.runtime import devices
 from wsss.train import loop, losses
-from wsss.train.loop import Schedule, fit, fit_members
+from wsss.train.loop import Schedule, fit, fit_soup
 from wsss.train.optimisers import build_optimiser
 
 
@@ -120,8 +120,8 @@ def test_learning_rate_decays_as_the_polynomial(tmp_path):
     fit(
         network(),
         points(),
-        squared,
-        SCHEDULE,
+        loss=squared,
+        schedule=SCHEDULE,
         folder=tmp_path,
         on_epoch=lambda _, m: rates.append(m["learning_rate"]),
     )
@@ -134,7 +134,7 @@ def test_learning_rate_decays_as_the_polynomial(tmp_path):
 def test_training_lowers_the_loss_and_repeats_exactly(tmp_path):
     runs = [network(), network()]
     histories = [
-        fit(net, points(), squared, SCHEDULE, folder=tmp_path / str(i))
+        fit(net, points(), loss=squared, schedule=SCHEDULE, folder=tmp_path / str(i))
         for i, net in enumerate(runs)
     ]
     assert histories[0][-1]["loss"] < 0.5 * histories[0][0]["loss"]
@@ -157,7 +157,7 @@ def test_training_is_repeatable_and_the_choice_does_not_leak(tmp_path, monkeypat
         return squared(net, images, targets)
 
     schedule = replace(SCHEDULE, deterministic=asked)
-    fit(network(), points(), asking, schedule, folder=tmp_path)
+    fit(network(), points(), loss=asking, schedule=schedule, folder=tmp_path)
     assert set(seen) == {device == "cpu" or asked}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -168,7 +168,8 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         return images + 0.1 * torch.randn_like(images), targets
 
     undisturbed = network()
-    expected = fit(undisturbed, points(), squared, SCHEDULE, folder=tmp_path / "a", mix=noisy)
+    given = {"schedule": SCHEDULE, "mix": noisy}
+    expected = fit(undisturbed, points(), loss=squared, folder=tmp_path / "a", **given)
     calls = 0
 
     def interrupted(net, images, targets):
@@ -179,17 +180,16 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
         return squared(net, images, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), points(), interrupted, SCHEDULE, folder=tmp_path / "b", mix=noisy)
+        fit(network(), points(), loss=interrupted, folder=tmp_path / "b", **given)
     resumed, logged = network(), []
     torch.manual_seed(77)  # whatever happened in between
     history = fit(
         resumed,
         points(),
-        squared,
-        SCHEDULE,
+        loss=squared,
         folder=tmp_path / "b",
         on_epoch=lambda e, _: logged.append(e),
-        mix=noisy,
+        **given,
     )
     assert [m["loss"] for m in history] == [m["loss"] for m in expected]
     assert logged == [0, 1, 2, 3]  # a new record gets the epochs from before, too
@@ -203,7 +203,8 @@ def test_a_batch_in_parts_takes_the_same_steps(tmp_path, parts):
         net = network()
         net.trunk[1].p = 0.0  # whose draws differ with the parts
         schedule = replace(SCHEDULE, accumulate=accumulate)
-        history = fit(net, points(), squared, schedule, folder=tmp_path / str(accumulate))
+        folder = tmp_path / str(accumulate)
+        history = fit(net, points(), loss=squared, schedule=schedule, folder=folder)
         return net.state_dict(), [metrics["loss"] for metrics in history]
 
     (whole, losses_whole), (apart, losses_apart) = trained(1), trained(parts)
@@ -217,13 +218,15 @@ def test_nothing_trained_has_no_last_metrics():
     assert loop.last([{"loss": 2.0}, {"loss": 1.0, "rate": 3.0}], "loss") == {"loss": 1.0}
 
 
-def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
+def test_a_soup_is_the_mean_of_its_trainings_and_none_is_repeated(tmp_path):
     alone = []
     for seed in range(3):
         alone.append(network())
         schedule = replace(SCHEDULE, seed=seed)
-        fit(alone[-1], points(seed), squared, schedule, folder=tmp_path / f"alone_{seed}")
+        folder = tmp_path / f"alone_{seed}"
+        fit(alone[-1], points(seed), loss=squared, schedule=schedule, folder=folder)
     joint, calls = network(), 0
+    given = {"schedule": SCHEDULE, "soup_size": 3, "folder": tmp_path / "joint"}
 
     def interrupted(net, images, targets):
         nonlocal calls
@@ -233,16 +236,14 @@ def test_members_are_averaged_and_none_is_trained_twice(tmp_path):
         return squared(net, images, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        fit_members(joint, points(), interrupted, SCHEDULE, 3, folder=tmp_path / "joint")
+        fit_soup(joint, points(), loss=interrupted, **given)
     joint, logged = network(), []
-    history = fit_members(
+    history = fit_soup(
         joint,
         points(),
-        squared,
-        SCHEDULE,
-        3,
-        folder=tmp_path / "joint",
+        loss=squared,
         on_epoch=lambda epoch, _: logged.append(epoch),
+        **given,
     )
     assert logged == list(range(12)) and len(history) == 12
     for mean, *each in zip(joint.parameters(), *(n.parameters() for n in alone), strict=True):
@@ -266,7 +267,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         clip_norm=0.5,
         workers=0,
     )
-    fit(net, points(), steep, schedule, folder=tmp_path)
+    fit(net, points(), loss=steep, schedule=schedule, folder=tmp_path)
     moved = [
         float(((a - b.detach()) ** 2).sum()) for a, b in zip(before, net.parameters(), strict=True)
     ]
@@ -288,7 +289,11 @@ def test_samples_do_not_depend_on_the_number_of_workers(tiny_shapes):
             epochs=1, batch_size=6, optimiser="adam", learning_rate=0.001, workers=workers
         )
         history = fit(
-            net, samples, losses.classification_loss, schedule, folder=tiny_shapes / f"w{workers}"
+            net,
+            samples,
+            loss=losses.classification_loss,
+            schedule=schedule,
+            folder=tiny_shapes / f"w{workers}",
         )
         first.append(history[0]["loss"])
     assert first[0] == first[1]

@@ -5,7 +5,6 @@ function goes on from what it kept.
 """
 
 import platform
-import traceback
 from functools import partial
 
 import fsspec
@@ -22,8 +21,14 @@ from wsss.cluster.object_store import open_store
 from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
-from wsss.train.parallel.distributed import Parted
-from wsss.train.parallel.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
+from wsss.train.parallel.distributed import PeerLost
+from wsss.train.parallel.messages import (
+    COLLECTIVE_TIMEOUT,
+    ERROR_GRACE_SECONDS,
+    EXIT_TIMEOUT,
+    ignore,
+    picklable_error,
+)
 
 # Ray Train's newer way of working, which older releases want to be asked for, and workers left in
 # the folder that they start in.
@@ -85,13 +90,13 @@ def _answer(run, letters, callbacks):
     while True:
         letter = letters.actor.get.remote()
         ray.wait([letter, run])
-        if not ray.wait([letter], timeout=AFTERMATH)[0]:
+        if not ray.wait([letter], timeout=ERROR_GRACE_SECONDS)[0]:
             raise _given_up(run)
         kind, value = ray.get(letter)
         if kind == "error":
             raise value
         if kind == "result":
-            ray.wait([run], timeout=LEAVE)
+            ray.wait([run], timeout=EXIT_TIMEOUT)
             return value
         if kind == "call":
             name, given = value
@@ -134,7 +139,7 @@ def _supervise(there, sent, letters, scaling):
         _work,
         train_loop_config={"there": there, "sent": sent, "letters": letters}
         | {"threads": scaling["resources_per_worker"]["CPU"]},
-        torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
+        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds())),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=name,
@@ -155,13 +160,13 @@ def _work(config):
         if rank == 0:
             letters.put(("begun", None))
             progress.hand_on(partial(_say, letters, "progress"))
-        callbacks = {name: keep_silent if rank else partial(_call, letters, name) for name in names}
+        callbacks = {name: ignore if rank else partial(_call, letters, name) for name in names}
         result = function(*arguments, **callbacks)
-    except (Parted, dist.DistError):
-        raise  # whose fault it is, is told by another one, or nobody is left who could
+    except PeerLost:
+        raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:
-        error.add_note(f"in process {rank}, on {platform.node()}:\n{traceback.format_exc()}")
-        letters.put(("error", sendable(error)))
+        where = f"process {rank}, on {platform.node()}"
+        letters.put(("error", picklable_error(error, where)))
         raise
     if rank == 0:
         letters.put(("result", result))

@@ -1,38 +1,37 @@
-"""Processes that start and end with others."""
+"""Processes that exit with others, and whether a process is running."""
 
 import multiprocessing
 import os
 import threading
+from multiprocessing.connection import Connection
 
 
-def end_with(line):
-    """Have this process end when the writing end of a pipe is closed, if only because the process
-    that holds it ended, in whatever way.
+def end_with(line: Connection) -> None:
+    """Exit this process when the other end of the pipe closes (e.g. its owner died).
 
     Args:
-        line: the reading end, a ``multiprocessing.connection.Connection``.
+        line: the reading end.
     """
     threading.Thread(target=lambda: (line.poll(None), os._exit(1)), daemon=True).start()
 
 
-def end_with_parent(*_):
-    """Have this process end when the one that started it does, even one that was killed, and even
-    one that was killed before this was called.
+def exit_with_parent(*_: object) -> None:
+    """Exit this process when its parent dies, or at once if it is already dead.
 
-    What torch's loader has for this takes for the parent whoever is it when the worker is up.
+    torch's own watchdog records the parent after start-up, too late if the parent is already dead.
     """
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def is_running(process):
-    """Whether there is a process of this number, or, where the system cannot be asked, might be."""
-    if os.name != "posix":  # elsewhere the question ends the process
+def is_running(process: int) -> bool:
+    """Whether a process with this id is running; true where the system cannot be asked."""
+    if os.name != "posix":  # os.kill(process, 0) would kill it
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # of another user
+        pass  # another user's
     return True

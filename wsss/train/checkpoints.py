@@ -1,29 +1,30 @@
-"""What interrupted training goes on from: the newest checkpoint and the one before it, so that
-there is a whole one at every moment.
-"""
+"""Checkpoints to resume from: the newest and the one before it, so that one is always whole."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from wsss.errors import InputError
 from wsss.io import atomic, mirror
 
 
-def previous(path):
+def previous(path: str | Path) -> Path:
     """Where the checkpoint before ``path`` is kept."""
     path = Path(path)
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(path, content):
-    """Write a checkpoint; the one that is there becomes the previous one.
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; the one at ``path`` becomes the previous one.
 
     Args:
-        content: tensors and plain values; tensors by name under ``network``.
+        content: tensors and plain values; the network's state dict under ``network``, a state of
+            generators for each training process under ``generators``.
 
     Raises:
-        FloatingPointError: a tensor of the network is not finite; nothing was written.
+        FloatingPointError: a weight is not finite; nothing is written.
     """
     check_finite(content["network"])
     local = mirror.local_path(path)
@@ -33,10 +34,10 @@ def save(path, content):
             os.replace(local, previous(local))
 
 
-def newest(path, device):
-    """The content of the newest whole checkpoint, or None where neither is.
+def newest(path: str | Path, device: torch.device | str) -> dict[str, Any] | None:
+    """The content of the newest whole checkpoint, or None if there is none.
 
-    A damaged one is removed, or the next ``save`` would put it in the place of the whole one.
+    Damaged ones are removed, or the next ``save`` would replace a whole one by them.
     """
     for candidate in map(mirror.download_file, (path, previous(path))):
         if atomic.is_whole(candidate):
@@ -45,21 +46,31 @@ def newest(path, device):
     return None
 
 
-def check_finite(state):
-    """FloatingPointError where a tensor of a state dict is not finite."""
+def check_processes(content: dict[str, Any], path: str | Path, *, expected: int) -> None:
+    """Raise InputError unless a checkpoint is one of so many training processes."""
+    found = len(content["generators"])
+    if found != expected:
+        raise InputError(
+            f"{path}: expected a checkpoint of {expected} training processes, got one of {found}; "
+            f"set train_processes to {found}, or delete it to start again"
+        )
+
+
+def check_finite(state: dict[str, torch.Tensor]) -> None:
+    """Raise FloatingPointError if a tensor of a state dict is not finite."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise FloatingPointError(f"the weights '{name}' are not finite")
 
 
-def generators():
-    """The states of torch's generators, of the processor and of the GPU where there is one."""
+def generators() -> dict[str, torch.Tensor]:
+    """The states of torch's random generators: ``cpu``, and ``cuda`` where there is a GPU."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
-def set_generators(states):
-    """Have torch's generators go on from states that ``generators`` told."""
+def set_generators(states: dict[str, torch.Tensor]) -> None:
+    """Restore the states returned by ``generators``."""
     torch.set_rng_state(states["cpu"].cpu())
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"].cpu())

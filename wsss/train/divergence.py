@@ -1,59 +1,65 @@
-"""Whether training is well: numbers that went astray, and workers that are gone, in words."""
+"""Detect divergence of a training, and name the process that died behind an error."""
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
-# All losses here are means of negative logarithms of probabilities: guessing costs 1 or so, and 100
-# says that the truth is given a probability of exp(-100). Where the first step's loss, of a network
-# that knows nothing yet, is larger than 1, a hundred times that. The largest loss of a step
-# in the built-in dataset's trainings was 1.1 times the first one.
+from wsss.errors import reason
+from wsss.train.parallel.distributed import PeerLost, is_lost_peer
+
+# Losses are mean negative log-likelihoods (~1 at chance). Above 100 x max(1, first loss) training
+# has diverged; on the built-in dataset no step's loss exceeded 1.1 times the first.
 EXPLODED = 100
 
 
-def fault(loss, norm, first):
-    """What is wrong with a step, in words, or None.
+def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> str | None:
+    """Why training has diverged, or None.
 
     Args:
-        loss: of the step.
-        norm: of the whole gradient, before it is clipped.
-        first: the loss of the first step; None at that step.
+        loss: of this step.
+        norm: L2 norm of the whole gradient, before clipping.
+        first_loss: of the first step; None at that step.
     """
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if not math.isfinite(norm):
         return f"the gradient's norm is {norm}"
-    if first is not None and loss > EXPLODED * max(1.0, first):
-        return f"the loss is {loss:.4g}, and was {first:.4g} at the first step"
+    if first_loss is not None and loss > EXPLODED * max(1.0, first_loss):
+        return f"the loss is {loss:.4g}, and was {first_loss:.4g} at the first step"
     return None
 
 
-def killed_workers_told(function, *arguments):
-    """What a function returns that trains; says in one line that a process which loads photos was
-    killed.
+def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
+    """Call a training function and return its result.
 
     Raises:
-        RuntimeError: in place of torch's own.
+        RuntimeError: a process that loads photos was killed; one line instead of torch's several.
+        PeerLost: another training process is gone.
     """
-    # No context manager: torch tells by a signal, which may come while an error is on its way, and
-    # between leaving a block and entering the manager's code nothing would catch it.
+    # Not a context manager: torch raises from a signal handler, possibly while another error
+    # propagates, and between a block and the manager's exit nothing would catch it.
     try:
         return function(*arguments)
     except (RuntimeError, EOFError, OSError) as error:
-        if not _of_killed_worker(error):
+        if is_lost_peer(error):
+            raise PeerLost(f"another training process is gone ({reason(error)})") from error
+        if not _is_dead_loader(error):
             raise
         raise RuntimeError(
-            "a process that loads photos was killed, most often because memory ran out; the same "
-            "command goes on from the last checkpoint, with workers=0 in less memory"
+            "a process that loads photos was killed, most often because memory ran out; run the "
+            "same command again to resume from the last checkpoint, with workers=0 to use less "
+            "memory"
         ) from None
 
 
-def _of_killed_worker(error):
-    """Whether an error comes from a killed worker, which may have been handing over a photo: its
-    end of the pipe closes a moment before torch tells.
+def _is_dead_loader(error):
+    """Whether an error comes from a loader process that was killed. If it was just handing over a
+    photo, the pipe breaks a moment before torch notices.
     """
     if not isinstance(error, RuntimeError):
         try:
             time.sleep(0.5)
-        except RuntimeError as told:  # by torch's handler of the signal that a child has ended
-            error = told
+        except RuntimeError as signalled:  # by torch's handler of SIGCHLD
+            error = signalled
     return str(error).startswith("DataLoader worker")

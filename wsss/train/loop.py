@@ -2,28 +2,35 @@
 
 import copy
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import nn
 
-from wsss.errors import InputError
+from wsss.datasets.transforms import Samples
 from wsss.io import atomic
 from wsss.runtime.devices import autocast, pick_device, repeatable, reuse_memory, timed_work
-from wsss.runtime.processes import end_with_parent
 from wsss.runtime.progress import progress
 from wsss.train import checkpoints, divergence
 from wsss.train.optimisers import build_optimiser
 from wsss.train.parallel import distributed
+from wsss.train.parallel.distributed import Loss
 from wsss.train.parallel.launch import launch
-from wsss.train.sampler import EpochSampler, check_shares
+from wsss.train.sampler import check_shares, load_batches
 
-# between the seeds of processes that train together, whose dropout must differ; the seeds of
-# members count up by 1
+# Between the seeds of processes that train together, whose dropout must differ; the seeds of a
+# soup's trainings count up by 1.
 SEEDS_APART = 1_000_003
+
+Metrics = dict[str, float]
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+OnEpoch = Callable[[int, Metrics], None]
 
 
 @dataclass(frozen=True)
@@ -40,70 +47,70 @@ class Schedule:
     weight_decay: float = 5e-4
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     power: float = 0.9  # of the polynomial decay to zero
-    workers: int = 1  # processes that decode and augment photos, for each that trains
-    train_processes: int = 1  # processes that train together, each with its share of a batch
+    workers: int = 1  # processes that decode and augment photos, per training process
+    train_processes: int = 1  # processes that train together, each on its share of a batch
     seed: int = 0
-    checkpoint_minutes: float = 2.0  # between checkpoints, from which interrupted training goes on
+    checkpoint_minutes: float = 2.0  # between checkpoints, from which interrupted training resumes
     deterministic: bool = False  # the same bits every time on a GPU too; see ``devices.repeatable``
 
 
-def unmixed(images, targets):
-    """A batch as it is."""
+def unmixed(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch unchanged."""
     return images, targets
 
 
 @timed_work()
 def fit(
-    network,
-    samples,
-    loss,
-    schedule,
+    network: nn.Module,
+    samples: Samples,
     *,
-    folder,
-    on_epoch=lambda epoch, metrics: None,
-    mix=unmixed,
-):
-    """Train a network in place, going on from the newest whole checkpoint in ``folder``.
+    loss: Loss,
+    schedule: Schedule,
+    folder: str | Path,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+    mix: Mix = unmixed,
+) -> list[Metrics]:
+    """Train a network in place, resuming from the newest whole checkpoint in ``folder``.
 
     Args:
         network: a module with ``head_parameters()``.
-        samples: a data set that takes ``(epoch, index)`` keys, as ``datasets.transforms.Samples``.
-        loss: ``(network, images, targets) -> dict of scalar tensors``; the one called "loss" is
-        minimised.
-        schedule: a ``Schedule``.
-        folder: where checkpoints are kept: ``checkpoint.pt`` and the one before it.
+        samples: ``datasets.transforms.Samples``, or a data set with such keys.
+        loss: ``(network, images, targets) -> dict of scalar tensors``. The one named "loss" is
+            minimised; every parameter that requires a gradient must take part in it.
+        folder: for checkpoints: ``checkpoint.pt`` and the one before it.
         on_epoch: called after each epoch with its number and the means of the losses, the images
-            per second and the learning rate.
-        mix: changes each batch before it is trained on, such as ``transforms.cut_mix``; what it
-            draws from torch's generator goes on where it was when training resumes.
+            per second and the learning rate; on resuming, for the epochs before as well.
+        mix: changes each batch before it is trained on, such as ``transforms.cut_mix``. It may draw
+            from torch's generator, whose state is part of a checkpoint.
 
-    Where ``schedule.train_processes`` is more than 1, or on a Ray cluster, ``network``,
-    ``samples``, ``loss`` and ``mix`` are sent to other processes (see ``launch``), and ``mix`` gets
-    each one's share of a batch; where training fails, the network given is as it was.
+    With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
+    ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
+    and an error leaves ``network`` unchanged.
 
     Returns:
-        list of each epoch's metrics.
+        the metrics of each epoch.
 
     Raises:
         InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
-        FloatingPointError: see ``health.fault``; raised before the step is taken, so that weights
-            and checkpoints stay as they were.
-        RuntimeError: a worker was killed.
+        FloatingPointError: training diverged (``health.divergence_reason``). Neither the weights
+            nor the checkpoint contain that step.
+        RuntimeError: a process was killed.
     """
     check_shares(len(samples), schedule)
-    network.cpu()  # as it is sent to other processes, whose GPUs are their own
-    told = []
+    network.cpu()  # training processes may have other GPUs
+    reported = 0
 
-    def once(epoch, metrics):  # a cluster's workers that start again tell of earlier epochs too
-        if epoch == len(told):
-            told.append(epoch)
+    def report_once(epoch, metrics):  # workers of a cluster that restart repeat earlier epochs
+        nonlocal reported
+        if epoch == reported:
+            reported += 1
             on_epoch(epoch, metrics)
 
     history, weights = launch(
         _fit,
         *(network, samples, loss, schedule, Path(folder), mix),
         processes=schedule.train_processes,
-        on_epoch=once,
+        on_epoch=report_once,
     )
     network.to(pick_device(), memory_format=torch.channels_last).eval()
     network.load_state_dict(weights)
@@ -111,12 +118,12 @@ def fit(
 
 
 def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
-    """The history and the weights of a training that this process has its part in."""
+    """Train in one of the processes; returns the history and the weights."""
     with repeatable(gpu=schedule.deterministic):
-        history = divergence.killed_workers_told(
+        history = divergence.explain_dead_workers(
             _train, network, samples, loss, schedule, folder, mix, on_epoch
         )
-    return history, network.cpu().state_dict()  # the GPU is not the caller's, if there is one
+    return history, network.cpu().state_dict()  # the caller may have no GPU
 
 
 def _train(network, samples, loss, schedule, folder, mix, on_epoch):
@@ -125,7 +132,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     torch.manual_seed(schedule.seed + SEEDS_APART * rank)
     device = pick_device()
     network.to(device, memory_format=torch.channels_last).train()
-    distributed.synchronise_norms(network, device)
+    objective = distributed.distribute(network, loss)
     optimiser = build_optimiser(
         network,
         schedule.optimiser,
@@ -139,7 +146,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     state = {"step": 0, "history": [], "sums": {}, "first": None}
     saved = checkpoints.newest(checkpoint, device)
     if saved:
-        _check_kept(saved, checkpoint)
+        checkpoints.check_processes(saved, checkpoint, expected=schedule.train_processes)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         checkpoints.set_generators(saved["generators"][rank])
@@ -147,49 +154,38 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         for epoch, metrics in enumerate(state["history"]):
             on_epoch(epoch, metrics)
     if len(set(distributed.gather(state["step"]))) > 1:
-        raise RuntimeError(f"{checkpoint}: read differently by each process; try again")
-    sampler = EpochSampler(len(samples), schedule, start=state["step"], rank=rank)
-    total = sampler.per_epoch * schedule.epochs
-    loader = DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=schedule.workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own: resuming must not draw from the global one
-        prefetch_factor=4 if schedule.workers else None,
-        multiprocessing_context="spawn" if schedule.workers else None,
-        worker_init_fn=end_with_parent,
-    )
-    kept = state["step"] if saved else None  # the last good checkpoint's step
-    saved_at = time.monotonic()
-    steps = loader
+        raise RuntimeError(f"{checkpoint}: processes read different checkpoints; try again")
+    batches = load_batches(samples, schedule, start=state["step"], rank=rank)
+    per_epoch = batches.batch_sampler.per_epoch
+    total = per_epoch * schedule.epochs
     if rank == 0:
-        steps = progress(loader, "train", total=total, initial=state["step"], unit="step")
-    for images, targets in steps:
+        batches = progress(batches, "train", total=total, initial=state["step"], unit="step")
+    saved_step = state["step"] if saved else None
+    saved_at = time.monotonic()
+    for images, targets in batches:
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
         images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
-        values = _backward(network, images, targets, loss, schedule.accumulate, device)
-        # the first process whose clock says so has all of them keep a checkpoint
+        values = _backward(objective, images, targets, schedule.accumulate, device)
+        # all processes save a checkpoint when the clock of one says so
         values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
-        values = distributed.average_step(network, values)
+        values = distributed.sync_step(network, values)
         due = values.pop("due") > 0
-        norm = _gradient_norm(network, schedule.clip_norm)
-        fault = divergence.fault(values["loss"], norm, state["first"])
-        if fault:
-            raise _stopped(fault, state["step"], total, checkpoint, kept)
+        norm = _clip_gradient(network, schedule.clip_norm)
+        reason = divergence.divergence_reason(values["loss"], norm, first_loss=state["first"])
+        if reason:
+            raise _diverged(reason, state["step"], total, checkpoint, saved_step)
         optimiser.step()
         state["first"] = values["loss"] if state["first"] is None else state["first"]
         state["step"] += 1
-        size = distributed.world_size() * len(images)
-        for name, value in (
-            values.items() | {"images": size, "seconds": time.monotonic() - began}.items()
-        ):
+        values["images"] = schedule.train_processes * len(images)
+        values["seconds"] = time.monotonic() - began
+        for name, value in values.items():
             state["sums"][name] = state["sums"].get(name, 0.0) + value
-        if state["step"] % sampler.per_epoch == 0:
-            metrics = _epoch_metrics(state["sums"], sampler.per_epoch, optimiser)
+        if state["step"] % per_epoch == 0:
+            metrics = _epoch_metrics(state["sums"], per_epoch, optimiser)
             state["sums"] = {}
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
@@ -197,106 +193,99 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
             if state["step"] == total:
                 checkpoints.check_finite(network.state_dict())
             elif due:
-                everything = {
+                content = {
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "generators": distributed.gather(checkpoints.generators()),
                     "state": state,
                 }
                 if rank == 0:
-                    checkpoints.save(checkpoint, everything)
-                kept, saved_at = state["step"], time.monotonic()
+                    checkpoints.save(checkpoint, content)
+                saved_step, saved_at = state["step"], time.monotonic()
         except FloatingPointError as error:
-            raise _stopped(error, state["step"], total, checkpoint, kept) from None
+            raise _diverged(error, state["step"], total, checkpoint, saved_step) from None
     return state["history"]
 
 
-def _check_kept(saved, checkpoint):
-    """InputError where a checkpoint is not of as many processes as train now."""
-    kept, now = len(saved["generators"]), distributed.world_size()
-    if kept != now:
-        raise InputError(
-            f"{checkpoint}: expected a checkpoint of {now} processes that train together, got one "
-            f"of {kept}; set train_processes to {kept}, or delete it to begin anew"
-        )
-
-
-def _gradient_norm(network, largest):
-    """The norm of the whole gradient, which is clipped to ``largest`` unless that is 0."""
+def _clip_gradient(network, max_norm):
+    """Clip the gradient to an L2 norm unless that is 0; returns its norm before."""
     parameters = [p for p in network.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-    if largest:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return float(norm)
 
 
-def _stopped(fault, step, total, checkpoint, kept):
-    """The error of training that went astray after ``step`` steps."""
+def _diverged(reason, step, total, checkpoint, saved_step):
+    """The error of a training that diverged after ``step`` steps."""
     good = "there is no checkpoint yet"
-    if kept is not None:
-        good = f"the last good checkpoint is {checkpoint}, of step {kept}"
+    if saved_step is not None:
+        good = f"the last good checkpoint is {checkpoint}, of step {saved_step}"
     return FloatingPointError(
-        f"training stopped at step {step} of {total}: {fault}; {good}; lower learning_rate or set "
+        f"training stopped at step {step} of {total}: {reason}; {good}; lower learning_rate or set "
         "clip_norm"
     )
 
 
-def _backward(network, images, targets, loss, parts, device):
-    """Gradients of a batch in so many parts, one after the other; returns the losses' means.
+def _backward(objective, images, targets, parts, device):
+    """Accumulate the gradients of a batch in parts; returns the means of the losses.
 
-    A part weighs as much as its share of the crops, also where a loss is a mean over pixels or
-    pairs, of which parts hold unequal numbers.
+    A part is weighted by its share of the crops, even if its loss is a mean over pixels or pairs,
+    of which parts have unequal numbers.
     """
     values = {}
-    for some, their in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-        some = some.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with autocast(device, training=True):
-            losses = loss(network, some, their.to(device, non_blocking=True))
-        share = len(some) / len(images)
-        (losses["loss"] * share).backward()
+    chunks = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
+    for number, (images_part, targets_part) in enumerate(chunks, 1):
+        images_part = images_part.to(device, memory_format=torch.channels_last, non_blocking=True)
+        share = len(images_part) / len(images)
+        # processes exchange gradients once, during the last part
+        with nullcontext() if number == len(chunks) else objective.no_sync():
+            with autocast(device, training=True):
+                losses = objective(images_part, targets_part.to(device, non_blocking=True))
+            (losses["loss"] * share).backward()
         for name, value in losses.items():
             values[name] = values.get(name, 0.0) + share * float(value.detach())
     return values
 
 
-def fit_members(
-    network,
-    samples,
-    loss,
-    schedule,
-    members,
+def fit_soup(
+    network: nn.Module,
+    samples: Samples,
     *,
-    folder,
-    on_epoch=lambda epoch, metrics: None,
-    mix=unmixed,
-):
-    """Train a network several times from where it stands and give it the mean of the weights found
+    loss: Loss,
+    schedule: Schedule,
+    soup_size: int,
+    folder: str | Path,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+    mix: Mix = unmixed,
+) -> list[Metrics]:
+    """Train a network several times from its present weights and give it the mean of the results
     (a model soup, Wortsman et al., ICML 2022), in place.
 
-    Where one training trusts the sky to tell an aeroplane and another the runway, their mean trusts
-    either less. Members differ in the order of the photos, in crops and in dropout: their seeds
-    count up from ``schedule.seed``. Statistics of a batch norm that is not frozen are averaged too.
+    The trainings differ in the order of the photos, in crops and in dropout: their seeds count up
+    from ``schedule.seed``. What one takes for evidence by chance (the sky for an aeroplane), the
+    mean trusts less. Running statistics of batch norms are averaged too.
 
     Args:
         samples: ``datasets.transforms.Samples``.
-        members: how many; with 1 this is ``fit``.
-        folder: where finished members are kept as ``member_<number>.pt``, so that none is trained
-            twice; one that was damaged goes on from its last checkpoint.
-        on_epoch: called as by ``fit``, epochs of later members counting on.
+        soup_size: number of trainings; 1 is ``fit``.
+        folder: finished trainings are kept as ``member_<number>.pt`` and not repeated; a damaged
+            one resumes from its last checkpoint.
+        on_epoch: as for ``fit``; epochs are counted through all trainings.
         network, loss, schedule, mix: as for ``fit``.
 
     Returns:
-        list of each epoch's metrics, one member after the other.
+        the metrics of each epoch, one training after the other.
     """
     start = copy.deepcopy(network.state_dict())
     means, history = {}, []
-    for member in range(members):
+    for member in range(soup_size):
         path = Path(folder) / f"member_{member}.pt"
-        counted_on = partial(_count_on, on_epoch, member * schedule.epochs)
+        report = partial(_shift_epoch, on_epoch, member * schedule.epochs)
         if atomic.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
-                counted_on(epoch, metrics)
+                report(epoch, metrics)
         else:
             network.load_state_dict(start)
             varied = copy.copy(samples)
@@ -304,10 +293,10 @@ def fit_members(
             epochs = fit(
                 network,
                 varied,
-                loss,
-                replace(schedule, seed=schedule.seed + member),
+                loss=loss,
+                schedule=replace(schedule, seed=schedule.seed + member),
                 folder=path.with_suffix(""),
-                on_epoch=counted_on,
+                on_epoch=report,
                 mix=mix,
             )
             found = {"network": network.state_dict(), "history": epochs}
@@ -316,7 +305,7 @@ def fit_members(
         history += found["history"]
         for name, tensor in found["network"].items():
             if tensor.is_floating_point():
-                means[name] = means.get(name, 0) + tensor / members
+                means[name] = means.get(name, 0) + tensor / soup_size
             else:
                 means[name] = tensor
     network.to(pick_device(), memory_format=torch.channels_last).eval()
@@ -324,7 +313,7 @@ def fit_members(
     return history
 
 
-def _count_on(on_epoch, before, epoch, metrics):
+def _shift_epoch(on_epoch, before, epoch, metrics):
     on_epoch(before + epoch, metrics)
 
 
@@ -337,24 +326,24 @@ def _epoch_metrics(sums, steps, optimiser):
     return metrics
 
 
-def last(history, *names):
-    """Those of the last epoch's metrics; none where nothing was trained."""
+def last(history: list[Metrics], *names: str) -> Metrics:
+    """These metrics of the last epoch; none if nothing was trained."""
     return {name: history[-1][name] for name in names} if history else {}
 
 
-def schedule_from(parameters):
-    """The ``Schedule`` among a notebook's parameters: those that bear its fields' names."""
+def schedule_from(parameters: dict[str, Any]) -> Schedule:
+    """The ``Schedule`` of a notebook's parameters that have its fields' names."""
     names = {field.name for field in fields(Schedule)}
     return Schedule(**{name: value for name, value in parameters.items() if name in names})
 
 
-def seed_all(seed):
+def seed_all(seed: int) -> None:
     """Seed the generators of weights, dropout and shuffling."""
     torch.manual_seed(seed)
     np.random.seed(seed)
 
 
-def logger(log_metrics):
+def logger(log_metrics: Callable[[Metrics, int], None]) -> OnEpoch:
     """An ``on_epoch`` that logs under ``train/`` and prints a line."""
 
     def on_epoch(epoch, metrics):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from wsss.affinity import affinity_loss, pair_counts, pair_distance, pair_targets
 from wsss.geometry import upsample
 from wsss.io.artifacts import IGNORE
-from wsss.train.parallel.distributed import averaging
+from wsss.train.parallel.distributed import all_reduce_mean
 
 
 def classification_loss(network, images, targets):
@@ -36,7 +36,7 @@ def pair_loss(
     as for ``affinity_loss``.
     """
     pairs = pair_targets(targets.to(torch.uint8), radius=radius, border_pairs=border_pairs)
-    counts = averaging(pair_counts(pairs))
+    counts = all_reduce_mean(pair_counts(pairs))
     distance = pair_distance(
         network(images).float(), radius=radius, reduction=reduction, border_pairs=border_pairs
     )
@@ -79,7 +79,7 @@ def decoder_loss(network, images, targets, *, prior=None, presence_weight=0.5):
 def _pixel_loss(targets, prior):
     """The cross-entropy of scores at stride 4 with targets, as a function of the scores."""
     targets = targets[:, ::4, ::4]
-    count = averaging((targets != IGNORE).sum().float())
+    count = all_reduce_mean((targets != IGNORE).sum().float())
 
     def loss(scores):
         scores = upsample(scores.float(), targets.shape[-2:])

@@ -1,31 +1,34 @@
-"""Which photos make a batch, and which of them a process takes."""
+"""Choose the photos of each batch and each process's share of them, and load them."""
+
+from collections.abc import Iterator
 
 import torch
+from torch.utils.data import DataLoader
 
+from wsss.datasets.transforms import Samples
 from wsss.errors import InputError
+from wsss.runtime.processes import exit_with_parent
 
 
 class EpochSampler(torch.utils.data.Sampler):
     """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on.
 
     Args:
-        length: how many photos there are.
+        length: number of photos. The last, smaller batch of an epoch is left out.
         schedule: a ``train.Schedule``.
         start: the first step.
-        rank: whose share of each batch is told: where processes train together, each takes its
-            share of every part, so that together they compute the parts of one process.
+        rank: each process takes an equal slice of every part of a batch, so that together they
+            compute the parts of one process.
     """
 
-    def __init__(self, length, schedule, *, start=0, rank=0):
+    def __init__(self, length: int, schedule, *, start: int = 0, rank: int = 0) -> None:
         self.length, self.schedule, self.start, self.rank = length, schedule, start, rank
-        self.per_epoch = max(
-            1, length // schedule.batch_size
-        )  # the last, smaller batch is left out
+        self.per_epoch = max(1, length // schedule.batch_size)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.per_epoch * self.schedule.epochs - self.start
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = None
         size = self.schedule.batch_size
         for step in range(self.start, self.per_epoch * self.schedule.epochs):
@@ -38,8 +41,26 @@ class EpochSampler(torch.utils.data.Sampler):
             yield [(epoch, index) for index in torch.cat(shares).tolist()]
 
 
-def check_shares(length, schedule):
-    """InputError where the processes of a schedule would get unequal shares of a batch."""
+def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLoader:
+    """This process's share of each batch, with its targets, from step ``start`` on; see
+    ``EpochSampler``.
+    """
+    return DataLoader(
+        samples,
+        batch_sampler=EpochSampler(len(samples), schedule, start=start, rank=rank),
+        num_workers=schedule.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: resuming must not draw from the global one
+        prefetch_factor=4 if schedule.workers else None,
+        multiprocessing_context="spawn" if schedule.workers else None,
+        worker_init_fn=exit_with_parent,
+    )
+
+
+def check_shares(length: int, schedule) -> None:
+    """Raise InputError unless the processes of a ``train.Schedule`` get equal shares of each part
+    of a batch.
+    """
     size, processes = min(schedule.batch_size, length), schedule.train_processes
     parts = torch.arange(size).chunk(schedule.accumulate)
     if processes < 1 or any(len(part) % processes for part in parts):

@@ -1,100 +1,111 @@
-"""What processes that train together do with each other's shares of a batch, so that all of them
-take the step of the whole batch. In one process there is nothing to do, and nothing is done.
+"""What training in several processes needs beside DistributedDataParallel, which averages the
+gradients. In one process every function here is trivial.
 """
 
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from wsss.errors import reason
-
-
-class Parted(RuntimeError):
-    """Another of the processes that train together is gone, or does not answer."""
+Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
 
-@contextmanager
-def _together():
-    """Tell what goes wrong between processes from what goes wrong in one.
-
-    Raises:
-        Parted: in place of torch's own, a RuntimeError as others.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        raise Parted(
-            f"another of the processes that train together is gone ({reason(error)})"
-        ) from error
+class PeerLost(RuntimeError):
+    """Another training process is gone or does not answer."""
 
 
-def world_size():
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+def is_lost_peer(error: Exception) -> bool:
+    """Whether nccl or gloo raised this because of a peer; gloo's errors have no type."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
-def rank():
-    """The number of this one, from 0, which is the one that saves and is heard."""
+def rank() -> int:
+    """The number of this process. Process 0 reports metrics and writes checkpoints."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def averaging(tensor):
-    """Begin to take the mean of a float tensor over the processes, in place. Returns a function
-    that waits for the others' part and returns the mean, the same bits in each process.
+class Objective(nn.Module):
+    """A network with its loss as ``forward(images, targets)``. DistributedDataParallel follows its
+    module's ``forward`` alone, and a loss may call any method of its network.
+    """
 
-    A sum over one's own share, divided by the mean over the processes of how much was summed, is
-    a loss whose mean over the processes is that of the whole batch, however unequal the shares.
+    no_sync = staticmethod(nullcontext)  # as DistributedDataParallel's, with nothing to suspend
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.loss(self.network, images, targets)
+
+
+def distribute(network: nn.Module, loss: Loss) -> Objective | DistributedDataParallel:
+    """The objective of a network, whose backward pass averages gradients over the processes.
+
+    Every parameter that requires a gradient must take part in the loss. On GPUs, batch norms that
+    are not frozen are replaced in place by ones that see the whole batch. There are none for CPUs:
+    each process normalises its share, and ``sync_step`` averages the running statistics.
+    """
+    if not dist.is_initialized():
+        return Objective(network, loss)
+    if next(network.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    # DistributedDataParallel regroups gradients into messages after its first backward pass, and a
+    # sum over 3 or more processes is rounded according to its place in a message. With this as the
+    # first pass the messages of resumed training are those of uninterrupted training.
+    objective = Objective(network, _sum_parameters)
+    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False  # sync_step averages them; the argument is deprecated
+    parallel(None, None).backward()
+    objective.loss = loss
+    return parallel
+
+
+def _sum_parameters(network, *_):
+    return sum(parameter.sum() for parameter in network.parameters())
+
+
+def all_reduce_mean(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Start to average a float tensor over the processes, in place. The function returned waits
+    for the mean, whose bits are the same in every process.
+
+    A sum over this process's share, divided by the mean over the processes of how many terms were
+    summed, is a loss whose mean over the processes is that of the whole batch.
     """
     if not dist.is_initialized():
         return lambda: tensor
-    with _together():
-        work = dist.all_reduce(tensor, async_op=True)  # a sum: gloo has no mean
+    work = dist.all_reduce(tensor, async_op=True)  # a sum: gloo has no mean
 
-    def mean():
-        with _together():
-            work.wait()
+    def mean() -> torch.Tensor:
+        work.wait()
         return tensor.div_(dist.get_world_size())
 
     return mean
 
 
-def average_step(network, numbers):
-    """Put the means over the processes in the place of a network's gradients, and of the running
-    statistics of batch norms that see no more than their own share.
-
-    Returns:
-        the means of plain numbers, by name, rounded to float32 on their way.
+def sync_step(network: nn.Module, values: dict[str, float]) -> dict[str, float]:
+    """The means over the processes of a step's values, rounded to float32. The same message
+    averages running statistics of batch norms, except those that see the whole batch.
     """
     if not dist.is_initialized():
-        return numbers
-    tensors = [p.grad for p in network.parameters() if p.grad is not None]
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # which a SyncBatchNorm is not
-            tensors += [module.running_mean, module.running_var]
-    told = tensors[0].new_tensor(list(numbers.values()))
-    # in one go, since in each the processes wait for the slowest of them
-    parts = [told, *(tensor.flatten() for tensor in tensors)]
-    means = averaging(torch.cat(parts))().split([part.numel() for part in parts])
-    for tensor, mean in zip(tensors, means[1:], strict=True):
-        tensor.copy_(mean.view_as(tensor))
-    return dict(zip(numbers, means[0].tolist(), strict=True))
+        return values
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    numbers = next(network.parameters()).new_tensor(list(values.values()))
+    tensors = [numbers, *(each for norm in norms for each in (norm.running_mean, norm.running_var))]
+    means = all_reduce_mean(torch.cat(tensors))().split([len(tensor) for tensor in tensors])
+    for tensor, mean in zip(tensors, means, strict=True):
+        tensor.copy_(mean)
+    return dict(zip(values, numbers.tolist(), strict=True))
 
 
-def synchronise_norms(network, device):
-    """Have batch norms that are not frozen take their statistics from the whole batch, in place:
-    on GPUs, the only ones that torch has this for.
-    """
-    if dist.is_initialized() and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
-
-
-def gather(value):
+def gather(value: Any) -> list[Any]:
     """The values of all processes, by rank."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    with _together():
+    values = [value]
+    if dist.is_initialized():
+        values *= dist.get_world_size()
         dist.all_gather_object(values, value)
     return values

@@ -1,95 +1,83 @@
-"""A training function in several processes of one machine, joined by torch.distributed."""
+"""Run a training function in several processes of one machine, joined by torch.distributed."""
 
-import copy
-import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import tempfile
-import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import spawn
 
 from wsss.errors import InputError, reason
 from wsss.runtime import engine
 from wsss.runtime.devices import cores
-from wsss.runtime.processes import end_with_parent
-
-# How long a process waits for the others before it takes them for stuck; those that are gone are
-# told at once. The slowest thing that the others wait for is a checkpoint being written.
-PATIENCE = timedelta(minutes=10)
-# Seconds in which the death of a process is told after what it made others say: their connections
-# to it break before it is gone.
-AFTERMATH = 1
-LEAVE = 30  # seconds that processes have to end once all is done; a second does on 2 cores
+from wsss.runtime.processes import exit_with_parent
+from wsss.train.parallel import messages
 
 
-def launch(function, *arguments, processes, **callbacks):
-    """Run a function in so many processes of this machine, joined by torch.distributed: gloo on
-    the processor, nccl and a GPU each where there are GPUs. One process is a plain call. Where a
-    Ray cluster was chosen (``wsss.runtime.engine``), its workers take the processes' place.
+def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
+    """Run a function in several processes of this machine, joined by torch.distributed: gloo on
+    CPUs, nccl on GPUs with one GPU each. One process is a plain call. If a Ray cluster was chosen
+    (``wsss.runtime.engine``), its workers run the function instead.
 
-    Processes are spawned, never forked, so it does not matter what this one did before. Each gets
-    its copies of the arguments and its share of the cores' threads, and none outlives this one.
+    Processes are spawned. Each gets copies of the arguments and an equal number of threads, and
+    exits when this process does.
 
     Args:
-        function: importable, as are its arguments picklable; a script that launches has its own
-            calls under ``if __name__ == "__main__":``.
-        processes: how many, 1 or more, and no more than there are GPUs if any.
-        callbacks: functions by name, which ``function`` takes as keyword arguments. They run here,
-            in turn: of several processes, with what the first one calls them with, while it goes
-            on; what the others call them with is dropped.
+        function: importable, its arguments picklable. A script that calls this must do so under
+            ``if __name__ == "__main__":``.
+        processes: 1 or more; at most the number of GPUs, if any.
+        callbacks: keyword arguments of ``function``. Calls by process 0 run here, in order, while
+            it goes on; calls by the others are dropped.
 
     Returns:
-        what the first process's function returns.
+        what process 0 returned.
 
     Raises:
-        InputError: another number of processes was expected.
-        TypeError: something cannot be sent to other processes.
-        RuntimeError: a process was killed, or ended by itself.
-        Exception: what the function raised in whichever process was first, with its traceback
-            there as a note. In any of these cases the other processes are ended.
+        InputError: this number of processes is not possible here.
+        TypeError: the function or an argument cannot be pickled.
+        RuntimeError: a process was killed or exited.
+        Exception: the first error raised in any process, with its traceback as a note.
     """
     if chosen := engine.handed_in(engine.TRAINING):
         return chosen.launch(function, *arguments, processes=processes, **callbacks)
     if processes == 1:
         return function(*arguments, **callbacks)
-    _check_number(processes)
+    gpus = torch.cuda.device_count()
+    if processes < 1 or 0 < gpus < processes:
+        expected = f"1 to {gpus}, one per GPU" if gpus else "1 or more"
+        raise InputError(f"train_processes {processes}: expected {expected}; change it")
     try:
-        sent = pickle.dumps((function, arguments, list(callbacks)))
+        task = pickle.dumps((function, arguments, list(callbacks)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"expected a function and arguments that other processes can import ({reason(error)}); "
             "define them in a module"
         ) from None
-    context = multiprocessing.get_context("spawn")
-    started, connections = [], []
+    ends, their_ends = zip(*(Pipe() for _ in range(processes)), strict=True)
+    started = []
     with tempfile.TemporaryDirectory(prefix="wsss-launch-") as folder:
         try:
-            for rank in range(processes):
-                here, there = context.Pipe()
-                connections.append(here)
-                process = context.Process(target=_run, args=(rank, processes, folder, there))
-                process.start()
-                started.append(process)
-                there.close()  # or its end, when the process is gone, would not be seen here
-            for rank, connection in enumerate(connections):
-                # once all are starting, since it waits until the process is up
-                try:
-                    connection.send_bytes(sent)
-                except OSError:
-                    raise _ended(rank, started[rank]) from None
-            result = _results(started, connections, callbacks)[0]
-            for connection in connections:
-                connection.close()  # which lets them go
+            started = spawn(_run, (folder, their_ends), processes, join=False).processes
+            for end in their_ends:
+                end.close()  # then a process that dies is an end of file
+            for end in ends:
+                # as an argument of ``spawn`` its tensors would be shared, not copied
+                with suppress(OSError):  # dead already, which _serve reports
+                    end.send_bytes(task)
+            result = _serve(ends, started, callbacks)
+            for end in ends:
+                end.close()  # which the processes wait for
             for process in started:
-                process.join(LEAVE)
+                process.join(messages.EXIT_TIMEOUT)
             return result
         finally:
             for process in started:
@@ -97,84 +85,67 @@ def launch(function, *arguments, processes, **callbacks):
                 process.join()
 
 
-def _check_number(processes):
-    gpus = torch.cuda.device_count()
-    if processes < 1 or 0 < gpus < processes:
-        most = f" to {gpus}, one a GPU" if gpus else " or more"
-        raise InputError(
-            f"{processes} processes to train together: expected 1{most}; change train_processes"
-        )
-
-
-def _results(started, connections, callbacks):
-    """What the processes' functions returned, by rank, their calls being made meanwhile."""
-    results, error = {}, None
-    waiting = dict(zip(connections, range(len(connections)), strict=True))
-    while waiting and (ready := wait(waiting, AFTERMATH if error else None)):
-        for connection in ready:
-            rank = waiting[connection]
+def _serve(ends, started, callbacks):
+    """Run the callbacks until process 0 returns a result, which this returns too."""
+    error = None
+    while ready := wait(ends, messages.ERROR_GRACE_SECONDS if error else None):
+        for end in ready:
             try:
-                kind, value = connection.recv()
+                name, given = end.recv()
             except (EOFError, OSError):
-                raise _ended(rank, started[rank]) from None
-            if kind == "call":
-                name, given = value
-                callbacks[name](*given)
-                continue
-            del waiting[connection]
-            if kind == "error":
-                error = error or value
+                rank = ends.index(end)
+                raise _death(rank, started[rank]) from None
+            if name == "return":  # a keyword, so no callback has this name
+                return given[0]
+            if name == "raise":
+                error = error or given[0]
             else:
-                results[rank] = value
-    if error:
-        raise error
-    return results
+                callbacks[name](*given)
+    raise error
 
 
-def _ended(rank, process):
-    """The error of a process that is gone without a word."""
-    process.join(AFTERMATH)
-    who = f"process {rank} of those that train together"
-    if process.exitcode is not None and process.exitcode < 0:
-        return RuntimeError(
-            f"{who} was killed (signal {-process.exitcode}), most often because memory ran out; "
-            "the same command goes on from the last checkpoint"
-        )
-    return RuntimeError(
-        f"{who} ended by itself with code {process.exitcode}; what it wrote says why; a script "
-        'that trains has its calls under `if __name__ == "__main__":`'
-    )
+def _death(rank, process):
+    """The error for a process that died without raising one."""
+    process.join(messages.ERROR_GRACE_SECONDS)
+    code = process.exitcode or 0
+    how = f"was killed (signal {-code}), most often because memory ran out; run the same command "
+    how += "again to resume from the last checkpoint"
+    if code >= 0:
+        how = f"exited with code {code}; its output says why; a script that trains needs "
+        how += '`if __name__ == "__main__":`'
+    return RuntimeError(f"training process {rank} {how}")
 
 
-def _run(rank, processes, folder, connection):
-    """A process's life."""
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the caller answers
+def _run(rank, folder, ends):
+    """Run the function in a process of its own and report how it ended."""
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends this process
+    for end in ends[:rank] + ends[rank + 1 :]:
+        end.close()
+    send = partial(_send, ends[rank])
     try:
-        function, arguments, names = connection.recv()
-        _join(rank, processes, folder)
-        heard = partial(_say, connection) if rank == 0 else keep_silent
-        callbacks = {name: partial(heard, name) for name in names}
-        result = function(*arguments, **callbacks)
-        outcome = "result", result if rank == 0 else None
+        function, arguments, names = ends[rank].recv()
+        _join_group(rank, len(ends), folder)
+        report = messages.ignore if rank else send
+        report("return", function(*arguments, **{name: partial(report, name) for name in names}))
     except Exception as error:
-        error.add_note(f"in process {rank}:\n{traceback.format_exc()}")
-        outcome = "error", sendable(error)
-    connection.send_bytes(pickle.dumps(outcome))
-    # to leave now would break off what others are still in the middle of
-    with suppress(EOFError, OSError):
-        connection.recv_bytes()
+        send("raise", messages.picklable_error(error, f"process {rank}"))
+    with suppress(EOFError, OSError):  # to exit at once could break what peers are still doing
+        ends[rank].recv_bytes()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _join(rank, processes, folder):
-    """Have this process be one of those that train together."""
+def _send(end, name, *given):
+    end.send_bytes(pickle.dumps((name, given)))
+
+
+def _join_group(rank, processes, folder):
     torch.set_num_threads(max(1, cores() // processes))
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(rank)
-    # nothing outside this machine is asked for, nor listened to
+    # no other machine is contacted, and none can connect
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     dist.init_process_group(
@@ -182,24 +153,5 @@ def _join(rank, processes, folder):
         store=dist.FileStore(f"{folder}/store", processes),
         rank=rank,
         world_size=processes,
-        timeout=PATIENCE,
+        timeout=messages.COLLECTIVE_TIMEOUT,
     )
-
-
-def _say(connection, name, *given):
-    connection.send_bytes(pickle.dumps(("call", (name, given))))
-
-
-def keep_silent(*_):
-    """What is called where nobody listens."""
-
-
-def sendable(error):
-    """An error, or what it says where it cannot be sent."""
-    try:
-        pickle.dumps(error)
-        if str(copy.copy(error)) == str(error):  # made again from the same parts
-            return error
-    except Exception:  # whatever its class makes of being copied
-        pass
-    return RuntimeError(f"{type(error).__name__}: {reason(error)}")

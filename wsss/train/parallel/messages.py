@@ -1,0 +1,32 @@
+"""What training processes and their caller agree on, on one machine and on Ray alike."""
+
+import pickle
+import traceback
+from datetime import timedelta
+
+from wsss.errors import reason
+
+# For a collective operation whose peers are alive; the longest regular wait is for a checkpoint.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+# Seconds to wait for the cause after an error: the peers of a process that dies may report a
+# broken connection before its death is noticed.
+ERROR_GRACE_SECONDS = 1
+EXIT_TIMEOUT = 30  # seconds for processes to exit after the result; on 2 cores they take one
+
+
+def ignore(*_: object) -> None:
+    """Do nothing: the callbacks of every process but the first."""
+
+
+def picklable_error(error: Exception, where: str) -> Exception:
+    """The error being handled, with a note of its traceback and where it was raised. One that
+    pickling would change becomes a RuntimeError with its type and first line.
+    """
+    try:
+        same = str(pickle.loads(pickle.dumps(error))) == str(error)
+    except Exception:  # whatever its class raises
+        same = False
+    if not same:
+        error = RuntimeError(f"{type(error).__name__}: {reason(error)}")
+    error.add_note(f"in {where}:\n{traceback.format_exc()}")
+    return error
