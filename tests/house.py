@@ -9,7 +9,6 @@ a call of ``import_module``, in a string that is code.
 import ast
 import importlib.util
 import sys
-import textwrap
 from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
@@ -73,8 +72,10 @@ def imports(tree, package):
     Args:
         package: dotted name of the package that relative imports start from.
     """
-    for node in ast.walk(tree):
+    for node in ast.iter_child_nodes(tree):
         match node:
+            case ast.Expr(value=ast.Constant()):  # a docstring
+                continue
             case ast.Import(names=names):
                 yield from ((alias.name, None) for alias in names)
             case ast.ImportFrom(module=module, names=names, level=level):
@@ -88,8 +89,10 @@ def imports(tree, package):
             case ast.Constant(value="papermill"):  # in a command line, or a key of its metadata
                 yield "papermill", None
             case ast.Constant(value=str(text)) if "import " in text:
-                with suppress(SyntaxError):  # prose
-                    yield from imports(ast.parse(textwrap.dedent(text)), package)
+                for line in text.splitlines():
+                    with suppress(SyntaxError):  # prose, or a part of a statement
+                        yield from imports(ast.parse(line.strip()), package)
+        yield from imports(node, package)
 
 
 def room(file):
@@ -116,7 +119,7 @@ class House:
             trees[file] = package, ast.parse(text)
         taken = defaultdict(dict)
         for file, (package, tree) in trees.items():
-            for target, name in (self._target(*found) for found in imports(tree, package)):
+            for target, name in (self.target(*found) for found in imports(tree, package)):
                 taken[file, target][name] = True
         self.imports = [
             Import(a, b, ", ".join(names), room(a), room(b) if b in self.lines else b)
@@ -129,7 +132,7 @@ class House:
         self.rooms.add_nodes_from(map(room, self.lines))
         self.rooms.remove_edges_from([(name, name) for name in self.rooms])
 
-    def _target(self, module, name):
+    def target(self, module, name):
         """What an import loads and what it takes of it; a module that the package lacks is given
         by its dotted name.
         """
