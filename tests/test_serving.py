@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from servers import free_port, served
 from test_environment import canonical
-from test_layers import reached
 
+from tests.house import PACKAGE, House
 from wsss import models
 from wsss.apply import model_registry
 from wsss.crf import CrfParams, DenseCRF
@@ -223,11 +223,9 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
 def test_requirements_cover_what_serving_imports(model):
     owners = packages_distributions()
     # these are only for who asks for a cluster
-    used = (
-        reached("wsss.apply.mlflow_model")
-        - set(sys.stdlib_module_names)
-        - {"ray", "fsspec", "pyarrow"}
-    )
+    reached = House(PACKAGE).reached("apply/mlflow_model.py")
+    used = {name for name in reached if isinstance(name, str)} - sys.stdlib_module_names
+    used -= {"ray", "fsspec", "pyarrow"}
     wanted = {canonical(owner) for name in used for owner in owners[name]}
     assert wanted - {canonical(name) for name in model_registry.REQUIREMENTS} == {
         "mlflow-skinny",  # a part of mlflow
