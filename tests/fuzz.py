@@ -31,7 +31,7 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import annotations, archives, models, pipeline, stages, storage, sweep
+from wsss import annotations, archives, evaluation, models, pipeline, stages, storage, sweep
 from wsss.datasets import Devkit, Folder
 from wsss.datasets.downloads import Download, fetch
 from wsss.datasets.photos import photo_size, read_photo
@@ -150,7 +150,7 @@ def kinds():
         "maps": Kind("a.npz", [samples.cams()], storage.load_cams),
         "maps inside": Kind("a.npz", [samples.cams()], storage.load_cams, "zip"),
         "marginals": Kind("a.npz", [samples.marginals()], storage.load_marginals, "zip"),
-        "confusions": Kind("a.npz", [samples.confusions()], storage.load_confusions, "zip"),
+        "confusions": Kind("a.npz", [samples.confusions()], evaluation.load_confusions, "zip"),
         "params": Kind("a.params", samples.params(), models.load_state),
         "caffe": Kind("a.caffemodel", samples.caffe(), models.load_state),
         "checkpoint": Kind("a.pt", [samples.network()], _network),

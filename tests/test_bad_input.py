@@ -18,7 +18,7 @@ from PIL import Image
 from tests import samples, test_voc12
 from tests.bad_contents import Folder, Link, Pipe
 from tests.bad_inputs import ALL, CASES
-from wsss import annotations, storage
+from wsss import annotations, evaluation, storage
 from wsss.cli import main
 from wsss.datasets import voc12
 from wsss.errors import InputError
@@ -95,7 +95,7 @@ GOES_ON = {  # where they stopped: whole files stay, and of the new ones these m
 READERS = {  # what no command reads in this process
     "maps": lambda: storage.load_cams("cams/a.npz"),
     "marginals": lambda: storage.load_marginals("marginals/a.npz"),
-    "confusions": lambda: storage.load_confusions("confusions/val.npz"),
+    "confusions": lambda: evaluation.load_confusions(Path("confusions/val.npz")),
     "corrections": lambda: annotations.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
     "cvat": lambda: annotations.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
 }

@@ -13,7 +13,7 @@ from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_lo
 
 from wsss import datasets, engines, infer, mirror, models, storage
 from wsss.errors import InputError
-from wsss.jobs import CamJob, WalkJob
+from wsss.jobs import cam_job, walk_job
 from wsss.launch import launch
 from wsss.synthesis import Walk
 from wsss.train import fit
@@ -58,7 +58,7 @@ class Noted:
     def done(self, id):
         return (self.folder / id).exists()
 
-    def forward(self, id):
+    def predict(self, id):
         with (self.folder / "log").open("a") as log:
             log.write(f"{id}\n")
         time.sleep(0.2)
@@ -66,7 +66,7 @@ class Noted:
             raise InputError("bad.jpg: no photo")
         return id.upper()
 
-    def finish(self, id, payload):
+    def postprocess(self, id, payload):
         with storage.atomic(self.folder / id) as partial:
             partial.write_text(payload)
 
@@ -82,9 +82,9 @@ def synthesised(data, folder, **options):
     cam = models.build_cam("small", len(data.classes))
     affinity = models.build_affinity("small")
     ids = data.ids("train")
-    job = CamJob(data, cam, folder / "cams", (0.5, 1.0), True)
+    job = cam_job(data, cam, folder=folder / "cams", scales=(0.5, 1.0), flip=True)
     assert infer.infer(ids, job, label="maps", **options) == len(ids)
-    job = WalkJob(data, folder / "cams", affinity, folder, Walk(steps=16))
+    job = walk_job(data, folder / "cams", network=affinity, folder=folder, walk=Walk(steps=16))
     assert infer.infer(ids, job, label="walk", **options) == len(ids)
     found = digests(folder)
     assert len(found) == 3 * len(ids)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from wsss import cli, evaluation, exports, models
+from wsss import cli, exports, models
 from wsss.errors import InputError
+from wsss.segmentation import segment
 
 SIZES = ((1, 64, 96), (3, 75, 50), (1, 121, 200))  # none of them those of the export's own check
 CLASSES = ["ant", "bee", "wäsp"]
@@ -20,7 +21,12 @@ CLASSES = ["ant", "bee", "wäsp"]
 def network_file(folder, backbone="small", fine=()):
     """A network of random weights whose pixels differ in class, in a file."""
     torch.manual_seed(0)
-    arguments = {"backbone": backbone, "output_stride": 16, "channels": 8, "fine": list(fine)}
+    arguments = {
+        "backbone": backbone,
+        "output_stride": 16,
+        "channels": 8,
+        "low_level_channels": list(fine),
+    }
     network = models.build_segmentation(num_classes=4, **arguments).eval()
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):  # torch's own way lets the photo fade from layer to layer
@@ -40,7 +46,7 @@ def answers(file, photos):
     network = models.open_network(file, "segmentation").network
     with torch.autocast("cpu", enabled=False), pytest.MonkeyPatch.context() as patch:
         patch.setattr("wsss.devices.precision", lambda device, training=False: torch.float32)
-        scores = torch.stack([evaluation.segment(network, photo) for photo in photos])
+        scores = torch.stack([segment(network, photo) for photo in photos])
     return scores.argmax(1).numpy(), scores.numpy()
 
 

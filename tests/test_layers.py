@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RECORD = ("store", "delivery", "recorded", "registry", "serving")
-METHOD = ("cam", "affinity", "random_walk", "crf", "metrics")
+METHOD = ("cam", "affinity", "random_walk", "crf", "geometry", "metrics", "synthesis")
 OUTSIDE_THE_METHOD = {"mlflow", "papermill", "matplotlib", "seaborn"}
 
 
@@ -68,6 +68,15 @@ def importers(package):
 )
 def test_the_method_stands_alone(module):
     assert not reached(module) & OUTSIDE_THE_METHOD
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_the_method_asks_nothing_else_of_the_package(module):
+    found = imports(f"wsss.{module}")
+    own = {name for name in found if name in FILES} - {"wsss"}
+    assert own <= {f"wsss.{name}" for name in (*METHOD, "errors", "devices")}
+    others = {name.split(".")[0] for name in found} - {"wsss"} - sys.stdlib_module_names
+    assert others <= {"numpy", "torch", "pydensecrf", "PIL"}
 
 
 def test_imports_are_followed():

@@ -9,8 +9,8 @@ import pytest
 from wsss import cli, disk, measured, pipeline, plan, stages, storage, texts
 from wsss.datasets import Devkit
 from wsss.errors import InputError
+from wsss.evaluation import Confusions, save_confusions
 from wsss.journal import Journal
-from wsss.metrics import Confusions
 
 GIB = 2**30
 
@@ -199,8 +199,9 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
         before = tracemalloc.get_traced_memory()[0]
         confusions, pixels = Confusions(81), np.arange(64).reshape(8, 8)
         for number in range(1000):  # of 20 pairs of classes each
-            confusions.add(f"COCO_train_{number:012d}", pixels % 5 + number % 60, pixels // 16)
-        storage.save_confusions(tmp_path / "c.npz", confusions)
+            labels = pixels % 5 + number % 60
+            confusions.add(f"COCO_train_{number:012d}", labels, target=pixels // 16)
+        save_confusions(tmp_path / "c.npz", confusions)
         counted = (tracemalloc.get_traced_memory()[1] - before) / 1000
     finally:
         tracemalloc.stop()

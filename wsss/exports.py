@@ -2,7 +2,7 @@
 
 Both take ``photos``, uint8 RGB (B, H, W, 3), any number of any one size, and give ``labels``, uint8
 (B, H, W), class numbers, and ``probabilities``, float32 (B, classes, H, W): what
-``evaluation.segment`` gives at scale 1. What they were made of is kept with them.
+``segmentation.segment`` gives at scale 1. What they were made of is kept with them.
 """
 
 import json
@@ -45,7 +45,7 @@ class Labeller(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        if isinstance(network, models.WalkedNetwork):
+        if isinstance(network, models.RandomWalkSegmenter):
             raise InputError(
                 "export: expected a network that ends with its scores, but this one walks along "
                 "affinities; give its train_segmentation, whose labels are those before the walk"
@@ -53,7 +53,7 @@ class Labeller(nn.Module):
         fold_norms(network)
         self.network = network.requires_grad_(False)
         decoder = isinstance(network, models.DecoderNetwork)
-        self.stride = network.stride if decoder else network.trunk.strides[-1]
+        self.stride = network.stride if decoder else network.backbone.strides[-1]
 
     def forward(self, photos):
         """``(labels, probabilities)`` of uint8 RGB (B, H, W, 3); see the module."""

@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wsss import datasets, disk, evaluation, infer, journal, losses, models, stages
+from wsss import datasets, disk, journal, losses, models, stages
 from wsss.crf import CrfParams, DenseCRF
 from wsss.devices import pick_device
 from wsss.errors import InputError
 from wsss.execution import seconds_of
+from wsss.models.ready import ready
+from wsss.segmentation import segment
 
 # parameters that change how much there is to do, or nothing that takes time; all others must agree
 FREE = (
@@ -191,13 +193,11 @@ def _timed(name, everything, data, classes):
         if values["walk_steps"] and "train_affinity" in everything:
             affinity = disk.NETWORKS["train_affinity"](everything["train_affinity"], classes)
             walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
-            network = models.WalkedNetwork(network, affinity, **walk)
-        image, network = data.image(data.ids(values["val_split"])[0]), infer.ready(network)
+            network = models.RandomWalkSegmenter(network, affinity, **walk)
+        image, network = data.image(data.ids(values["val_split"])[0]), ready(network)
 
         def step():
-            found = evaluation.segment(
-                network, image, scales=tuple(values["scales"]), flip=values["flip"]
-            )
+            found = segment(network, image, scales=tuple(values["scales"]), flip=values["flip"])
             if values["crf_steps"]:
                 DenseCRF(image, CrfParams()).infer(found.cpu().numpy(), values["crf_steps"])
     else:

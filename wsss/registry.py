@@ -197,7 +197,7 @@ def _scores(run, data, table, trained):
     where = f"dataset `{run.parameters['dataset']}`, list `{split}`, digest `{run.data_digest}`"
     if table is None:
         return f"None: {where} has no masks to score it on."
-    ids = evaluation.scored_lists(data, split)[split]  # those with a mask
+    ids = evaluation.eval_splits(data, split)[split]  # those with a mask
     known = ""
     if trained["data_digest"] == run.data_digest:
         both = {*ids} & {*data.ids(trained["parameters"]["train_split"])}
@@ -208,8 +208,8 @@ def _scores(run, data, table, trained):
     ]
     return (
         f"IoU in percent on {where}: {len(ids)} photos{known}; masks `{data.mask_folder}`; over "
-        f"all pixels of the list; {report.protocol(run.parameters)}. One run on one list: figures "
-        "on other lists are not comparable.\n\n" + report.markdown_table(["", "IoU"], rows)
+        f"all pixels of the list; {evaluation.protocol(run.parameters)}. One run on one list: "
+        "figures on other lists are not comparable.\n\n" + report.markdown_table(["", "IoU"], rows)
     )
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from wsss import stages
 from wsss.errors import InputError
+from wsss.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that tell an IoU where there are masks
 
@@ -14,20 +15,6 @@ def markdown_table(header, rows):
     """A Markdown table of text cells."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def protocol(parameters):
-    """What an evaluation does at test time, in words, from the parameters of 70_evaluate."""
-    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)
-    return ", ".join(
-        [
-            f"scales {parameters['scales']}",
-            "flip" if parameters["flip"] else "no flip",
-            # runs of before there was one do not tell of it
-            *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
-            f"dCRF {steps} steps" if steps else "no dCRF",
-        ]
-    )
 
 
 def backbone(record):

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from wsss import infer, models, storage
+from wsss import models, storage
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.photos import photo_size, read_photo
 from wsss.errors import InputError
-from wsss.evaluation import segment
+from wsss.models.ready import ready
+from wsss.segmentation import segment
 from wsss.synthesis import labels_at
 
 
@@ -30,7 +31,7 @@ class SegmentationModel(PythonModel):
         trained = models.open_network(
             context.artifacts["weights"], "segmentation", **context.model_config
         )
-        self.network, self.classes = infer.ready(trained.network), ("background", *trained.classes)
+        self.network, self.classes = ready(trained.network), ("background", *trained.classes)
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Label maps of photos.
@@ -85,7 +86,7 @@ def label_photo(network, path, *, long_side=0, scales=(1.0,), flip=False, crf_st
     scores = segment(network, image, scales=scales, flip=flip).cpu().numpy()
     if crf_steps:
         scores = DenseCRF(image, CrfParams()).infer(scores, crf_steps)
-    return labels_at(scores, range(1, len(scores)), photo_size(path))
+    return labels_at(scores, range(1, len(scores)), size=photo_size(path))
 
 
 mlflow.models.set_model(SegmentationModel())

@@ -354,7 +354,7 @@ def _compare(experiment, results, names, given, say, record=None):
 
         from wsss import viz  # slow to import
 
-        figure = viz.sweep_map(mean[shown].reset_index(), names, shown)
+        figure = viz.sweep_map(mean[shown].reset_index(), names, figure_name=shown)
         figure.savefig(folder / "sweep.png", dpi=150)
         plt.close(figure)
     means = {} if names else {f"mean {name}": mean[name].iloc[0] for name in figures}

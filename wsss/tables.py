@@ -11,6 +11,8 @@ import pandas as pd
 
 from wsss import recorded, stages, storage
 from wsss.errors import InputError
+from wsss.evaluation import load_confusions
+from wsss.metrics import iou
 from wsss.report import markdown_table
 
 TITLES = {
@@ -48,15 +50,6 @@ class Score(NamedTuple):
     runs: tuple
 
 
-def iou(counts):
-    """Each class's IoU in percent from confusion counts (..., C, C), target first; nan for one
-    neither present nor predicted.
-    """
-    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    union = counts.sum(-1) + counts.sum(-2) - hit
-    return 100 * np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
-
-
 def score(confusions, *, draws=1000, seed=0):
     """The ``Score`` of runs over the same photos.
 
@@ -74,13 +67,13 @@ def score(confusions, *, draws=1000, seed=0):
             f"runs {', '.join(run_ids)} scored different photos; compare runs of one id list"
         )
     photos, square = len(each[0].ids), (each[0].num_classes,) * 2
-    whole = np.stack([iou(one.counts.sum(0).reshape(square)) for one in each])
+    whole = np.stack([100 * iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
     random, drawn = np.random.default_rng(seed), []
     for _ in range(draws):
         times = random.multinomial(photos, np.full(photos, 1 / photos))
         counts = np.stack([times @ one.counts for one in each])  # (seeds, C * C)
-        drawn.append(np.nanmean(iou(counts.reshape(-1, *square)), -1).mean())
+        drawn.append(np.nanmean(100 * iou(counts.reshape(-1, *square)), -1).mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Score(
         mean=float(means.mean()),
@@ -116,7 +109,7 @@ def scores(inputs):
         for folder in stages.siblings(inputs[stage]):
             try:
                 run = recorded.completed(folder)
-                counted = storage.load_confusions(folder / "confusions" / f"{name}.npz")
+                counted = load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise

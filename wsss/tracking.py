@@ -107,12 +107,6 @@ class StageRun:
         self.journal.file(path, kind="table")
         self._carry()
 
-    def log_confusions(self, name, confusions):
-        """Keep photos' ``Confusions`` in ``confusions/<name>.npz``, here and in MLflow."""
-        path = self.folder / "confusions" / f"{name}.npz"
-        storage.save_confusions(path, confusions)
-        self.log_file(path, "confusions")
-
     def complete(self, metrics=None, folders=()):
         """Mark the stage complete: its last act.
 

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wsss import archives, evaluation, infer, models, stages, storage
+from wsss import archives, infer, models, stages, storage
 from wsss.crf import CrfParams
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
+from wsss.segmentation import segment_job
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
@@ -90,8 +91,13 @@ def export(
     digest = storage.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
     storage.claim(out / "export.json", {"weights": digest, **protocol})
-    job = evaluation.SegmentJob(
-        data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
+    job = segment_job(
+        data,
+        network,
+        folder=out / OTHER_DATA,
+        scales=scales,
+        flip=flip,
+        crf=CrfParams() if crf else None,
     )
     infer.infer(ids, job, label="predict", processes=processes)
     archives.pack(out / "results.tgz", out, [OTHER_DATA / f"{id}.png" for id in ids])

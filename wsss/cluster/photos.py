@@ -13,7 +13,7 @@ from wsss import mirror
 from wsss.cluster import RETRIES, asker, connect, mirrored, resources
 from wsss.devices import repeatable, reuse_memory
 from wsss.errors import InputError, reason
-from wsss.infer import with_ready_networks
+from wsss.models.ready import with_ready_networks
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def submitting(job):
     cpus, gpus = resources()
     options = {"max_retries": RETRIES}
     if gpus:
-        forward = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_forward)
-        finish = ray.remote(num_cpus=1, **options)(_finish)
+        predict = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
+        postprocess = ray.remote(num_cpus=1, **options)(_postprocess)
     else:
         both = ray.remote(num_cpus=1, **options)(_both)
     with asker() as here, mirrored(job):
@@ -41,7 +41,7 @@ def submitting(job):
 
         def submit(id):
             if gpus:
-                return finish.remote(sent, id, forward.remote(sent, id)).future()
+                return postprocess.remote(sent, id, predict.remote(sent, id)).future()
             return both.remote(sent, id).future()
 
         try:
@@ -74,27 +74,27 @@ def _both(sent, id):
         job = _ready(sent, networks=True)
         if not job.done(id):  # by a worker that was lost right after
             with repeatable():
-                job.finish(id, job.forward(id))
+                job.postprocess(id, job.predict(id))
     except InputError as fault:
         return str(fault)
     finally:
         mirror.forget()
 
 
-def _forward(sent, id):
+def _predict(sent, id):
     try:
-        return _ready(sent, networks=True).forward(id)
+        return _ready(sent, networks=True).predict(id)
     except InputError as fault:
         return fault
     finally:
         mirror.forget()
 
 
-def _finish(sent, id, payload):
+def _postprocess(sent, id, payload):
     if isinstance(payload, InputError):
         return str(payload)
     try:
-        _ready(sent, networks=False).finish(id, payload)
+        _ready(sent, networks=False).postprocess(id, payload)
     except InputError as fault:
         return str(fault)
     finally:
