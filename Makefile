@@ -76,7 +76,7 @@ fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED 
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 bench: install  ## time the hot steps beside their plain definitions: ten minutes on 2 idle cores
-	$(BIN)/wsss bench
+	$(BIN)/python -m benchmarks
 
 lint: install  ## check style, notebooks included
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
-"""What spreading photos costs beyond what is done to them, on 2 idle cores in a minute or two:
+"""What spreading photos costs beyond the work on them, on 2 idle cores in a minute or two:
 ``python -m benchmarks.overhead FOLDER``, with ``--address`` on a Ray cluster too.
 
 Each of 10,000 tiny photos is read, thresholded and written as labels: by a plain loop, by one
-process, by as many as there are cores, and by the cluster. The overhead of a photo is the clock's
-time beyond the workers' share of the plain loop, waiting included. What a hundred photos take is
-taken off, so that starting, which takes seconds however many there are, is left out.
+process, by as many as there are cores, and by the cluster. The overhead of a photo is its time by
+the clock, waiting included, minus the workers' share of the plain loop. The time of a hundred
+photos is subtracted first, which leaves out the seconds that workers take to start.
 """
 
 import argparse
@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import engines, infer, storage
 from wsss.datasets.photos import read_photo
-from wsss.devices import cores
+from wsss.io import artifacts
+from wsss.photos import map_photos
+from wsss.runtime.devices import cores
 
 FEW = 100
 
 
 @dataclass
 class Threshold:
-    """A tiny photo to what is bright in it."""
+    """A tiny photo to its bright pixels."""
 
     photo: Path
     folder: Path
@@ -36,12 +37,12 @@ class Threshold:
         return read_photo(self.photo)
 
     def postprocess(self, id, payload):
-        storage.save_labels(self.folder / f"{id}.png", payload[..., 0] > 127)
+        artifacts.save_labels(self.folder / f"{id}.png", payload[..., 0] > 127)
 
 
 def a_photo(work, ids):
-    """Milliseconds a photo by the clock, and of the processor in this process, and the seconds that
-    a few took.
+    """Milliseconds per photo by the clock, and of this process's processor time; and the seconds
+    that the first ``FEW`` photos took.
     """
     times = []
     for some in (ids[:FEW], ids[FEW:]):
@@ -71,22 +72,24 @@ def main():
 
     def spread(name, processes=None):
         job = Threshold(folder / "photo.png", folder / name)
-        return a_photo(lambda some: infer.infer(some, job, label=name, processes=processes), ids)
+        return a_photo(
+            lambda some: map_photos.infer(some, job, label=name, processes=processes), ids
+        )
 
     alone, *_ = a_photo(plain, ids)
     print(f"{len(ids):,} photos; a plain loop: {alone:.2f} ms a photo")
     rows = [(f"{count} processes", count, spread(f"{count}", count)) for count in {1, cores()}]
     if options.address:
-        engines.choose("ray", options.address)
-        from wsss import cluster  # needs Ray
+        from wsss.cluster import session  # needs Ray
 
-        cluster.connect()
-        count, _ = cluster.resources()
+        session.start(options.address)
+        session.connect()
+        count, _ = session.resources()
         rows.append((f"Ray with {count} CPUs", count, spread("ray")))
     for name, workers, (clock, processor, few) in rows:
         print(
             f"{name}: {clock:.2f} ms a photo, {clock - alone / workers:+.2f} beyond the loop's; "
-            f"{processor:.2f} of the processor in the process that asks; the first {FEW} took "
+            f"{processor:.2f} of processor time in this process; the first {FEW} took "
             f"{few:.1f} s"
         )
 

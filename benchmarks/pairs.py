@@ -1,4 +1,4 @@
-"""What ``wsss bench`` measures: each hot step at its real size, beside its definition in
+"""What ``python -m benchmarks`` measures: each hot step at its real size, beside its definition in
 ``reference.py``, and what it must reach.
 
 A function makes the inputs and returns a ``Pair``; ``PAIRS`` names them in the order of the table.
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import photos, reference, training
-from wsss import walk_sweep
+from benchmarks.harness import Aim, Pair
 from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
-from wsss.bench import Aim, Pair
 from wsss.geometry import upsample
 from wsss.metrics import ConfusionMatrix
+from wsss.photos import walk_grid
 from wsss.random_walk import random_walk
 from wsss.synthesis import Walk, label_map, walk_scores
 
@@ -54,7 +54,7 @@ def walk_constants():
     scores, affinity = _maps(*GRID)
     cams = F.interpolate(scores[None, :2], (94, 125), mode="bilinear")[0].clamp(0, 1)
     target = np.random.default_rng(0).choice([0, 1, 2, 255], (375, 500)).astype(np.uint8)
-    grid = walk_sweep.Grid((2.0, 4.0, 8.0, 12.0, 16.0), (4.0, 8.0, 16.0), (32, 64, 128, 256))
+    grid = walk_grid.Grid((2.0, 4.0, 8.0, 12.0, 16.0), (4.0, 8.0, 16.0), (32, 64, 128, 256))
 
     def plain():
         counts = []
@@ -67,8 +67,8 @@ def walk_constants():
         return np.stack(counts).reshape(*map(len, grid), 3, 3)
 
     def fast():
-        walked = walk_sweep.walk_all(cams, affinity, grid=grid, walk=Walk())
-        return walk_sweep.count(walked, target, classes=2)[1]
+        walked = walk_grid.walk_all(cams, affinity, grid=grid, walk=Walk())
+        return walk_grid.count(walked, target, classes=2)[1]
 
     return Pair(
         plain=plain,

@@ -10,28 +10,29 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import reference
-from wsss import datasets, models, storage
+from benchmarks.harness import Aim, Pair, Unavailable
+from wsss import datasets, models
 from wsss import synthesize as synthesize_labels
 from wsss.affinity import neighbour_offsets
-from wsss.bench import Aim, Pair, Unavailable
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
-from wsss.evaluation import score_cams, score_labels
 from wsss.geometry import upsample
-from wsss.infer import infer
-from wsss.jobs import affinity_label_job, cam_job
+from wsss.io import artifacts
+from wsss.lab.paths import from_root
 from wsss.metrics import ConfusionMatrix
-from wsss.models import transfer
+from wsss.models.imported import imagenet_classifier
 from wsss.models.ready import ready
-from wsss.stages import from_root
+from wsss.photos.evaluation import score_cams, score_labels
+from wsss.photos.jobs import affinity_label_job, cam_job
+from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk, label_map
 
 SAMPLE = "../shared/voc-sample"
 WEIGHTS = "../shared/weights/mobilenet_v2_imagenet.pth"
 PHOTO = (375, 500)  # pixels, the size of most photos of VOC
 SCRATCH = tempfile.TemporaryDirectory(prefix="wsss-bench-")
-THRESHOLD = 0.3  # of activation maps; fixed, since only differences of scores are told
+THRESHOLD = 0.3  # of activation maps; fixed, since only differences of scores count
 
 
 def crf_alphas():
@@ -57,7 +58,7 @@ def crf_pool():
     cams = _folder()
     for id in ids:
         classes = data.labels(id)
-        storage.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
+        artifacts.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
 
     def run(processes):
         job = partial(affinity_label_job, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())
@@ -181,7 +182,7 @@ def evaluation():
     for id, following in zip(ids, ids[1:] + ids[:1], strict=True):
         mask, other = data.mask(id), data.mask(following)
         wrong = np.resize(np.where(other == 255, 0, other), mask.shape)  # of another photo
-        storage.save_labels(folder / f"{id}.png", np.where(mask == 255, wrong, mask))
+        artifacts.save_labels(folder / f"{id}.png", np.where(mask == 255, wrong, mask))
 
     def plain():
         return sum(
@@ -235,7 +236,7 @@ def _heat(count, size=PHOTO):
 
 def _sample():
     if not from_root(SAMPLE).exists():
-        raise Unavailable(f"its photos are not in {SAMPLE}")
+        raise Unavailable(f"no photos in {SAMPLE}")
     return datasets.open("voc", from_root(SAMPLE))
 
 
@@ -255,9 +256,9 @@ def _recognising(data):
     """A MobileNetV2 whose classifier is ImageNet's, read as the dataset's classes."""
     weights = from_root(WEIGHTS)
     if not weights.exists():
-        raise Unavailable(f"there is no {WEIGHTS}")
+        raise Unavailable(f"no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
-    transfer.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
+    imagenet_classifier.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
     return network.eval()
 
 

@@ -13,8 +13,13 @@ import re
 import resource
 from pathlib import Path
 
-from wsss import datasets, disk, driver, measured, pipeline, plan, report, stages
+from wsss import datasets
+from wsss.cli.project import PROJECT
+from wsss.cost import disk_space, forecast, timings
 from wsss.datasets import shapes
+from wsss.io import text
+from wsss.lab import paths, plan
+from wsss.lab.run import driver
 
 SIZES = (1, 2, 4)
 TRAIN, VAL = 120, 30  # photos of the first size
@@ -36,10 +41,10 @@ def lists(root, size):
 
 def planned(root, names):
     """The experiment and its plan on some id lists of a dataset."""
-    experiment = pipeline.read_experiment(stages.project_root() / "experiments" / "shapes.yaml")
+    experiment = plan.read_experiment(paths.project_root() / "experiments" / "shapes.yaml")
     changes = {stage: {"epochs": count} for stage, count in PASSES.items()}
     changes |= {"common": names | {"data_root": str(root)}, "evaluate": {"model_name": ""}}
-    return experiment, pipeline.plan(experiment, changes)
+    return experiment, plan.plan(experiment, changes, project=PROJECT)
 
 
 class Clock:
@@ -80,7 +85,7 @@ def compared(rows):
     ]
     cells = [[name, *(text for pair in rows[name] for text in told(*pair))] for name in rows]
     cells.append(["all", *(text for pair in total[:3] for text in told(*pair)), "", "", ""])
-    return report.markdown_table(header, cells)
+    return text.markdown_table(header, cells)
 
 
 def told(said, taken):
@@ -100,19 +105,19 @@ def main():
     for each in names:
         experiment, last = planned(root, each)
         if each == names[-1]:
-            asked = plan.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
-            forecasts = plan.forecast(last, data, asked)
+            asked = forecast.Asked(SIZES[-1] * TRAIN, len(data.classes), os.cpu_count(), 0)
+            forecasts = forecast.forecast(last, data, asked)
         clocks.append(Clock())
-        driver.run(experiment, last, say=clocks[-1].say)
-    found, rows = measured.find(last, data), {}
+        driver.run(experiment, last, say=clocks[-1].say, project=PROJECT)
+    found, rows = timings.find(last, data), {}
     for item, each in zip(last, forecasts, strict=True):
         largest = max(found[item.name], key=lambda measurement: measurement.photos)
         *smaller, processor = [clock.seconds[item.name] for clock in clocks]
-        line = plan.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
+        line = forecast.scaled(list(zip(SIZES, smaller, strict=False)), SIZES[-1])
         rows[item.name] = (
             (each.seconds, largest.start + largest.work + largest.rest),
             (line, processor),
-            (each.disk / 2**20, disk.taken(disk.files_of(item.folder)) / 2**20),
+            (each.disk / 2**20, disk_space.taken(disk_space.files_of(item.folder)) / 2**20),
             (each.memory / 2**20, largest.memory["process"] / 2**20),
         )
     print(f"\n{compared(rows)}")

@@ -1,5 +1,5 @@
 """The method's steps as their definitions have them, written out plainly and without a thought for
-speed: what ``wsss bench`` holds the package against. Nothing else uses it.
+speed: what the benchmarks compare the package with. Nothing else uses it.
 """
 
 import numpy as np

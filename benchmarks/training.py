@@ -10,12 +10,13 @@ from statistics import median
 
 import torch
 
+from benchmarks.harness import Aim, Pair, Unavailable
 from benchmarks.photos import SAMPLE, SCRATCH
-from wsss import datasets, losses, models
-from wsss.bench import Aim, Pair, Unavailable
+from wsss import datasets, models
 from wsss.datasets import transforms
-from wsss.stages import from_root
-from wsss.train import Schedule, fit
+from wsss.lab.paths import from_root
+from wsss.train import losses
+from wsss.train.loop import Schedule, fit
 
 
 def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):
@@ -26,13 +27,13 @@ def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):
     Args:
         crop, long_side: pixels, as ``transforms.augment`` takes them.
         photos: how many, in batches of 8.
-        voc: read those of VOC, or else generated ones.
+        voc: read photos of VOC, or else generated ones.
     """
     if (torch.cuda.device_count() or os.cpu_count()) < 2:
-        raise Unavailable("two GPUs, or else two cores, are not here")
+        raise Unavailable("needs two GPUs, or else two cores")
     root = from_root(SAMPLE) if voc else Path(SCRATCH.name, "shapes")
     if voc and not root.is_dir():
-        raise Unavailable(f"its photos are not in {SAMPLE}")
+        raise Unavailable(f"no photos in {SAMPLE}")
     data = datasets.open("voc" if voc else "shapes", root)
     transform = transforms.augment(crop, long_side=long_side)
     samples = transforms.Samples(data, data.ids("train")[:photos], transform, data.mask)

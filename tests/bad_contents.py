@@ -180,7 +180,7 @@ NOT_YAML = {  # of either kind of file, with the same answers
     "a class": ("stages: !!python/name:os.system ''", "not readable as YAML"),
     "UTF-16": ("stages: {}".encode("utf-16"), "UTF-8"),
     "Latin-1": ("name: é".encode("latin-1"), "in UTF-8 but byte 6"),
-    "NUL": (b"name: a\0b", "holds NUL bytes"),
+    "NUL": (b"name: a\0b", "contains NUL bytes"),
     "huge": ("# much\n" * 200_000, "at most 1,048,576 bytes; make it smaller"),
     "deep": ("[" * 10_000, "nested too deep"),
     "twice": ("stages: {}\nstages: {}", "'stages' is listed twice; keep one"),

@@ -4,12 +4,12 @@ figures of the parameters.
 
 import json
 
-from wsss import execution
+from wsss.lab.run import notebook
 
 # Writes to ``trace`` beside the outputs what it was and what it was kept to. Beta 13 is bad luck:
 # that walk fails; 99 is killed once it is complete; those above 100 take minutes.
 SCRIPT = (
-    execution.EXECUTE.partition("sys.modules")[0]
+    notebook.EXECUTE.partition("sys.modules")[0]
     + """
 import time
 from pathlib import Path

@@ -31,14 +31,20 @@ from PIL import Image
 
 from tests import samples
 from tests.spoiling import spoilt, spoilt_inside
-from wsss import annotations, archives, evaluation, models, pipeline, stages, storage, sweep
+from wsss import models
 from wsss.datasets import Devkit, Folder
-from wsss.datasets.downloads import Download, fetch
+from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size, read_photo
+from wsss.datasets.prepare import archives
+from wsss.datasets.prepare.unpack import Download, fetch
+from wsss.datasets.prepare.voc12 import read_sbd_mask
 from wsss.datasets.tags import read_tags
 from wsss.datasets.voc import read_ids, read_mask
-from wsss.datasets.voc12 import read_sbd_mask
 from wsss.errors import InputError
+from wsss.io import artifacts
+from wsss.lab import plan, results
+from wsss.lab.run import grid
+from wsss.photos.evaluation import load_confusions
 
 SECONDS = 10.0  # of one file; the machine may be busy
 BYTES = 3 << 30  # of memory beyond what the process has when it starts
@@ -71,9 +77,10 @@ def _photo(path):
 
 
 def _members(path):
-    with contextlib.suppress(tarfile.TarError):  # what this one raises
-        for _ in archives.members(path, count=50, size=2**20):
-            pass
+    with path.open("rb") as file, contextlib.suppress(tarfile.TarError):  # what this one raises
+        for _, content in archives.members(file, count=50, size=2**20):
+            if content:
+                content.read()
 
 
 DOWNLOAD = Download("a.tar", "", "top", ("top",), "nowhere")
@@ -81,7 +88,7 @@ DOWNLOAD = Download("a.tar", "", "top", ("top",), "nowhere")
 
 def _download(path):
     target = path.parent / "target"
-    fetch(DOWNLOAD, path, target, any_digest=True)
+    fetch(DOWNLOAD, path, target=target, any_digest=True)
     shutil.rmtree(target, ignore_errors=True)
 
 
@@ -102,9 +109,9 @@ def _labels(path):
 
 
 def _experiment(path):
-    experiment = pipeline.read_experiment(path)
+    experiment = plan.read_experiment(path)
     with contextlib.suppress(InputError):  # which names what is wrong in it
-        sweep.combinations(experiment)
+        grid.combinations(experiment)
 
 
 def _description(path):
@@ -121,13 +128,13 @@ def _corrections(path):
     folder = path.parent
     (folder / "SegmentationClass").mkdir(exist_ok=True)
     Image.new("RGB", (30, 20), (1, 2, 3)).save(folder / "SegmentationClass" / "a.png")
-    annotations.read_corrections(folder, samples.CLASSES, ["a"])
+    formats.read_corrections(folder, samples.CLASSES, ["a"])
 
 
 def _overrides(path):
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     try:
-        pipeline.parse_overrides(filter(None, text.split("\n")))
+        plan.parse_overrides(filter(None, text.split("\n")))
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
 
@@ -147,10 +154,10 @@ def kinds():
         "gif": Kind("a.jpg", [encoded(photo, "GIF")], _photo),
         "mask": Kind("a.png", [mask], lambda path: read_mask(path, num_classes=20)),
         "mask inside": Kind("a.png", [mask], lambda path: read_mask(path, num_classes=20), "png"),
-        "maps": Kind("a.npz", [samples.cams()], storage.load_cams),
-        "maps inside": Kind("a.npz", [samples.cams()], storage.load_cams, "zip"),
-        "marginals": Kind("a.npz", [samples.marginals()], storage.load_marginals, "zip"),
-        "confusions": Kind("a.npz", [samples.confusions()], evaluation.load_confusions, "zip"),
+        "maps": Kind("a.npz", [samples.cams()], artifacts.load_cams),
+        "maps inside": Kind("a.npz", [samples.cams()], artifacts.load_cams, "zip"),
+        "marginals": Kind("a.npz", [samples.marginals()], artifacts.load_marginals, "zip"),
+        "confusions": Kind("a.npz", [samples.confusions()], load_confusions, "zip"),
         "params": Kind("a.params", samples.params(), models.load_state),
         "caffe": Kind("a.caffemodel", samples.caffe(), models.load_state),
         "checkpoint": Kind("a.pt", [samples.network()], _network),
@@ -169,7 +176,7 @@ def kinds():
         "labelme": Kind(
             "a.json",
             [samples.labelme()],
-            lambda path: annotations.read_labelme(path, samples.CLASSES),
+            lambda path: formats.read_labelme(path, samples.CLASSES),
         ),
         "cvat": Kind("labelmap.txt", [samples.LABELMAP], _corrections),
         "xml": Kind("Annotations/a.xml", [samples.XML], _annotation),
@@ -180,7 +187,7 @@ def kinds():
         "record": Kind(
             "complete.json",
             [json.dumps(samples.RECORD).encode()],
-            lambda path: (stages.completion(path.parent), stages.damage(path.parent)),
+            lambda path: (results.completion(path.parent), results.damage(path.parent)),
         ),
     }
 

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from tests.test_foreign import blob, field, mx_array, mx_list
-from wsss import evaluation, models, storage
-from wsss.annotations import labelme as labelme_form
+from wsss import models
+from wsss.datasets.annotations import labelme as labelme_form
+from wsss.io import artifacts
+from wsss.photos.evaluation import Confusions, save_confusions
 
 CLASSES = ("cat", "dog")
 CSV = b"id,labels\na,cat;dog\nb.jpg,dog\n"
@@ -66,7 +68,7 @@ def mask(size=(32, 24)):
     values = np.zeros((size[1], size[0]), np.uint8)
     values[4:10], values[12:20], values[0] = 1, 2, 255
     picture = Image.fromarray(values, mode="P")
-    picture.putpalette(storage.voc_palette().tobytes())
+    picture.putpalette(artifacts.voc_palette().tobytes())
     return picture
 
 
@@ -92,19 +94,19 @@ def kept(write, name="file"):
 
 
 def cams():
-    return kept(lambda path: storage.save_cams(path, [1, 2], np.full((2, 6, 8), 0.5)))
+    return kept(lambda path: artifacts.save_cams(path, [1, 2], np.full((2, 6, 8), 0.5)))
 
 
 def marginals():
     maps = np.full((3, 6, 8), 1 / 3)
-    return kept(lambda path: storage.save_marginals(path, [1, 2], maps, maps))
+    return kept(lambda path: artifacts.save_marginals(path, [1, 2], maps, maps))
 
 
 def confusions():
-    confusions = evaluation.Confusions(3)
+    confusions = Confusions(3)
     for id in ("a", "b"):
         confusions.add(id, np.eye(3), target=np.ones((3, 3)))
-    return kept(lambda path: evaluation.save_confusions(path, confusions))
+    return kept(lambda path: save_confusions(path, confusions))
 
 
 def params():

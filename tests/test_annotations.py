@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsss import annotations, storage
+from wsss.datasets.annotations import formats
 from wsss.errors import InputError
+from wsss.io import artifacts
 
 CLASSES = ("cat", "big dog")
 IDS = ("plain", "a folder/é 1", "empty")
 WRITERS = {
-    "coco": annotations.write_coco,
-    "labelme": annotations.write_labelme,
-    "cvat": annotations.write_cvat,
+    "coco": formats.write_coco,
+    "labelme": formats.write_labelme,
+    "cvat": formats.write_cvat,
 }
 
 
@@ -31,7 +32,7 @@ class Place:
         labels[10:20, 8:16], labels[:4, :] = 0, 255
         self.labels = dict(zip(IDS, (labels, labels[::-1], np.zeros_like(labels)), strict=True))
         for id, labels in self.labels.items():
-            storage.save_labels(self.maps / f"{id}.png", labels)
+            artifacts.save_labels(self.maps / f"{id}.png", labels)
             self.photo(id).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (80, 60) if "/" in id else (40, 30)).save(self.photo(id))
         half = self.labels[IDS[1]]
@@ -92,8 +93,8 @@ def test_labelmes_files_name_their_photos_and_come_back(place):
         with Image.open(place.photo(id)) as file:
             width, height = file.size
         assert (content["imageWidth"], content["imageHeight"]) == (width, height)
-        assert np.array_equal(annotations.read_labelme(path, CLASSES), place.whole[id])
-    assert same(annotations.read_corrections(out, CLASSES, IDS), place.whole)
+        assert np.array_equal(formats.read_labelme(path, CLASSES), place.whole[id])
+    assert same(formats.read_corrections(out, CLASSES, IDS), place.whole)
 
 
 def test_labelmes_files_are_not_written_over(place):
@@ -120,8 +121,8 @@ def test_cvats_folder_has_what_its_import_wants(place):
         for kind in ("SegmentationClass", "SegmentationObject"):
             with Image.open(out / kind / f"{id}.png") as file:
                 assert file.mode == "RGB"
-                assert np.array_equal(np.array(file), storage.voc_palette()[labels])
-    assert same(annotations.read_corrections(out, CLASSES, IDS), place.whole)
+                assert np.array_equal(np.array(file), artifacts.voc_palette()[labels])
+    assert same(formats.read_corrections(out, CLASSES, IDS), place.whole)
 
 
 def test_colours_are_those_that_cvat_tells(place):
@@ -131,21 +132,21 @@ def test_colours_are_those_that_cvat_tells(place):
     picture = np.zeros((2, 2, 3), np.uint8)
     picture[0, 0], picture[1, 1] = (1, 2, 3), (4, 5, 6)
     Image.fromarray(picture).save(out / "SegmentationClass" / "plain.png")
-    (found,) = annotations.read_corrections(out, CLASSES, IDS).values()
+    (found,) = formats.read_corrections(out, CLASSES, IDS).values()
     assert found.tolist() == [[2, 0], [0, 1]]
     for colour, reason in (((9, 9, 9), "9,9,9 is 'other'"), ((7, 7, 7), "not in labelmap.txt")):
         picture[0, 1] = colour
         Image.fromarray(picture).save(out / "SegmentationClass" / "plain.png")
         with pytest.raises(InputError, match=reason):
-            annotations.read_corrections(out, CLASSES, IDS)
+            formats.read_corrections(out, CLASSES, IDS)
     (out / "labelmap.txt").write_text("cat 4,5,6\n")
     with pytest.raises(InputError, match="expected 'name:red,green,blue::'"):
-        annotations.read_corrections(out, CLASSES, IDS)
+        formats.read_corrections(out, CLASSES, IDS)
 
 
 def test_a_class_that_cvat_cannot_name_is_refused(place):
     with pytest.raises(InputError, match="without ':'"):
-        annotations.write_cvat(place.maps, place.root / "out", IDS, ("a:b", "c"), place.photo)
+        formats.write_cvat(place.maps, place.root / "out", IDS, ("a:b", "c"), place.photo)
 
 
 def test_corrections_are_json_and_png_side_by_side(place):
@@ -155,13 +156,13 @@ def test_corrections_are_json_and_png_side_by_side(place):
     shutil.copy(place.maps / "plain.png", out)
     (out / "notes.txt").write_text("passed over")
     (out / ".labelmerc.json").write_text("passed over")
-    found = annotations.read_corrections(out, CLASSES, IDS)
+    found = formats.read_corrections(out, CLASSES, IDS)
     assert same(found, {id: place.whole[id] for id in IDS[:2]})
 
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_label_map_of_another_photo_is_refused(place, form):
-    storage.save_labels(place.maps / "plain.png", np.zeros((30, 41)))
+    artifacts.save_labels(place.maps / "plain.png", np.zeros((30, 41)))
     with pytest.raises(InputError, match="41x30 but its photo is 40x30"):
         place.write(form, place.root / "out")
     assert not [path for path in Path(place.root).rglob("out*") if path.is_file()]

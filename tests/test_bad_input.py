@@ -18,10 +18,12 @@ from PIL import Image
 from tests import samples, test_voc12
 from tests.bad_contents import Folder, Link, Pipe
 from tests.bad_inputs import ALL, CASES
-from wsss import annotations, evaluation, storage
 from wsss.cli import main
-from wsss.datasets import voc12
+from wsss.datasets.annotations import formats
+from wsss.datasets.prepare import voc12
 from wsss.errors import InputError
+from wsss.io import artifacts
+from wsss.photos.evaluation import load_confusions
 
 LEAST = 200  # cases; fewer would mean that a table was lost
 
@@ -93,11 +95,11 @@ GOES_ON = {  # where they stopped: whole files stay, and of the new ones these m
     "archive": r"/\.|partial|escaped|after",
 }
 READERS = {  # what no command reads in this process
-    "maps": lambda: storage.load_cams("cams/a.npz"),
-    "marginals": lambda: storage.load_marginals("marginals/a.npz"),
-    "confusions": lambda: evaluation.load_confusions(Path("confusions/val.npz")),
-    "corrections": lambda: annotations.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
-    "cvat": lambda: annotations.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
+    "maps": lambda: artifacts.load_cams("cams/a.npz"),
+    "marginals": lambda: artifacts.load_marginals("marginals/a.npz"),
+    "confusions": lambda: load_confusions(Path("confusions/val.npz")),
+    "corrections": lambda: formats.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
+    "cvat": lambda: formats.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
 }
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from wsss.batches import EpochSampler, check_shares
 from wsss.errors import InputError
-from wsss.train import Schedule
+from wsss.train.loop import Schedule
+from wsss.train.sampler import EpochSampler, check_shares
 
 SCHEDULE = Schedule(epochs=2, batch_size=12, accumulate=3, train_processes=2, seed=5)
 

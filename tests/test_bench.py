@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import reference
-from wsss import bench, cli, store
+from benchmarks import __main__ as command
+from benchmarks import harness, reference
+from benchmarks.harness import Aim, Pair
+from wsss import cli
 from wsss.affinity import affinity_loss, pair_distance, pair_targets
-from wsss.bench import Aim, Pair
-from wsss.errors import InputError
+from wsss.lab.record import mlflow_store
 from wsss.metrics import ConfusionMatrix
 from wsss.random_walk import random_walk
 
@@ -46,7 +47,7 @@ def toy(difference, calls):
 
 def test_ways_take_turns_and_neither_always_comes_first():
     calls = []
-    row = bench.measure("toy", toy(0.0, calls), 4)
+    row = harness.measure("toy", toy(0.0, calls), repeats=4)
     assert calls[:2] == ["plain", "fast"]  # once each for the result
     turns = [tuple(calls[place : place + 2]) for place in range(2, 10, 2)]
     assert turns == [("plain", "fast"), ("fast", "plain")] * 2
@@ -55,9 +56,9 @@ def test_ways_take_turns_and_neither_always_comes_first():
 
 
 def test_a_difference_beyond_what_is_allowed_is_a_fault():
-    row = bench.measure("toy", toy(0.5, []), 1)
+    row = harness.measure("toy", toy(0.5, []), repeats=1)
     assert row["difference"] == 0.5 and not row["reached"]
-    assert "not reached" in bench.table([row])
+    assert "not reached" in harness.table([row])
 
 
 def test_numbers_that_ways_measure_themselves():
@@ -69,15 +70,15 @@ def test_numbers_that_ways_measure_themselves():
         unit="bytes",
         timed=False,
     )
-    row = bench.measure("toy", pair, 5)
-    assert (row["plain"], row["fast"], row["told"], row["reached"]) == ([40], [2], "20x", True)
+    row = harness.measure("toy", pair, repeats=5)
+    assert (row["plain"], row["fast"], row["text"], row["reached"]) == ([40], [2], "20x", True)
 
 
 def test_peak_memory_is_that_of_the_way():
     pair = Pair(lambda: np.ones(64 << 20, np.uint8)[0], lambda: 0, Aim("none"), None)
-    peak = bench.measure("toy", pair, 1)["peak_mib"]
+    peak = harness.measure("toy", pair, repeats=1)["peak_mib"]
     if peak["plain"] is None:
-        pytest.skip("this system does not tell a process's peak memory")
+        pytest.skip("this system does not report a process's peak memory")
     assert 60 < peak["plain"] < 80 and peak["fast"] < 10
 
 
@@ -85,24 +86,32 @@ def test_the_command_writes_table_plot_and_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
     def unavailable():
-        raise bench.Unavailable("its photos are elsewhere")
+        raise harness.Unavailable("no photos")
 
-    toys = {"toy": lambda: toy(0.0, []), "photos": unavailable}
-    monkeypatch.setattr(bench, "pairs", lambda only: toys)
-    assert cli.main(["bench", "--repeats", "2", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(command, "PAIRS", {"toy": lambda: toy(0.0, []), "photos": unavailable})
+    assert command.main(["--repeats", "2", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "| toy |" in out and "left out: its photos are elsewhere" in out
+    assert "| toy |" in out and "left out: no photos" in out
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["name"] == "toy"
     assert (tmp_path / "bench.png").stat().st_size > 1000
-    (run,) = store.client().search_runs([store.experiment_id("bench")])
+    client = mlflow_store.client()
+    (run,) = client.search_runs([mlflow_store.experiment_id("bench")])
     assert run.info.status == "FINISHED" and run.data.metrics["toy/difference"] == 0
-    files = {file.path for file in store.client().list_artifacts(run.info.run_id)}
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files == {"bench.json", "bench.md", "bench.png"}
 
 
-def test_an_unknown_pair_is_refused_with_the_names_of_those_that_are():
-    with pytest.raises(InputError, match="random walk, 64 x 64"):
-        bench.pairs("no such pair")
+def test_an_unknown_pair_is_refused_with_the_names_of_all(capsys):
+    assert command.main(["--only", "no such pair"]) == 2
+    assert "random walk, 64 x 64" in capsys.readouterr().err
+
+
+def test_wsss_bench_runs_the_repository_s_benchmarks(monkeypatch, capfd, tmp_path):
+    assert cli.main(["bench", "--only", "no such pair"]) == 2
+    assert "expected part of: random walk" in capfd.readouterr().err
+    monkeypatch.setattr(cli.bench, "ROOT", tmp_path)
+    assert cli.main(["bench"]) == 2
+    assert capfd.readouterr().err.endswith("run `make bench` in the repository of wsss\n")
 
 
 def random(*shape, seed=0):

@@ -11,12 +11,16 @@ import pytest
 import torch
 from test_interruptions import SCHEDULE, Network, assert_same, patches, pixel_loss
 
-from wsss import datasets, engines, infer, mirror, models, storage
+from wsss import datasets, models
+from wsss.cluster import object_store
 from wsss.errors import InputError
-from wsss.jobs import cam_job, walk_job
-from wsss.launch import launch
+from wsss.io import atomic
+from wsss.photos import map_photos
+from wsss.photos.jobs import cam_job, walk_job
+from wsss.runtime import engine
 from wsss.synthesis import Walk
-from wsss.train import fit
+from wsss.train.loop import fit
+from wsss.train.parallel.launch import launch
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wsss[cluster]'")
 pytestmark = [
@@ -24,6 +28,8 @@ pytestmark = [
     # Ray leaves files and sockets for the collector to close
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+
+ENGINE = (engine.PHOTOS, engine.TRAINING, engine.ADDRESS)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +51,17 @@ def nodes(tmp_path_factory):
 @pytest.fixture
 def on_ray(nodes, monkeypatch):
     """The cluster, with this process working on it."""
-    monkeypatch.setenv(engines.VARIABLE, nodes.address)
+    for variable in ENGINE:
+        monkeypatch.setenv(variable, "")  # restored after the test
+    engine.choose(
+        photos="wsss.cluster.photos", training="wsss.cluster.training", address=nodes.address
+    )
     return nodes
 
 
 @dataclass
 class Noted:
-    """A job that tells what it did to which photo, and takes its time."""
+    """A job that logs each photo, slowly."""
 
     folder: Path
 
@@ -67,7 +77,7 @@ class Noted:
         return id.upper()
 
     def postprocess(self, id, payload):
-        with storage.atomic(self.folder / id) as partial:
+        with atomic.write(self.folder / id) as partial:
             partial.write_text(payload)
 
 
@@ -83,9 +93,9 @@ def synthesised(data, folder, **options):
     affinity = models.build_affinity("small")
     ids = data.ids("train")
     job = cam_job(data, cam, folder=folder / "cams", scales=(0.5, 1.0), flip=True)
-    assert infer.infer(ids, job, label="maps", **options) == len(ids)
+    assert map_photos.infer(ids, job, label="maps", **options) == len(ids)
     job = walk_job(data, folder / "cams", network=affinity, folder=folder, walk=Walk(steps=16))
-    assert infer.infer(ids, job, label="walk", **options) == len(ids)
+    assert map_photos.infer(ids, job, label="walk", **options) == len(ids)
     found = digests(folder)
     assert len(found) == 3 * len(ids)
     return found
@@ -94,29 +104,32 @@ def synthesised(data, folder, **options):
 def test_label_synthesis_is_the_same_file_for_file(on_ray, tiny_shapes, tmp_path, monkeypatch):
     data = datasets.open("shapes", tiny_shapes)
     by_ray = synthesised(data, tmp_path / "ray")
-    monkeypatch.setenv(mirror.VARIABLE, "")
-    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    monkeypatch.setenv(object_store.ADDRESS, "")
+    object_store.choose(f"file://{tmp_path / 'mirror'}")
     assert synthesised(data, tmp_path / "mirrored") == by_ray
-    handed_on = tmp_path / "mirror" / str(tmp_path / "mirrored").lstrip("/")
-    assert digests(handed_on) == by_ray
-    monkeypatch.delenv(mirror.VARIABLE)
-    monkeypatch.delenv(engines.VARIABLE)
+    uploaded = tmp_path / "mirror" / str(tmp_path / "mirrored").lstrip("/")
+    assert digests(uploaded) == by_ray
+    object_store.choose(None)
+    engine.choose()
     assert by_ray == synthesised(data, tmp_path / "one", processes=1)
     assert by_ray == synthesised(data, tmp_path / "two", processes=2)
 
 
-def test_faults_of_photos_are_told_and_the_others_done(on_ray, tmp_path):
-    with pytest.raises(infer.PhotosFailed, match=r"bad\.jpg") as told:
-        infer.infer(["a", "bad", "b"], Noted(tmp_path), label="x")
-    assert list(told.value.faults) == ["bad"]
+def test_faults_of_photos_are_reported_and_the_others_done(on_ray, tmp_path):
+    with pytest.raises(map_photos.PhotosFailed, match=r"bad\.jpg") as failure:
+        map_photos.infer(["a", "bad", "b"], Noted(tmp_path), label="x")
+    assert list(failure.value.faults) == ["bad"]
     assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
     ray.shutdown()  # other tests may have left it connected
-    monkeypatch.setenv(engines.VARIABLE, "")
+    for variable in ENGINE:
+        monkeypatch.setenv(variable, "")
+    from wsss.cluster import session  # needs Ray
+
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        engines.choose("ray", "127.0.0.1:1")
+        session.start("127.0.0.1:1")
 
 
 def test_a_lost_node_costs_the_photos_under_way_and_nothing_else(on_ray, tmp_path):
@@ -131,7 +144,7 @@ def test_a_lost_node_costs_the_photos_under_way_and_nothing_else(on_ray, tmp_pat
         (node,) = on_ray.worker_nodes
         on_ray.remove_node(node, allow_graceful=False)
         assert [future.result() for future in waiting] == [None] * len(ids)
-    on_ray.add_node(num_cpus=1)  # for who comes next
+    on_ray.add_node(num_cpus=1)  # for the next test
     assert all((tmp_path / id).read_text() == id.upper() for id in ids)
     times = Counter((tmp_path / "log").read_text().split())
     assert set(times) == set(ids)
@@ -159,34 +172,34 @@ def trained(folder, loss=pixel_loss, on_epoch=lambda epoch, metrics: None):
 
 
 def test_training_ends_as_it_does_in_processes_of_one_machine(undisturbed, on_ray, tmp_path):
-    told = []
-    found = trained(tmp_path, on_epoch=lambda epoch, metrics: told.append((epoch, metrics["loss"])))
+    calls = []
+    found = trained(tmp_path, on_epoch=lambda epoch, all_: calls.append((epoch, all_["loss"])))
     assert_same(found, undisturbed)
-    assert told == list(enumerate(found[1]))
-    assert list(Path(os.environ["WSSS_OUTPUTS"]).glob(".seen-*")) == []
+    assert calls == list(enumerate(found[1]))
+    assert list(Path(os.environ["WSSS_OUTPUTS"]).glob(".driver-*")) == []
 
 
 def test_training_keeps_its_checkpoints_in_a_mirror(undisturbed, on_ray, tmp_path, monkeypatch):
-    monkeypatch.setenv(mirror.VARIABLE, "")
-    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    monkeypatch.setenv(object_store.ADDRESS, "")
+    object_store.choose(f"file://{tmp_path / 'mirror'}")
     assert_same(trained(tmp_path / "training"), undisturbed)
     (kept,) = (tmp_path / "mirror").rglob("checkpoint.pt")
     assert (tmp_path / "training" / "checkpoint.pt").read_bytes() == kept.read_bytes()
-    assert list((tmp_path / "mirror").glob(".seen-*")) == []  # of Ray Train's records
+    assert list((tmp_path / "mirror").glob(".driver-*")) == []  # of Ray Train's records
 
 
 def test_training_goes_on_elsewhere_when_a_machine_is_lost(undisturbed, on_ray, tmp_path, capfd):
-    told = []
+    reported = []
 
     def lose(epoch, metrics):
-        told.append(epoch)
+        reported.append(epoch)
         if epoch == 1:
             (node,) = on_ray.worker_nodes
             on_ray.remove_node(node, allow_graceful=False)
             on_ray.add_node(num_cpus=1)
 
     assert_same(trained(tmp_path, slow_loss, lose), undisturbed)
-    assert told == list(range(SCHEDULE.epochs))
+    assert reported == list(range(SCHEDULE.epochs))
     assert "a worker of the cluster was lost; training goes on" in capfd.readouterr().out
 
 
@@ -194,7 +207,7 @@ def straying(network, images, targets):
     raise FloatingPointError("the loss is nan")
 
 
-def test_what_a_training_raises_is_told_at_once(on_ray, tmp_path):
+def test_an_error_of_a_training_is_raised_at_once(on_ray, tmp_path):
     with pytest.raises(FloatingPointError, match="the loss is nan") as fault:
         trained(tmp_path, straying)
     assert any("in process" in note and "straying" in note for note in fault.value.__notes__)

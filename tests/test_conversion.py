@@ -8,12 +8,13 @@ from test_resnet38 import tensors as resnet38_tensors
 from wsss import models
 from wsss.cli import main
 from wsss.errors import InputError
-from wsss.models import conversion, load_state
-from wsss.models.backbones import BACKBONES, build_backbone
+from wsss.models import load_state
+from wsss.models.backbones.catalogue import BACKBONES, build_backbone
+from wsss.models.imported import authors
 
 
 def identify(path):
-    return conversion.identify(load_state(path), path)
+    return authors.identify(load_state(path), path)
 
 
 def vgg16_shapes():

@@ -13,13 +13,14 @@ from test_train import network, points, squared
 from torch import nn
 
 from tests.toys import Noise
-from wsss import checkpoints, data_parallel, losses
 from wsss.datasets.transforms import cut_mix
 from wsss.errors import InputError
-from wsss.launch import launch
 from wsss.models import build_affinity, build_cam, build_segmentation
 from wsss.models.layers import freeze_batch_norm
-from wsss.train import Schedule, fit, fit_members
+from wsss.train import checkpoints, losses
+from wsss.train.loop import Schedule, fit, fit_members
+from wsss.train.parallel import distributed
+from wsss.train.parallel.launch import launch
 
 TWO = replace(SCHEDULE, train_processes=2)
 
@@ -106,15 +107,15 @@ def test_two_processes_take_the_steps_of_one(tmp_path, kind):
 
 def averaged(folder):
     """What this process computes alone, and what both make of it."""
-    rank = data_parallel.rank()
+    rank = distributed.rank()
     net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1), nn.Conv2d(1, 1, 1))
     for count, parameter in enumerate(net[:2].parameters()):
         parameter.grad = torch.full_like(parameter, 10.0 * rank + count)
     net[0].running_mean[:] = torch.tensor([rank, 3.0])
     net[0].running_var[:] = torch.tensor([1.0, 4.0 + rank])
-    numbers = data_parallel.average_step(net, {"b": rank, "a": 0.1})
+    numbers = distributed.average_step(net, {"b": rank, "a": 0.1})
     torch.save([[p.grad for p in net.parameters()], net[0].state_dict()], folder / f"{rank}.pt")
-    return numbers, data_parallel.gather(f"of {rank}")
+    return numbers, distributed.gather(f"of {rank}")
 
 
 def test_means_are_taken_over_the_processes(tmp_path):
@@ -135,7 +136,7 @@ class Noted:
         self.folder = folder
 
     def __call__(self, images, targets):
-        with (self.folder / f"draws_{data_parallel.rank()}").open("a") as file:
+        with (self.folder / f"draws_{distributed.rank()}").open("a") as file:
             print(float(torch.rand(())), len(images), file=file)
         return cut_mix(images, targets, 0.5)
 
@@ -184,7 +185,7 @@ class Astray:
     def __call__(self, net, images, targets):
         values = squared(net, images, targets)
         self.calls += 1
-        if self.calls == 6 and data_parallel.rank() == 1:
+        if self.calls == 6 and distributed.rank() == 1:
             values["loss"] = values["loss"] * float("nan")
         return values
 

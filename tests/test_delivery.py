@@ -9,9 +9,11 @@ import mlflow
 import pytest
 from servers import free_port, served
 
-from wsss import delivery, journal, stages, storage, store
-from wsss.journal import Journal
-from wsss.locks import lock_of
+from wsss.io import atomic
+from wsss.io.locks import lock_of
+from wsss.lab import paths, results
+from wsss.lab.record import delivery, journal, mlflow_store
+from wsss.lab.record.journal import Journal
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def record():
     """A run of one stage with an entry of most kinds, ended."""
-    record = Journal(stages.stage_folder("walk", "0a"))
+    record = Journal(paths.stage_folder("walk", "0a"))
     record.begin("toys", "walk", {"wsss.stage": "walk"})
     record.add("params", values={"beta": 4, "scales": [0.5, 1.0], "name": "x"})
     for step in range(3):
@@ -39,11 +41,11 @@ def record():
 
 def seen(run_id):
     """What MLflow holds of a run."""
-    client = store.client()
+    client = mlflow_store.client()
     run = client.get_run(run_id)
     steps = [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run_id, "loss")]
     files = [file.path for file in client.list_artifacts(run_id)]
-    table = store.iou_table(run).to_dict("list")
+    table = mlflow_store.iou_table(run).to_dict("list")
     return run.info.status, run.data.params, steps, files, table, run.info.end_time
 
 
@@ -54,7 +56,7 @@ def test_all_of_a_journal_is_in_mlflow_once_however_often_it_is_delivered(record
     assert status == "FINISHED" and params == {"beta": "4", "scales": "[0.5, 1.0]", "name": "x"}
     assert [(step, value) for step, value, _ in steps] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert sorted(files) == ["iou.json", "notes"] and table == {"class": ["cat"], "IoU": [50]}
-    (record.folder / journal.DELIVERED).unlink()  # as if it had been cut off before noting it
+    (record.folder / results.DELIVERED).unlink()  # as if it had been cut off before noting it
     delivery.deliver(record.folder)
     assert delivery.run_of(record.folder) == run_id and seen(run_id) == before
     assert not delivery.waiting(record.folder)
@@ -66,7 +68,7 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it(record, place, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'other.db'}")
     delivery.deliver(record.folder)
     assert seen(delivery.run_of(record.folder)) == before
-    store.client().delete_run(delivery.run_of(record.folder))
+    mlflow_store.client().delete_run(delivery.run_of(record.folder))
     delivery.deliver(record.folder)
     assert seen(delivery.run_of(record.folder)) == before
 
@@ -118,14 +120,14 @@ def test_a_refused_entry_is_told_and_the_rest_delivered(record):
     record.metrics({"after": 1.0})
     (line,) = delivery.deliver(record.folder)
     assert "params refused" in line and "beta" in line
-    run = store.client().get_run(delivery.run_of(record.folder))
+    run = mlflow_store.client().get_run(delivery.run_of(record.folder))
     assert run.data.metrics["after"] == 1 and run.data.params["beta"] == "4"
 
 
 def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
-    parent = Journal(stages.outputs_root() / "runs" / "toys-1")
+    parent = Journal(paths.outputs_root() / "runs" / "toys-1")
     parent.begin("toys", "toys", {})
-    child = Journal(stages.stage_folder("walk", "0b"))
+    child = Journal(paths.stage_folder("walk", "0b"))
     child.begin("toys", "walk", {}, parent=parent.folder)
     assert delivery.outstanding() == [parent.folder, child.folder]
     with lock_of(child.folder, "driver"):  # it is at work elsewhere
@@ -135,26 +137,26 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     assert delivery.outstanding() == []
     runs = {folder: delivery.run_of(folder) for folder in (parent.folder, child.folder)}
     for run_id in runs.values():
-        run = store.client().get_run(run_id)
+        run = mlflow_store.client().get_run(run_id)
         assert run.info.status == "FAILED" and "killed" in run.data.tags["wsss.error"]
     assert run.data.tags["mlflow.parentRunId"] == runs[parent.folder]
     child.begin("toys", "walk", {})
     about = {"stage": "walk", "fingerprint": "0b", "data_digest": "d", "metrics": {}}
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
-    storage.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
+    atomic.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
     delivery.settle()
-    run = store.client().get_run(runs[child.folder])
+    run = mlflow_store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags
 
 
 def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch):
     """As by the tasks of an array, which share the outputs of one that was cut off."""
-    parent = Journal(stages.outputs_root() / "runs" / "toys-2")
+    parent = Journal(paths.outputs_root() / "runs" / "toys-2")
     parent.begin("toys", "toys", {})
-    children = [Journal(stages.stage_folder("walk", name)) for name in ("0c", "0d")]
+    children = [Journal(paths.stage_folder("walk", name)) for name in ("0c", "0d")]
     for child in children:
         child.begin("toys", "walk", {}, parent=parent.folder)
-    client, made = type(store.client()), []
+    client, made = type(mlflow_store.client()), []
     real = client.create_run
 
     def slowly(self, *given, run_name, **more):
@@ -163,7 +165,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
         return real(self, *given, run_name=run_name, **more)
 
     monkeypatch.setattr(client, "create_run", slowly)
-    store.experiment_id("toys")
+    mlflow_store.experiment_id("toys")
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(delivery.deliver, [child.folder for child in children]))
     assert sorted(made) == ["toys", "walk", "walk"]
@@ -179,7 +181,7 @@ def test_a_record_that_cannot_be_carried_is_told_by_its_own_reason(record):
 def test_addresses_keep_their_passwords_to_themselves(record, monkeypatch):
     record.add("params", values={"data_root": "https://me:hunter2@host/photos"})
     delivery.deliver(record.folder)
-    params = store.client().get_run(delivery.run_of(record.folder)).data.params
+    params = mlflow_store.client().get_run(delivery.run_of(record.folder)).data.params
     assert params["data_root"] == "https://***@host/photos"
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
@@ -213,5 +215,5 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
         delivery.settle()
         after = seen(delivery.run_of(record.folder))
     assert [step for step, *_ in after[2]] == [0, 1, 2, 3] and after[2][:3] == before[2]
-    assert json.loads((record.folder / journal.DELIVERED).read_text())["run_id"]
+    assert json.loads((record.folder / results.DELIVERED).read_text())["run_id"]
     assert mlflow.get_tracking_uri().endswith(str(port))

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from wsss import devices
+from wsss.runtime import devices
 
 PROGRAM = """
 import numpy as np

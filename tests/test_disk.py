@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss import disk, jobs, losses, models, stages, train
+from wsss import models
+from wsss.cost import disk_space
 from wsss.crf import CrfParams
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
-from wsss.infer import infer
-from wsss.pipeline import Planned
-from wsss.segmentation import segment_job
+from wsss.lab import stages
+from wsss.lab.plan import Planned
+from wsss.photos import jobs
+from wsss.photos.map_photos import infer
+from wsss.photos.segmentation import segment_job
 from wsss.synthesis import Walk
+from wsss.train import loop, losses
 
 SMALL = {
     "train_cam": {"members": 2, "epochs": 1, "crop": 32},
@@ -46,22 +50,23 @@ def chain(tiny_shapes, tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("outputs"), Devkit(tiny_shapes)
     plan = {name: planned(name, values, folder, tiny_shapes) for name, values in SMALL.items()}
     networks = {
-        name: disk.NETWORKS[name](plan[name].values, len(data.classes)) for name in disk.NETWORKS
+        name: disk_space.NETWORKS[name](plan[name].values, len(data.classes))
+        for name in disk_space.NETWORKS
     }
     ids = sorted(set(data.ids("train_aug")) | set(data.ids("train")))
     samples = Samples(data, data.ids("train"), augment(32), data.label_vector)
     cropped = Samples(data, data.ids("train"), augment(32), data.mask)
     pairs = partial(losses.pair_loss, radius=2, reduction="mean")
     for name, network in networks.items():
-        schedule = train.schedule_from(
+        schedule = loop.schedule_from(
             plan[name].values
             | {"epochs": 3, "batch_size": 6, "workers": 0, "checkpoint_minutes": 0.0}
         )
         given = {"folder": plan[name].folder}
         if name == "train_cam":
-            train.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
+            loop.fit_members(network, samples, losses.classification_loss, schedule, 2, **given)
         elif name == "train_segmentation":
-            train.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
+            loop.fit_members(network, cropped, losses.segmentation_loss, schedule, 1, **given)
         else:
             regions = Samples(
                 data,
@@ -70,7 +75,7 @@ def chain(tiny_shapes, tmp_path_factory):
                 data.mask,
                 reduce=lambda id, mask: mask[::8, ::8],
             )
-            train.fit(network, regions, pairs, schedule, **given)
+            loop.fit(network, regions, pairs, schedule, **given)
         models.save_state(network, plan[name].folder / "weights.pt", description={"kind": name})
     walk = Walk(steps=4, crf_steps=1, radius=2)
     cams, labels = plan["infer_cam"].folder / "cams", plan["affinity_labels"].folder
@@ -94,7 +99,7 @@ def chain(tiny_shapes, tmp_path_factory):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_stage_takes_about_what_was_said(chain, name):
     data, plan = chain
-    found, said = taken(plan[name].folder), disk.stage_bytes(name, plan[name].values, data)
+    found, said = taken(plan[name].folder), disk_space.stage_bytes(name, plan[name].values, data)
     assert found > 0
     assert 0.8 * found <= said <= 2 * found, f"said {said}, takes {found}"
 
@@ -102,18 +107,18 @@ def test_a_stage_takes_about_what_was_said(chain, name):
 def test_photos_that_are_not_there_yet_take_as_much_each(chain):
     data, plan = chain
     for name in ("infer_cam", "affinity_labels", "random_walk", "evaluate"):
-        said = disk.stage_bytes(name, plan[name].values, data)
-        assert disk.stage_bytes(name, plan[name].values, data, times=1000) == 1000 * said
+        said = disk_space.stage_bytes(name, plan[name].values, data)
+        assert disk_space.stage_bytes(name, plan[name].values, data, times=1000) == 1000 * said
 
 
 def test_more_classes_and_fewer_checkpoints_count(chain):
     data, plan = chain
     values = plan["train_segmentation"].values | {"frozen_levels": 0, "optimiser": "sgd"}
     sizes = [
-        disk.stage_bytes("train_segmentation", values, data, classes=80, checkpoints=count)
+        disk_space.stage_bytes("train_segmentation", values, data, classes=80, checkpoints=count)
         for count in (0, 2)
     ]
-    network = disk.NETWORKS["train_segmentation"](values, 80)
+    network = disk_space.NETWORKS["train_segmentation"](values, 80)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     assert 2 * weights <= sizes[0] < 2.1 * weights + 2**16  # its own and its one member's
     momenta = sum(4 * p.numel() for p in network.parameters())
@@ -123,12 +128,12 @@ def test_more_classes_and_fewer_checkpoints_count(chain):
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "vgg16"])
 def test_networks_are_measured_without_being_built(chain, backbone):
     data, plan = chain
-    for name, build in disk.NETWORKS.items():
+    for name, build in disk_space.NETWORKS.items():
         values = plan[name].values | {"backbone": backbone, "members": 3, "optimiser": "adam"}
         if name == "train_affinity":
             del values["members"]  # it has none
         random = torch.get_rng_state()
-        said = disk.stage_bytes(name, values, data)
+        said = disk_space.stage_bytes(name, values, data)
         assert torch.equal(torch.get_rng_state(), random)
         network = build(values, len(data.classes))
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -141,19 +146,21 @@ def test_networks_are_measured_without_being_built(chain, backbone):
 def test_only_what_is_still_to_be_written_counts(chain, tmp_path):
     data, plan = chain
     whole = [planned(i.name, SMALL[i.name], tmp_path, data.root) for i in plan.values()]
-    all_of_it = disk.needed(whole)
-    stage = disk.stage_bytes("infer_cam", plan["infer_cam"].values, data) + disk.PICTURES
+    all_of_it = disk_space.needed(whole)
+    stage = (
+        disk_space.stage_bytes("infer_cam", plan["infer_cam"].values, data) + disk_space.PICTURES
+    )
     whole[1].done = True
-    assert disk.needed(whole) == all_of_it - stage
+    assert disk_space.needed(whole) == all_of_it - stage
     whole[1].done = False
     whole[1].folder.mkdir()
-    (whole[1].folder / "part").write_bytes(bytes(4 * disk.BLOCK - 7))
-    assert disk.needed(whole) == all_of_it - 4 * disk.BLOCK
+    (whole[1].folder / "part").write_bytes(bytes(4 * disk_space.BLOCK - 7))
+    assert disk_space.needed(whole) == all_of_it - 4 * disk_space.BLOCK
     (whole[1].folder / "part").write_bytes(bytes(2 * stage))  # more than was thought
-    assert disk.needed(whole) == all_of_it - stage
+    assert disk_space.needed(whole) == all_of_it - stage
     for item in whole:
         item.done = True
-    assert disk.needed(whole) == 0
+    assert disk_space.needed(whole) == 0
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -164,7 +171,7 @@ def test_a_network_joined_for_a_walk_counts_once_more(chain, tmp_path, trained):
     runs = {f"{name}_run": str(folder / name) for name in names}
     whole = [planned(name, SMALL[name], folder, data.root, done=trained) for name in names]
     sizes = [
-        disk.needed([*whole, planned("evaluate", runs | walk, tmp_path, data.root)])
+        disk_space.needed([*whole, planned("evaluate", runs | walk, tmp_path, data.root)])
         for walk in ({"walk_steps": 0}, {"walk_steps": 4})
     ]
     written = sum((plan[name].folder / "weights.pt").stat().st_size for name in names)
@@ -174,7 +181,7 @@ def test_a_network_joined_for_a_walk_counts_once_more(chain, tmp_path, trained):
 def test_too_little_room_is_one_line_with_the_mend(chain, tmp_path, monkeypatch):
     data, _ = chain
     todo = [planned("infer_cam", {}, tmp_path, data.root)]
-    wanted, asked = disk.needed(todo) + disk.SPARE, []
+    wanted, asked = disk_space.needed(todo) + disk_space.SPARE, []
 
     def usage(free, path):
         asked.append(path)
@@ -182,12 +189,12 @@ def test_too_little_room_is_one_line_with_the_mend(chain, tmp_path, monkeypatch)
 
     folder = tmp_path / "not" / "yet"
     monkeypatch.setattr(shutil, "disk_usage", partial(usage, wanted))
-    disk.check(todo, folder)
+    disk_space.check(todo, folder)
     assert asked == [tmp_path]
     monkeypatch.setattr(shutil, "disk_usage", partial(usage, wanted - 1))
     with pytest.raises(InputError, match=r"0\.3 GiB .* 0\.3 GiB are free.* WSSS_OUTPUTS") as fault:
-        disk.check(todo, folder)
+        disk_space.check(todo, folder)
     assert str(fault.value).startswith(f"{folder}: ") and "\n" not in str(fault.value)
     monkeypatch.setattr(shutil, "disk_usage", partial(usage, 0))
-    disk.check([planned("infer_cam", {}, tmp_path, data.root, done=True)], folder)
+    disk_space.check([planned("infer_cam", {}, tmp_path, data.root, done=True)], folder)
     assert os.listdir(tmp_path) == []  # asking makes nothing

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, models, stages, storage
+from wsss import cli, models
 from wsss.datasets import Devkit
 from wsss.datasets.voc import VOC_CLASSES
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, stages
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,7 +87,7 @@ def project(tmp_path, monkeypatch, networks, tiny_shapes):
     (tmp_path / "photos" / "tags.csv").write_text(
         "id,labels\nIMG_0,cat;chair\ngarden/IMG_1.jpg,dog\nIMG_2,dog;cat\ngarden/IMG_3,chair\n"
     )
-    storage.save_labels(tmp_path / "corrected" / "IMG_0.png", np.zeros((96, 96)))
+    artifacts.save_labels(tmp_path / "corrected" / "IMG_0.png", np.zeros((96, 96)))
     voc = tmp_path / "VOCdevkit" / "VOC2012"
     (voc / "JPEGImages").mkdir(parents=True)
     (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
@@ -107,12 +109,12 @@ def project(tmp_path, monkeypatch, networks, tiny_shapes):
             **{"data_digest": "d", "metrics": {}, "ended": 0},
         }
         folder = tmp_path / "outputs" / stage / run
-        storage.save_json(folder / "complete.json", record)
+        atomic.save_json(folder / "complete.json", record)
         file = networks / f"{stage.removeprefix('train_')}.pt"
         if file.exists():
             (folder / "weights.pt").write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return tmp_path
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from wsss import evaluation, storage
 from wsss.cam import background_score
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
-from wsss.evaluation import Confusions
+from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, threshold_of
+from wsss.photos import evaluation
+from wsss.photos.evaluation import Confusions
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,10 +53,10 @@ def test_perfect_labels_score_100_and_regions_are_counted(tmp_path, tiny_shapes)
     ids = data.ids("val")
     for id in ids:
         mask = data.mask(id)
-        storage.save_labels(tmp_path / "all" / f"{id}.png", np.where(mask == 255, 0, mask))
+        artifacts.save_labels(tmp_path / "all" / f"{id}.png", np.where(mask == 255, 0, mask))
         half = mask.copy()
         half[:, ::2] = 255
-        storage.save_labels(tmp_path / "half" / f"{id}.png", half)
+        artifacts.save_labels(tmp_path / "half" / f"{id}.png", half)
     whole = evaluation.score_labels(data, ids, folder=tmp_path / "all").total(ids)
     assert whole.miou() == 1
     table = evaluation.iou_table(data, {"x": whole})

@@ -4,17 +4,20 @@ import shutil
 
 import pytest
 
-from wsss import cli, pipeline, stages, sweep
+from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.datasets import shapes
+from wsss.lab import paths, plan, results, stages
+from wsss.lab.run import grid
 
-FILES = sorted((stages.project_root() / "experiments").glob("*.yaml"))
+FILES = sorted((paths.project_root() / "experiments").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("smoke", [False, True])
 def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
-    experiment = pipeline.read_experiment(path)
+    experiment = plan.read_experiment(path)
     for common in (experiment["common"], experiment["smoke"].get("common") or {}):
         if common.get("dataset"):  # any data will do for a plan
             common |= {"dataset": "shapes_few", "data_root": str(tmp_path / "data")}
@@ -22,14 +25,17 @@ def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_pa
         for name in values:
             if name.endswith("_folder"):  # of files that people have
                 values[name] = str(tmp_path)
-    planned = pipeline.plan(experiment, smoke=smoke)
+    planned = plan.plan(experiment, smoke=smoke, project=PROJECT)
     chain = list(stages.read_stages())
     names = [item.name for item in planned]
     assert names == [name for name in chain if name in names]
     if path.stem != "retrain":  # on labels that are there; and sweeps may stop at the labels
         assert names == chain or (experiment["sweep"] and names == chain[: len(names)])
-    points = sweep.combinations(experiment)
-    last = {sweep.plan(experiment, point, {}, smoke=smoke)[-1].fingerprint for point in points}
+    points = grid.combinations(experiment)
+    last = {
+        grid.plan_point(experiment, point, {}, smoke=smoke, project=PROJECT)[-1].fingerprint
+        for point in points
+    }
     assert len(last) == len(points)  # no two points are the same experiment
 
 
@@ -46,13 +52,13 @@ def place(tmp_path, monkeypatch):
 def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     """All stages with the 105 million parameters, random, on a few small photos."""
     shapes.generate(place / "data", train=8, val=4)
-    path = stages.project_root() / "experiments" / "voc12_resnet38_released.yaml"
-    names = pipeline.read_experiment(path)["stages"]
+    path = paths.project_root() / "experiments" / "voc12_resnet38_released.yaml"
+    names = plan.read_experiment(path)["stages"]
     overrides = [f"{stage}.data_root={place / 'data'}" for stage in names]
     assert cli.main(["run", str(path), "--smoke", *overrides]) == 0
     said = capsys.readouterr().out
     assert "| CAM + walk |" in said and "| resnet38 |" in said
     assert "CAM + walk + dCRF" not in said  # the released code stops before it
     trained = next(place.glob("outputs/train_affinity/*/complete.json"))
-    metrics = stages.completion(trained.parent)["metrics"]
+    metrics = results.completion(trained.parent)["metrics"]
     assert min(metrics[name] for name in ("foreground", "background", "negative")) > 0

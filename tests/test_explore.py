@@ -21,15 +21,17 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import datasets, explore, models, stages, synthesize
+from wsss import datasets, models, synthesize
 from wsss.affinity import pair_distance
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
 from wsss.explore import pictures
-from wsss.explore.cell import neighbourhood, walker_ends
-from wsss.explore.widgets import TITLES, Panel
+from wsss.explore import scene as explore_scene
+from wsss.explore.one_cell import neighbourhood, walker_ends
+from wsss.explore.panel import TITLES, Panel
+from wsss.io.artifacts import voc_palette
+from wsss.lab import stages
 from wsss.models.ready import ready
-from wsss.storage import voc_palette
 from wsss.synthesis import Walk
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
@@ -110,7 +112,7 @@ def make_scene(seed=0, size=(60, 83), preview_side=256, mask=True):
     image = image.astype(np.uint8)
     grid = torch.from_numpy(image[::8, ::8].astype(np.float32) / 64).permute(2, 0, 1)
     affinity = torch.exp(-pair_distance(grid[None], radius=3)[0])
-    return explore.Scene(
+    return explore_scene.Scene(
         image,
         [2, 3],
         cams=cams,
@@ -126,14 +128,14 @@ def test_a_scene_s_labels_are_the_chain_s(tiny_shapes):
     """Those of ``synthesize``, with the CRF at full size."""
     data = datasets.open("shapes", tiny_shapes)
     torch.manual_seed(1)
-    networks = explore.Networks(
+    networks = explore_scene.Networks(
         ready(models.build_cam("small", 5)),
         ready(models.build_affinity("small", reduced=(8, 8, 8))),
         {},
     )
     walk = Walk(background_alpha=2.0, steps=1, crf_steps=2)
     id = data.ids("train")[0]
-    scene = explore.open_scene(id, data=data, networks=networks, walk=walk, scales=(1.0, 0.5))
+    scene = explore_scene.open_scene(id, data=data, networks=networks, walk=walk, scales=(1.0, 0.5))
     found = scene.crf_labels(scene.scores(walk), walk)
     image, classes = data.image(id), data.labels(id)
     expected = synthesize(image, classes, *networks[:2], scales=(1.0, 0.5), walk=walk)
@@ -159,7 +161,7 @@ def test_the_crf_s_preview_is_nearly_what_it_previews(monkeypatch):
         built.append((image.shape, params))
         return DenseCRF(image, params)
 
-    monkeypatch.setattr(explore, "DenseCRF", lattice)
+    monkeypatch.setattr(explore_scene, "DenseCRF", lattice)
     scene = make_scene(size=(120, 166), preview_side=83)
     assert scene.small.shape == (60, 83, 3)
     scores = scene.scores(WALK)
@@ -333,14 +335,14 @@ def test_networks_of_the_latest_runs(tmp_path, tiny_shapes, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
     data = datasets.open("shapes", tiny_shapes)
     with pytest.raises(InputError, match=r"run first: wsss run experiments/shapes\.yaml") as fault:
-        explore.open_networks(data, "shapes")
+        explore_scene.open_networks(data, "shapes")
     assert "train_cam" in str(fault.value) and "\n" not in str(fault.value)
     save_runs(tmp_path, data.classes)
-    assert explore.open_networks(data, "shapes").settings == {"radius": 3}
+    assert explore_scene.open_networks(data, "shapes").settings == {"radius": 3}
     given = {"train_cam_run": str(tmp_path / "train_cam" / "0123456789ab")}
     save_runs(tmp_path, ("fish", "bird"))
     with pytest.raises(InputError, match="knows the classes fish, bird, but the dataset has"):
-        explore.open_networks(data, "shapes", **given)
+        explore_scene.open_networks(data, "shapes", **given)
 
 
 @pytest.fixture

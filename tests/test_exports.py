@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from wsss import cli, exports, models
+from wsss import cli, models
+from wsss.apply import onnx_export
 from wsss.errors import InputError
-from wsss.segmentation import segment
+from wsss.photos.segmentation import segment
 
 SIZES = ((1, 64, 96), (3, 75, 50), (1, 121, 200))  # none of them those of the export's own check
 CLASSES = ["ant", "bee", "wäsp"]
@@ -33,7 +34,7 @@ def network_file(folder, backbone="small", fine=()):
             nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():  # so that no class wins everywhere
         given = [
-            torch.from_numpy(exports.photos(*size)).permute(0, 3, 1, 2) / 255 for size in SIZES
+            torch.from_numpy(onnx_export.photos(*size)).permute(0, 3, 1, 2) / 255 for size in SIZES
         ]
         scores = torch.cat([network(pixels).flatten(2).mean(2) for pixels in given])
         network.classifier.bias -= scores.mean(0)
@@ -45,7 +46,9 @@ def answers(file, photos):
     """``(labels, probabilities)`` by the evaluation, in float32 whatever the processor."""
     network = models.open_network(file, "segmentation").network
     with torch.autocast("cpu", enabled=False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsss.devices.precision", lambda device, training=False: torch.float32)
+        patch.setattr(
+            "wsss.runtime.devices.precision", lambda device, training=False: torch.float32
+        )
         scores = torch.stack([segment(network, photo) for photo in photos])
     return scores.argmax(1).numpy(), scores.numpy()
 
@@ -64,7 +67,7 @@ def test_onnx_and_torch_answer_as_the_network(tmp_path, backbone, fine, capsys):
     module = torch.export.load(torch_file, extra_files=kept).module()
     seen = set()
     for size in SIZES:
-        photos = exports.photos(*size)
+        photos = onnx_export.photos(*size)
         labels, scores = answers(file, photos)
         seen |= {*labels.ravel().tolist()}
         for theirs in (
@@ -98,7 +101,7 @@ def test_onnx_and_torch_answer_as_the_network(tmp_path, backbone, fine, capsys):
 )
 def test_an_export_with_other_answers_is_refused(tmp_path, change, reason):
     network = models.open_network(network_file(tmp_path), "segmentation").network
-    labeller = exports.Labeller(network)
+    labeller = onnx_export.Labeller(network)
 
     def export(photos):
         with torch.no_grad():
@@ -106,12 +109,12 @@ def test_an_export_with_other_answers_is_refused(tmp_path, change, reason):
         return change(np.where(labels == 0, 1, labels).astype(np.uint8), scores.numpy())
 
     with pytest.raises(InputError, match=reason) as raised:
-        exports.compare(labeller, export, tmp_path / "a.onnx")
+        onnx_export.compare(labeller, export, tmp_path / "a.onnx")
     assert "\n" not in str(raised.value)
 
 
 def test_a_refused_file_is_not_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(exports, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     out = tmp_path / "a.pt2"
     given = ["--run", str(network_file(tmp_path)), "--out", str(out)]
     assert cli.main(["export", "torch", *given]) == 2

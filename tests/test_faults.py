@@ -14,7 +14,7 @@ import torch
 from tests.faults import __main__, cuts, kills, life, processes, results, together
 from tests.faults.place import Chain, experiment
 from tests.faults.plan import CHAIN, PLACES, ROLES, STAGES, WITHOUT_WORKERS, Strike, deal, postponed
-from wsss import stages
+from wsss.lab import stages
 
 
 @pytest.mark.parametrize("kills", [10, 100])

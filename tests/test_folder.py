@@ -12,7 +12,7 @@ from wsss import datasets
 from wsss.cli import main
 from wsss.datasets import Folder
 from wsss.errors import InputError
-from wsss.storage import save_labels
+from wsss.io.artifacts import save_labels
 
 NAMES = ["a.jpg", "b 2.png", "deep/er/c.webp", "deep/d.JPG", "é/ünï.jpeg"]
 IDS = ["a", "b 2", "deep/d", "deep/er/c", "é/ünï"]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wsss.geometry import on_grid, upsample
-from wsss.models.backbones import build_backbone
+from wsss.models.backbones.catalogue import build_backbone
 
 
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet50"])

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from tests.faults import processes
 from tests.toys import Noise
-from wsss import checkpoints, health
-from wsss.train import fit
+from wsss.train import checkpoints, divergence
+from wsss.train.loop import fit
 
 
 def infinite_slope(net):
@@ -79,11 +79,11 @@ def test_steps_that_spoil_the_weights_leave_the_checkpoint_before(tmp_path):
 
 
 def test_what_counts_as_exploded():
-    assert health.fault(99.0, 1.0, None) is None
-    assert health.fault(99.0, 1.0, 1e-9) is None  # the first crops had nothing to learn from
-    assert health.fault(101.0, 1.0, 0.7)
-    assert health.fault(999.0, 1.0, 10.0) is None
-    assert health.fault(1001.0, 1.0, 10.0)
+    assert divergence.fault(99.0, 1.0, None) is None
+    assert divergence.fault(99.0, 1.0, 1e-9) is None  # the first crops had nothing to learn from
+    assert divergence.fault(101.0, 1.0, 0.7)
+    assert divergence.fault(999.0, 1.0, 10.0) is None
+    assert divergence.fault(1001.0, 1.0, 10.0)
 
 
 class Deadly(Noise):
@@ -128,7 +128,7 @@ def test_a_worker_killed_while_it_hands_over_a_photo_is_told_too(error):
         raise error
 
     with pytest.raises(RuntimeError, match="a process that loads photos was killed"):
-        health.killed_workers_told(torn)
+        divergence.killed_workers_told(torn)
 
 
 @pytest.mark.parametrize("error", [EOFError("a"), ConnectionResetError("a"), RuntimeError("a")])
@@ -137,7 +137,7 @@ def test_other_errors_stay_as_they_are(error):
         raise error
 
     with pytest.raises(type(error)) as raised:
-        health.killed_workers_told(fails)
+        divergence.killed_workers_told(fails)
     assert raised.value is error
 
 

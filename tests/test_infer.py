@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss import storage
 from wsss.errors import InputError
-from wsss.infer import infer
+from wsss.io import atomic
+from wsss.photos.map_photos import infer
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Doubling:
         return int(id)
 
     def postprocess(self, id, payload):
-        with storage.atomic(self.folder / id) as partial:
+        with atomic.write(self.folder / id) as partial:
             partial.write_text(str(2 * payload))
 
 
@@ -57,7 +57,7 @@ def test_a_bad_photo_does_not_stop_the_others(tmp_path):
 
 
 def test_interrupted_writes_leave_nothing(tmp_path):
-    with pytest.raises(RuntimeError), storage.atomic(tmp_path / "x.npz") as partial:
+    with pytest.raises(RuntimeError), atomic.write(tmp_path / "x.npz") as partial:
         partial.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.toys import Noise
-from wsss import checkpoints
 from wsss.datasets.transforms import cut_mix
-from wsss.train import Schedule, fit, fit_members
+from wsss.train import checkpoints
+from wsss.train.loop import Schedule, fit, fit_members
 
 
 def bright(picture):

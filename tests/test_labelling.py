@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 import wsss
-from wsss import models, sources, storage, synthesis
+from wsss import models, synthesis
+from wsss.apply import find_networks
 from wsss.cli import main
 from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
 from wsss.errors import InputError
-from wsss.segmentation import segment
+from wsss.io import artifacts, atomic
+from wsss.photos.segmentation import segment
 
 FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
 FAST += ["random_walk.crf_steps=2"]
@@ -54,7 +56,7 @@ def networks(tmp_path_factory, data):
     segmentation = models.build_segmentation(
         "small", len(classes) + 1, output_stride=8, channels=8, dilation=24
     )
-    files = {kind: folder / kind / "weights.pt" for kind in sources.STAGES}
+    files = {kind: folder / kind / "weights.pt" for kind in find_networks.STAGES}
     models.save_network(files["cam"], cam, "cam", classes, **shape)
     models.save_network(
         files["affinity"],
@@ -119,7 +121,7 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
     for id in ("a", "sub/b c", "é"):
         with Image.open(tmp_path / "labels" / f"{id}.png") as file:
             assert file.mode == "P"
-            assert file.getpalette() == storage.voc_palette().ravel().tolist()
+            assert file.getpalette() == artifacts.voc_palette().ravel().tolist()
             found = np.array(file)
         expected = wsss.synthesize(
             own.image(id), own.labels(id), cam, affinity, scales=(1.0,), flip=False, walk=walk
@@ -204,11 +206,11 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     for stage, record in records.items():
         folder = tmp_path / stage / f"{stage}0"
         more = {"stage": stage, "fingerprint": "0", "data_digest": "d", "metrics": {}, "ended": 0}
-        storage.save_json(folder / "complete.json", {"inputs": {}} | record | more)
+        atomic.save_json(folder / "complete.json", {"inputs": {}} | record | more)
         if stage.startswith("train"):
             kind = stage.removeprefix("train_")
             (folder / "weights.pt").write_bytes(networks[kind].read_bytes())
-    method = sources.method_of(
+    method = find_networks.method_of(
         tmp_path / "random_walk" / "random_walk0", {"random_walk": {"beta": 7}}
     )
     assert method.strides == {"cam": 16, "affinity": 0}
@@ -216,7 +218,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     assert method.walk == synthesis.Walk(beta=7.0, steps=4, crf=CrfParams(bilateral_sxy=20.0))
     assert models.open_network(method.cam, "cam") and models.open_network(method.affinity)
     with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):
-        sources.method_of(tmp_path / "infer_cam" / "infer_cam0")
+        find_networks.method_of(tmp_path / "infer_cam" / "infer_cam0")
     (tmp_path / "train_affinity" / "train_affinity0" / "weights.pt").unlink()
     with pytest.raises(InputError, match="what it builds on is not in"):
-        sources.method_of(tmp_path / "random_walk" / "random_walk0")
+        find_networks.method_of(tmp_path / "random_walk" / "random_walk0")

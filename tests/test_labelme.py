@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from wsss.annotations import labelme
+from wsss.datasets.annotations import labelme
 
 CLASSES = ("cat", "dog")
 

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from wsss import devices, shares
 from wsss.errors import InputError
-from wsss.lanes import Lanes
-from wsss.shares import Shares
+from wsss.lab.run import resources
+from wsss.lab.run.parallel_runs import Lanes
+from wsss.lab.run.resources import Shares
+from wsss.runtime import devices
 
 
 def plans(*words):
@@ -31,8 +32,8 @@ def machine(monkeypatch):
     """Has so many cores and GPUs."""
 
     def make(cores, gpus=0):
-        monkeypatch.setattr(shares, "_cores", lambda: list(range(cores)))
-        monkeypatch.setattr(shares, "_gpus", lambda: [str(number) for number in range(gpus)])
+        monkeypatch.setattr(resources, "_cores", lambda: list(range(cores)))
+        monkeypatch.setattr(resources, "_gpus", lambda: [str(number) for number in range(gpus)])
         monkeypatch.setattr(devices, "cores", lambda: cores)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 

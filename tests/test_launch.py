@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tests.faults import processes
 from wsss.errors import InputError
-from wsss.launch import launch
+from wsss.train.parallel.launch import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,7 +169,7 @@ def test_an_interruption_of_the_caller_ends_all():
 
 def test_processes_end_with_a_killed_caller(tmp_path):
     code = (
-        "import test_launch\nfrom wsss.launch import launch\n"
+        "import test_launch\nfrom wsss.train.parallel.launch import launch\n"
         f"flag = test_launch.Path({str(tmp_path)!r}) / 'started'\n"
         "launch(test_launch.goes_on, processes=2, told=flag.touch)"
     )

@@ -74,7 +74,7 @@ def test_the_method_stands_alone(module):
 def test_the_method_asks_nothing_else_of_the_package(module):
     found = imports(f"wsss.{module}")
     own = {name for name in found if name in FILES} - {"wsss"}
-    assert own <= {f"wsss.{name}" for name in (*METHOD, "errors", "devices")}
+    assert own <= {f"wsss.{name}" for name in (*METHOD, "errors", "runtime.devices")}
     others = {name.split(".")[0] for name in found} - {"wsss"} - sys.stdlib_module_names
     assert others <= {"numpy", "torch", "pydensecrf", "PIL"}
 
@@ -102,15 +102,15 @@ def test_mlflow_reports_nothing(module):
 
 def test_what_is_served_keeps_no_record():
     """A served model runs where there is neither a store nor a repository."""
-    reads = {name.split(".")[-1] for name in imports("wsss.serving")}
+    reads = {name.split(".")[-1] for name in imports("wsss.apply.mlflow_model")}
     assert not reads & ({*RECORD, "tracking"} - {"serving"})
-    assert not reached("wsss.serving") & {"papermill", "matplotlib", "seaborn"}
+    assert not reached("wsss.apply.mlflow_model") & {"papermill", "matplotlib", "seaborn"}
 
 
 def test_only_execution_starts_papermill():
     assert importers("papermill") == set()  # but in the process that it starts
     named = {name for name, path in FILES.items() if "import papermill" in path.read_text()}
-    assert named == {"wsss.execution"}
+    assert named == {"wsss.lab.run.notebook"}
 
 
 def test_no_file_of_odds_and_ends():

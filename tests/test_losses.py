@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wsss import losses
 from wsss.affinity import neighbour_offsets
 from wsss.models import build_affinity, build_segmentation
+from wsss.train import losses
 
 
 def test_losses_of_the_real_networks_reach_every_parameter():

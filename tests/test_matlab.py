@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from wsss.cursor import Fault
-from wsss.datasets.matlab import read_field
+from wsss.datasets.prepare.matlab import read_field
+from wsss.io.byte_reader import Fault
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -58,6 +58,6 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"a": {"b": np.zeros((1000, 1000))}}, do_compression=True)
     assert len(file.getvalue()) < 20_000
-    monkeypatch.setattr("wsss.datasets.matlab.MOST_BYTES", 10**6)
+    monkeypatch.setattr("wsss.datasets.prepare.matlab.MOST_BYTES", 10**6)
     with pytest.raises(Fault, match="unpacks to too much"):
         read_field(file.getvalue(), "a", "b")

@@ -39,27 +39,30 @@ class Repeated:
 def run_cams(folder, photos, processes):
     import torch
 
-    from wsss import infer, jobs, models
+    from wsss import models
+    from wsss.photos import jobs, map_photos
 
     torch.set_num_threads(1)  # as in the other tests; processes of a pool do so themselves
     network = models.build_cam("small", 2)
     job = jobs.cam_job(Repeated(), network, folder=Path(folder), scales=(1.0, 0.5), flip=True)
-    infer.infer([str(n) for n in range(photos)], job, label="maps", processes=processes)
+    map_photos.infer([str(n) for n in range(photos)], job, label="maps", processes=processes)
 
 
 def run_regions(folder, photos, processes):
     """Photos with maps, which are one file under many names."""
     import numpy as np
 
-    from wsss import crf, infer, jobs, storage
+    from wsss import crf
+    from wsss.io import artifacts
+    from wsss.photos import jobs, map_photos
 
     cams, ids = Path(folder + "_cams"), [str(n) for n in range(photos)]
-    storage.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
+    artifacts.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
     for id in ids[1:]:
         os.link(cams / "0.npz", cams / f"{id}.npz")
     settings = {"alpha_low": 4, "alpha_high": 16, "crf": crf.CrfParams(), "crf_steps": 2}
     job = jobs.affinity_label_job(Repeated(), cams, folder=Path(folder), **settings)
-    infer.infer(ids, job, label="regions", processes=processes)
+    map_photos.infer(ids, job, label="regions", processes=processes)
 
 
 def resident(process):

@@ -1,5 +1,5 @@
-"""Files of machines that see no folder in common: what one brings others read, and what they write
-it fetches.
+"""Files of machines that share no folder: workers read what the driver uploads, and the driver
+downloads what they write.
 """
 
 import os
@@ -19,33 +19,37 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import arrays, checkpoints, datasets, engines, mirror, storage, texts
+from wsss import cli, datasets
+from wsss.cluster import object_store
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
+from wsss.io import artifacts, atomic, mirror, npz, text
+from wsss.train import checkpoints
 
 
 @pytest.fixture(autouse=True)
 def none_chosen(monkeypatch):
-    for name in (mirror.VARIABLE, mirror.SCRATCH):
-        monkeypatch.setenv(name, "")  # so that what tests choose goes with them
+    for name in (object_store.ADDRESS, object_store.SCRATCH, mirror.MIRROR):
+        monkeypatch.setenv(name, "")  # restored after the test
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def chosen(tmp_path):
     """The folder of a mirror that is in use."""
-    mirror.choose(f"file://{tmp_path / 'mirror'}")
+    object_store.choose(f"file://{tmp_path / 'mirror'}")
     return tmp_path / "mirror"
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A function that has this process be another machine's, on which some folder is not."""
+def elsewhere(tmp_path):
+    """A function that makes this process a worker on a machine that does not have some folder."""
 
     def become(folder):
         shutil.move(folder, tmp_path / "out of sight")
         (tmp_path / "scratch").mkdir(exist_ok=True)
-        monkeypatch.setenv(mirror.SCRATCH, str(tmp_path / "scratch"))
+        os.environ[object_store.SCRATCH] = str(tmp_path / "scratch")
+        os.environ[mirror.MIRROR] = object_store.__name__
 
     return become
 
@@ -58,17 +62,17 @@ def save_photo(path):
 KINDS = {  # file to what makes it, and what reads it
     "photo.png": (save_photo, read_photo),
     "size.png": (save_photo, photo_size),
-    "mask.png": (lambda p: storage.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
-    "list.txt": (lambda p: p.write_text("a\nb"), lambda p: texts.read_text(p, "a list")),
+    "mask.png": (lambda p: artifacts.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
+    "list.txt": (lambda p: p.write_text("a\nb"), lambda p: text.read_text(p, "a list")),
     "maps.npz": (
-        lambda p: storage.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
-        lambda p: storage.load_cams(p)[1],
+        lambda p: artifacts.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
+        lambda p: artifacts.load_cams(p)[1],
     ),
     "counts.npz": (
         lambda p: np.savez(p, counts=np.arange(6).reshape(1, 2, 3)),
-        lambda p: arrays.read_arrays(p, counts=("i", 3))["counts"],
+        lambda p: npz.read_arrays(p, counts=("i", 3))["counts"],
     ),
-    "whole.npz": (lambda p: np.savez(p, a=1), storage.is_whole),
+    "whole.npz": (lambda p: np.savez(p, a=1), atomic.is_whole),
     "checkpoint.pt": (
         lambda p: checkpoints.save(p, {"network": {"a": torch.arange(3)}}),
         lambda p: checkpoints.newest(p, "cpu")["network"]["a"],
@@ -77,54 +81,55 @@ KINDS = {  # file to what makes it, and what reads it
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_brought_is_read_elsewhere(tmp_path, chosen, elsewhere, name):
+def test_workers_read_what_is_uploaded(tmp_path, chosen, elsewhere, name):
     make, read = KINDS[name]
     path = tmp_path / "data" / "inner" / name
     path.parent.mkdir(parents=True)
     make(path)
     expected = read(path)
-    mirror.bring([tmp_path / "data"])
+    object_store.upload([tmp_path / "data"])
     elsewhere(tmp_path / "data")
     np.testing.assert_equal(np.asarray(read(path)), np.asarray(expected))
-    assert not path.exists()  # it is another folder that it was fetched into
+    assert not path.exists()  # the copy is in the scratch folder
 
 
-def test_what_is_written_elsewhere_is_fetched(tmp_path, chosen, elsewhere, monkeypatch):
+def test_what_workers_write_is_downloaded(tmp_path, chosen, elsewhere):
     folder = tmp_path / "outputs"
     folder.mkdir()
-    storage.save_labels(folder / "old.png", np.eye(9))
+    artifacts.save_labels(folder / "old.png", np.eye(9))
     elsewhere(folder)
-    storage.save_labels(folder / "a" / "new.png", np.eye(5))
-    assert storage.is_whole(folder / "a" / "new.png") and not folder.exists()
-    monkeypatch.delenv(mirror.SCRATCH)  # back on the machine that asks
-    mirror.fetch([folder])
+    artifacts.save_labels(folder / "a" / "new.png", np.eye(5))
+    assert atomic.is_whole(folder / "a" / "new.png") and not folder.exists()
+    object_store.work_from(None)  # the driver again
+    object_store.choose(f"file://{chosen}")
+    object_store.download([folder])
     assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
     assert [path.name for path in folder.rglob("*.png")] == ["new.png"]
 
 
 def test_room_is_freed(tmp_path, chosen, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(mirror, "_scratch", None)
+    monkeypatch.setattr(object_store, "_scratch", None)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / "temporary" / f"{mirror.SCRATCHES}{ended.pid}-x"
-    others = tmp_path / "temporary" / f"{mirror.SCRATCHES}{os.getppid()}-x"
+    left = tmp_path / "temporary" / f"{object_store.SCRATCH_PREFIX}{ended.pid}-x"
+    others = tmp_path / "temporary" / f"{object_store.SCRATCH_PREFIX}{os.getppid()}-x"
     left.mkdir(parents=True)
     others.mkdir()
     (chosen / "a").mkdir(parents=True)
     (chosen / "a" / "list.txt").write_text("x")
-    mirror.work_from(mirror.address())
+    object_store.work_from(object_store.address())
     assert not left.exists() and others.exists()  # one was killed, one works on
-    assert texts.read_text("/a/list.txt", "a list") == "x"
-    copy = mirror.place("/a/list.txt")
+    assert text.read_text("/a/list.txt", "a list") == "x"
+    copy = mirror.local_path("/a/list.txt")
     assert copy.exists() and copy.is_relative_to(tmp_path / "temporary")
-    mirror.forget()
+    object_store.clear_scratch()
     assert not copy.exists()
-    assert texts.read_text("/a/list.txt", "a list") == "x"
-    mirror._scratch.cleanup()
+    assert text.read_text("/a/list.txt", "a list") == "x"
+    object_store._scratch.cleanup()
 
 
-def test_only_what_differs_is_moved(tmp_path, chosen):
+def test_only_what_differs_is_transferred(tmp_path, chosen):
     for name in ("same", "grown", "new"):
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_text("old")
@@ -133,12 +138,12 @@ def test_only_what_differs_is_moved(tmp_path, chosen):
     copy.mkdir(parents=True)
     (copy / "same").write_text("OLD")  # of the same name and size, taken for the same
     (copy / "grown").write_text("o")
-    mirror.bring([tmp_path / "data"])
+    object_store.upload([tmp_path / "data"])
     found = {path.name: path.read_text() for path in copy.iterdir()}
     assert found == {"same": "OLD", "grown": "old", "new": "old"}
     (copy / "grown").write_text("grown")
     (copy / "later").write_text("x")
-    mirror.fetch([tmp_path / "data"])
+    object_store.download([tmp_path / "data"])
     found = {path.name: path.read_text() for path in (tmp_path / "data").iterdir()}
     assert found == {
         "same": "old",
@@ -150,8 +155,9 @@ def test_only_what_differs_is_moved(tmp_path, chosen):
 
 
 def test_without_a_mirror_files_are_where_they_are(tmp_path):
-    assert mirror.address() is None
-    assert mirror.local(tmp_path / "x") == mirror.place(tmp_path / "x") == tmp_path / "x"
+    assert object_store.address() is None
+    path = tmp_path / "x"
+    assert mirror.download_file(path) == mirror.local_path(path) == path
 
 
 @dataclass
@@ -163,34 +169,35 @@ class Naming:
 
 def test_paths_are_found_wherever_they_are_named(tiny_shapes):
     data = datasets.open("shapes", tiny_shapes)
-    found = mirror.paths_in(Naming(data, Path("a"), ({"b": Path("c")}, torch.zeros(2))))
+    found = object_store.paths_in(Naming(data, Path("a"), ({"b": Path("c")}, torch.zeros(2))))
     assert found == {data.root, Path("a"), Path("c")}
 
 
-def test_a_dataset_that_is_sent_brings_its_tags(tmp_path, tiny_shapes, chosen, elsewhere):
+def test_a_dataset_that_is_sent_has_its_tags(tmp_path, tiny_shapes, chosen, elsewhere):
     shutil.copytree(tiny_shapes, tmp_path / "data")
     data = datasets.open("voc", tmp_path / "data")
-    mirror.bring([data.root])
+    object_store.upload([data.root])
     (id, *_) = data.ids("train")
     sent = pickle.dumps(data)
     expected = data.labels(id), data.image(id), data.mask(id)
     elsewhere(tmp_path / "data")
-    there = pickle.loads(sent)
-    np.testing.assert_equal((there.labels(id), there.image(id), there.mask(id)), expected)
+    data = pickle.loads(sent)
+    np.testing.assert_equal((data.labels(id), data.image(id), data.mask(id)), expected)
 
 
 @pytest.mark.parametrize(
     "address", ["nothing://bucket/x", "file:///proc/none/x", "http://127.0.0.1:1/x"]
 )
-def test_an_address_that_is_none_is_one_line(address):
-    with pytest.raises(InputError, match=r"expected a place that can be read and written") as fault:
-        mirror.choose(address)
-    assert "\n" not in str(fault.value)
+def test_a_wrong_address_is_one_line(address):
+    with pytest.raises(InputError, match="expected a place that fsspec can read") as error:
+        object_store.choose(address)
+    assert "\n" not in str(error.value)
 
 
-def test_a_mirror_wants_a_cluster():
-    with pytest.raises(InputError, match="--mirror s3://b: is a Ray cluster's; add --engine ray"):
-        engines.choose("processes", None, "s3://b")
+def test_a_mirror_needs_a_cluster(capsys):
+    experiment = str(Path(__file__).parents[1] / "experiments" / "shapes.yaml")
+    assert cli.main(["run", experiment, "--mirror", "s3://b"]) == 2
+    assert "--mirror s3://b: is a Ray cluster's; add --engine ray" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -225,23 +232,24 @@ def bucket(monkeypatch):
 
 
 @pytest.mark.cluster
-def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere, monkeypatch):
-    mirror.choose(bucket)
+def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere):
+    object_store.choose(bucket)
     folder = tmp_path / "data"
     for number in range(40):
-        storage.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
-    mirror.bring([folder])
+        artifacts.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
+    object_store.upload([folder])
     elsewhere(folder)
     for number in range(40):
-        assert storage.load_cams(folder / f"{number}.npz")[0] == [1 + number]
+        assert artifacts.load_cams(folder / f"{number}.npz")[0] == [1 + number]
     checkpoints.save(folder / "checkpoint.pt", {"network": {"a": torch.arange(3)}})
-    assert not storage.is_whole(folder / "none.npz")
-    monkeypatch.delenv(mirror.SCRATCH)
-    mirror.fetch([folder])
+    assert not atomic.is_whole(folder / "none.npz")
+    object_store.work_from(None)
+    object_store.choose(bucket)
+    object_store.download([folder])
     assert len(list(folder.glob("*.npz"))) == 40 and os.listdir(folder).count("checkpoint.pt") == 1
 
 
 @pytest.mark.cluster
 def test_a_bucket_that_is_not_there_is_one_line(bucket):
     with pytest.raises(InputError, match=r"s3://none/x: expected a place .* credentials"):
-        mirror.choose("s3://none/x")
+        object_store.choose("s3://none/x")

@@ -7,7 +7,7 @@ from torchvision import models as torchvision_models
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.models.backbones import BACKBONES, build_backbone
+from wsss.models.backbones.catalogue import BACKBONES, build_backbone
 from wsss.models.layers import FrozenNormConv2d, freeze_batch_norm
 
 TORCHVISION = {

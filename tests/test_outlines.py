@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Polygon
 
 from wsss import datasets
-from wsss.annotations.outlines import outlines, paint
+from wsss.datasets.annotations.polygons import outlines, paint
 
 
 def painted(found, shape):

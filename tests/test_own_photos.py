@@ -7,9 +7,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsss import annotations, cli, datasets, delivery, sources, stages, storage, store
+from wsss import cli, datasets
+from wsss.apply import find_networks
 from wsss.datasets import Devkit
+from wsss.datasets.annotations import formats
 from wsss.errors import InputError
+from wsss.io import atomic
+from wsss.lab import results
+from wsss.lab.record import delivery, mlflow_store
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +67,7 @@ def place(tmp_path_factory, tiny_shapes):
 def completed(place, stage):
     """The record of the stage's newest completed run."""
     markers = place.glob(f"outputs/{stage}/*/complete.json")
-    return max((stages.completion(marker.parent) for marker in markers), key=lambda r: r["ended"])
+    return max((results.completion(marker.parent) for marker in markers), key=lambda r: r["ended"])
 
 
 def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, capsys):
@@ -78,20 +83,20 @@ def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, cap
 
 
 def test_a_network_is_found_by_its_model_and_by_its_runs(place):
-    experiment = store.experiment_id("own")
-    runs = store.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
+    experiment = mlflow_store.experiment_id("own")
+    runs = mlflow_store.client().search_runs([experiment], "tags.`wsss.stage.evaluate` != ''")
     folder = place / "outputs" / "train_segmentation"
     folder = folder / completed(place, "train_segmentation")["fingerprint"]
     file = folder / "weights.pt"
     given = ("models:/own/1", runs[0].info.run_id, delivery.run_of(folder))
     for source in given:
-        found = sources.network_file(source, "segmentation")
+        found = find_networks.network_file(source, "segmentation")
         assert found.read_bytes() == file.read_bytes(), source
-    method = sources.method_of(runs[0].info.run_id)
+    method = find_networks.method_of(runs[0].info.run_id)
     assert method.walk.steps == 4 and method.maps["scales"] == (0.5,)
     for source in ("models:/own/7", "models:/none/1", "0" * 32):
         with pytest.raises(InputError, match="check"):
-            sources.network_file(source, "segmentation")
+            find_networks.network_file(source, "segmentation")
     photos = str(place / "photos.yaml")
     assert cli.main(["predict", photos, "--network", given[0], "--out", str(place / "seen")]) == 0
     assert len(list(place.glob("seen/labels/*/*.png"))) == 18
@@ -110,8 +115,8 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     corrected = place / "labelled" / "labelme" / f"{id}.json"
     right = np.zeros_like(maps[0])
     right[10:40, 10:40] = 1
-    content = annotations.labelme.annotation(right, data.classes, "x.png")
-    storage.save_json(corrected, content)
+    content = formats.labelme.annotation(right, data.classes, "x.png")
+    atomic.save_json(corrected, content)
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"
     assert cli.main(["run", str(place / "own.yaml"), override]) == 0
@@ -119,6 +124,6 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     assert "random_walk: done before" in told and "train_segmentation: done in" in told
     record = completed(place, "train_segmentation")
     assert record["parameters"]["corrected_folder"]
-    storage.save_json(corrected, content | {"version": "another"})
+    atomic.save_json(corrected, content | {"version": "another"})
     assert cli.main(["run", str(place / "own.yaml"), override, "--dry-run"]) == 0
     assert "papermill notebooks/60_train_segmentation" in capsys.readouterr().out

@@ -13,10 +13,15 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, delivery, driver, models, pipeline, sources, stages, store
+from wsss import cli, models
+from wsss.apply import find_networks
+from wsss.cli.project import PROJECT
 from wsss.datasets import shapes
 from wsss.errors import InputError
-from wsss.journal import Journal
+from wsss.lab import paths, plan, results
+from wsss.lab.record import delivery, mlflow_store
+from wsss.lab.record.journal import Journal
+from wsss.lab.run import driver
 
 SMOKE = {
     "common": {"dataset": "shapes", "processes": 1, "workers": 0},
@@ -52,15 +57,15 @@ def place(tmp_path_factory):
 
 
 def planned(place, *overrides, **options):
-    experiment = pipeline.read_experiment(place / "smoke.yaml")
-    return pipeline.plan(experiment, pipeline.parse_overrides(overrides), **options)
+    experiment = plan.read_experiment(place / "smoke.yaml")
+    return plan.plan(experiment, plan.parse_overrides(overrides), **options, project=PROJECT)
 
 
 def test_common_values_must_be_somebodys(place):
-    experiment = pipeline.read_experiment(place / "smoke.yaml")
+    experiment = plan.read_experiment(place / "smoke.yaml")
     experiment["common"]["bta"] = 1
     with pytest.raises(InputError, match=r"common\.bta: no stage"):
-        pipeline.plan(experiment)
+        plan.plan(experiment, project=PROJECT)
 
 
 def test_changing_one_parameter_changes_that_stage_and_what_follows(place):
@@ -82,7 +87,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault():
     """As in ``wsss run X --dry-run | head -1``."""
     command = [sys.executable, "-m", "wsss", "run", "experiments/shapes.yaml", "--dry-run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=stages.project_root(), **pipes) as process:
+    with subprocess.Popen(command, cwd=paths.project_root(), **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
@@ -98,8 +103,8 @@ def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, ca
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert photo.name in error and "not a readable photo" in error
         folder = planned(place)[0].folder
-        assert stages.completion(folder) is None
-        runs = store.client().search_runs([store.experiment_id("smoke")])
+        assert results.completion(folder) is None
+        runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")])
         assert {run.info.status for run in runs} == {"FAILED"}
         assert any(photo.name in run.data.tags.get("wsss.error", "") for run in runs)
     finally:
@@ -122,12 +127,12 @@ def finished(place):
 
 
 def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
-    items = [item for item in finished.values() if isinstance(item, pipeline.Planned)]
+    items = [item for item in finished.values() if isinstance(item, plan.Planned)]
     assert [item.name for item in items] == list(SMOKE["stages"]) and all(
         item.done for item in items
     )
-    runs = store.client().search_runs(
-        [store.experiment_id("smoke")],
+    runs = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("smoke")],
         f"attributes.start_time > {int(1000 * finished['began']) - 1}",
     )
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -145,12 +150,15 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
         assert child.data.metrics["seconds"] > 0
         assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert parents[0].data.tags[f"wsss.stage.{item.name}"] == child.info.run_id
-        names = {file.path for file in store.client().list_artifacts(child.info.run_id, "notebook")}
+        names = {
+            file.path
+            for file in mlflow_store.client().list_artifacts(child.info.run_id, "notebook")
+        }
         assert names == {"notebook/executed.ipynb", "notebook/executed.html"}
         outputs = nbformat.read(item.folder / "executed.ipynb", as_version=4)
         assert all(cell.execution_count for cell in outputs.cells if cell.cell_type == "code")
     walk = children["random_walk"].data.metrics
-    version = store.client().get_model_version("smoke-network", "1")
+    version = mlflow_store.client().get_model_version("smoke-network", "1")
     assert version.run_id == children["evaluate"].info.run_id
     top = parents[0].data
     assert top.metrics["3 labels mIoU/train"] == round(walk["labels_miou/train"], 2)
@@ -162,14 +170,15 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
         "infer_cam"
     ].data.metrics.keys()
     gallery = {
-        f.path for f in store.client().list_artifacts(children["random_walk"].info.run_id, "images")
+        f.path
+        for f in mlflow_store.client().list_artifacts(children["random_walk"].info.run_id, "images")
     }
     assert len(gallery) >= 16
 
 
 def test_report_holds_the_figures_of_the_runs(finished):
     text = (finished["report"].folder / "report.md").read_text()
-    record = stages.completion(finished["random_walk"].folder)
+    record = results.completion(finished["random_walk"].folder)
     run_id = delivery.run_of(finished["random_walk"].folder)
     row = next(line for line in text.splitlines() if line.startswith("| CAM + walk + dCRF"))
     assert f"{record['metrics']['labels_miou/train']:.1f}" in row and run_id[:8] in row
@@ -179,7 +188,7 @@ def test_the_network_is_kept_and_registered_with_its_walk(finished):
     weights = finished["evaluate"].folder / "weights.pt"
     walked = models.open_network(weights, "segmentation").network
     assert isinstance(walked, models.RandomWalkSegmenter) and walked.walk["steps"] == 4
-    registered = sources.network_file("models:/smoke-network/1", "segmentation")
+    registered = find_networks.network_file("models:/smoke-network/1", "segmentation")
     assert registered.read_bytes() == weights.read_bytes()
     card = (finished["evaluate"].folder / "model" / "MODEL_CARD.md").read_text()
     assert "with a segmentation head and a walk of its probabilities along an AffinityNet's" in card
@@ -198,19 +207,19 @@ def test_tables_and_figures_of_the_paper_hold_these_runs(finished):
         "CAM+RW+dCRF": "random_walk.labels_miou",
     }.items():
         stage, name = metric.split(".")
-        record = stages.completion(finished[stage].folder)
+        record = results.completion(finished[stage].folder)
         assert rows.loc[labels, "mIoU"] == pytest.approx(record["metrics"][f"{name}/train"])
         assert rows.loc[labels, "runs"] == delivery.run_of(finished[stage].folder)
     network = pd.read_csv(folder / "tables" / "table3.csv").iloc[-1]
-    score = stages.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
+    score = results.completion(finished["evaluate"].folder)["metrics"]["segmentation_miou/val"]
     assert network["val"] == pytest.approx(score)
 
 
 def test_a_rerun_does_nothing_and_says_so(place, finished, capsys):
-    runs = len(store.client().search_runs([store.experiment_id("smoke")]))
+    runs = len(mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")]))
     assert cli.main(["run", str(place / "smoke.yaml")]) == 0
     assert "all 9 stages are done; nothing to do" in capsys.readouterr().out
-    assert len(store.client().search_runs([store.experiment_id("smoke")])) == runs
+    assert len(mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")])) == runs
 
 
 def test_one_changed_parameter_runs_again_only_what_follows(place, finished):
@@ -227,18 +236,18 @@ def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     (folder,) = place.glob("outputs/sweeps/smoke-*")
     table = pd.read_csv(folder / "sweep.csv")
     assert list(table["random_walk.beta"]) == [2, 8]
-    record = stages.completion(finished["random_walk"].folder)  # beta 8, steps 8
+    record = results.completion(finished["random_walk"].folder)  # beta 8, steps 8
     done = table.query("`random_walk.beta` == 8").iloc[0]
     assert done["labels_miou/train"] == pytest.approx(record["metrics"]["labels_miou/train"])
     assert f"| 8 | {done['cam_miou/train']:.2f}" in said
-    runs = store.client().search_runs([store.experiment_id("smoke")])
+    runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")])
     names = {run.info.run_name for run in runs}
     assert any(name.startswith("smoke · beta 2 · ") for name in names)
     assert "random_walk · beta 2" in names
-    (run,) = store.client().search_runs(
-        [store.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
+    (run,) = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("smoke")], "tags.`wsss.sweep` = 'true'"
     )
-    logged = {file.path for file in store.client().list_artifacts(run.info.run_id)}
+    logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
     assert run.info.status == "FINISHED" and logged == {"sweep.md", "sweep.csv", "sweep.png"}
     assert cli.main(["run", sheet, *grid, "--until", "random_walk", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("# random_walk: done") == 2
@@ -251,7 +260,7 @@ def test_a_checkpoint_takes_the_place_of_training(place, finished, stage):
     assert cli.main(["run", str(place / "smoke.yaml"), "--only", stage, override]) == 0
     folder = next(item.folder for item in planned(place, override) if item.name == stage)
     assert folder != finished[stage].folder
-    assert stages.completion(folder)["metrics"] == {}  # no loss: nothing was trained
+    assert results.completion(folder)["metrics"] == {}  # no loss: nothing was trained
     taken, given = (models.load_state(file) for file in (folder / "weights.pt", weights))
     assert all(torch.equal(taken[name], tensor) for name, tensor in given.items())
 
@@ -262,9 +271,9 @@ def test_force_from_a_stage_runs_it_and_what_follows(place, finished):
 
 
 def test_forced_stage_repeats_its_figures(place, finished):
-    before = stages.completion(finished["train_affinity"].folder)
+    before = results.completion(finished["train_affinity"].folder)
     assert cli.main(["run", str(place / "smoke.yaml"), "--only", "train_affinity", "--force"]) == 0
-    after = stages.completion(finished["train_affinity"].folder)
+    after = results.completion(finished["train_affinity"].folder)
     assert after["ended"] > before["ended"]
     timeless = [
         {k: v for k, v in r["metrics"].items() if k != "images_per_second"} for r in (before, after)
@@ -278,16 +287,16 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     assert cli.main(["reproduce", source]) == 0
     said = capsys.readouterr().out
     assert "identical: 4 figures, 0 files, its weights" in said
-    again = store.client().search_runs(
-        [store.experiment_id("smoke")], f"tags.`wsss.reproduces` = '{source}'"
+    again = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("smoke")], f"tags.`wsss.reproduces` = '{source}'"
     )
     assert [run.info.status for run in again] == ["FINISHED"]
     assert not list(place.glob("outputs/reproductions/*"))
-    before = len(store.client().search_model_versions("name = 'smoke-network'"))
+    before = len(mlflow_store.client().search_model_versions("name = 'smoke-network'"))
     assert cli.main(["reproduce", str(finished["evaluate"].folder)]) == 0
-    after = len(store.client().search_model_versions("name = 'smoke-network'"))
+    after = len(mlflow_store.client().search_model_versions("name = 'smoke-network'"))
     assert before == after > 0  # a look back makes no new version
-    record = stages.completion(folder)
+    record = results.completion(folder)
     record["metrics"]["loss"] += 1e-9
     (folder / "complete.json").write_text(json.dumps(record))
     assert cli.main(["reproduce", str(folder)]) == 1
@@ -299,7 +308,7 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
 
 def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatch):
     """What a killed driver leaves: a folder with half the maps and a run that is still RUNNING."""
-    experiment = pipeline.read_experiment(place / "smoke.yaml")
+    experiment = plan.read_experiment(place / "smoke.yaml")
     item = next(i for i in planned(place, "infer_cam.flip=false") if i.name == "infer_cam")
     source = finished["infer_cam"].folder / "cams"
     kept = sorted(source.iterdir())[:10]
@@ -310,8 +319,10 @@ def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatc
     delivery.deliver(item.folder)
     run_id = delivery.run_of(item.folder)
     (item.folder / "run.json").write_text(json.dumps({"seconds": 1000.0}))
-    driver.run(experiment, planned(place, "infer_cam.flip=false", only="infer_cam"))
-    run = store.client().get_run(run_id)
+    driver.run(
+        experiment, planned(place, "infer_cam.flip=false", only="infer_cam"), project=PROJECT
+    )
+    run = mlflow_store.client().get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.metrics["seconds"] > 1000
     for path in kept:  # not computed again: these are the maps with mirror images
         assert (item.folder / "cams" / path.name).read_bytes() == path.read_bytes()

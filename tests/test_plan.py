@@ -6,11 +6,16 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from wsss import cli, disk, measured, pipeline, plan, stages, storage, texts
+from wsss import cli
+from wsss.cli.project import PROJECT
+from wsss.cost import disk_space, timings
+from wsss.cost import forecast as cost_forecast
 from wsss.datasets import Devkit
 from wsss.errors import InputError
-from wsss.evaluation import Confusions, save_confusions
-from wsss.journal import Journal
+from wsss.io import atomic, text
+from wsss.lab import paths, plan, results, stages
+from wsss.lab.record.journal import Journal
+from wsss.photos.evaluation import Confusions, save_confusions
 
 GIB = 2**30
 
@@ -24,28 +29,28 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def planned(place, tiny_shapes):
     """The built-in experiment on 12 + 6 photos."""
-    return pipeline.plan(*experiment(tiny_shapes))
+    return plan.plan(*experiment(tiny_shapes), project=PROJECT)
 
 
 def experiment(root, **stages_values):
-    path = stages.project_root() / "experiments" / "shapes.yaml"
+    path = paths.project_root() / "experiments" / "shapes.yaml"
     given = {"common": {"data_root": str(root), "processes": 0}} | stages_values
-    return pipeline.read_experiment(path), given
+    return plan.read_experiment(path), given
 
 
 def measurement(planned, name, photos, work, rest, **more):
     values = next(item.values for item in planned if item.name == name)
     given = {"classes": 5, "gpu": False, "cores": 2, "bytes": 2**20, "files": 20, "entries": 60}
     given |= {"memory": {"process": GIB, "worker": GIB // 2}, "values": values, "start": 0.0}
-    given |= {"photos": photos, "units": measured.units_of(values, photos)}
-    return measured.Measurement(**(given | {"work": work, "rest": rest} | more))
+    given |= {"photos": photos, "units": timings.units_of(values, photos)}
+    return timings.Measurement(**(given | {"work": work, "rest": rest} | more))
 
 
 def forecast(planned, root, name, found, **asked):
     """One stage's forecast from some measurements of it alone."""
-    asked = plan.Asked(**({"photos": 120, "classes": 5, "cpus": 2, "gpus": 0} | asked))
+    asked = cost_forecast.Asked(**({"photos": 120, "classes": 5, "cpus": 2, "gpus": 0} | asked))
     everything = {item.name: found if item.name == name else [] for item in planned}
-    told = plan.forecast(planned, Devkit(root), asked, everything)
+    told = cost_forecast.forecast(planned, Devkit(root), asked, everything)
     return next(each for each in told if each.name == name)
 
 
@@ -64,23 +69,23 @@ def forecast(planned, root, name, found, **asked):
     ],
 )
 def test_two_sizes_give_a_line_and_one_an_upper_bound(points, wanted, expected):
-    assert plan.scaled(points, wanted) == pytest.approx(expected)
+    assert cost_forecast.scaled(points, wanted) == pytest.approx(expected)
 
 
 def test_several_sizes_give_the_line_of_least_squares():
     sizes, costs = [100, 230, 470, 900], [7.0, 9.5, 18.0, 31.0]
     line = np.polyfit(sizes, costs, 1)
-    assert plan.scaled(list(zip(sizes, costs, strict=True)), 5000) == pytest.approx(
+    assert cost_forecast.scaled(list(zip(sizes, costs, strict=True)), 5000) == pytest.approx(
         np.polyval(line, 5000)
     )
 
 
 def test_work_is_crops_where_a_stage_trains():
     training = {"epochs": 3, "members": 2, "batch_size": 8, "checkpoint": ""}
-    assert measured.units_of(training, 20) == 3 * 2 * 2 * 8  # the last, smaller batch is left out
-    assert measured.units_of(training, 5) == 3 * 2 * 5
-    assert measured.units_of(training | {"checkpoint": "x.pt"}, 20) == 0
-    assert measured.units_of({"processes": 2}, 20) == 20
+    assert timings.units_of(training, 20) == 3 * 2 * 2 * 8  # the last, smaller batch is left out
+    assert timings.units_of(training, 5) == 3 * 2 * 5
+    assert timings.units_of(training | {"checkpoint": "x.pt"}, 20) == 0
+    assert timings.units_of({"processes": 2}, 20) == 20
 
 
 def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, tiny_shapes):
@@ -91,7 +96,7 @@ def test_work_shrinks_with_the_cpus_and_the_rest_does_not(planned, tiny_shapes):
     assert told.rest == pytest.approx(4 + 0.1 * 120)
     assert told.sizes == (10, 20) and told.bound == "CPUs" and not told.notes
     assert told.memory == pytest.approx(GIB + 8 * GIB // 2)  # eight workers; files as they were
-    assert told.calls == plan.CALLS * 20 + plan.READS * 2 * 120
+    assert told.calls == cost_forecast.CALLS * 20 + cost_forecast.READS * 2 * 120
 
 
 def test_the_start_takes_as_long_for_any_number_of_photos(planned, tiny_shapes):
@@ -123,7 +128,7 @@ def test_one_size_is_called_an_upper_bound(planned, tiny_shapes):
     assert "one size, 10 photos" in told.notes[0] and "upper bound" in told.notes[0]
     assert told.files == 20 + 110  # one file a photo, by the model
     data, values = Devkit(tiny_shapes), found[0].values
-    each = disk.stage_bytes("affinity_labels", values, data) / 12
+    each = disk_space.stage_bytes("affinity_labels", values, data) / 12
     assert told.disk == pytest.approx(2**20 + 110 * each, rel=1e-3)
 
 
@@ -152,7 +157,9 @@ def test_networks_and_their_checkpoints_are_calculated(planned, tiny_shapes):
     for seconds, kept in ((0.9 * minute, 0), (1.1 * minute, 1), (9 * minute, 2)):
         found = [measurement(planned, item.name, 120, seconds, 5.0)]
         told = forecast(planned, tiny_shapes, item.name, found)
-        networks = disk.stage_bytes(item.name, item.values, Devkit(tiny_shapes), checkpoints=kept)
+        networks = disk_space.stage_bytes(
+            item.name, item.values, Devkit(tiny_shapes), checkpoints=kept
+        )
         assert told.disk == 2**20 + networks
 
 
@@ -160,16 +167,18 @@ def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(place, 
     without, walk = ({"evaluate": {"walk_steps": n, "train_affinity_run": ""}} for n in (0, 8))
     sizes = []
     for given in (without, walk):
-        items = pipeline.plan(*experiment(tiny_shapes, **given))
+        items = plan.plan(*experiment(tiny_shapes, **given), project=PROJECT)
         sizes.append(forecast(items, tiny_shapes, "evaluate", []).disk)
     values = {item.name: item.values for item in items}
-    networks = [disk.NETWORKS[n](values[n], 5) for n in ("train_segmentation", "train_affinity")]
+    networks = [
+        disk_space.NETWORKS[n](values[n], 5) for n in ("train_segmentation", "train_affinity")
+    ]
     weights = sum(4 * t.numel() for n in networks for t in n.state_dict().values())
     assert weights < sizes[1] - sizes[0] < 1.3 * weights
 
 
 def test_classes_of_all_photos_slow_the_segmentation_network(planned, tiny_shapes, monkeypatch):
-    monkeypatch.setattr(measured, "_timed", lambda name, values, data, classes: classes + 1)
+    monkeypatch.setattr(timings, "_timed", lambda name, values, data, classes: classes + 1)
     for name, growth in (("train_segmentation", 81 / 6), ("affinity_labels", 1)):
         found = [measurement(planned, name, 120, 3.0, 5.0)]
         told = forecast(planned, tiny_shapes, name, found, classes=80)
@@ -179,12 +188,12 @@ def test_classes_of_all_photos_slow_the_segmentation_network(planned, tiny_shape
 
 def test_a_step_with_other_classes_is_timed(planned, tiny_shapes):
     values = {item.name: item.values for item in planned}
-    for name in measured.GROW:
-        assert 0 < measured.class_growth(name, values, Devkit(tiny_shapes), 80, 5) < 1000
+    for name in timings.GROW:
+        assert 0 < timings.class_growth(name, values, Devkit(tiny_shapes), 80, 5) < 1000
     values["evaluate"]["walk_steps"] = 8
-    assert 0 < measured.class_growth("evaluate", values, Devkit(tiny_shapes), 80, 5) < 1000
-    assert measured.class_growth("train_segmentation", values, None, 5, 5) == 1
-    assert measured.class_growth("train_cam", values, None, 80, 5) == 1
+    assert 0 < timings.class_growth("evaluate", values, Devkit(tiny_shapes), 80, 5) < 1000
+    assert timings.class_growth("train_segmentation", values, None, 5, 5) == 1
+    assert timings.class_growth("train_cam", values, None, 80, 5) == 1
 
 
 def test_what_is_kept_in_memory_of_each_photo(tmp_path):
@@ -193,7 +202,7 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
         (tmp_path / f"COCO_train_{number:012d}.npz").touch()
     tracemalloc.start()
     try:
-        stages.inventory(tmp_path)
+        results.inventory(tmp_path)
         listed = tracemalloc.get_traced_memory()[1] / 1000
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -205,19 +214,19 @@ def test_what_is_kept_in_memory_of_each_photo(tmp_path):
         counted = (tracemalloc.get_traced_memory()[1] - before) / 1000
     finally:
         tracemalloc.stop()
-    assert 0.5 < listed / plan.LISTED < 1.5
-    assert 0.8 < counted / plan.SCORED["infer_cam"] < 1.2
+    assert 0.5 < listed / cost_forecast.LISTED < 1.5
+    assert 0.8 < counted / cost_forecast.SCORED["infer_cam"] < 1.2
 
 
 def test_what_gives_way_first(planned, tiny_shapes, tmp_path):
-    ((most, what, _),) = plan.limits(planned, Devkit(tiny_shapes))
+    ((most, what, _),) = cost_forecast.limits(planned, Devkit(tiny_shapes))
     assert most == 2**24 // 11 and "id list" in what  # "train_0000" and the line's end
     path = tmp_path / "ids.txt"
     path.write_text("train_0000\n" * most)
-    assert texts.read_text(path, "an id list")
+    assert text.read_text(path, "an id list")
     path.write_text("train_0000\n" * (most + 1))
     with pytest.raises(InputError, match="at most 16,777,216 bytes"):
-        texts.read_text(path, "an id list")
+        text.read_text(path, "an id list")
 
 
 def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
@@ -228,20 +237,20 @@ def record(item, digest, *, seconds=9.0, values=None, work=4.0, again=False):
     if again:
         journal.begin("e", item.name, {})
     journal.metrics({"a": 1.0})
-    cells = [("code", f"run = {measured.START}name)", 1.5), ("code", "plt.show()", 0.25)]
-    cells += [("code", f"{measured.WORK[0]}ids, job)", work), ("markdown", measured.WORK[0], 100.0)]
+    cells = [("code", f"run = {timings.START}name)", 1.5), ("code", "plt.show()", 0.25)]
+    cells += [("code", f"{timings.WORK[0]}ids, job)", work), ("markdown", timings.WORK[0], 100.0)]
     notebook = {
         "cells": [
             {"cell_type": kind, "source": [source], "metadata": {"papermill": {"duration": lasted}}}
             for kind, source, lasted in cells
         ]
     }
-    (folder / stages.NOTEBOOK).write_text(json.dumps(notebook))
-    storage.save_json(folder / "run.json", {"seconds": seconds})
+    (folder / results.NOTEBOOK).write_text(json.dumps(notebook))
+    atomic.save_json(folder / "run.json", {"seconds": seconds})
     parameters = item.values | (values or {})
     about = {"stage": item.name, "fingerprint": item.fingerprint, "inputs": {}, "metrics": {}}
     about |= {"parameters": parameters, "data_digest": digest, "ended": 1.0, "memory": {}}
-    storage.save_json(folder / stages.COMPLETE, about)
+    atomic.save_json(folder / results.COMPLETE, about)
     (folder / "weights.pt").write_bytes(bytes(9000))
     (folder / "cams").mkdir()
     (folder / "cams" / "a.npz").write_bytes(bytes(5000))
@@ -251,7 +260,7 @@ def test_a_completed_stage_is_measured(planned, tiny_shapes):
     data = Devkit(tiny_shapes)
     item = next(item for item in planned if item.name == "infer_cam")
     record(item, data.digest())
-    (found,) = measured.find(planned, data)["infer_cam"]
+    (found,) = timings.find(planned, data)["infer_cam"]
     assert (found.photos, found.units, found.classes, found.gpu, found.cores) == (
         *(12, 12, 5, False, 4),
     )
@@ -275,11 +284,11 @@ def test_a_completed_stage_is_measured(planned, tiny_shapes):
 def test_what_was_not_the_same_is_no_measurement(planned, tiny_shapes, more):
     item = next(item for item in planned if item.name == "infer_cam")
     record(item, **({"digest": Devkit(tiny_shapes).digest()} | more))
-    assert measured.find(planned, Devkit(tiny_shapes))["infer_cam"] == []
+    assert timings.find(planned, Devkit(tiny_shapes))["infer_cam"] == []
 
 
 def plan_of(root, capsys, *words):
-    path = str(stages.project_root() / "experiments" / "shapes.yaml")
+    path = str(paths.project_root() / "experiments" / "shapes.yaml")
     code = cli.main(["plan", path, f"common.data_root={root}", *words, "--cpus", "4"])
     return code, capsys.readouterr().out
 
@@ -314,11 +323,11 @@ def test_the_bottleneck_is_named(place, planned, tiny_shapes, capsys):
     assert list(tiny_shapes.parent.glob("*")) == [tiny_shapes]  # planning makes nothing
 
 
-@pytest.mark.parametrize("stage", [*disk.NETWORKS, *disk.KINDS])
+@pytest.mark.parametrize("stage", [*disk_space.NETWORKS, *disk_space.KINDS])
 def test_one_cell_of_a_notebook_does_the_work_that_more_processors_shorten(stage):
     cells = json.loads(stages.read_stages()[stage].path.read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert sum(any(call in source for call in measured.WORK) for source in code) == 1
-    assert sum(measured.START in source for source in code) == 1
-    started = next(place for place, source in enumerate(code) if measured.START in source)
-    assert not any(call in code[started] for call in measured.WORK)
+    assert sum(any(call in source for call in timings.WORK) for source in code) == 1
+    assert sum(timings.START in source for source in code) == 1
+    started = next(place for place, source in enumerate(code) if timings.START in source)
+    assert not any(call in code[started] for call in timings.WORK)

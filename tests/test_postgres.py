@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from servers import free_port, served
 
-from wsss import delivery, stages, store, tracking
-from wsss.journal import Journal
+from wsss.lab import paths
+from wsss.lab.record import delivery, mlflow_store, stage_run
+from wsss.lab.record.journal import Journal
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +131,7 @@ def value(number, name, step):
 
 def write(number, folder, together, back):
     """One of several processes: a run of one stage, as a driver and a notebook record it."""
-    os.environ[tracking.DRIVEN_VARIABLE] = "1"
+    os.environ[stage_run.DRIVEN_VARIABLE] = "1"
     os.environ["MLFLOW_TRACKING_USERNAME"] = USERS[number % len(USERS)]
     Journal(folder).begin("together", f"writer {number}", {})
     said = []
@@ -138,7 +139,7 @@ def write(number, folder, together, back):
     with delivery.Courier(said.append) as courier:
         courier.carry(folder)
         courier.flush()
-        run = tracking.StageRun("walk", {"number": number}, {}, folder, folder.name, "d")
+        run = stage_run.StageRun("walk", {"number": number}, {}, folder, folder.name, "d")
         for step in range(STEPS):
             if step == STEPS // 2:
                 back.wait()
@@ -160,9 +161,9 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
-    folders = [stages.stage_folder("walk", f"{number:02}") for number in range(WRITERS)]
+    folders = [paths.stage_folder("walk", f"{number:02}") for number in range(WRITERS)]
     context = multiprocessing.get_context("forkserver")  # one that imports, for all
-    context.set_forkserver_preload(["wsss.delivery", "wsss.tracking"])
+    context.set_forkserver_preload(["wsss.lab.record.delivery", "wsss.lab.record.stage_run"])
     together, back = context.Barrier(WRITERS + 1), context.Event()
     writers = [
         context.Process(target=write, args=(number, folder, together, back), daemon=True)
@@ -185,13 +186,13 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
             writer.join(60)
             assert writer.exitcode == 0
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nobody")
-        Journal(stages.stage_folder("walk", "ff")).begin("together", "no user's", {})
+        Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", {})
         with pytest.raises(delivery.Away, match="does not let this user in"):
-            delivery.deliver(stages.stage_folder("walk", "ff"))
+            delivery.deliver(paths.stage_folder("walk", "ff"))
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USERS[0])
         delivery.settle()  # of those that had ended before it was back
-        client = store.client()
-        runs = client.search_runs([store.experiment_id("together")])
+        client = mlflow_store.client()
+        runs = client.search_runs([mlflow_store.experiment_id("together")])
         ids = {delivery.run_of(folder) for folder in folders}
         assert ids == {run.info.run_id for run in runs if "number" in run.data.params}
         assert len(runs) == WRITERS + 1
@@ -204,7 +205,7 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
                 history = client.get_metric_history(run.info.run_id, name)
                 found = Counter((metric.step, metric.value) for metric in history)
                 assert found == Counter((step, value(number, name, step)) for step in range(STEPS))
-            note = store.artifacts(f"runs:/{run.info.run_id}/notes/note.txt")
+            note = mlflow_store.artifacts(f"runs:/{run.info.run_id}/notes/note.txt")
             assert note.read_text() == f"of {number}"
     for path in tmp_path.glob("outputs/walk/*.said"):
         assert {line.split("; ")[-1] for line in json.loads(path.read_text())} <= {

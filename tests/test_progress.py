@@ -3,7 +3,7 @@
 import io
 import sys
 
-from wsss.progress import Screen
+from wsss.runtime.progress import Screen
 
 
 class Terminal(io.StringIO):
@@ -36,7 +36,7 @@ def test_one_alone_shows_all_that_it_tells(monkeypatch):
 
 def test_in_a_file_each_has_a_line_a_minute(monkeypatch, capsys):
     now = [1000.0]
-    monkeypatch.setattr("wsss.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("wsss.runtime.progress.time.monotonic", lambda: now[0])
     screen = Screen()
     for seconds in (0, 1, 61):
         now[0] = 1000.0 + seconds

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
+from wsss.evaluation import Confusions, load_confusions, save_confusions
 
-from wsss import annotations, storage
 from wsss.affinity import neighbour_offsets, pair_distance
-from wsss.annotations import cvat, labelme
 from wsss.cam import background_score, normalise
+from wsss.datasets.annotations import cvat, formats, labelme
 from wsss.datasets.photos import LEAST_SIDE, photo_size, read_photo
 from wsss.errors import InputError
-from wsss.evaluation import Confusions, load_confusions, save_confusions
 from wsss.geometry import on_grid, upsample
+from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, threshold_of
 from wsss.random_walk import random_walk
 from wsss.synthesis import combine_alphas, label_map, labels_at
@@ -254,7 +254,7 @@ def kept(write, read, name):
 def test_maps_come_back_to_half_precision(classes, data):
     cams = data.draw(unit(len(classes), 3, 4))
     found, again = kept(
-        lambda path: storage.save_cams(path, classes, cams), storage.load_cams, "a.npz"
+        lambda path: artifacts.save_cams(path, classes, cams), artifacts.load_cams, "a.npz"
     )
     assert found == classes and again.dtype == np.float32
     np.testing.assert_array_equal(again, cams.astype(np.float16).astype(np.float32))
@@ -265,8 +265,8 @@ def test_maps_come_back_to_half_precision(classes, data):
 def test_marginals_come_back_in_steps(classes, data):
     low, high = (data.draw(unit(1 + len(classes), 3, 4)) for _ in range(2))
     found, again = kept(
-        lambda path: storage.save_marginals(path, classes, low, high),
-        storage.load_marginals,
+        lambda path: artifacts.save_marginals(path, classes, low, high),
+        artifacts.load_marginals,
         "a.npz",
     )
     assert found == classes
@@ -291,13 +291,15 @@ def test_confusions_come_back(ids, seed):
 @given(labels(most=254))
 def test_label_maps_come_back_from_their_file(values):
     found = kept(
-        lambda path: storage.save_labels(path, values), lambda path: np.array(Image.open(path)), "a"
+        lambda path: artifacts.save_labels(path, values),
+        lambda path: np.array(Image.open(path)),
+        "a",
     )
     np.testing.assert_array_equal(found, values)
 
 
 def test_every_number_has_its_own_colour():
-    assert len({tuple(colour) for colour in storage.voc_palette().tolist()}) == 256
+    assert len({tuple(colour) for colour in artifacts.voc_palette().tolist()}) == 256
 
 
 NAMES = tuple("abcdef")
@@ -307,7 +309,7 @@ NAMES = tuple("abcdef")
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @given(labels())
 def test_label_maps_come_back_from_run_lengths(values):
-    (content,) = [annotations.coco([("a.jpg", values)], NAMES)]
+    (content,) = [formats.coco([("a.jpg", values)], NAMES)]
     found = np.where(values == 255, 255, 0)
     for entry in content["annotations"]:
         inside = coco_mask.decode(entry["segmentation"]) > 0

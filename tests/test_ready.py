@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from wsss.devices import autocast
 
 from wsss import models
-from wsss.devices import autocast
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 from wsss.models.ready import ready
 

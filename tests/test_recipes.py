@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wsss import cli, pipeline, stages
+from wsss import cli
+from wsss.cli.project import PROJECT
+from wsss.lab import paths, plan
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SCRIPTS = sorted(RECIPES.glob("*.sbatch"))
@@ -58,8 +60,8 @@ def test_what_a_recipe_asks_of_wsss_is_there(path):
     given = cli.parser().parse_args(found[0])
     assert given.engine == ("ray" if "ray" in path.name else "processes")
     assert (given.address is not None) == ("ray" in path.name)
-    experiment = pipeline.read_experiment(stages.from_root(given.experiment))
-    pipeline.plan(experiment, pipeline.parse_overrides(given.overrides))
+    experiment = plan.read_experiment(paths.from_root(given.experiment))
+    plan.plan(experiment, plan.parse_overrides(given.overrides), project=PROJECT)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 
-from wsss import cli, delivery, journal, report, reproduction, stages, storage
+from wsss import cli
+from wsss.cli.project import PROJECT
 from wsss.errors import InputError
-from wsss.journal import Journal
+from wsss.io import atomic
+from wsss.lab import paths, results
+from wsss.lab.record import delivery, journal
+from wsss.lab.record.journal import Journal
+from wsss.lab.run import reproduce
+from wsss.report import experiment
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +25,13 @@ def outputs(tmp_path, monkeypatch):
 
 def completed(stage, fingerprint, inputs=None, *, data="d1", metrics=None, seed=0, ended=0):
     """A completed stage's folder with what reports read of it."""
-    folder = stages.stage_folder(stage, fingerprint)
+    folder = paths.stage_folder(stage, fingerprint)
     record = {
         **{"stage": stage, "fingerprint": fingerprint, "inputs": inputs or {}},
         **{"parameters": {"seed": seed}, "data_digest": data, "metrics": metrics or {}},
         **{"manifest": {}, "ended": ended},
     }
-    storage.save_json(folder / stages.COMPLETE, record)
+    atomic.save_json(folder / results.COMPLETE, record)
     return folder
 
 
@@ -42,63 +48,63 @@ def chain(**changes):
 
 
 def test_a_report_takes_one_chain_alone():
-    report.check_lineage(chain())
+    experiment.check_lineage(chain())
     with pytest.raises(InputError, match="evaluate on random_walk w2; give runs of one chain"):
-        report.check_lineage(chain(walk="w2"))
+        experiment.check_lineage(chain(walk="w2"))
     inputs = chain()
     inputs["infer_cam"] = completed("infer_cam", "i2", {"train_cam": "c2"})
     with pytest.raises(InputError, match="infer_cam builds on infer_cam i2, and random_walk on"):
-        report.check_lineage(inputs)
+        experiment.check_lineage(inputs)
 
 
 def test_a_report_takes_one_dataset_alone():
     with pytest.raises(InputError, match="made of data d1, and evaluate of d2"):
-        report.check_lineage(chain(data="d2"))
+        experiment.check_lineage(chain(data="d2"))
 
 
 def test_figures_of_several_seeds_are_a_mean_with_its_spread():
     inputs = chain(metrics={"segmentation_miou/val": 50.0})
-    assert report._over_seeds(inputs["evaluate"], "segmentation_miou/val") == "50.0"
+    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == "50.0"
     for seed, value in ((1, 52.0), (2, 54.0)):
         metrics = {"segmentation_miou/val": value}
         completed("evaluate", f"e{seed}1", {"train_segmentation": "s1"}, metrics=metrics, seed=seed)
-    told = report._over_seeds(inputs["evaluate"], "segmentation_miou/val")
+    told = experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val")
     assert told == "52.0 ± 2.0 (3 seeds)"
     metrics = {"segmentation_miou/val": 90.0}  # on other data: not of this column
     completed("evaluate", "e9", {"train_segmentation": "s1"}, metrics=metrics, seed=3, data="d2")
-    assert report._over_seeds(inputs["evaluate"], "segmentation_miou/val") == told
+    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == told
 
 
 def test_origins_lead_from_figures_to_runs_and_what_made_them():
     inputs = chain()
-    folders = report.chain_folders(inputs)
+    folders = experiment.chain_folders(inputs)
     names = [folder.parent.name for folder in folders]
     assert names == ["train_cam", "infer_cam", "random_walk", "train_segmentation", "evaluate"]
     for folder in folders:
         tags = {"mlflow.source.git.commit": "0123456789abcdef", "wsss.git.dirty": "true"}
         Journal(folder).begin("toys", folder.parent.name, tags)
         Journal(folder).end("FINISHED")
-    from wsss import recorded
+    from wsss.lab.record import finished_runs
 
-    table = report.origins(map(recorded.completed, folders))
+    table = experiment.origins(map(finished_runs.completed, folders))
     assert list(table["stage"]) == names
     assert list(table["run"]) == [delivery.run_of(folder) for folder in folders]
     assert set(table["commit"]) == {"0123456789ab and source/changes.diff"}
 
 
 def test_results_are_compared_to_the_last_bit(tmp_path):
-    first, second = stages.stage_folder("toy", "1"), stages.stage_folder("toy", "2")
+    first, second = paths.stage_folder("toy", "1"), paths.stage_folder("toy", "2")
     figures = {"loss": 0.1 + 0.2, "none": math.nan, "images_per_second": 5.0}
     for folder in (first, second):
         completed("toy", folder.name, metrics=figures)
         torch.save({"a": torch.zeros(2), "b": torch.ones(1)}, folder / "weights.pt")
-    assert reproduction.compare(first, second) == []
-    record = stages.completion(second)
+    assert reproduce.compare(first, second) == []
+    record = results.completion(second)
     record["metrics"] |= {"loss": 0.3, "images_per_second": 6.0}
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
-    storage.save_json(second / stages.COMPLETE, record)
+    atomic.save_json(second / results.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
-    lines = reproduction.compare(first, second)
+    lines = reproduce.compare(first, second)
     assert lines == [
         "loss: 0.3, and was 0.30000000000000004",
         "cams/: files differ",
@@ -117,22 +123,22 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
     parent.add("stage", name="toy", folder=str(folder))
     delivery.settle()
     run_id = delivery.run_of(folder)
-    assert reproduction.find(run_id) == reproduction.find(str(folder)) == folder.resolve()
+    assert reproduce.find(run_id) == reproduce.find(str(folder)) == folder.resolve()
     with pytest.raises(InputError, match=f"its stages' runs are: {run_id}"):
-        reproduction.find(delivery.run_of(parent.folder))
+        reproduce.find(delivery.run_of(parent.folder))
     with pytest.raises(InputError, match="expected the folder of a completed stage"):
-        reproduction.find("0" * 32)
+        reproduce.find("0" * 32)
     with pytest.raises(InputError, match="there is no stage 'toy' in notebooks/"):
-        reproduction.reproduce(str(folder))
+        reproduce.reproduce(str(folder), project=PROJECT)
 
 
 def test_what_surrounded_a_run_is_compared(outputs):
     folder = completed("toy", "1")
     Journal(folder).begin("toys", "toy", {"mlflow.source.git.commit": "0" * 40})
     Journal(folder).begin("toys", "toy", {"wsss.python": "3.1"})  # it went on elsewhere
-    with storage.atomic(folder / "source" / "packages.txt") as partial:
+    with atomic.write(folder / "source" / "packages.txt") as partial:
         partial.write_text("torch==0.1\n")
-    reasons = "\n".join(reproduction._surroundings(folder))
+    reasons = "\n".join(reproduce._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons
     assert "then torch==0.1" in reasons
     assert journal.opening(folder)[0] == "toys"

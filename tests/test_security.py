@@ -14,8 +14,11 @@ import papermill
 import pytest
 import yaml
 
-from wsss import cli, execution, pipeline, provenance, stages
+from wsss import cli
 from wsss.errors import masked
+from wsss.lab import plan, stages
+from wsss.lab.record import provenance
+from wsss.lab.run import notebook as run_notebook
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +70,7 @@ def test_parameters_reach_a_real_notebook_as_they_are(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=about)
     nbformat.write(notebook, tmp_path / "in.ipynb")
     (tmp_path / "values.json").write_text(json.dumps({"texts": HOSTILE}))
-    command = [sys.executable, "-c", execution.EXECUTE, "in.ipynb", "out.ipynb", "values.json"]
+    command = [sys.executable, "-c", run_notebook.EXECUTE, "in.ipynb", "out.ipynb", "values.json"]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as run:  # it ends with its input
         said = run.stderr.read()
@@ -79,7 +82,7 @@ def test_parameters_reach_a_real_notebook_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_overrides_are_values_too(text):
-    given = pipeline.parse_overrides([f"dataset.data_root={yaml.safe_dump(text)}"])
+    given = plan.parse_overrides([f"dataset.data_root={yaml.safe_dump(text)}"])
     assert given == {"dataset": {"data_root": text}}
 
 

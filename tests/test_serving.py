@@ -20,13 +20,18 @@ from servers import free_port, served
 from test_environment import canonical
 from test_layers import reached
 
-from wsss import delivery, evaluation, models, registry, stages, storage, store, tracking
+from wsss import models
+from wsss.apply import model_registry
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets import Devkit
-from wsss.journal import Journal
+from wsss.io import artifacts, atomic
+from wsss.lab import paths
+from wsss.lab.record import delivery, mlflow_store, stage_run
+from wsss.lab.record.journal import Journal
 from wsss.metrics import ConfusionMatrix
 from wsss.models.ready import ready
-from wsss.segmentation import segment
+from wsss.photos import evaluation
+from wsss.photos.segmentation import segment
 
 # mlflow.pyfunc warns of a type hint of its own when it is first imported, and of a comparison that
 # pandas deprecates when it keeps an example.
@@ -48,10 +53,10 @@ PARAMETERS = {
 
 def stage(name, fingerprint, parameters, inputs):
     """A completed stage as far as a card reads it; its folder."""
-    folder = stages.stage_folder(name, fingerprint)
+    folder = paths.stage_folder(name, fingerprint)
     record = {"stage": name, "fingerprint": fingerprint, "metrics": {}, "ended": 0.0}
     record |= {"parameters": parameters, "inputs": inputs, "data_digest": "d1g357"}
-    storage.save_json(folder / "complete.json", record)
+    atomic.save_json(folder / "complete.json", record)
     return folder
 
 
@@ -69,7 +74,7 @@ def run(tmp_path_factory, data):
     patch = pytest.MonkeyPatch()
     patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-    patch.setenv(tracking.DRIVEN_VARIABLE, "1")
+    patch.setenv(stage_run.DRIVEN_VARIABLE, "1")
     stage("train_cam", "0a", {"weights": "some/where/imagenet.pth"}, {})
     stage("random_walk", "0b", {"tuning_photos": 7}, {})
     trained = stage(
@@ -98,15 +103,15 @@ def run(tmp_path_factory, data):
         folder = root / "outputs" / "evaluate" / fingerprint
         Journal(folder).begin("toys", "evaluate", {"wsss.stage": "evaluate"})
         inputs = {"train_segmentation": trained}
-        run = tracking.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
+        run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
         run.log_metrics({"segmentation_miou/val": 50.0})
-        registry.prepare("toy", run, data, table)
+        model_registry.prepare("toy", run, data, table)
         told = delivery.deliver(folder)
         assert told == [f"registered as models:/toy/{len(runs) + 1}"]
         run.run_id = delivery.run_of(folder)
         runs.append(run)
     # what an interruption has delivered again is registered once
-    again = registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
+    again = model_registry.register("toy", runs[0].folder / "model" / "model.json", runs[0].run_id)
     assert again == "toy/1"
     yield runs[0]
     patch.undo()
@@ -129,7 +134,7 @@ def jpeg(data, id):
 
 def read(png):
     with Image.open(io.BytesIO(png)) as image:
-        assert image.mode == "P" and bytes(image.getpalette()) == storage.voc_palette().tobytes()
+        assert image.mode == "P" and bytes(image.getpalette()) == artifacts.voc_palette().tobytes()
         return np.array(image)
 
 
@@ -191,7 +196,7 @@ def test_what_is_no_photo_is_named_by_its_row(model, data, given):
 
 
 def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
-    client = store.client()
+    client = mlflow_store.client()
     first, second = (client.get_model_version("toy", version) for version in ("1", "2"))
     assert first.tags["run"] == run.run_id == first.run_id and first.tags["dataset"] == "shapes"
     assert first.tags["miou"] == "50.00" and "miou" not in second.tags
@@ -223,13 +228,17 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
 def test_requirements_cover_what_serving_imports(model):
     owners = packages_distributions()
     # these are only for who asks for a cluster
-    used = reached("wsss.serving") - set(sys.stdlib_module_names) - {"ray", "fsspec", "pyarrow"}
+    used = (
+        reached("wsss.apply.mlflow_model")
+        - set(sys.stdlib_module_names)
+        - {"ray", "fsspec", "pyarrow"}
+    )
     wanted = {canonical(owner) for name in used for owner in owners[name]}
-    assert wanted - {canonical(name) for name in registry.REQUIREMENTS} == {
+    assert wanted - {canonical(name) for name in model_registry.REQUIREMENTS} == {
         "mlflow-skinny",  # a part of mlflow
         "mlflow-tracing",
     }
-    assert set(registry.REQUIREMENTS) <= wanted
+    assert set(model_registry.REQUIREMENTS) <= wanted
 
 
 ALONE = """
@@ -252,11 +261,11 @@ print(json.dumps([wsss.__file__, answer["classes"][0]]))
 @pytest.mark.slow
 def test_it_loads_where_wsss_is_not_installed(run, model, data, tmp_path):
     path = data.image_path(data.ids("val")[0])
-    command = [sys.executable, "-c", ALONE, str(stages.project_root()), str(path)]
+    command = [sys.executable, "-c", ALONE, str(paths.project_root()), str(path)]
     out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     place, classes = json.loads(out.stdout.splitlines()[-1])
-    assert not place.startswith(str(stages.project_root())) and "/code/wsss/" in place
+    assert not place.startswith(str(paths.project_root())) and "/code/wsss/" in place
     assert classes == model.predict([path.read_bytes()])["classes"][0]
 
 

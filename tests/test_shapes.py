@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from wsss.datasets import shapes
-from wsss.datasets.voc import IGNORE, Devkit
+from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
+from wsss.io.artifacts import IGNORE
 
 
 @pytest.fixture(scope="module")

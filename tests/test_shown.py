@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wsss import shown, store
+from wsss.lab.record import mlflow_pages, mlflow_store
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from wsss import shown, store
     ],
 )
 def test_a_title_tells_what_was_changed(changes, title):
-    told = shown.title(changes)
+    told = mlflow_pages.title(changes)
     if title is None and "train_cam.epochs" in changes:
         title = "train_cam.epochs 1, train_affinity.epochs 2"
     elif title is None:
@@ -29,8 +29,8 @@ def test_a_title_tells_what_was_changed(changes, title):
 
 
 def test_names_leave_out_what_is_empty():
-    assert shown.run_name("evaluate", "") == "evaluate"
-    assert shown.run_name("shapes", "beta 4", "now") == "shapes · beta 4 · now"
+    assert mlflow_pages.run_name("evaluate", "") == "evaluate"
+    assert mlflow_pages.run_name("shapes", "beta 4", "now") == "shapes · beta 4 · now"
 
 
 def test_headlines_are_on_held_out_photos_where_there_are_any():
@@ -43,24 +43,24 @@ def test_headlines_are_on_held_out_photos_where_there_are_any():
         "segmentation_miou/val": 40.0,
         "seconds": 3.0,
     }
-    assert shown.headlines(metrics) == {
+    assert mlflow_pages.headlines(metrics) == {
         "2 walk mIoU/train_held_out": 49.0,
         "3 labels mIoU/train": 55.0,
         "4 network mIoU/val": 40.0,
     }
-    assert shown.headlines({"loss": 1.0}) == {}
+    assert mlflow_pages.headlines({"loss": 1.0}) == {}
 
 
 def test_what_people_changed_in_an_experiment_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client, id = store.client(), store.experiment_id("toys")
-    shown.describe_experiment("toys", "Toys.", [])
-    assert shown.VIEW not in client.get_experiment(id).tags  # no figures yet, so no view
-    client.set_experiment_tag(id, shown.NOTE, "Mine.")
-    shown.describe_experiment("toys", "Toys.", ["1 CAM mIoU/train"])
+    client, id = mlflow_store.client(), mlflow_store.experiment_id("toys")
+    mlflow_pages.describe_experiment("toys", "Toys.", [])
+    assert mlflow_pages.VIEW not in client.get_experiment(id).tags  # no figures yet, so no view
+    client.set_experiment_tag(id, mlflow_pages.NOTE, "Mine.")
+    mlflow_pages.describe_experiment("toys", "Toys.", ["1 CAM mIoU/train"])
     tags = client.get_experiment(id).tags
-    assert tags[shown.NOTE] == "Mine."
-    state = json.loads(json.loads(tags[shown.VIEW])["state"])
+    assert tags[mlflow_pages.NOTE] == "Mine."
+    state = json.loads(json.loads(tags[mlflow_pages.VIEW])["state"])
     assert state["selectedColumns"] == ["metrics.`1 CAM mIoU/train`"]
-    shown.describe_experiment("toys", "Toys.", ["4 network mIoU/val"])
+    mlflow_pages.describe_experiment("toys", "Toys.", ["4 network mIoU/val"])
     assert client.get_experiment(id).tags == tags

@@ -14,8 +14,12 @@ import yaml
 
 from tests import chain
 from tests.faults import processes
-from wsss import cli, disk, execution, journal, stages, store
+from wsss import cli
+from wsss.cost import disk_space
 from wsss.errors import InputError
+from wsss.lab import paths
+from wsss.lab.record import journal, mlflow_store
+from wsss.lab.run import notebook
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared out")
@@ -26,7 +30,7 @@ def place(tmp_path, tiny_shapes, monkeypatch):
     """A folder of its own with the chain's experiment, on two cores."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT)
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT)
     (tmp_path / "toys.yaml").write_text(yaml.safe_dump(chain.experiment(tiny_shapes)))
     whole = os.sched_getaffinity(0)
     os.sched_setaffinity(0, CORES)
@@ -73,7 +77,7 @@ def test_stages_that_all_need_get_all_cores_and_others_their_share(place, monkey
     assert [each["what"] for each in walks] == ["begin", "begin", "end", "end"]
     assert {tuple(each["cores"]) for each in walks} == {(CORES[0],), (CORES[1],)}
     assert {each["OMP_NUM_THREADS"] for each in walks} == {"1"}
-    runs = store.client().search_runs([store.experiment_id("toys")])
+    runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("toys")])
     cores = {
         run.data.tags["wsss.stage"]: run.data.tags["wsss.device"].rpartition(", ")[2]
         for run in runs
@@ -98,7 +102,7 @@ def test_a_point_that_fails_leaves_the_others_complete(place, monkeypatch, capsy
     assert len(begun) == 4 + 3
     assert len(list(place.glob("out/random_walk/*/complete.json"))) == 2
     assert not list(place.glob("out/sweeps/*"))
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT.replace("== 13", "== -1"))
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT.replace("== 13", "== -1"))
     assert run(place, "out", monkeypatch, *words) == 0
     assert chain.begun(place / "out")[len(begun) :] == [("random_walk", 13.0)]
     assert len(table(place, "out")[1]) == 3
@@ -119,7 +123,7 @@ def test_room_is_asked_for_all_points_before_anything_starts(place, monkeypatch,
         asked.extend(item.name for item in items)
         raise InputError("no room")
 
-    monkeypatch.setattr(disk, "check", check)
+    monkeypatch.setattr(disk_space, "check", check)
     assert run(place, "out", monkeypatch, "random_walk.beta=2,4", "--jobs", "2") == 2
     assert asked.count("random_walk") == 2 and asked.count("train_cam") == 1
     assert not chain.begun(place / "out") and "no room" in capsys.readouterr().err
@@ -146,7 +150,7 @@ def driven(place, mark, *words):
     command = [sys.executable, "-c", DRIVER, "run", str(place / "toys.yaml"), *words]
     with (place / "log").open("w") as log:
         driver = subprocess.Popen(
-            command, cwd=stages.project_root(), env=environment, stdout=log, stderr=log
+            command, cwd=paths.project_root(), env=environment, stdout=log, stderr=log
         )
     until = time.monotonic() + 60
     walks = [("random_walk", 101.0), ("random_walk", 102.0)]  # of which either may be first
@@ -190,7 +194,7 @@ def test_what_a_stopped_sweep_started_ends_with_it_and_it_goes_on(place, monkeyp
     if sent == signal.SIGINT:
         assert code == 130 and "stopped; the same command goes on" in (place / "log").read_text()
         assert statuses(place) == {"runs": ["KILLED"] * 2, "random_walk": ["KILLED"] * 2}
-    monkeypatch.setattr(execution, "EXECUTE", chain.SCRIPT.replace("600 if", "0 if"))
+    monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT.replace("600 if", "0 if"))
     assert run(place, "out", monkeypatch, *words) == 0
     assert len(chain.begun(place / "out")) == 4 + 2 + 2
     assert len(table(place, "out")[1]) == 2

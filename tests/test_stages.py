@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from wsss import stages
 from wsss.errors import InputError
-from wsss.stages import Stage
+from wsss.lab import lineage, results, stages
+from wsss.lab.stages import Stage
 
 
 def notebook(folder, parameters, code="x = 1", prose="# Title"):
@@ -112,7 +112,7 @@ def test_the_real_chain_is_connected():
 def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
     with pytest.raises(InputError, match="no completed run on dataset 'shapes'"):
-        stages.latest("train_cam", "shapes")
+        lineage.latest("train_cam", "shapes")
     for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypa
         }
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
-    assert stages.latest("train_cam", "shapes").name == "b"
+    assert lineage.latest("train_cam", "shapes").name == "b"
 
 
 def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
@@ -133,31 +133,31 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
     (tmp_path / "cams").mkdir()
     for name in ("a.txt", "cams/b.txt", "papermill.log", ".progress"):
         (tmp_path / name).write_text("whole")
-    whole = json.dumps(record | {"inventory": stages.inventory(tmp_path)})
-    (tmp_path / stages.COMPLETE).write_text(whole)
-    assert stages.damage(tmp_path) == "" and stages.completion(tmp_path)
+    whole = json.dumps(record | {"inventory": results.inventory(tmp_path)})
+    (tmp_path / results.COMPLETE).write_text(whole)
+    assert results.damage(tmp_path) == "" and results.completion(tmp_path)
     for name in ("papermill.log", ".progress", "executed.html"):  # beside the results
         (tmp_path / name).write_text("more and more")
-    assert stages.damage(tmp_path) == ""
+    assert results.damage(tmp_path) == ""
     for name in ("a.txt", "cams/b.txt"):
         (tmp_path / name).write_text("who")
-        assert "cut short" in stages.damage(tmp_path)
+        assert "cut short" in results.damage(tmp_path)
         (tmp_path / name).unlink()
-        assert "missing" in stages.damage(tmp_path)
+        assert "missing" in results.damage(tmp_path)
         with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files of it"):
-            stages.completed_in(tmp_path, "here")
+            results.completed_in(tmp_path, "here")
         (tmp_path / name).write_text("whole")
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
     sound = (tmp_path / "a.png").read_bytes()
-    record["inventory"] = stages.inventory(tmp_path)
-    (tmp_path / stages.COMPLETE).write_text(json.dumps(record))
+    record["inventory"] = results.inventory(tmp_path)
+    (tmp_path / results.COMPLETE).write_text(json.dumps(record))
     for content in (bytes(len(sound)), sound[:-4] + b"\0\0\0\0"):
-        assert stages.damage(tmp_path) == ""
+        assert results.damage(tmp_path) == ""
         (tmp_path / "a.png").write_bytes(content)
-        assert stages.damage(tmp_path) == "a.png of it is damaged"
+        assert results.damage(tmp_path) == "a.png of it is damaged"
         (tmp_path / "a.png").write_bytes(sound)
     for content in (whole[:-9], "", "\0" * len(whole), "[1]", whole.replace("inputs", "outputs")):
-        (tmp_path / stages.COMPLETE).write_text(content)
-        assert stages.completion(tmp_path) is None and "complete.json is cut" in stages.damage(
+        (tmp_path / results.COMPLETE).write_text(content)
+        assert results.completion(tmp_path) is None and "complete.json is cut" in results.damage(
             tmp_path
         )

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from wsss import jobs, labelling, models, storage
+from wsss import models
+from wsss.apply import label_photos
 from wsss.crf import CrfParams
 from wsss.datasets.voc import Devkit
-from wsss.infer import infer
-from wsss.segmentation import segment_job
+from wsss.io import artifacts, atomic
+from wsss.photos import jobs
+from wsss.photos.map_photos import infer
+from wsss.photos.segmentation import segment_job
 from wsss.synthesis import Walk
 
 
@@ -25,11 +28,11 @@ def written(folder, kind):
     random = np.random.default_rng(0)
     path = folder / kind
     if kind == "cams.npz":
-        storage.save_cams(path, [3, 20], random.random((2, 9, 8), np.float32))
+        artifacts.save_cams(path, [3, 20], random.random((2, 9, 8), np.float32))
     elif kind == "marginals.npz":
-        storage.save_marginals(path, [3], *random.random((2, 2, 9, 8)))
+        artifacts.save_marginals(path, [3], *random.random((2, 2, 9, 8)))
     elif kind == "labels.png":
-        storage.save_labels(path, random.integers(0, 21, (30, 40)))
+        artifacts.save_labels(path, random.integers(0, 21, (30, 40)))
     else:
         models.save_state({"a": torch.rand(70), "b": torch.arange(9)}, path, description={"k": 1})
     return path
@@ -38,19 +41,19 @@ def written(folder, kind):
 @pytest.mark.parametrize("kind", ["cams.npz", "marginals.npz", "labels.png", "weights.pt"])
 def test_a_file_cut_or_zeroed_anywhere_is_not_whole(tmp_path, kind):
     path = written(tmp_path, kind)
-    assert storage.is_whole(path)
+    assert atomic.is_whole(path)
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        assert not storage.is_whole(path), f"cut to {length} of {len(content)} bytes"
+        assert not atomic.is_whole(path), f"cut to {length} of {len(content)} bytes"
     for start in (0, len(content) // 3, len(content) // 2):  # a block that never reached the disk
         for end in (len(content), start + len(content) // 3):
             path.write_bytes(content[:start] + bytes(end - start) + content[end:])
-            assert not storage.is_whole(path), f"bytes {start} to {end} of {len(content)} zeroed"
+            assert not atomic.is_whole(path), f"bytes {start} to {end} of {len(content)} zeroed"
     path.write_bytes(content)
-    assert storage.is_whole(path)
+    assert atomic.is_whole(path)
     path.unlink()
-    assert not storage.is_whole(path)
+    assert not atomic.is_whole(path)
 
 
 def test_any_bit_of_an_array_counts(tmp_path):
@@ -64,7 +67,7 @@ def test_any_bit_of_an_array_counts(tmp_path):
         for offset in (0, 777, 1999):
             content[place + offset] ^= 4
             path.write_bytes(content)
-            assert not storage.is_whole(path)
+            assert not atomic.is_whole(path)
             content[place + offset] ^= 4
 
 
@@ -84,7 +87,7 @@ def test_contents_reach_the_disk_before_their_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
     target = tmp_path / "sub" / "x"
-    with storage.atomic(target) as partial:
+    with atomic.write(target) as partial:
         partial.write_text("all of it")
     assert done == [str(partial), f"{partial} becomes {target}", str(target.parent)]
     assert [path.name for path in target.parent.iterdir()] == ["x"]
@@ -94,7 +97,7 @@ def test_threads_that_write_the_same_file_do_not_take_it_from_each_other(tmp_pat
     both = threading.Barrier(2)
 
     def write(text):
-        with storage.atomic(tmp_path / "x") as partial:
+        with atomic.write(tmp_path / "x") as partial:
             partial.write_text(text)
             both.wait(10)
 
@@ -120,9 +123,9 @@ def test_what_killed_writers_left_is_swept(tmp_path):
     ]
     for path in stale + kept:
         path.touch()
-    assert storage.sweep_partials(tmp_path) == 2
+    assert atomic.sweep_partials(tmp_path) == 2
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-    assert storage.sweep_partials(tmp_path / "none") == 0
+    assert atomic.sweep_partials(tmp_path / "none") == 0
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +159,7 @@ def made(tiny_shapes, tmp_path_factory):
             [folder / "predictions/{}.png"],
         ),
         "label": (
-            labelling.predict_job(data, network, folder=folder / "own"),
+            label_photos.predict_job(data, network, folder=folder / "own"),
             [folder / "own/labels/{}.png"],
         ),
     }

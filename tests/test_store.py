@@ -9,7 +9,7 @@ from contextlib import suppress
 import mlflow
 import pytest
 
-from wsss import store
+from wsss.lab.record import mlflow_store
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def database(tmp_path, monkeypatch):
 
 def use(name):
     """What a process does that comes first to a store."""
-    from wsss import store  # by now told where it is
+    from wsss.lab.record import mlflow_store  # by now told where it is
 
-    store.experiment_id(name)
+    mlflow_store.experiment_id(name)
 
 
 def test_a_process_killed_while_it_makes_the_store_leaves_a_store_that_opens(database):
@@ -41,7 +41,7 @@ def test_a_process_killed_while_it_makes_the_store_leaves_a_store_that_opens(dat
     assert _parts(database)  # it was in the middle of it
 
     use("second")
-    assert store.client().get_experiment_by_name("second")
+    assert mlflow_store.client().get_experiment_by_name("second")
     assert not _parts(database)
 
 
@@ -53,13 +53,13 @@ def test_processes_that_come_at_once_share_one_store(database):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    found = {each.name for each in store.client().search_experiments()}
+    found = {each.name for each in mlflow_store.client().search_experiments()}
     assert {"of 0", "of 1"} <= found
 
 
 def test_an_experiment_that_another_process_is_quicker_to_make_is_shared(database, monkeypatch):
-    first = store.experiment_id("shared")
-    client = type(store.client())
+    first = mlflow_store.experiment_id("shared")
+    client = type(mlflow_store.client())
     asked, real = [], client.get_experiment_by_name
 
     def too_early(self, name):
@@ -67,14 +67,14 @@ def test_an_experiment_that_another_process_is_quicker_to_make_is_shared(databas
         return None if len(asked) == 1 else real(self, name)
 
     monkeypatch.setattr(client, "get_experiment_by_name", too_early)
-    assert store.experiment_id("shared") == first and len(asked) == 2
+    assert mlflow_store.experiment_id("shared") == first and len(asked) == 2
 
 
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_server_that_does_not_let_one_in_is_told_as_such(code, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host")
     said = f"API request to endpoint /x failed with error code {code} != 200. Response body: 'No'"
-    told = store.unreachable(mlflow.MlflowException(said))
+    told = mlflow_store.unreachable(mlflow.MlflowException(said))
     assert "does not let this user in" in told and "MLFLOW_TRACKING_USERNAME" in told
     assert "http://***@host" in told and "\n" not in told
 
@@ -89,11 +89,11 @@ def _parts(database):
 
 
 def test_who_finds_an_experiment_made_meanwhile_takes_it(database, monkeypatch):
-    made = store.experiment_id("toys")
-    ask, first = store.MlflowClient.get_experiment_by_name, [None]
+    made = mlflow_store.experiment_id("toys")
+    ask, first = mlflow_store.MlflowClient.get_experiment_by_name, [None]
     monkeypatch.setattr(
-        store.MlflowClient,
+        mlflow_store.MlflowClient,
         "get_experiment_by_name",
         lambda client, name: first.pop() if first else ask(client, name),
     )
-    assert store.experiment_id("toys") == made
+    assert mlflow_store.experiment_id("toys") == made

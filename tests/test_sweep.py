@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss import pipeline, stages, store, sweep, viz
+from wsss import viz
+from wsss.cli.project import PROJECT
 from wsss.errors import InputError
+from wsss.lab import paths, plan
+from wsss.lab.record import mlflow_store
+from wsss.lab.run import grid, sweep
 
 
 def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
-    single, several = sweep.split(
+    single, several = grid.split_overrides(
         [
             "random_walk.beta=4,8,16",
             "infer_cam.scales=[0.5, 1.0]",
@@ -37,7 +41,7 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
             "seeds": [0, 1, 2],
         }
     }
-    points = sweep.combinations(experiment, {"grid": {"random_walk.steps": [16]}})
+    points = grid.combinations(experiment, {"grid": {"random_walk.steps": [16]}})
     assert len(points) == 2 * 2 * 1 * 3 == len({point.title for point in points})
     last = points[-1]
     assert last.title == "variant no head, random_walk.beta 8, random_walk.steps 16, seed 2"
@@ -49,30 +53,36 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
 
 
 def test_seeds_are_of_all_stages_or_of_those_from_one_on():
-    single, sweep_of = sweep.split(["random_walk.beta=4", "seeds=0,1"])
+    single, sweep_of = grid.split_overrides(["random_walk.beta=4", "seeds=0,1"])
     assert single == ["random_walk.beta=4"] and sweep_of["seeds"] == [0, 1]
-    path = stages.project_root() / "experiments" / "shapes.yaml"
-    experiment = pipeline.read_experiment(path)
-    point = sweep.combinations(experiment, sweep_of)[1]
-    seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}
+    path = paths.project_root() / "experiments" / "shapes.yaml"
+    experiment = plan.read_experiment(path)
+    point = grid.combinations(experiment, sweep_of)[1]
+    seeds = {
+        p.name: p.values.get("seed")
+        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+    }
     assert {name for name, seed in seeds.items() if seed == 1} == {
         "train_cam",
         "train_affinity",
         "train_segmentation",
     }
-    _, sweep_of = sweep.split(["train_affinity.seeds=3"])
-    (point,) = sweep.combinations(experiment, sweep_of)
-    seeds = {p.name: p.values.get("seed") for p in sweep.plan(experiment, point, {})}
+    _, sweep_of = grid.split_overrides(["train_affinity.seeds=3"])
+    (point,) = grid.combinations(experiment, sweep_of)
+    seeds = {
+        p.name: p.values.get("seed")
+        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+    }
     assert seeds["train_cam"] == 0 and seeds["train_affinity"] == seeds["train_segmentation"] == 3
     with pytest.raises(InputError, match="'walk' is no stage of this experiment"):
-        sweep.combinations(experiment, sweep.split(["walk.seeds=0,1"])[1])
+        grid.combinations(experiment, grid.split_overrides(["walk.seeds=0,1"])[1])
     with pytest.raises(InputError, match="expected whole numbers"):
-        sweep.split(["seeds=0,few"])
+        grid.split_overrides(["seeds=0,few"])
 
 
 def test_without_anything_to_sweep_there_is_no_point():
-    assert sweep.combinations({"sweep": {}}) == sweep.combinations({}) == []
-    (only,) = sweep.combinations({"sweep": {"seeds": [3]}})
+    assert grid.combinations({"sweep": {}}) == grid.combinations({}) == []
+    (only,) = grid.combinations({"sweep": {"seeds": [3]}})
     assert only.seed == 3 and only.title == "seed 3" and only.overrides == {}
 
 
@@ -87,13 +97,13 @@ def test_without_anything_to_sweep_there_is_no_point():
 )
 def test_wrong_sweeps_are_refused(given, reason):
     with pytest.raises(InputError, match=reason):
-        sweep.combinations({"sweep": given})
+        grid.combinations({"sweep": given})
 
 
 def test_force_is_refused():
-    points = sweep.combinations({"sweep": {"seeds": [0, 1]}})
+    points = grid.combinations({"sweep": {"seeds": [0, 1]}})
     with pytest.raises(InputError, match="--force would run again"):
-        sweep.run({"common": {}}, points, {}, force=True)
+        sweep.run({"common": {}}, points, {}, force=True, project=PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +156,8 @@ def test_means_over_seeds_have_a_spread_where_seeds_made_a_difference(tmp_path, 
     assert "| a | 40.00 | 61.00 ± 1.41 |" in text and "| b | 50.00 | 64.00 ± 0.00 |" in text
     text = sweep._compare({"name": "toys"}, frame[:2], [], [], str)
     assert "| 40.00 | 61.00 ± 1.41 |" in text
-    (run,) = store.client().search_runs(
-        [store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"
+    (run,) = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"
     )
     assert run.data.metrics["mean segmentation_miou/val"] == 61
     assert run.data.metrics["spread segmentation_miou/val"] == pytest.approx(2**0.5)

@@ -8,14 +8,15 @@ import torch
 
 import wsss
 import wsss.errors
-from wsss import models, storage
+from wsss import models
 from wsss.affinity import boundaries
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.transforms import PAD, Samples, augment
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.jobs import affinity_label_job, cam_job, walk_job
+from wsss.io import artifacts
+from wsss.photos.jobs import affinity_label_job, cam_job, walk_job
 from wsss.synthesis import (
     Walk,
     affinities,
@@ -25,7 +26,7 @@ from wsss.synthesis import (
     label_map,
     walk_scores,
 )
-from wsss.targets import RegionFolder
+from wsss.train.labels import RegionFolder
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +143,11 @@ def labelled(tmp_path, tiny_shapes, networks):
 
 def test_affinity_label_job_writes_the_regions_of_the_maps(labelled):
     data, id, folder = labelled
-    classes, cams = storage.load_cams(folder / "cams" / f"{id}.npz")
+    classes, cams = artifacts.load_cams(folder / "cams" / f"{id}.npz")
     again = alpha_marginals(data.image(id), cams, alphas=(1.5, 9.0), crf_steps=2)
     expected = combine_alphas(*again, classes=classes)
     assert (read_mask(folder / "affinity_labels" / f"{id}.png", num_classes=5) == expected).all()
-    kept, marginals = storage.load_marginals(folder / "marginals" / f"{id}.npz")
+    kept, marginals = artifacts.load_marginals(folder / "marginals" / f"{id}.npz")
     assert kept == classes
     np.testing.assert_allclose(marginals / 255, np.stack(again), atol=1 / 500)
 
@@ -206,18 +207,18 @@ def test_label_map_names_the_present_classes():
 
 def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):
     cams = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
-    storage.save_cams(tmp_path / "a.npz", [3, 20], cams)
-    classes, again = storage.load_cams(tmp_path / "a.npz")
+    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams)
+    classes, again = artifacts.load_cams(tmp_path / "a.npz")
     assert classes == [3, 20] and again.dtype == np.float32
     np.testing.assert_allclose(again, cams, atol=5e-4)
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:150])
     with pytest.raises(wsss.errors.InputError, match=r"b\.npz: not a file of activation maps"):
-        storage.load_cams(tmp_path / "b.npz")
+        artifacts.load_cams(tmp_path / "b.npz")
     with pytest.raises(wsss.errors.InputError, match="run infer_cam"):
-        storage.load_cams(tmp_path / "c.npz")
+        artifacts.load_cams(tmp_path / "c.npz")
 
 
 def test_palette_is_vocs():
-    assert storage.voc_palette()[[0, 1, 2, 8, 15, 20]].tolist() == [
+    assert artifacts.voc_palette()[[0, 1, 2, 8, 15, 20]].tolist() == [
         *([0, 0, 0], [128, 0, 0], [0, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128])
     ]

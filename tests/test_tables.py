@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from wsss import stages, storage, tables
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
-from wsss.evaluation import Confusions
+from wsss.io import atomic
+from wsss.lab import lineage
+from wsss.photos.evaluation import Confusions
+from wsss.report import paper_tables
 
 
 def confusions(seed, photos=7, classes=3):
@@ -44,17 +46,17 @@ def slow_miou(counts):
 
 def test_a_score_is_the_mean_over_seeds_of_the_miou_over_all_photos():
     runs = [confusions(seed) for seed in range(3)]
-    found = tables.score(runs)
+    found = paper_tables.score(runs)
     each = [slow_miou(dense(counted).sum(0)) for _, counted in runs]
     assert found.mean == pytest.approx(np.mean(each))
     assert found.spread == pytest.approx(np.std(each, ddof=1))
     assert found.photos == 7 and found.runs == ("run0", "run1", "run2")
-    assert np.isnan(tables.score(runs[:1]).spread)
+    assert np.isnan(paper_tables.score(runs[:1]).spread)
 
 
 def test_the_interval_is_that_of_photos_drawn_with_replacement():
     runs = [confusions(seed, photos=30) for seed in range(2)]
-    found = tables.score(runs, draws=4000)
+    found = paper_tables.score(runs, draws=4000)
     random = np.random.default_rng(99)  # other draws: equal but for chance
     drawn, each = [], [dense(counted) for _, counted in runs]
     for _ in range(2000):
@@ -70,27 +72,27 @@ def test_runs_over_other_photos_are_not_averaged():
     name, counted = confusions(1)
     turned = Confusions(3, ids=counted.ids[::-1], counts=counted.counts)
     with pytest.raises(InputError, match="runs run0, run1 scored different photos"):
-        tables.score([confusions(0), (name, turned)])
+        paper_tables.score([confusions(0), (name, turned)])
 
 
 def found(classes):
     runs = [confusions(seed, classes=classes) for seed in range(2)]
-    return {name: tables.score(runs) for name in ("CAM", "CAM+RW", "CAM+RW+dCRF", "network")}
+    return {name: paper_tables.score(runs) for name in ("CAM", "CAM+RW", "CAM+RW+dCRF", "network")}
 
 
 def test_tables_hold_every_published_row_with_its_mark_and_ours_with_its_runs():
     scores = found(21)
-    made = tables.paper(
+    made = paper_tables.paper(
         scores, backbone="resnet38", classes=VOC_CLASSES, score_on="voc train", val_on="voc val"
     )
-    published = json.loads(resources.files("wsss").joinpath("published.json").read_text())
+    published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
     sources = {
         "table1": published["label_synthesis_voc12_train"],
         "table2": published["per_class_voc12"],
         "table3": published["image_label_methods_voc12"],
         "table4": published["stronger_supervision_voc12"],
     }
-    assert set(made) == set(sources) == set(tables.TITLES)
+    assert set(made) == set(sources) == set(paper_tables.TITLES)
     for name, entries in sources.items():
         theirs = made[name][made[name]["mark"] != "ours"]
         assert list(theirs["mark"]) == [entry["status"] for entry in entries]
@@ -112,7 +114,7 @@ def test_tables_hold_every_published_row_with_its_mark_and_ours_with_its_runs():
 
 
 def test_classes_that_are_not_vocs_stand_alone_in_table_2():
-    made = tables.paper(
+    made = paper_tables.paper(
         found(3), backbone="small", classes=["a", "b"], score_on="train", val_on="val"
     )
     assert list(made["table2"]["mark"]) == ["ours"]
@@ -120,10 +122,10 @@ def test_classes_that_are_not_vocs_stand_alone_in_table_2():
 
 
 def test_tables_are_written_as_markdown_latex_and_csv(tmp_path):
-    made = tables.paper(
+    made = paper_tables.paper(
         found(21), backbone="mobilenet_v2", classes=VOC_CLASSES, score_on="train", val_on="val"
     )
-    paths = tables.write(made, tmp_path / "tables")
+    paths = paper_tables.write(made, tmp_path / "tables")
     assert {p.name for p in paths} == {
         f"table{n}.{kind}" for n in range(1, 5) for kind in ("md", "tex", "csv")
     }
@@ -144,7 +146,7 @@ def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
         **{"stage": stage, "fingerprint": fingerprint, "parameters": parameters},
         **{"inputs": inputs, "data_digest": "d", "metrics": {}, "ended": ended},
     }
-    storage.save_json(root / stage / fingerprint / "complete.json", record)
+    atomic.save_json(root / stage / fingerprint / "complete.json", record)
     return root / stage / fingerprint
 
 
@@ -158,5 +160,5 @@ def test_siblings_differ_in_seeds_alone_and_the_newest_of_each_counts(tmp_path, 
     newer = completed(tmp_path, "infer_cam", "ib2", {"train_cam": "tb"}, ended=1, flip=True)
     completed(tmp_path, "infer_cam", "ic", {"train_cam": "tc"}, flip=True)
     completed(tmp_path, "infer_cam", "id", {"train_cam": "tb"}, flip=False)
-    assert stages.siblings(one) == [one, newer]
-    assert stages.siblings(newer) == [one, newer]
+    assert lineage.siblings(one) == [one, newer]
+    assert lineage.siblings(newer) == [one, newer]

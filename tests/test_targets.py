@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from wsss.errors import InputError
-from wsss.storage import save_labels
-from wsss.targets import MaskFolder
+from wsss.io.artifacts import save_labels
+from wsss.train.labels import MaskFolder
 
 
 def test_shares_are_of_labelled_pixels_only(tmp_path):

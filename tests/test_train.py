@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.toys import Noise
-from wsss import devices, losses, train
 from wsss.datasets.transforms import Samples, augment
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.models import build_cam
-from wsss.optimisers import build_optimiser
-from wsss.train import Schedule, fit, fit_members
+from wsss.runtime import devices
+from wsss.train import loop, losses
+from wsss.train.loop import Schedule, fit, fit_members
+from wsss.train.optimisers import build_optimiser
 
 
 def mean(picture):
@@ -141,7 +142,7 @@ def test_training_is_repeatable_and_the_choice_does_not_leak(tmp_path, monkeypat
     """On a processor always, on a GPU where asked for."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(devices, "pick_device", lambda: torch.device(device))  # of the choice alone
-    monkeypatch.setattr(train, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loop, "pick_device", lambda: torch.device("cpu"))
     seen = []
 
     def asking(net, images, targets):
@@ -205,8 +206,8 @@ def test_a_batch_in_parts_takes_the_same_steps(tmp_path, parts):
 
 
 def test_nothing_trained_has_no_last_metrics():
-    assert train.last([], "loss") == {}
-    assert train.last([{"loss": 2.0}, {"loss": 1.0, "rate": 3.0}], "loss") == {"loss": 1.0}
+    assert loop.last([], "loss") == {}
+    assert loop.last([{"loss": 2.0}, {"loss": 1.0, "rate": 3.0}], "loss") == {"loss": 1.0}
 
 
 def test_members_are_averaged_and_none_is_trained_twice(tmp_path):

@@ -12,8 +12,10 @@ import pytest
 from playwright.sync_api import expect
 from servers import free_port, served
 
-from wsss import delivery, execution, shown, stages, store, tracking
-from wsss.journal import Journal
+from wsss.lab import results
+from wsss.lab.record import delivery, mlflow_pages, mlflow_store, stage_run
+from wsss.lab.record.journal import Journal
+from wsss.lab.run import notebook as run_notebook
 
 pytestmark = pytest.mark.slow
 
@@ -56,37 +58,37 @@ def executed(folder, beta):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell("# 50 · Random walk"), cell]
     )
-    nbformat.write(notebook, folder / stages.NOTEBOOK)
+    nbformat.write(notebook, folder / results.NOTEBOOK)
 
 
 def record(root, beta):
     """A run of two stages, as the driver records it; ids by name."""
     changes = {} if beta == 8 else {"random_walk.beta": beta}
-    title = shown.title(changes)
+    title = mlflow_pages.title(changes)
     parent = Journal(root / "outputs" / "runs" / str(beta))
-    tags = {"wsss.experiment": "toys", shown.NOTE: "\n\n".join(["Toys.", REPORT])}
-    parent.begin("toys", shown.run_name("toys", title), tags)
-    folders, scores = {shown.run_name("toys", title): parent.folder}, {}
+    tags = {"wsss.experiment": "toys", mlflow_pages.NOTE: "\n\n".join(["Toys.", REPORT])}
+    parent.begin("toys", mlflow_pages.run_name("toys", title), tags)
+    folders, scores = {mlflow_pages.run_name("toys", title): parent.folder}, {}
     for number, (name, figures) in enumerate(CHAIN.items()):
-        label = shown.run_name(name, title if name == "random_walk" else "")
+        label = mlflow_pages.run_name(name, title if name == "random_walk" else "")
         folder = root / "outputs" / name / f"{number}{beta}"
         Journal(folder).begin("toys", label, {"wsss.stage": name}, parent=parent.folder)
         folders[label if name == "random_walk" else f"{name} for {beta}"] = folder
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(tracking.DRIVEN_VARIABLE, "1")
-            run = tracking.StageRun(name, {"beta": beta}, {}, folder, f"{number}{beta}", "d1g357")
+            patch.setenv(stage_run.DRIVEN_VARIABLE, "1")
+            run = stage_run.StageRun(name, {"beta": beta}, {}, folder, f"{number}{beta}", "d1g357")
         run.log_gallery({id: picture(beta + n) for n, id in enumerate(GALLERY)})
         for step in range(5):
             run.log_metrics({"loss": 1 / (step + beta)}, step)
         run.complete({f"{figure}/train": value - beta / 8 for figure, value in figures.items()})
         executed(folder, beta)
-        execution.keep_notebook(folder)
+        run_notebook.keep_notebook(folder)
         run.journal.end("FINISHED")
-        final = stages.completion(folder)["metrics"]
+        final = results.completion(folder)["metrics"]
         parent.add("stage", name=name, folder=str(folder))
         parent.metrics({f"{name}.{metric}": value for metric, value in final.items()})
-        parent.metrics(shown.headlines(final))
-        scores |= shown.headlines(final)
+        parent.metrics(mlflow_pages.headlines(final))
+        scores |= mlflow_pages.headlines(final)
     text = "Toys, to look at."
     parent.add("experiment", name="toys", description=text, columns=list(scores))
     parent.end("FINISHED")
@@ -103,7 +105,7 @@ def pages(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         runs = record(root, 8) | record(root, 4)
-        experiment = store.experiment_id("toys")
+        experiment = mlflow_store.experiment_id("toys")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]

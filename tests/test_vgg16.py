@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from wsss import models
-from wsss.models.backbones import build_backbone
-from wsss.models.vgg16 import VGG16
+from wsss.models.backbones.catalogue import build_backbone
+from wsss.models.backbones.vgg16 import VGG16
 
 WIDTHS = {"1": (64, 2), "2": (128, 2), "3": (256, 3), "4": (512, 3), "5": (512, 3)}
 

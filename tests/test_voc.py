@@ -9,7 +9,7 @@ from PIL import Image
 from wsss import datasets
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.storage import save_labels
+from wsss.io.artifacts import save_labels
 
 
 @pytest.fixture

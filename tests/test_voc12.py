@@ -12,9 +12,9 @@ import scipy.sparse
 from PIL import Image
 
 from wsss import cli, datasets
-from wsss.datasets import downloads, voc12
+from wsss.datasets.prepare import unpack, voc12
 from wsss.errors import InputError
-from wsss.storage import save_labels, voc_palette
+from wsss.io.artifacts import save_labels, voc_palette
 
 SIZE = (20, 30)  # of every photo: height, width
 TRAIN, VAL = ["p_b", "p_a"], ["p_c", "p_d"]  # not sorted: VOC's own lists keep their order
@@ -229,7 +229,7 @@ def test_a_file_is_whole_or_not_there(archives, root, monkeypatch):
         target.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloads.shutil, "copyfileobj", stop)
+    monkeypatch.setattr(unpack.shutil, "copyfileobj", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, **archives)
     assert contents(root) == {}

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import cli, models, storage, voc_server
+from wsss import cli, models
+from wsss.apply import voc_server
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
+from wsss.io import artifacts, atomic
 from wsss.models.ready import ready
-from wsss.segmentation import segment
+from wsss.photos.segmentation import segment
 
 SIZES = {"2008_000001": (40, 56), "2008_000006": (48, 33), "2008_000011": (41, 41)}  # height, width
 IDS = list(SIZES)
@@ -63,12 +65,12 @@ def run(tmp_path_factory, devkit, network):
         **ARCHITECTURE,
     )
     parameters = ARCHITECTURE | {"backbone": "small", "data_root": str(devkit), "epochs": 1}
-    storage.save_json(folder / "parameters.json", parameters)
+    atomic.save_json(folder / "parameters.json", parameters)
     record = {
         **{"stage": "train_segmentation", "fingerprint": folder.name, "parameters": parameters},
         **{"inputs": {}, "data_digest": "d", "metrics": {}, "ended": 1.0},
     }
-    storage.save_json(folder / "complete.json", record)
+    atomic.save_json(folder / "complete.json", record)
     return folder
 
 
@@ -81,7 +83,7 @@ def read(archive):
 def labels_of(content):
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == "PNG" and image.mode == "P"
-        assert image.getpalette("RGB") == storage.voc_palette().ravel().tolist()
+        assert image.getpalette("RGB") == artifacts.voc_palette().ravel().tolist()
         return np.array(image)
 
 
@@ -209,7 +211,7 @@ def test_a_stage_run_by_hand_has_its_record_alone(tmp_path, run):
 def png(id, value=3, *, mode="P", size=None, palette=None):
     height, width = size or SIZES[id]
     image = Image.fromarray(np.full((height, width), value, np.uint8), mode="P")
-    image.putpalette(storage.voc_palette().tobytes() if palette is None else palette)
+    image.putpalette(artifacts.voc_palette().tobytes() if palette is None else palette)
     if mode != "P":
         image = Image.fromarray(np.full((height, width), value, np.uint8)).convert(mode)
     file = io.BytesIO()
@@ -391,7 +393,7 @@ def trailing(path):
         (cut, "ended before the end-of-stream marker"),
         (cut_amid_a_member, "unexpected end of data"),
         (flipped, "CRC check failed"),
-        (trailing, "unpacks to more than it may hold"),
+        (trailing, "follows the end mark, is too long"),
         (lambda path: path.write_bytes(b""), "empty file"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8), "invalid header"),
     ],
@@ -407,8 +409,8 @@ def test_damaged_archives_are_one_fault(tmp_path, devkit, capsys, damage, told):
 @pytest.mark.parametrize(
     "palette",
     [
-        np.roll(storage.voc_palette(), 1, axis=0).tobytes(),
-        storage.voc_palette()[:3].tobytes(),  # no colour for value 3
+        np.roll(artifacts.voc_palette(), 1, axis=0).tobytes(),
+        artifacts.voc_palette()[:3].tobytes(),  # no colour for value 3
         bytes(768),
     ],
 )
@@ -423,7 +425,7 @@ def test_another_palette_is_a_warning(tmp_path, devkit, capsys, palette):
 
 
 def test_a_palette_of_the_classes_alone_will_do(tmp_path, devkit, capsys):
-    colours = storage.voc_palette()[:21].tobytes()
+    colours = artifacts.voc_palette()[:21].tobytes()
     members = [(FIRST, png(A, palette=colours)), *sound()[1:]]
     archive = write(tmp_path / "results.tgz", members)
     assert check(capsys, devkit, archive) == (0, ["sound: 3 label maps"])

@@ -13,16 +13,21 @@ import pytest
 import torch
 import yaml
 
-from wsss import cli, models, pipeline, stages, storage, store, walk_sweep
+from wsss import cli, models
+from wsss.cli.project import PROJECT
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.infer import infer
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, plan, results
+from wsss.lab.record import mlflow_store
 from wsss.metrics import ConfusionMatrix
+from wsss.photos import walk_grid
+from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk, label_map, walk_scores
 
 # nine alphas: more than a byte has bits
-GRID = walk_sweep.Grid((1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0), (1.0, 4.0), (1, 4, 16))
+GRID = walk_grid.Grid((1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0), (1.0, 4.0), (1, 4, 16))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def cams(tmp_path_factory, tiny_shapes):
         maps = ((maps - 0.4).clamp(min=0) / 0.6).numpy()
         if place == 0:
             maps[2] = maps[1]  # the first of equals wins
-        storage.save_cams(folder / f"{id}.npz", classes, maps)
+        artifacts.save_cams(folder / f"{id}.npz", classes, maps)
     return folder
 
 
@@ -60,7 +65,7 @@ def given(tmp_path, tiny_shapes, cams, network):
 
 
 def merged(given, ids):
-    return walk_sweep.merge(given["folder"], ids, grid=GRID, num_classes=5)
+    return walk_grid.merge(given["folder"], ids, grid=GRID, num_classes=5)
 
 
 @pytest.mark.parametrize("restore, pixels", [(0.0, 0), (0.5, 32)])
@@ -68,12 +73,12 @@ def test_every_combination_counts_as_it_does_by_itself(given, restore, pixels):
     given["walk"] = replace(given["walk"], restore=restore)
     data = given["dataset"]
     ids = data.ids("train")[:3]
-    assert infer(ids, walk_sweep.sweep_job(**given), label="t", processes=1) == 3
+    assert infer(ids, walk_grid.sweep_job(**given), label="t", processes=1) == 3
     places = list(itertools.product(*map(enumerate, GRID)))
     assert len(places) == 9 * 2 * 3
     expected = {place: ConfusionMatrix(len(data.classes) + 1) for place in places}
     for id in ids:
-        classes, maps = storage.load_cams(given["cams"] / f"{id}.npz")
+        classes, maps = artifacts.load_cams(given["cams"] / f"{id}.npz")
         image = data.image(id)
         affinity = given["walk"].affinities(given["network"], image)
         for place, matrix in expected.items():
@@ -96,7 +101,7 @@ def test_background_wins_over_its_equals_and_ignored_pixels_do_not_count():
     target = np.array([[0, 3, 255], [3, 3, 0]], np.uint8)
     scores = torch.ones((1, 1, 2 + 2, 2, 3))
     scores[:, :, 1] = 0.5  # the second alpha's background is less than the classes
-    targets, counts = walk_sweep.count(scores, target, classes=2)
+    targets, counts = walk_grid.count(scores, target, classes=2)
     assert targets.tolist() == [0, 3]
     assert counts[0, 0, 0].tolist() == [[2, 0, 0], [3, 0, 0]]
     assert counts[1, 0, 0].tolist() == [[0, 2, 0], [0, 3, 0]]
@@ -104,14 +109,14 @@ def test_background_wins_over_its_equals_and_ignored_pixels_do_not_count():
 
 def test_only_what_is_missing_is_computed(given):
     ids = given["dataset"].ids("train")[:3]
-    job = walk_sweep.sweep_job(**given)
+    job = walk_grid.sweep_job(**given)
     infer(ids, job, label="t", processes=1)
     whole = merged(given, ids)
     files = sorted(given["folder"].iterdir()) + sorted(given["affinities"].iterdir())
     assert len(files) == 6
     job.paths(ids[1])[0].unlink()
     before = {path: path.stat().st_mtime_ns for path in files if path.exists()}
-    without = walk_sweep.sweep_job(**given | {"network": None})  # affinities are there
+    without = walk_grid.sweep_job(**given | {"network": None})  # affinities are there
     again = pickle.loads(pickle.dumps(without))  # as worker processes get it
     assert infer(ids, again, label="t", processes=1) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -119,7 +124,7 @@ def test_only_what_is_missing_is_computed(given):
 
 
 def test_a_mask_of_another_size_and_a_damaged_file_are_refused(given):
-    job, id = walk_sweep.sweep_job(**given), given["dataset"].ids("train")[0]
+    job, id = walk_grid.sweep_job(**given), given["dataset"].ids("train")[0]
     classes, (_, width), scores = job.predict(id)
     with pytest.raises(InputError, match=rf"photo {id} is {width}x1 but its mask is"):
         job.postprocess(id, (classes, (1, width), scores))
@@ -147,12 +152,12 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
     common = EXPERIMENT["common"] | {"data_root": str(tiny_shapes)}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(EXPERIMENT | {"common": common}))
-    for item in pipeline.plan(pipeline.read_experiment(path))[:-1]:
+    for item in plan.plan(plan.read_experiment(path), project=PROJECT)[:-1]:
         item.folder.mkdir(parents=True)
         record = {"stage": item.name, "fingerprint": item.fingerprint, "data_digest": "d1g357"}
         metrics = {"cam_miou/train": 40.0} if item.name == "infer_cam" else {}
         more = {"parameters": item.values, "inputs": {}, "metrics": metrics, "ended": 0.0}
-        storage.save_json(item.folder / "complete.json", record | more)
+        atomic.save_json(item.folder / "complete.json", record | more)
         if item.name == "infer_cam":
             (item.folder / "cams").symlink_to(cams)
         elif item.name == "train_affinity":
@@ -167,13 +172,15 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     command = ["run", str(sheet), *(f"random_walk.{text}" for text in grid)]
     assert cli.main([*command, "random_walk.steps=4,much"]) == 2  # before anything is walked
     assert "random_walk.steps: expected int but got 'much'" in capsys.readouterr().err
-    assert not (stages.outputs_root() / "affinities").exists()
+    assert not (paths.outputs_root() / "affinities").exists()
     assert cli.main([*command, "--until", "random_walk", "--dry-run"]) == 0
     assert "# random_walk: 12 combinations in one pass" in capsys.readouterr().out
     assert cli.main([*command, "--until", "random_walk"]) == 0
     said = capsys.readouterr().out
-    assert "12 walks without dense CRF" in said and "random_walk.crf_steps=0" not in said
-    root = stages.outputs_root()
+    assert (
+        "12 settings of random_walk in one pass" in said and "random_walk.crf_steps=0" not in said
+    )
+    root = paths.outputs_root()
     assert not (root / "random_walk").exists()  # no notebook ran
     (folder,) = root.glob("sweeps/tiny-*")
     table = pd.read_csv(folder / "sweep.csv")
@@ -186,11 +193,13 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     best = table.loc[table["walk_miou/train_tuning"].idxmax()]
     where = ", ".join(f"{name} {best[name]:.0f}" for name in names)
     assert f"{best['walk_miou/train_tuning']:.2f} at {where}" in said
-    kept = json.loads((folder / "random_walk.json").read_text())
+    kept = json.loads((folder / "parameters.json").read_text())
     assert kept["crf_steps"] == 0 and kept["radius"] == 5 and "beta" not in kept
-    (run,) = store.client().search_runs([store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'")
-    logged = {file.path for file in store.client().list_artifacts(run.info.run_id)}
-    assert logged == {"sweep.md", "sweep.csv", "sweep.png", "random_walk.json"}
+    (run,) = mlflow_store.client().search_runs(
+        [mlflow_store.experiment_id("tiny")], "tags.`wsss.sweep` = 'true'"
+    )
+    logged = {file.path for file in mlflow_store.client().list_artifacts(run.info.run_id)}
+    assert logged == {"sweep.md", "sweep.csv", "sweep.png", "parameters.json"}
     assert len(list(root.glob("walk_sweeps/*/*.npz"))) == 12  # the scored photos, no others
 
     # with dense CRF it is the notebook, and its walk scores the same
@@ -200,7 +209,7 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert cli.main(["run", str(sheet), *given]) == 0
     assert "random_walk.crf_steps=0 would compare the walks alone" in capsys.readouterr().out
     (walk,) = (path.parent for path in root.glob("random_walk/*/complete.json"))
-    metrics = stages.completion(walk)["metrics"]
+    metrics = results.completion(walk)["metrics"]
     (row,) = table[(table[names] == [2, 8, 16]).all(axis=1)].to_dict("records")
     for name in figures[1:]:
         assert row[name] == pytest.approx(metrics[name], abs=1e-9)

@@ -5,20 +5,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import pipeline, yamls
 from wsss.errors import InputError
+from wsss.io import safe_yaml
+from wsss.lab import plan
 
 
 def test_anchors_and_merges_are_read_as_yaml_has_them():
     text = "a: &one {x: 1, y: [1, 2]}\nb: *one\nc: {<<: *one, x: 3}\nd: [*one, *one]\n"
-    assert yamls.parse(text, "here") == yaml.safe_load(text)
-    assert yamls.parse("", "here") is None and yamls.parse("# nothing", "here") is None
+    assert safe_yaml.parse(text, "here") == yaml.safe_load(text)
+    assert safe_yaml.parse("", "here") is None and safe_yaml.parse("# nothing", "here") is None
 
 
 def test_a_byte_order_mark_and_line_ends_of_other_systems_are_read(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_bytes("\ufeffname: é\r\nstages: {dataset: }\r\n".encode())
-    assert yamls.read(path, "an experiment") == {"name": "é", "stages": {"dataset": None}}
+    assert safe_yaml.read(path, "an experiment") == {"name": "é", "stages": {"dataset": None}}
 
 
 def test_what_anchors_stand_for_is_counted_each_time():
@@ -26,11 +27,11 @@ def test_what_anchors_stand_for_is_counted_each_time():
     text = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\nb: [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
     values = 1 + 2 + 11 + (1 + 10 * 11)  # the mapping, its keys, the list, the list of lists
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yamls, "MOST_VALUES", values)
-        assert len(yamls.parse(text, "here")["b"]) == 10
-        patch.setattr(yamls, "MOST_VALUES", values - 1)
+        patch.setattr(safe_yaml, "MOST_VALUES", values)
+        assert len(safe_yaml.parse(text, "here")["b"]) == 10
+        patch.setattr(safe_yaml, "MOST_VALUES", values - 1)
         with pytest.raises(InputError, match="stands for more than"):
-            yamls.parse(text, "here")
+            safe_yaml.parse(text, "here")
 
 
 NAMES = st.from_regex("[a-z][a-z_]{0,8}", fullmatch=True)
@@ -44,10 +45,10 @@ PLAIN = st.recursive(
 @given(NAMES, NAMES, PLAIN)
 def test_overrides_come_back(stage, parameter, value):
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    found = pipeline.parse_overrides([f"{stage}.{parameter}={text}"])
+    found = plan.parse_overrides([f"{stage}.{parameter}={text}"])
     assert found == {stage: {parameter: value}}
 
 
 def test_nothing_after_the_equals_sign_is_the_empty_text():
-    given = pipeline.parse_overrides(["evaluate.model_name=", "report.a=null"])
+    given = plan.parse_overrides(["evaluate.model_name=", "report.a=null"])
     assert given == {"evaluate": {"model_name": ""}, "report": {"a": None}}

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.devices import as_batch, autocast
 from wsss.geometry import upsample
+from wsss.runtime.devices import as_batch, autocast
 
 STRIDE = 4  # pixels a cell of the maps that are kept
 

@@ -16,10 +16,10 @@ from wsss.affinity import STRIDE as AFFINITY_STRIDE
 from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
-from wsss.devices import as_batch, autocast
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.random_walk import random_walk
+from wsss.runtime.devices import as_batch, autocast
 
 
 def label_map(scores: np.ndarray | torch.Tensor, classes: Iterable[int]) -> np.ndarray:

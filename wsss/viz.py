@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from wsss.geometry import upsample
-from wsss.storage import voc_palette
+from wsss.io.artifacts import voc_palette
 
 
 def overlay_labels(image, labels, *, strength=0.6):

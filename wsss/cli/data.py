@@ -5,16 +5,16 @@ from pathlib import Path
 
 from wsss.cli.command import add_command, count
 from wsss.errors import InputError
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 
 def _data_voc12(arguments):
-    from wsss.datasets import voc12
+    from wsss.datasets.prepare import voc12 as prepare_voc12
 
-    report = voc12.prepare(
+    report = prepare_voc12.prepare(
         arguments.root, voc=arguments.voc, sbd=arguments.sbd, any_digest=arguments.any_digest
     )
-    print(voc12.table(report))
+    print(prepare_voc12.table(report))
     if report.lacking:
         names = " and ".join(download.archive for download in report.lacking)
         raise InputError(
@@ -24,9 +24,9 @@ def _data_voc12(arguments):
 
 
 def _data_small(arguments):
-    from wsss.datasets import small
+    from wsss.datasets.prepare import shrink
 
-    kit = small.shrink(arguments.source, arguments.root, long_side=arguments.long)
+    kit = shrink.shrink(arguments.source, arguments.root, long_side=arguments.long)
     print(f"{kit.root}: ready; set data_root to it")
 
 

@@ -4,11 +4,11 @@ from wsss.cli.command import add_command
 
 
 def _doctor(arguments):
-    from wsss import doctor
+    from wsss.cli import doctor_checks
 
-    lines = doctor.examine()
-    print(doctor.report(lines))
-    missing = sum(line.mark == doctor.MISSING for line in lines)
+    lines = doctor_checks.examine()
+    print(doctor_checks.report(lines))
+    missing = sum(line.mark == doctor_checks.MISSING for line in lines)
     if missing:
         print(f"\n{missing} missing: the demo will not run before that is mended")
     return 1 if missing else 0

@@ -5,7 +5,7 @@ from wsss.errors import InputError
 
 
 def _export_voc_test(arguments):
-    from wsss import voc_server  # slow to import
+    from wsss.apply import voc_server  # slow to import
 
     given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
     given = {name: value for name, value in given.items() if value}
@@ -34,10 +34,10 @@ def _export_voc_test(arguments):
 
 
 def _export_network(arguments):
-    from wsss import exports, sources  # slow to import
+    from wsss.apply import find_networks, onnx_export  # slow to import
 
-    write = exports.to_onnx if arguments.format == "onnx" else exports.to_torch
-    difference = write(sources.network_file(arguments.run, "segmentation"), arguments.out)
+    write = onnx_export.to_onnx if arguments.format == "onnx" else onnx_export.to_torch
+    difference = write(find_networks.network_file(arguments.run, "segmentation"), arguments.out)
     print(f"{arguments.out}: {difference}")
 
 

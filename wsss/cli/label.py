@@ -9,21 +9,24 @@ FORMATS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
-    from wsss import labelling, models, pipeline, sources, storage  # slow to import
+    from wsss import models
+    from wsss.apply import find_networks, label_photos
+    from wsss.io import atomic  # slow to import
+    from wsss.lab import plan
 
     if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
-    overrides = pipeline.parse_overrides(arguments.overrides)
+    overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
-        method = sources.method_of(arguments.run, overrides)
+        method = find_networks.method_of(arguments.run, overrides)
     else:
-        method = sources.method_by_networks(arguments.cam, arguments.affinity, overrides)
+        method = find_networks.method_by_networks(arguments.cam, arguments.affinity, overrides)
     cam, affinity = (
         models.open_network(file, kind, output_stride=method.strides[kind])
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
-    job = labelling.label_job(
+    job = label_photos.label_job(
         dataset,
         cam.network,
         affinity_network=affinity.network,
@@ -31,7 +34,7 @@ def _label(arguments):
         **method.maps,
         walk=method.walk,
     )
-    making = {"cam": storage.digest(method.cam), "affinity": storage.digest(method.affinity)}
+    making = {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
     making |= {"strides": method.strides, "maps": method.maps, "walk": method.walk}
     making |= {"long": dataset.long_side}
     untagged = len(dataset.photos) - len(dataset.labelled())
@@ -41,16 +44,18 @@ def _label(arguments):
 
 
 def _predict(arguments):
-    from wsss import labelling, models, sources, storage  # slow to import
+    from wsss import models
+    from wsss.apply import find_networks, label_photos
     from wsss.crf import CrfParams
+    from wsss.io import atomic  # slow to import
 
-    file = sources.network_file(arguments.network, "segmentation")
+    file = find_networks.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
     dataset = _photos(arguments, tags=[], classes=trained.classes)
     settings = {"scales": arguments.scales, "flip": arguments.flip}
     settings["crf"] = CrfParams() if arguments.crf else None
-    job = labelling.predict_job(dataset, trained.network, folder=arguments.out, **settings)
-    making = {"network": storage.digest(file), **settings, "long": dataset.long_side}
+    job = label_photos.predict_job(dataset, trained.network, folder=arguments.out, **settings)
+    making = {"network": atomic.digest(file), **settings, "long": dataset.long_side}
     return _run(arguments, job, dataset, list(dataset.photos), making, [])
 
 
@@ -69,9 +74,9 @@ def _photos(arguments, **given):
 
 
 def _run(arguments, job, dataset, ids, making, faults):
-    from wsss import labelling
+    from wsss.apply import label_photos
 
-    report = labelling.run(
+    report = label_photos.run(
         job,
         ids,
         dataset=dataset,

@@ -1,6 +1,7 @@
 """``wsss plan``: what an experiment will cost."""
 
 from wsss.cli.command import add_command, count, positive
+from wsss.cli.project import PROJECT
 
 
 def _plan(arguments):
@@ -8,22 +9,24 @@ def _plan(arguments):
 
     import torch
 
-    from wsss import datasets, pipeline, plan, stages  # slow to import
-    from wsss.devices import cores
+    from wsss import datasets
+    from wsss.cost import forecast  # slow to import
+    from wsss.lab import paths, plan
+    from wsss.runtime.devices import cores
 
-    experiment = pipeline.read_experiment(arguments.experiment)
-    planned = pipeline.plan(experiment, pipeline.parse_overrides(arguments.overrides))
+    experiment = plan.read_experiment(arguments.experiment)
+    planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides), project=PROJECT)
     place = planned[0].values
-    data = datasets.open(place["dataset"], stages.from_root(place["data_root"]))
-    asked = plan.Asked(
-        arguments.photos or plan.trained_on(planned, data),
+    data = datasets.open(place["dataset"], paths.from_root(place["data_root"]))
+    asked = forecast.Asked(
+        arguments.photos or forecast.trained_on(planned, data),
         arguments.classes or len(data.classes),
         arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
-    forecasts = plan.forecast(planned, data, asked)
+    forecasts = forecast.forecast(planned, data, asked)
     command = shlex.join([arguments.experiment, *arguments.overrides])
-    print(plan.told(command, planned, data, asked, forecasts))
+    print(forecast.told(command, planned, data, asked, forecasts))
 
 
 def add(commands):

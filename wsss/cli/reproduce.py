@@ -1,12 +1,13 @@
 """``wsss reproduce``: a recorded stage, run again and compared."""
 
 from wsss.cli.command import add_command
+from wsss.cli.project import PROJECT
 
 
 def _reproduce(arguments):
-    from wsss import reproduction  # slow to import: only for the command that needs it
+    from wsss.lab.run import reproduce  # slow to import: only for the command that needs it
 
-    return 0 if reproduction.reproduce(arguments.run) else 1
+    return 0 if reproduce.reproduce(arguments.run, project=PROJECT) else 1
 
 
 def add(commands):

@@ -1,24 +1,22 @@
 """``wsss run``: an experiment's stages."""
 
+import importlib.util
+
 from wsss.cli.command import add_command, count, positive
-from wsss.engines import ENGINES
+from wsss.cli.project import PROJECT
 from wsss.errors import InputError
 
 
 def _run(arguments):
-    from wsss import (
-        driver,
-        engines,
-        pipeline,
-        sweep,
-    )  # slow to import: only for the command that needs it
+    from wsss.lab import plan
+    from wsss.lab.run import driver, grid, sweep
 
-    experiment = pipeline.read_experiment(arguments.experiment)
-    single, several = sweep.split(arguments.overrides)
-    overrides = pipeline.parse_overrides(single)
+    experiment = plan.read_experiment(arguments.experiment)
+    single, several = grid.split_overrides(arguments.overrides)
+    overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until")
-    options = {name: vars(arguments)[name] for name in names}
-    points = sweep.combinations(experiment, several)
+    options = {name: vars(arguments)[name] for name in names} | {"project": PROJECT}
+    points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
         raise InputError(
             f"--jobs {arguments.jobs}: expected several combinations but there is one; give a "
@@ -28,17 +26,36 @@ def _run(arguments):
         if points:
             print(sweep.dry_run(experiment, points, overrides, **options))
         else:
-            print(pipeline.dry_run(pipeline.plan(experiment, overrides, **options)))
+            print(plan.dry_run(plan.plan(experiment, overrides, **options)))
         return
-    engines.choose(arguments.engine, arguments.address, arguments.mirror)
+    _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         report = sweep.run(experiment, points, overrides, **shared, **options)
     else:
-        report = driver.run(experiment, pipeline.plan(experiment, overrides, **options))
+        report = driver.run(
+            experiment, plan.plan(experiment, overrides, **options), project=PROJECT
+        )
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
+
+
+def _choose_engine(name, address, *, mirror):
+    """Start the engine that photos and trainings run on."""
+    from wsss.runtime import engine
+
+    if name == "processes":
+        for option, given in (("--address", address), ("--mirror", mirror)):
+            if given:
+                raise InputError(f"{option} {given}: is a Ray cluster's; add --engine ray")
+        engine.choose()
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
+    from wsss.cluster import session  # needs Ray
+
+    session.start(address, mirror)
 
 
 def add(commands):
@@ -90,7 +107,7 @@ def add(commands):
     )
     run.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=("processes", "ray"),
         default="processes",
         help="what works on photos: processes of this machine (default), or a Ray cluster",
     )

@@ -4,18 +4,19 @@ from wsss.cli.command import add_command
 
 
 def _weights_show(arguments):
-    from wsss.models import conversion, load_state
+    from wsss.models import load_state
+    from wsss.models.imported import authors
 
     given = load_state(arguments.file)
     for name, tensor in given.items():
         print(f"{name:50} {'x'.join(map(str, tensor.shape)):20} {str(tensor.dtype)[6:]}")
-    print(f"{arguments.file}: {conversion.identify(given, arguments.file).what}")
+    print(f"{arguments.file}: {authors.identify(given, arguments.file).what}")
 
 
 def _weights_convert(arguments):
-    from wsss.models import conversion
+    from wsss.models.imported import authors
 
-    content = conversion.convert(arguments.source, arguments.target)
+    content = authors.convert(arguments.source, arguments.target)
     print(f"{arguments.source}: {content.what}")
     print(f"{arguments.target}: {len(content.state)} tensors")
     for name, reason in content.skipped.items():

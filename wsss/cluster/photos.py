@@ -1,31 +1,37 @@
 """Photos as tasks of a Ray cluster.
 
-A task whose machine is lost is given to another one; photos are written whole or not at all, so
-nothing is lost but what was under way.
+A task whose machine is lost starts again on another one. Photos are written whole or not at all, so
+only those in progress are lost.
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import ray
 import torch
 
-from wsss import mirror
-from wsss.cluster import RETRIES, asker, connect, mirrored, resources
-from wsss.devices import repeatable, reuse_memory
+from wsss.cluster.object_store import clear_scratch
+from wsss.cluster.session import RETRIES, connect, driver, mirrored, resources
 from wsss.errors import InputError, reason
 from wsss.models.ready import with_ready_networks
+from wsss.photos.jobs import Job
+from wsss.runtime.devices import repeatable, reuse_memory
 
 
 @contextmanager
-def submitting(job):
-    """Photos handed to the cluster, within the block.
+def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
+    """Submit photos to the cluster within the block.
 
     Networks run on GPUs where the cluster has any, and what follows on its CPUs, so that neither
     waits for the other; without GPUs a CPU does both.
 
     Yields:
-        a function from a photo's id to the ``concurrent.futures.Future`` of its fault, or of None;
-        and how many photos should be under way at once.
+        a function that submits a photo's id and returns the future of its error message, or of
+        None; and how many photos should be in progress at once.
+
+    Raises:
+        RuntimeError: a photo's worker was lost again and again.
     """
     connect()
     cpus, gpus = resources()
@@ -35,9 +41,9 @@ def submitting(job):
         postprocess = ray.remote(num_cpus=1, **options)(_postprocess)
     else:
         both = ray.remote(num_cpus=1, **options)(_both)
-    with asker() as here, mirrored(job):
+    with driver() as this, mirrored(job):
         # in a list, or Ray would unpack the networks anew for each photo
-        sent = [ray.put((here, job))]
+        sent = [ray.put((this, job))]
 
         def submit(id):
             if gpus:
@@ -46,23 +52,23 @@ def submitting(job):
 
         try:
             yield submit, 2 * (cpus + gpus)
-        except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as fault:
+        except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
             raise RuntimeError(
-                f"the Ray cluster lost a photo's worker {RETRIES + 1} times ({reason(fault)}), "
+                f"the Ray cluster lost a photo's worker {RETRIES + 1} times ({reason(error)}), "
                 "most often because memory ran out; what is done is kept, and the same command "
-                "goes on"
+                "continues"
             ) from None
 
 
-_held = {}  # of a worker, with networks and without: what it was sent, and the job that is ready
+_held = {}  # of a worker, with networks and without: the job's reference, and the job that is ready
 
 
 def _ready(sent, *, networks):
     """The job, made ready once in each worker."""
     reference = sent[0].hex()
     if _held.get(networks, (None,))[0] != reference:
-        there, job = ray.get(sent[0])
-        there.follow()
+        sender, job = ray.get(sent[0])
+        sender.prepare_worker()
         reuse_memory()
         torch.set_num_threads(1)  # a CPU for each worker
         _held[networks] = reference, with_ready_networks(job) if networks else job
@@ -75,19 +81,19 @@ def _both(sent, id):
         if not job.done(id):  # by a worker that was lost right after
             with repeatable():
                 job.postprocess(id, job.predict(id))
-    except InputError as fault:
-        return str(fault)
+    except InputError as error:
+        return str(error)
     finally:
-        mirror.forget()
+        clear_scratch()
 
 
 def _predict(sent, id):
     try:
         return _ready(sent, networks=True).predict(id)
-    except InputError as fault:
-        return fault
+    except InputError as error:
+        return error
     finally:
-        mirror.forget()
+        clear_scratch()
 
 
 def _postprocess(sent, id, payload):
@@ -95,7 +101,7 @@ def _postprocess(sent, id, payload):
         return str(payload)
     try:
         _ready(sent, networks=False).postprocess(id, payload)
-    except InputError as fault:
-        return str(fault)
+    except InputError as error:
+        return str(error)
     finally:
-        mirror.forget()
+        clear_scratch()

@@ -18,11 +18,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wsss import mirror, progress
-from wsss.cluster import RETRIES, asker, connect, mirrored
-from wsss.data_parallel import Parted
+from wsss.cluster.object_store import open_store
+from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
-from wsss.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
+from wsss.runtime import progress
+from wsss.train.parallel.distributed import Parted
+from wsss.train.parallel.launch import AFTERMATH, LEAVE, PATIENCE, keep_silent, sendable
 
 # Ray Train's newer way of working, which older releases want to be asked for, and workers left in
 # the folder that they start in.
@@ -30,8 +31,8 @@ SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 def launch(function, *arguments, processes, **callbacks):
-    """What ``wsss.launch.launch`` does, on so many workers of the cluster: on a GPU each where it
-    has any, else with as many CPUs each as all can have.
+    """What ``train.parallel.launch`` does, on workers of the cluster: a GPU each where it has any,
+    else as many CPUs each as all can have.
 
     Raises:
         InputError: the cluster is too small, or one of its machines has another wsss or other
@@ -43,7 +44,7 @@ def launch(function, *arguments, processes, **callbacks):
     scaling = _scaling(processes)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     here = {"num_cpus": 0, "scheduling_strategy": node}
-    with asker() as there, mirrored(arguments):
+    with driver() as there, mirrored(arguments):
         letters = Queue(actor_options=here)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
@@ -118,15 +119,15 @@ def _given_up(run):
 def _records(there):
     """Ray Train's own folder, which all machines have to see, after fsspec's file system of it."""
     if there.mirror:
-        files, root = mirror.opened()
+        files, root = open_store()
     else:
-        files, root = fsspec.filesystem("file"), there.mark.parent
-    return files, f"{root}/{there.mark.name}.train"
+        files, root = fsspec.filesystem("file"), there.marker.parent
+    return files, f"{root}/{there.marker.name}.train"
 
 
 def _supervise(there, sent, letters, scaling):
     """Ray Train's part, from the first start of workers to the last."""
-    there.follow()
+    there.prepare_worker()
     files, records = _records(there)
     folder, _, name = records.rpartition("/")
     TorchTrainer(
@@ -148,7 +149,7 @@ def _work(config):
     """A worker's life."""
     letters, rank = config["letters"], dist.get_rank()
     try:
-        config["there"].follow()
+        config["there"].prepare_worker()
         torch.set_num_threads(config["threads"])
         function, arguments, names = ray.get(config["sent"][0])
         if rank == 0:

@@ -6,8 +6,9 @@ import numpy as np
 
 from wsss.datasets import shapes
 from wsss.datasets.folder import Folder
-from wsss.datasets.voc import IGNORE, Devkit
+from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
+from wsss.io.artifacts import IGNORE
 
 NAMES = ("shapes", "shapes_few", "voc", "folder")
 

@@ -5,12 +5,12 @@ import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from wsss.datasets.description import read_description
+from wsss.datasets.folder_yaml import read_description
 from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, fit_mask, photo_size, read_photo
 from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, one_line, reason
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 
 class Folder:

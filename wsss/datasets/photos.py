@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import mirror
 from wsss.errors import InputError, reason
+from wsss.io import mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -89,9 +89,9 @@ def read_png(path, what, *, colours=False):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our bound is below
-            here = mirror.local(path)
-            refuse_special(here)
-            with Image.open(here, formats=["PNG"]) as file:
+            local = mirror.download_file(path)
+            refuse_special(local)
+            with Image.open(local, formats=["PNG"]) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 if colours:
@@ -148,9 +148,9 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is passed over
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is below
-            here = mirror.local(path)
-            refuse_special(here)
-            with Image.open(here) as file:
+            local = mirror.download_file(path)
+            refuse_special(local)
+            with Image.open(local) as file:
                 _refuse(path, file)
                 yield file
     except FileNotFoundError:

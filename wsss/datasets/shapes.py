@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from wsss.datasets.voc import IGNORE
 from wsss.errors import InputError
-from wsss.storage import save_labels
+from wsss.io.artifacts import IGNORE, save_labels
 
 VERSION = 1  # of the generator: raise it with any change that alters a photo or a mask
 

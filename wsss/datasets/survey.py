@@ -9,9 +9,9 @@ import yaml
 
 from wsss.datasets.photos import refuse_special
 from wsss.errors import InputError
-from wsss.progress import progress
-from wsss.report import markdown_table
-from wsss.storage import atomic
+from wsss.io import atomic
+from wsss.io.text import markdown_table
+from wsss.runtime.progress import progress
 
 
 class Survey(NamedTuple):
@@ -121,7 +121,7 @@ def save(dataset, found, path, **given):
     plain = {k: v for k, v in given.items() if v is not None and not isinstance(v, Path)}
     left_out = {"leave_out": sorted(found.unreadable)} if found.unreadable else {}
     content = relative | plain | {"classes": list(dataset.classes)} | left_out
-    with atomic(path) as partial:
+    with atomic.write(path) as partial:
         partial.write_text(
             yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )

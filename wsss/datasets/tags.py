@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wsss.errors import InputError, reason
-from wsss.texts import read_text
+from wsss.io.text import read_text
 
 MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have some 450 MB
 

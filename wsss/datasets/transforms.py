@@ -7,7 +7,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from wsss.datasets.voc import IGNORE
+from wsss.io.artifacts import IGNORE
 
 PAD = (
     124,

@@ -11,7 +11,8 @@ import numpy as np
 from wsss.datasets.photos import read_photo, read_png
 from wsss.datasets.tags import label_vector, read_tags
 from wsss.errors import InputError, reason
-from wsss.texts import read_bytes, read_text
+from wsss.io.artifacts import IGNORE
+from wsss.io.text import read_bytes, read_text
 
 VOC_CLASSES = [
     "aeroplane",
@@ -37,7 +38,6 @@ VOC_CLASSES = [
 ]
 
 ANNOTATION_BYTES = 2**20  # at most; VOC's largest have some 10,000
-IGNORE = 255  # the mask value that no score and no loss looks at
 
 
 class Devkit:

@@ -8,11 +8,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from wsss import storage, viz
+from wsss import viz
 from wsss.affinity import STRIDE
-from wsss.explore import resized
-from wsss.explore.cell import neighbourhood
+from wsss.explore.one_cell import neighbourhood
+from wsss.explore.scene import resized
 from wsss.geometry import upsample
+from wsss.io import artifacts
 
 SIDE = 256  # pixels; smaller pictures are enlarged to about this, their pixels staying square
 GREY = 128  # where there is nothing: outside the photo, beyond the radius
@@ -133,7 +134,7 @@ def png(picture):
 
 def legend(scene):
     """Name to colour, ``#rrggbb``, of the photo's classes."""
-    palette = storage.voc_palette()
+    palette = artifacts.voc_palette()
     return {scene.names[k - 1]: "#" + bytes(palette[k]).hex() for k in scene.classes}
 
 

@@ -1,12 +1,11 @@
 """Networks: built (``build_cam``, ``build_affinity``, ``build_segmentation``), kept, opened."""
 
-from wsss.models.backbones import BACKBONES
+from wsss.models.backbones.catalogue import BACKBONES
 from wsss.models.build import (
     build_affinity,
     build_cam,
     build_segmentation,
     load_into,
-    weights_path,
 )
 from wsss.models.heads import (
     AffinityNetwork,
@@ -18,8 +17,8 @@ from wsss.models.heads import (
     favour_rare,
     log_shares,
 )
-from wsss.models.trained import Trained, add_walk, open_network, save_network
-from wsss.models.weights import expect_file, fit_state, load_state, save_state
+from wsss.models.saved import Trained, add_walk, open_network, save_network
+from wsss.models.state_dicts import expect_file, fit_state, load_state, save_state
 
 __all__ = [
     "BACKBONES",
@@ -43,5 +42,4 @@ __all__ = [
     "open_network",
     "save_network",
     "save_state",
-    "weights_path",
 ]

@@ -3,7 +3,7 @@
 """
 
 from wsss.errors import InputError
-from wsss.models.backbones import build_backbone
+from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -12,8 +12,7 @@ from wsss.models.heads import (
     SegmentationNetwork,
 )
 from wsss.models.layers import freeze_batch_norm
-from wsss.models.weights import fit_backbone, fit_state, load_state
-from wsss.stages import from_root
+from wsss.models.state_dicts import fit_backbone, fit_state, load_state
 
 
 def build_cam(
@@ -127,13 +126,6 @@ def build_segmentation(
         dilation=dilation,
         frozen_levels=frozen_levels,
     )
-
-
-def weights_path(weights):
-    """The ``weights`` parameter of a notebook for the builders: a relative path is taken from the
-    repository's root.
-    """
-    return weights if weights in ("", "download") else from_root(weights)
 
 
 def load_into(module, path, *, prefix=""):

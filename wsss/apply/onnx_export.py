@@ -1,0 +1,182 @@
+"""The segmentation network for other programs: ONNX, and torch's own exported program (.pt2).
+
+Both take ``photos``, uint8 RGB (B, H, W, 3), any number of any one size, and give ``labels``, uint8
+(B, H, W), class numbers, and ``probabilities``, float32 (B, classes, H, W): what
+``segmentation.segment`` gives at scale 1. What they were made of is kept with them.
+"""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+import wsss
+from wsss import models
+from wsss.errors import InputError
+from wsss.geometry import upsample
+from wsss.io import atomic
+from wsss.models.layers import fold_norms
+
+TOLERANCE = 1e-3  # of a probability: rounding differs by 1e-5, a cell out of place by far more
+SHARE = 1e-3  # of the pixels that may get another label, where two classes are as probable
+SIZES = ((2, 97, 130), (1, 160, 96), (1, 201, 333))  # (B, H, W) of the photos that are compared
+LEAST_SIDE = 32  # pixels
+
+
+class Difference(NamedTuple):
+    """How far an export is from its network on the compared photos."""
+
+    largest: float  # of a probability
+    share: float  # of the pixels with another label
+    photos: int
+
+    def __str__(self):
+        return (
+            f"probabilities differ by at most {self.largest:.1e}, labels at {self.share:.3%} of "
+            f"the pixels, on {self.photos} photos of {len(SIZES)} sizes"
+        )
+
+
+class Labeller(nn.Module):
+    """A segmentation network from decoded photos to labels, without anything beside it."""
+
+    def __init__(self, network):
+        super().__init__()
+        if isinstance(network, models.RandomWalkSegmenter):
+            raise InputError(
+                "export: expected a network that ends with its scores, but this one walks along "
+                "affinities; give its train_segmentation, whose labels are those before the walk"
+            )
+        fold_norms(network)
+        self.network = network.requires_grad_(False)
+        decoder = isinstance(network, models.DecoderNetwork)
+        self.stride = network.stride if decoder else network.backbone.strides[-1]
+
+    def forward(self, photos):
+        """``(labels, probabilities)`` of uint8 RGB (B, H, W, 3); see the module."""
+        scores = self.network(photos.permute(0, 3, 1, 2).contiguous().float() / 255)
+        scores = upsample(scores, photos.shape[1:3], stride=self.stride).softmax(1)
+        return scores.argmax(1).to(torch.uint8), scores
+
+
+def to_onnx(source, out):
+    """Write a trained network as ONNX, weights and all in one file.
+
+    Args:
+        source: its weights file, or the folder with it.
+        out: the file, which appears once onnxruntime gives the network's answers by it.
+
+    Returns:
+        ``Difference``.
+
+    Raises:
+        InputError: no segmentation network there, no ONNX installed, or other answers.
+    """
+    try:
+        import onnx  # noqa: F401 - torch writes ONNX through it and onnxscript
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise InputError(
+            f"export onnx: expected onnx, onnxscript and onnxruntime but found no {missing.name}; "
+            "pip install 'wsss[onnx]'"
+        ) from None
+    trained = models.open_network(source, "segmentation")
+    labeller = Labeller(trained.network)
+    program = torch.onnx.export(
+        traced(labeller), output_names=["labels", "probabilities"], verbose=False
+    )
+    free = program.model.graph.inputs[0].shape[:3]
+    program.rename_axes(dict(zip(free, ("batch", "height", "width"), strict=True)))
+    program.model.metadata_props.update(description(trained))
+    with atomic.write(out) as partial:
+        program.save(partial, external_data=False)
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out)
+
+
+def to_torch(source, out):
+    """Write a trained network as torch's exported program, which torch runs without wsss.
+
+    Arguments, result and errors as for ``to_onnx``; of ``torch.export.load(out)``, ``module()``
+    takes the photos. The description is in the file as ``description.json``.
+    """
+    trained = models.open_network(source, "segmentation")
+    labeller = Labeller(trained.network)
+    kept = {"description.json": json.dumps(description(trained))}
+    with atomic.write(out) as partial:
+        with partial.open("wb") as file:
+            torch.export.save(traced(labeller), file, extra_files=kept)
+        with partial.open("rb") as file:
+            module = torch.export.load(file).module()
+        return compare(
+            labeller, lambda photos: [part.numpy() for part in module(torch.tensor(photos))], out
+        )
+
+
+def description(trained):
+    """What is kept with an export: texts by name."""
+    return {
+        "classes": json.dumps(["background", *trained.classes], ensure_ascii=False),
+        "network": json.dumps(trained.arguments),
+        "input": "photos, uint8 RGB (batch, height, width, 3)",
+        "output": "labels, uint8 (batch, height, width), numbers of classes; "
+        "probabilities, float32 (batch, classes, height, width)",
+        "wsss": wsss.__version__,
+    }
+
+
+@torch.no_grad()
+def traced(labeller):
+    """The ``torch.export.ExportedProgram`` of a ``Labeller``, for any number and size of photos."""
+    return torch.export.export(
+        labeller,
+        (torch.from_numpy(photos(2, 97, 130)),),  # one photo would be taken for a constant
+        dynamic_shapes={"photos": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}},
+    )
+
+
+def photos(count, height, width):
+    """Made-up photos with soft blots and grain, uint8 (count, height, width, 3); always the same
+    ones of a size.
+    """
+    noise = torch.Generator().manual_seed(0)
+    blots = torch.rand(count, 3, 5, 5, generator=noise)
+    blots = F.interpolate(blots, (height, width), mode="bilinear", align_corners=True)
+    grain = 0.1 * torch.randn(count, 3, height, width, generator=noise)
+    return (255 * (blots + grain).clamp(0, 1)).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@torch.no_grad()
+def compare(labeller, export, out):
+    """The ``Difference`` of an export from its network, on ``SIZES``.
+
+    Args:
+        labeller: in float32, as the export computes.
+        export: photos to ``[labels, probabilities]``, arrays.
+        out: the file's name, for the message.
+
+    Raises:
+        InputError: the difference is beyond ``TOLERANCE`` or ``SHARE``.
+    """
+    largest, other, pixels = 0.0, 0, 0
+    for size in SIZES:
+        given = photos(*size)
+        labels, scores = (part.numpy() for part in labeller(torch.from_numpy(given)))
+        theirs = export(given)
+        if theirs[1].shape != scores.shape or theirs[0].shape != labels.shape:
+            raise InputError(f"{out}: gives maps of another size than the network; not written")
+        largest = float(np.maximum(largest, np.abs(theirs[1] - scores).max()))  # nan stays
+        other += int((theirs[0] != labels).sum())
+        pixels += labels.size
+    difference = Difference(largest, other / pixels, sum(size[0] for size in SIZES))
+    if not (difference.largest <= TOLERANCE and difference.share <= SHARE):  # nan too
+        raise InputError(
+            f"{out}: expected the network's answers (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
+            f"pixels), but {difference}; not written: export with another version of torch"
+        )
+    return difference

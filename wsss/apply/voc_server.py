@@ -1,0 +1,252 @@
+"""Label maps for the PASCAL VOC evaluation server: predicted and packed, and any archive checked.
+
+VOC 2012 keeps the masks of its test photos to itself and scores an uploaded archive of
+``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``. Its evaluation takes the pixels' indices
+as class numbers, and gives up at the first map of another size or with a value above 20.
+"""
+
+import gzip
+import json
+import tarfile
+import warnings
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from wsss import models
+from wsss.crf import CrfParams
+from wsss.datasets.prepare import archives
+from wsss.datasets.voc import VOC_CLASSES, Devkit
+from wsss.errors import InputError
+from wsss.io import artifacts, atomic
+from wsss.lab import paths, results
+from wsss.photos import map_photos
+from wsss.photos.segmentation import segment_job
+
+VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
+OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
+
+# Bounds on what an archive makes us read: VOC's largest photo has 250,000 pixels.
+MEMBER_BYTES = 2**22  # of a label map's file
+PIXELS = 2**24  # of a label map whose photo is not there
+
+FAULTS = {  # what is wrong and the mend, in the order they are told
+    "unsafe": ("unsafe members", "pack plain files and folders alone, by relative names"),
+    "outside": (f"members outside {VOC_ONLY} or {OTHER_DATA.name}", "put label maps there alone"),
+    "both": ("label maps in both folders", "keep one of them"),
+    "missing": ("missing label maps", "predict every photo of the id list"),
+    "extra": ("members that are not on the id list", "leave them out"),
+    "duplicate": ("label maps packed twice", "pack each once"),
+    "unreadable": ("unreadable label maps", "write them again as PNG"),
+    "mode": ("label maps that are no palette PNG (mode P)", "save class numbers with a palette"),
+    "size": ("label maps of a wrong size", "predict at the photo's own size"),
+    "values": (
+        f"label maps with values above {len(VOC_CLASSES)}",
+        "make every pixel a class or background, as nothing is ignored in a prediction",
+    ),
+}
+WARNINGS = {
+    "palette": (
+        "label maps with another palette than VOC's",
+        "the server reads indices, not colours: see that the indices are class numbers",
+    ),
+    "unsized": ("label maps of unknown size", "their photos are not in the data root"),
+}
+
+
+class Report(NamedTuple):
+    """How many label maps an archive holds, and lines of text: faults, and warnings of what the
+    server does not mind though its score may suffer."""
+
+    count: int
+    faults: list
+    warnings: list
+
+
+def export(
+    run, out, *, data_root=None, split="test", scales=(1.0,), flip=False, crf=False, processes=None
+):
+    """Predict the photos of an id list and pack ``out/results.tgz``; label maps there are kept.
+
+    They are palette PNGs, uint8 (H, W) of the photo's size, values 0 to 20, and go under comp6:
+    comp5 is for networks that have seen no photos but VOC's, not even ImageNet's.
+
+    Args:
+        run: folder of a completed train_segmentation.
+        out: folder for ``results/``, the archive, and ``export.json``, which says what made them.
+        data_root: the devkit folder with the photos; None takes the run's own.
+        split: id list.
+        scales, flip: factors of the photo's size and whether to add mirror images, averaged.
+        crf: whether dense CRF follows, with the paper's parameters.
+        processes: worker processes; None takes one a core.
+
+    Returns:
+        the ``Report`` of ``check`` on the archive.
+
+    Raises:
+        InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
+    """
+    run, out = Path(run), Path(out)
+    data = Devkit(data_root or paths.from_root(_data_root(run)))
+    ids = data.ids(split)
+    network = models.open_network(run, "segmentation").network
+    digest = atomic.digest(run / "weights.pt")
+    protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
+    atomic.claim(out / "export.json", {"weights": digest, **protocol})
+    job = segment_job(
+        data,
+        network,
+        folder=out / OTHER_DATA,
+        scales=scales,
+        flip=flip,
+        crf=CrfParams() if crf else None,
+    )
+    map_photos.infer(ids, job, label="predict", processes=processes)
+    pack(out / "results.tgz", out, names=[OTHER_DATA / f"{id}.png" for id in ids])
+    return check(out / "results.tgz", data.root, split=split)
+
+
+def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
+    """Write files ``root/<name>`` and the folders above them as a tar.gz, whole or not at all.
+
+    Equal files give equal bytes: members are sorted by name, with time 0 and owner 0.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+    """
+    files = set(names)
+    folders = {folder for name in files for folder in name.parents[:-1]}
+    with (
+        atomic.write(archive) as partial,
+        partial.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name in sorted(files | folders):
+            member, content = tarfile.TarInfo(str(name)), b""
+            if name in folders:
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            else:
+                content = (root / name).read_bytes()
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+
+
+def _data_root(run):
+    """The devkit folder that a completed train_segmentation was trained on."""
+    try:
+        record = results.completion(run)  # a stage run by hand leaves no parameters.json
+        if record is None and (fault := results.damage(run)):
+            raise InputError(f"{run}: {fault}; run its stage again")
+        given = (
+            record["parameters"] if record else json.loads((run / "parameters.json").read_text())
+        )
+        return given["data_root"]
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{run}: expected the folder of a completed train_segmentation (weights.pt, "
+            f"parameters.json) but met {type(error).__name__}: {error}; give another --run"
+        ) from None
+
+
+def check(archive, data_root, *, split="test"):
+    """Read an archive for the server, tar or tar.gz and made by anyone, without unpacking it.
+
+    Args:
+        archive: its path.
+        data_root: the devkit folder with the id list; sizes are compared with the photos there.
+        split: id list.
+
+    Returns:
+        a ``Report``; an archive without faults can be scored.
+
+    Raises:
+        InputError: no such archive, devkit or id list, or a photo that cannot be read.
+    """
+    data = Devkit(data_root)
+    ids = set(data.ids(split))
+    if not Path(archive).is_file():
+        raise InputError(f"{archive}: no such archive; give the path of a .tgz or .tar")
+    found, seen = {}, set()  # names by key of FAULTS or WARNINGS; paths of label maps
+    faults = []
+    try:
+        with Path(archive).open("rb") as file:
+            for member, content in archives.members(
+                file, count=2 * len(ids) + 100, size=MEMBER_BYTES
+            ):
+                for key, name in _member(member, content, data, ids, seen):
+                    found.setdefault(key, []).append(name)
+        found["missing"] = sorted(ids - {path.stem for path in seen})
+    except tarfile.TarError as error:
+        faults.append(f"not readable as tar or tar.gz to its end ({error}); pack it again")
+    folders = sorted({path.parent.name for path in seen})
+    found["both"] = folders if len(folders) > 1 else []
+    faults += [_line(found[key], *FAULTS[key]) for key in FAULTS if found.get(key)]
+    told = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
+    if data.classes != tuple(VOC_CLASSES):
+        told.append(f"{data.root} has other classes than VOC's, by which the server scores")
+    return Report(len(seen), faults, told)
+
+
+def _line(names, what, mend):
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} ({len(names)}): {', '.join(names[:3])}{more}; {mend}"
+
+
+def _member(member, content, data, ids, seen):
+    """What is wrong with a member: pairs of a key and a name. Its path is added to ``seen``."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or not (content or member.isdir()):
+        return [("unsafe", repr(member.name))]
+    if member.isdir() and any(folder.is_relative_to(path) for folder in (VOC_ONLY, OTHER_DATA)):
+        return []
+    if path.parent not in (VOC_ONLY, OTHER_DATA):
+        return [("outside", repr(member.name))]
+    if member.isdir() or path.suffix != ".png" or path.stem not in ids:
+        return [("extra", repr(path.name))]
+    if path in seen:
+        return [("duplicate", path.stem)]
+    seen.add(path)
+    photo = data.image(path.stem).shape[1::-1] if data.image_path(path.stem).exists() else None
+    return [(key, f"{path.stem}{detail}") for key, detail in _label_map(content.read(), photo)]
+
+
+def _label_map(content, photo):
+    """What is wrong with a PNG's bytes, whose photo is ``photo`` (W, H), None if not there: pairs
+    of a key and what to add to the name."""
+    faults = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow warns of what it would rather not decode
+            with Image.open(BytesIO(content), formats=["PNG"]) as image:  # its header alone
+                size = "{}x{}".format(*image.size)
+                if image.mode != "P":
+                    faults.append(("mode", f" is {image.mode}"))
+                if photo and image.size != photo:
+                    faults.append(("size", f" is {size}, its photo {'{}x{}'.format(*photo)}"))
+                if not photo and image.width * image.height > PIXELS:
+                    faults.append(("size", f" is {size}, more than a photo of VOC's"))
+                if faults:
+                    return faults
+                labels, palette = np.array(image), bytes(image.getpalette("RGB"))
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        reason = "no PNG" if isinstance(error, UnidentifiedImageError) else error
+        return [("unreadable", f" ({reason})")]
+    if not photo:
+        faults.append(("unsized", ""))
+    wrong = np.unique(labels[labels > len(VOC_CLASSES)])
+    if wrong.size:
+        faults.append(("values", f" has {', '.join(map(str, wrong[:-4:-1]))}"))
+    # the classes' colours; of a shorter palette, which must still have those that are used
+    colours = palette[: 3 * (len(VOC_CLASSES) + 1)]
+    if len(palette) <= 3 * int(labels.max()) or not artifacts.voc_palette().tobytes().startswith(
+        colours
+    ):
+        faults.append(("palette", ""))
+    return faults

@@ -1,0 +1,105 @@
+"""This project as the lab sees it: how data is opened, what stages need, and what scores mean."""
+
+from wsss.lab import paths, results
+from wsss.lab.project import Project
+
+SCORES = {  # final metric -> (its stage, its title in MLflow); titles sort before all other names
+    "cam_miou": ("infer_cam", "1 CAM mIoU"),
+    "cam_miou_best_threshold": ("infer_cam", ""),
+    "walk_miou": ("random_walk", "2 walk mIoU"),
+    "labels_miou": ("random_walk", "3 labels mIoU"),
+    "segmentation_miou": ("evaluate", "4 network mIoU"),
+}
+WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
+
+
+def _open(values):
+    from wsss import datasets  # slow to import
+
+    return datasets.open(values["dataset"], paths.from_root(values["data_root"]))
+
+
+def _check_files(planned):
+    """Refuse missing weights now rather than in the stage, hours later, that reads them."""
+    from wsss import models
+
+    for item in planned:
+        given = item.values.get("checkpoint") or item.values.get("weights", "")
+        if given not in ("", "download"):
+            models.expect_file(paths.from_root(given))
+
+
+def _check_room(planned, folder):
+    from wsss.cost import disk_space
+
+    disk_space.check(planned, folder)
+
+
+def _register_model(name, description, run_id):
+    from wsss.apply import model_registry
+
+    return model_registry.register(name, description, run_id)
+
+
+def _compare_weights(folder, other):
+    """A line where the weights of two runs differ, tensor by tensor."""
+    if not (folder / "weights.pt").exists():
+        return []
+    import torch
+
+    from wsss import models
+
+    first, second = (models.load_state(place / "weights.pt") for place in (folder, other))
+    unequal = [
+        name
+        for name in sorted({*first, *second})
+        if name not in first or name not in second or not torch.equal(first[name], second[name])
+    ]
+    return [f"weights.pt: {len(unequal)} tensors differ, such as {unequal[0]}"] if unequal else []
+
+
+def _compare_walks(stage, values, swept):
+    """The walk's constants are compared in one pass over the photos where no dense CRF follows."""
+    if stage != "random_walk" or not swept.issubset(WALK_CONSTANTS):
+        return None
+    if values["crf_steps"]:
+        return "random_walk.crf_steps=0 would compare the walks alone, and much faster"
+
+    def score(settings):
+        from wsss.photos import walk_grid
+
+        folders = {
+            name: paths.from_root(values[f"{name}_run"]) for name in ("infer_cam", "train_affinity")
+        }
+        # a stage that was forced to run again has the same fingerprint and ended later
+        records = {name: results.completion(folder) for name, folder in folders.items()}
+        made = {name: [each["fingerprint"], each["ended"]] for name, each in records.items()}
+        constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in settings]
+        return walk_grid.compare(
+            values,
+            constants,
+            data=_open(values),
+            folders=folders,
+            made=made,
+            cache=paths.outputs_root(),
+        )
+
+    return score
+
+
+def _draw_sweep(table, names, metric):
+    from wsss import viz
+
+    return viz.sweep_map(table, names, figure_name=metric)
+
+
+PROJECT = Project(
+    data_digest=lambda values: _open(values).digest(),
+    check_files=_check_files,
+    check_room=_check_room,
+    register_model=_register_model,
+    compare_files=_compare_weights,
+    scores=SCORES,
+    one_pass=_compare_walks,
+    draw_sweep=_draw_sweep,
+)

@@ -1,0 +1,127 @@
+"""The connection to a Ray cluster, whose machines then map photos and train.
+
+All machines need the same version of wsss, and either the same folders of data and outputs at the
+same paths or a mirror of them (``object_store``).
+"""
+
+import logging
+import platform
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+
+import wsss
+from wsss.cluster import object_store
+from wsss.errors import InputError, reason
+from wsss.lab.paths import outputs_root
+from wsss.runtime import engine
+
+ANSWER_SECONDS = 10  # how long a cluster may take to accept a connection
+RETRIES = 3  # starts of a task or a training after its process or machine was lost
+
+
+def start(address: str | None = None, mirror: str | None = None) -> None:
+    """Use a Ray cluster for photos and trainings, in this process and those that it starts.
+
+    Args:
+        address: as ``ray.init`` takes it; None takes the cluster that this machine is part of.
+        mirror: address of a copy of the files, for machines that share no folder; None is for
+            machines that do.
+
+    Raises:
+        InputError: the cluster or the mirror does not answer.
+    """
+    package = __name__.rpartition(".")[0]
+    engine.choose(
+        photos=f"{package}.photos", training=f"{package}.training", address=address or "auto"
+    )
+    connect()
+    ray.shutdown()  # each kernel connects by itself
+    object_store.choose(mirror)
+
+
+def connect() -> None:
+    """Connect this process to the chosen cluster, if it is not connected yet.
+
+    Raises:
+        InputError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        return
+    address = engine.ray_address()
+    try:
+        if ":" in address:  # without this check, Ray waits for minutes
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at '{address}' ({reason(error)}); start one with `ray start "
+            "--head`, give its --address HOST:PORT, set RAY_AUTH_MODE=token if it asks for a token"
+        ) from None
+
+
+def resources() -> tuple[int, int]:
+    """How many CPUs and GPUs the connected cluster has."""
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
+
+
+class Driver(NamedTuple):
+    """What a worker must know of the machine that sends it work."""
+
+    version: str  # of wsss
+    marker: Path  # a file in the driver's outputs folder
+    mirror: str | None  # its address
+
+    def prepare_worker(self) -> None:
+        """Set this process up to work for the driver.
+
+        Raises:
+            InputError: this machine has another version of wsss, or other folders.
+        """
+        if self.version != wsss.__version__:
+            raise InputError(
+                f"{platform.node()}: expected wsss {self.version} as on the driver's machine, got "
+                f"{wsss.__version__}; install that one"
+            )
+        object_store.work_from(self.mirror)
+        if not self.mirror and not self.marker.exists():
+            raise InputError(
+                f"{platform.node()}: expected the driver's folder {self.marker.parent}, got a "
+                "folder without its files; mount it at this path, or give a --mirror"
+            )
+
+
+@contextmanager
+def driver() -> Iterator[Driver]:
+    """This machine as the ``Driver`` of workers, for as long as the block lasts."""
+    root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    marker = root / f".driver-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        yield Driver(wsss.__version__, marker, object_store.address())
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+@contextmanager
+def mirrored(sent: object) -> Iterator[None]:
+    """Upload every path that ``sent`` refers to; download results when the block exits, even on
+    error. Without a mirror, do nothing.
+    """
+    paths = object_store.paths_in(sent) if object_store.address() else ()
+    if not paths:
+        yield
+        return
+    object_store.upload(paths)
+    try:
+        yield
+    finally:
+        object_store.download(paths)

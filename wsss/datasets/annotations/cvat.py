@@ -1,0 +1,81 @@
+"""CVAT's form "Segmentation mask 1.1": a colour for each label, told in ``labelmap.txt``.
+
+CVAT is a server for annotating photos together. It takes a zip archive of the folder that
+``annotations.write_cvat`` writes, and gives its own in the same form.
+"""
+
+import numpy as np
+
+from wsss.datasets.annotations.labelme import IGNORE_NAME
+from wsss.datasets.tags import normal
+from wsss.errors import InputError
+from wsss.io.artifacts import IGNORE, voc_palette
+
+BACKGROUND_NAME = "background"  # which CVAT takes for pixels without a label
+
+
+def label_lines(classes):
+    """The text of ``labelmap.txt``: names with VOC's colours, in the order of their numbers, and
+    ``__ignore__`` for 255.
+
+    Raises:
+        InputError: a name that this form cannot hold.
+    """
+    names = {0: BACKGROUND_NAME} | dict(enumerate(classes, 1)) | {IGNORE: IGNORE_NAME}
+    for name in names.values():
+        if ":" in name or name.startswith("#") or len(name.splitlines()) != 1:
+            raise InputError(f"class {name!r}: CVAT wants names without ':' and '#'; rename it")
+    palette = voc_palette()
+    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names.items()]
+    return "# label:color_rgb:parts:actions\n" + "".join(lines)
+
+
+def colours(labels):
+    """A label map (H, W) in the colours of ``label_lines``: uint8 (H, W, 3).
+
+    Three channels, since of one channel CVAT takes a value for the number of a line, and 255 would
+    want as many.
+    """
+    return voc_palette()[labels]
+
+
+def _named(name):
+    return "not in labelmap.txt" if name is None else f"{name!r} in labelmap.txt"
+
+
+def label_map(picture, lines, classes):
+    """The label map, uint8 (H, W), of a picture in colours.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        lines: the text of its ``labelmap.txt``, with any colours.
+        classes: names, of the numbers from 1; others may be in the text but not in the picture.
+
+    Raises:
+        InputError: the text is of another form, or a pixel's colour is no class's.
+    """
+    numbers = {normal(name): number for number, name in enumerate(classes, 1)}
+    numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
+    names = {0: BACKGROUND_NAME}  # black, unless the text says otherwise
+    for line in lines.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            name, colour, _, _ = line.strip().split(":")
+            red, green, blue = bytes(int(value) for value in colour.split(","))
+        except ValueError:
+            raise InputError(
+                f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; mend it"
+            ) from None
+        names[red << 16 | green << 8 | blue] = normal(name)
+    red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
+    found, place = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    for code in found.tolist():
+        if names.get(code) not in numbers:
+            shown = f"{code >> 16},{code >> 8 & 255},{code & 255}"
+            raise InputError(
+                f"the colour {shown} is {_named(names.get(code))}; expected one of: "
+                f"{', '.join(numbers)}"
+            )
+    values = np.array([numbers[names[code]] for code in found.tolist()], np.uint8)
+    return values[place].reshape(picture.shape[:2])

@@ -1,0 +1,176 @@
+"""The JSON of labelme, a program in which people draw polygons: made from a label map, and back."""
+
+import base64
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from wsss.datasets.annotations.polygons import outlines, paint
+from wsss.datasets.photos import MOST_PIXELS
+from wsss.datasets.tags import normal
+from wsss.errors import InputError, reason
+from wsss.io.artifacts import IGNORE
+
+BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
+FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there
+
+
+def annotation(labels, classes, image_path, *, size=None, tolerance=1.0, least_area=10):
+    """A label map as labelme's JSON, a dict: polygons, each to be painted over those before it.
+
+    As these polygons have no holes, what lies in a hole comes later, background under the label
+    ``_background_``. Ignored pixels are ``__ignore__``.
+
+    Args:
+        labels: uint8 (H, W): 0 background, 1.. classes, 255 ignored.
+        classes: names, of the numbers from 1.
+        image_path: of the photo, as seen from the JSON's folder.
+        size: (height, width) of the photo, to which points are scaled; None: the label map's.
+        tolerance, least_area: of ``outlines.outlines``, in pixels of the label map.
+    """
+    height, width = size or labels.shape
+    scale = np.array([width / labels.shape[1], height / labels.shape[0]])
+    names = {0: BACKGROUND_NAME, IGNORE: IGNORE_NAME} | dict(enumerate(classes, 1))
+    shapes = [
+        {
+            "label": names[value],
+            "points": np.round(points * scale, 3).tolist(),
+            "group_id": None,
+            "description": "",
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for value, points in outlines(labels, tolerance=tolerance, least_area=least_area)
+    ]
+    return {
+        "version": "5.5.0",  # whose form this is; 6.3 reads it too
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": image_path,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
+
+
+def label_map(content, classes):
+    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in their
+    order, over background.
+
+    A pixel belongs to a shape if its centre does, as it looks on the screen. (labelme's own export
+    adds the pixels that the border touches.)
+
+    Args:
+        content: the JSON as read, whoever wrote it.
+        classes: names, of the numbers from 1.
+
+    Raises:
+        InputError: not of this form, a label that is no class, or a shape without an area.
+    """
+    numbers = {normal(name): number for number, name in enumerate(classes, 1)}
+    numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise InputError("expected labelme's JSON, with 'shapes'; save it from labelme")
+    height, width = (content.get(name) for name in ("imageHeight", "imageWidth"))
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise InputError(
+            f"expected imageHeight and imageWidth but got {height!r} and {width!r}; save it from "
+            "labelme"
+        )
+    if height * width > MOST_PIXELS:
+        raise InputError(
+            f"expected at most {MOST_PIXELS // 10**6} million pixels but got {width}x{height}; "
+            "make the photo smaller"
+        )
+    labels = np.zeros((height, width), np.uint8)
+    for place, shape in enumerate(content["shapes"], 1):
+        where = f"shape {place}"
+        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+            raise InputError(f"{where}: expected a label and points; draw it again")
+        where += f" '{shape['label']}'"
+        number = numbers.get(normal(shape["label"]))
+        if number is None:
+            raise InputError(f"{where}: no such class; expected one of: {', '.join(numbers)}")
+        kind = shape.get("shape_type") or "polygon"  # which early versions leave out
+        if kind not in PAINTERS:
+            raise InputError(
+                f"{where}: cannot fill a {kind!r}; draw it as one of: {', '.join(PAINTERS)}"
+            )
+        PAINTERS[kind](labels, number, shape, where)
+    return labels
+
+
+def _points(shape, where, *, least, most=None):
+    """A shape's points, float (N, 2), their number checked."""
+    points = shape.get("points")
+    sound = isinstance(points, list) and all(
+        isinstance(point, list)
+        and len(point) == 2
+        and all(type(value) in (int, float) and abs(value) <= FARTHEST for value in point)
+        for point in points
+    )
+    if not sound:
+        raise InputError(f"{where}: expected points of two numbers each; draw it again")
+    if len(points) < least or len(points) > (most or math.inf):
+        raise InputError(
+            f"{where}: expected {least}{'' if most else ' or more'} points but it has "
+            f"{len(points)}; draw it again"
+        )
+    return np.array(points, float)
+
+
+def _polygon(labels, number, shape, where):
+    paint(labels, _points(shape, where, least=3), number)
+
+
+def _rectangle(labels, number, shape, where):
+    (x, y), (far_x, far_y) = _points(shape, where, least=2, most=2)
+    paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], number)
+
+
+def _circle(labels, number, shape, where):
+    (x, y), rim = _points(shape, where, least=2, most=2)
+    radius = math.dist((x, y), rim)
+    top, bottom = np.clip((int(y - radius), math.ceil(y + radius)), 0, labels.shape[0])
+    left, right = np.clip((int(x - radius), math.ceil(x + radius)), 0, labels.shape[1])
+    rows, columns = np.ogrid[top:bottom, left:right]
+    inside = (rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2 <= radius**2
+    labels[top:bottom, left:right][inside] = number
+
+
+def _mask(labels, number, shape, where):
+    """A bitmap between two corner pixels, both of them within."""
+    (left, top), (right, bottom) = _points(shape, where, least=2, most=2).astype(int)
+    height, width = labels.shape
+    if not (0 <= left <= right < width and 0 <= top <= bottom < height):
+        raise InputError(f"{where}: its mask leaves the photo of {width}x{height}; draw it again")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape.get("mask"))), formats=["PNG"]) as file:
+            size = file.size
+            bits = (
+                np.array(file.convert("L"))
+                if size == (right + 1 - left, bottom + 1 - top)
+                else None
+            )
+    except Exception as error:  # decoders raise many kinds for damaged bytes
+        raise InputError(
+            f"{where}: its mask is no readable PNG ({reason(error)}); draw it again"
+        ) from None
+    if bits is None:
+        raise InputError(
+            f"{where}: expected a mask of {right + 1 - left}x{bottom + 1 - top} between its points "
+            f"but it has {size[0]}x{size[1]}; draw it again"
+        )
+    labels[top : bottom + 1, left : right + 1][bits > 0] = number
+
+
+PAINTERS = {
+    "polygon": _polygon,
+    "oriented_rectangle": _polygon,  # by its four corners
+    "rectangle": _rectangle,
+    "circle": _circle,
+    "mask": _mask,
+}

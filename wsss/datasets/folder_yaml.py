@@ -1,0 +1,53 @@
+"""A YAML file that describes a dataset of own photos."""
+
+from pathlib import Path
+from reprlib import repr as shown  # which cuts long values short
+
+from wsss.errors import InputError
+from wsss.io import safe_yaml
+
+KEYS = {  # of a description, with their types
+    "photos": str,
+    "tags": str | list,
+    "classes": list,
+    "masks": str,
+    "splits": dict,
+    "val_share": float | int,
+    "seed": int,
+    "leave_out": list,
+    "long_side": int,
+}
+
+
+def read_description(path):
+    """The arguments of ``folder.Folder`` by their names, and ``photos`` for its root; relative
+    paths are taken from the file's folder.
+
+    Raises:
+        InputError: not readable, an unknown key, or a value of another type.
+    """
+    path = Path(path)
+    given = safe_yaml.read(path, "a description of photos")
+    if not isinstance(given, dict) or "photos" not in given:
+        raise InputError(f"{path}: expected 'photos:' and a folder; see docs/own-photos.md")
+    for name, value in given.items():
+        if name not in KEYS:
+            raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
+        if not isinstance(value, KEYS[name]) or isinstance(value, bool):
+            raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
+    given["leave_out"] = [str(name) for name in given.get("leave_out", ())]
+    for name in ("photos", "masks"):
+        if name in given:
+            given[name] = path.parent / given[name]
+    if "tags" in given:
+        files = [given["tags"]] if isinstance(given["tags"], str) else given["tags"]
+        given["tags"] = [path.parent / str(file) for file in files]
+    lists = given.get("splits") or {}
+    for name, value in lists.items():
+        if not (isinstance(name, str) and isinstance(value, str | list)):
+            raise InputError(
+                f"{path}: splits.{name} cannot be {shown(value)}; give ids, a file or a folder"
+            )
+        if isinstance(value, str) and value.endswith(".txt"):
+            lists[name] = path.parent / value
+    return given

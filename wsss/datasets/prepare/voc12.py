@@ -1,0 +1,293 @@
+"""The full VOC 2012 with SBD's masks, made ready from what a person has downloaded.
+
+VOC 2012 brings photos, boxes and official masks; the Semantic Boundaries Dataset (SBD) brings
+coarser masks of more of the same photos. Together they are one devkit folder for ``Devkit``.
+Nothing is downloaded here, and what is whole is left alone.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wsss.datasets.prepare.matlab import read_field
+from wsss.datasets.prepare.unpack import Download, fetch
+from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
+from wsss.errors import InputError
+from wsss.io import atomic
+from wsss.io.artifacts import save_labels
+from wsss.io.byte_reader import Fault
+from wsss.io.text import read_bytes
+from wsss.runtime.progress import progress
+
+# Photos on each list. train, val and test are VOC's; train_aug is every photo with a mask of VOC or
+# SBD that is not in val.
+EXPECTED = {"train": 1464, "val": 1449, "train_aug": 10582, "test": 1456}
+
+VOC = Download(
+    archive="VOCtrainval_11-May-2012.tar",
+    md5="6cd6e144f989b92b3379bac3b3de84fd",
+    top="VOCdevkit/VOC2012",
+    parts=("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"),
+    where="the official page host.robots.ox.ac.uk/pascal/VOC/voc2012/ (its download host has been "
+    "refusing since late 2025; new home: www.robots.ox.ac.uk/~vgg/projects/pascal/VOC/) or mirrors "
+    "on Kaggle and Academic Torrents",
+)
+VOC_TEST = Download(
+    archive="VOC2012test.tar",
+    md5="9065beb292b6c291fad82b2725749fda",
+    top="VOCdevkit/VOC2012",
+    parts=("JPEGImages", "ImageSets/Segmentation"),  # labels of test photos are not public
+    where="VOC's evaluation server, which asks for an account",
+)
+SBD = Download(
+    archive="benchmark.tgz",
+    md5="82b4d87ceb2ed10f6038a1cba92111cb",
+    top="benchmark_RELEASE/dataset",
+    parts=("cls", "train.txt", "val.txt"),
+    where="its page home.bharathh.info/pubs/codes/SBD/download.html, or Berkeley's server "
+    "www2.eecs.berkeley.edu (Research/Projects/CS/vision/grouping/semantic_contours)",
+)
+
+MAT_BYTES = 2**24  # of a .mat file at most; SBD's have some 20,000
+
+
+@dataclass
+class Report:
+    """What stands in the folder after ``prepare``."""
+
+    root: Path  # the experiments' data_root
+    lists: dict[str, int] = field(default_factory=dict)  # photos on each id list
+    masks: Counter = field(default_factory=Counter)  # by origin: kept, VOC, SBD; or missing
+    labelled: int = 0  # photos with image labels
+    unlabelled: list[str] = field(default_factory=list)  # ids of those without, listed ones first
+    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # paths that are not there
+
+
+def prepare(root, *, voc=None, sbd=None, any_digest=False, expected=EXPECTED):
+    """Make ``root`` a devkit with ``SegmentationClassAug``, all id lists and ``image_labels.csv``.
+
+    Without ``voc`` and ``sbd`` it works on what ``root`` holds. A ``VOC2012test.tar`` that lies in
+    ``root`` is unpacked too. What cannot be made for want of a download is left out and reported.
+
+    Args:
+        root: the folder to make ready: of a devkit, or one to be made that holds VOCdevkit/VOC2012.
+        voc: the archive of VOC 2012, or a folder with its devkit, which is copied.
+        sbd: likewise of SBD.
+        any_digest: take archives whose MD5 is not the published one.
+        expected: photos on each of the lists train, val, train_aug and test.
+
+    Returns:
+        A ``Report``; its ``lacking`` is empty if everything could be made.
+
+    Raises:
+        InputError: an archive, list, mask or annotation is not what it should be, or ``root``
+            cannot be written.
+    """
+    root = Path(root)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: expected a folder but it is a file; give another --root")
+    flat = (root / "JPEGImages").is_dir() and not (root / VOC.top).is_dir()
+    home, boundaries = root if flat else root / VOC.top, root / SBD.top
+    given = [(VOC, voc, home), (SBD, sbd, boundaries)]
+    if (root / VOC_TEST.archive).exists():
+        given.append((VOC_TEST, root / VOC_TEST.archive, home))
+    try:
+        for folder in (home, boundaries):
+            for stale in folder.rglob(".*.partial"):  # of a run that was killed
+                stale.unlink()
+        for download, source, target in given:
+            if source is not None:
+                fetch(download, Path(source), target=target, any_digest=any_digest)
+        return _complete(Report(root), home, boundaries, expected)
+    except OSError as error:  # no room, no permission
+        raise InputError(
+            f"{root}: cannot be made ready ({error}); mend that, and the same command goes on"
+        ) from error
+
+
+def _complete(report, home, boundaries, expected):
+    for download, folder in ((VOC, home), (SBD, boundaries)):
+        if paths := download.lacking(folder):
+            report.lacking[download] = paths
+    if VOC in report.lacking:
+        return report
+    if SBD in report.lacking:
+        boundaries = None
+    devkit = Devkit(home, VOC_CLASSES)
+    lists = write_lists(devkit, boundaries, expected)
+    report.lists = {split: len(ids) for split, ids in lists.items()}
+    masked = {id for split, ids in lists.items() if split != "test" for id in ids}
+    absent = sorted(id for id in masked if not devkit.image_path(id).exists())
+    if absent:
+        raise InputError(
+            f"{home / 'JPEGImages'}: {len(absent):,} of {len(masked):,} listed photos are missing, "
+            f"first {absent[0]}.jpg; take them out of {VOC.archive} again with --voc"
+        )
+    report.masks = write_masks(devkit, sorted(masked), boundaries)
+    if "train_aug" in lists and not report.masks["missing"]:
+        report.lacking.pop(SBD, None)  # all that it is for is there
+    photos = write_image_labels(devkit)
+    labelled = Devkit(home, VOC_CLASSES).labelled()  # opened anew, to read what was written
+    report.labelled = len(labelled)
+    without = [id for id in photos if id not in labelled]
+    report.unlabelled = sorted(without, key=lambda id: id not in masked)
+    return report
+
+
+def write_lists(devkit, boundaries, expected=EXPECTED):
+    """Write ``train_aug.txt`` beside VOC's own lists, which stay as they are.
+
+    Args:
+        devkit: the VOC 2012 ``Devkit``.
+        boundaries: SBD's ``dataset`` folder; None takes a ``train_aug.txt`` that is there.
+        expected: photos on each list.
+
+    Returns:
+        ``{list: ids}``; without test or train_aug where those are not to be had.
+
+    Raises:
+        InputError: a list is missing, differs from the one that is there, or has another count.
+    """
+    folder = devkit.root / "ImageSets" / "Segmentation"
+    path = folder / "train_aug.txt"
+    extra = [split for split in ("train_aug", "test") if (folder / f"{split}.txt").exists()]
+    lists = {split: devkit.ids(split) for split in ("train", "val", *extra)}
+    if boundaries is not None:
+        sbd = [id for split in ("train", "val") for id in read_ids(boundaries / f"{split}.txt")]
+        union = sorted({*lists["train"], *sbd} - set(lists["val"]))
+        if set(lists.get("train_aug", union)) != set(union):
+            raise InputError(
+                f"{path}: expected the {len(union):,} photos of VOC's and SBD's lists less val but "
+                f"found {len(lists['train_aug']):,}, not the same; delete it to have it made"
+            )
+        lists["train_aug"] = union
+    for split, ids in lists.items():
+        if len(ids) != expected[split]:
+            raise InputError(
+                f"{folder / split}.txt: expected {expected[split]:,} ids but found {len(ids):,}; "
+                "take VOC's and SBD's lists out of their archives again with --voc and --sbd"
+            )
+    if "train_aug" in lists and not path.exists():
+        with atomic.write(path) as partial:
+            partial.write_text("\n".join(lists["train_aug"]) + "\n")
+    return lists
+
+
+def write_masks(devkit, ids, boundaries):
+    """Write ``SegmentationClassAug/<id>.png`` for ids that have no readable one: VOC's official
+    mask where it exists, else SBD's.
+
+    Args:
+        devkit: the VOC 2012 ``Devkit``.
+        ids: of the photos.
+        boundaries: SBD's ``dataset`` folder, or None to do without.
+
+    Returns:
+        A Counter of masks by origin: kept (was there), VOC, SBD, and missing (of neither).
+    """
+    origins = Counter()
+    for id in progress(ids, "masks", unit="mask"):
+        official = devkit.root / "SegmentationClass" / f"{id}.png"
+        if _readable(devkit.mask_path(id)):
+            origins["kept"] += 1
+        elif official.exists():
+            origins["VOC"] += 1
+            mask = read_mask(official, num_classes=len(VOC_CLASSES))
+            save_labels(devkit.mask_path(id), mask)
+        elif boundaries is not None:
+            origins["SBD"] += 1
+            save_labels(devkit.mask_path(id), read_sbd_mask(boundaries / "cls" / f"{id}.mat"))
+        else:
+            origins["missing"] += 1
+    return origins
+
+
+def _readable(path):
+    try:
+        read_mask(path, num_classes=len(VOC_CLASSES))
+    except InputError:  # missing, not whole, or not a mask of VOC's
+        return False
+    return True
+
+
+def read_sbd_mask(path):
+    """SBD's mask of a photo as uint8 (H, W): 0 background, 1 to 20 VOC's classes.
+
+    Raises:
+        InputError: the file is missing, is no .mat file, or holds no such mask.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path}: SBD's mask is missing; take it out of {SBD.archive} again with --sbd"
+        )
+    content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
+    try:
+        mask = read_field(content, "GTcls", "Segmentation")
+    except Fault as fault:
+        raise InputError(
+            f"{path}: expected a .mat file with GTcls.Segmentation but it {fault}; delete it and "
+            "give --sbd again"
+        ) from None
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        fault = f"{mask.dtype} of shape {mask.shape}"
+    elif (wrong := mask[(mask < 0) | (mask > len(VOC_CLASSES))]).size:
+        fault = f"value {wrong[0]}"
+    else:
+        return mask.astype(np.uint8)
+    raise InputError(
+        f"{path}: expected GTcls.Segmentation as whole numbers 0 to {len(VOC_CLASSES)} of shape "
+        f"(H, W) but found {fault}; delete it and give --sbd again"
+    )
+
+
+def write_image_labels(devkit):
+    """Write ``image_labels.csv`` (columns ``id,labels``) from the boxes, unless it is there.
+
+    All boxes count, those marked difficult too. A photo without annotation gets no row.
+
+    Returns:
+        The sorted ids of all photos in ``JPEGImages``.
+    """
+    photos = sorted(path.stem for path in (devkit.root / "JPEGImages").glob("*.jpg"))
+    path = devkit.root / "image_labels.csv"
+    if path.exists():
+        return photos
+    with atomic.write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "labels"])
+        for id in progress(photos, "image labels"):
+            if (devkit.root / "Annotations" / f"{id}.xml").exists():
+                numbers = devkit.boxed_labels(id)
+                writer.writerow([id, ";".join(devkit.classes[number - 1] for number in numbers)])
+    return photos
+
+
+def table(report):
+    """A report as text: what is there, what is missing and where to get it, what comes next."""
+    lines = []
+    if report.lists:
+        origins = ", ".join(f"{count:,} {origin}" for origin, count in report.masks.items())
+        there = report.masks.total() - report.masks["missing"]
+        rows = [*report.lists.items(), ("masks", there)]
+        rows.append(("image labels", report.labelled))
+        lines += [f"{name:13}{count:>7,}" for name, count in rows]
+        lines[-2] += f"  in SegmentationClassAug: {origins}"
+    if report.unlabelled:
+        some = ", ".join(report.unlabelled[:5]) + (", ..." if report.unlabelled[5:] else "")
+        lines.append(
+            f"{len(report.unlabelled):,} photos have no image labels: {some}; if those are to be "
+            "used, put their files into Annotations/ and delete image_labels.csv"
+        )
+    for download, paths in report.lacking.items():
+        option = "--voc" if download is VOC else "--sbd"
+        lines += [f"missing: {path}" for path in paths]
+        lines.append(f"  {option} {download.archive} brings that; get it from {download.where}")
+    if not report.lacking:
+        lines.append(
+            f"Next: an experiment with `dataset: voc` and `data_root: {report.root.resolve()}`; "
+            "its first stage checks every file"
+        )
+    return "\n".join(lines)

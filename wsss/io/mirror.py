@@ -1,0 +1,38 @@
+"""Where files are on a machine that works from copies. Without a mirror, they are where their path
+says, and nothing is copied.
+
+A mirror is a module with the three functions below; ``MIRROR`` holds its name.
+"""
+
+from pathlib import Path
+
+from wsss.runtime.engine import handed_in
+
+MIRROR = "WSSS_FILE_MIRROR"
+
+
+def local_path(path: Path | str) -> Path:
+    """The path on this machine at which a file is written."""
+    mirror = handed_in(MIRROR)
+    return mirror.local_path(path) if mirror else Path(path)
+
+
+def download_file(path: Path | str) -> Path:
+    """The path on this machine from which a file is read, once it is downloaded.
+
+    Raises:
+        InputError: the mirror does not answer.
+    """
+    mirror = handed_in(MIRROR)
+    return mirror.download_file(path) if mirror else Path(path)
+
+
+def upload_file(path: Path | str) -> None:
+    """Upload a file that was written at ``local_path(path)``.
+
+    Raises:
+        InputError: the mirror does not accept it.
+    """
+    mirror = handed_in(MIRROR)
+    if mirror:
+        mirror.upload_file(path)

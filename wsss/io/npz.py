@@ -1,0 +1,51 @@
+"""Files of arrays (.npz) that earlier stages left, read as if a stranger had written them."""
+
+import zipfile
+
+import numpy as np
+
+from wsss.io import mirror
+
+MOST_BYTES = 2**31  # of a file's arrays; those of a photo of 100 million pixels fit
+
+
+def read_arrays(path, **wanted):
+    """Arrays of an .npz file, by name; nothing is unpickled.
+
+    Args:
+        path: the file.
+        wanted: name to ``(kinds, dimensions)``: the letters of numpy's kinds of type that are
+            right, such as ``u`` or ``iu``, and the number of axes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything else that is wrong, in one line.
+    """
+    path = mirror.download_file(path)
+    if not path.is_file() and path.exists():
+        raise ValueError("no file")
+    try:
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > MOST_BYTES:
+                raise ValueError(f"it unpacks to {size:,} bytes")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in wanted}
+                for array in found.values():
+                    if not isinstance(array, np.ndarray):
+                        raise ValueError("a member that is no array")
+                    if array.dtype.kind == "U":
+                        array.tolist()  # which refuses numbers that stand for no character
+    except (FileNotFoundError, ValueError):
+        raise
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}") from None
+    except Exception as error:  # zip and numpy raise many kinds for a damaged file
+        raise ValueError(f"{error or type(error).__name__}") from None
+    for name, (kinds, dimensions) in wanted.items():
+        array = found[name]
+        if array.dtype.kind not in kinds or array.ndim != dimensions:
+            raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+    return found

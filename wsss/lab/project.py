@@ -1,0 +1,43 @@
+"""What a project hands to the lab that runs its notebooks: the lab knows no data, no network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _nothing(*_args, **_kwargs) -> None:
+    """The default of a hook that a project does without."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Hooks of a project. Every one but the first may be left out.
+
+    Attributes:
+        data_digest: a stage's parameter values to the digest of the data that they name.
+        check_files: the stages still to run; raises InputError for a file that they need and that
+            is missing, before anything starts.
+        check_room: the planned stages and the outputs folder; raises InputError where the disk has
+            no room for what they will write.
+        register_model: a name, the file that describes a model, and an MLflow run's id; returns the
+            registered ``NAME/VERSION``.
+        compare_files: two folders of one stage's results; returns a line for each difference
+            beyond metrics and manifests, such as between weights.
+        scores: a final metric's name, without its list, to ``(stage, title)``: the scores that
+            sweeps compare and that MLflow shows first, in the chain's order. An empty title is
+            compared only.
+        one_pass: a stage's name, its values and the names of the swept parameters; returns a
+            function that scores many settings at once (a list of values to a list of metrics), a
+            hint for people on how to get there, or None where each setting needs its own run.
+        draw_sweep: a table of means, the swept parameters' names and the metric to draw; returns a
+            matplotlib figure.
+    """
+
+    data_digest: Callable[[dict], str]
+    check_files: Callable[[list], None] = _nothing
+    check_room: Callable[[list, Path], None] = _nothing
+    register_model: Callable[[str, Path, str], str] | None = None
+    compare_files: Callable[[Path, Path], list[str]] = lambda folder, other: []
+    scores: dict[str, tuple[str, str]] = field(default_factory=dict)
+    one_pass: Callable[[str, dict, set], Callable | str | None] = _nothing
+    draw_sweep: Callable | None = None

@@ -1,0 +1,151 @@
+"""The driver: runs what of a plan is not done, stage after stage, in one MLflow run."""
+
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from tempfile import NamedTemporaryFile
+
+from wsss.errors import InputError
+from wsss.io.locks import lock_of, taken
+from wsss.lab import paths, results
+from wsss.lab.record import delivery, mlflow_pages, provenance
+from wsss.lab.record.journal import Journal
+from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
+
+
+def run(experiment, planned, *, project, title="", say=print, lane=None):
+    """Run what is not done, inside one MLflow parent run; returns the report's text, or None
+    without a report.
+
+    What earlier runs could not deliver to MLflow is delivered first, and runs that were cut off get
+    their status.
+
+    Args:
+        experiment: from ``pipeline.read_experiment``.
+        planned: from ``pipeline.plan``.
+        project: the ``Project`` whose notebooks run.
+        title: what sets this run apart from others of the experiment; empty takes the changes.
+        say: what is told to people goes through it.
+        lane: where it runs, as in ``run_stage``; None has it run alone.
+
+    Raises:
+        InputError: a stage refused what it was given.
+        StageFailed: a stage ended otherwise without completing.
+    """
+    name, description = experiment["name"], experiment.get("description", "")
+    lane = lane or Alone()
+    _check_outputs()
+    try:
+        delivery.settle(say, register_model=project.register_model)
+    except delivery.Away as fault:
+        say(f"{fault}; work goes on, and its record waits on disk")
+    todo = [item for item in planned if not item.done]
+    if not todo:
+        say(f"{name}: all {len(planned)} stages are done; nothing to do")
+        return _report(planned)
+    project.check_files(todo)
+    project.check_room(planned, paths.outputs_root())
+    for item in planned:
+        if item.done:
+            say(f"{item.name}: done before, reused ({item.folder})")
+        elif item.damage:
+            say(f"{item.name}: done before, but {item.damage}; it is mended")
+    changes = {change: value for item in planned for change, value in item.changes.items()}
+    title = title or mlflow_pages.title(changes)
+    when = time.strftime("%Y-%m-%d %H:%M")
+    folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
+    with (
+        lock_of(folder, "driver"),
+        delivery.Courier(say, register_model=project.register_model) as courier,
+    ):
+        parent = Journal(folder)
+        parent.begin(
+            name,
+            mlflow_pages.run_name(name, title, when) if title else f"{name} {when}",
+            {"wsss.experiment": name, mlflow_pages.NOTE: description} | provenance.tags(),
+        )
+        courier.carry(folder)
+        status, error = "FAILED", None
+        try:
+            headlines = _run_stages(name, planned, parent, courier, say, lane, project)
+            report = _report(planned)
+            text = "\n\n".join(filter(None, [description, report]))
+            parent.tags({mlflow_pages.NOTE: text})
+            parent.add("experiment", name=name, description=description, columns=headlines)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+            raise
+        finally:
+            with suppress(OSError) if status != "FINISHED" else nullcontext():
+                parent.end(status, error)
+    if courier.away:
+        say(f"{courier.away}; the record waits on disk, and the next `wsss run` delivers it")
+    return report
+
+
+def _run_stages(name, planned, parent, courier, say, lane, project):
+    """Run what is not done; returns the names of the figures that come first."""
+    headlines = []
+    # a notebook becomes a page while the next one starts; leaving the block waits for all
+    with ThreadPoolExecutor(1) as pages:
+        written = []
+        for place, item in enumerate(planned, 1):
+            if not item.done:
+                label = f"[{place}/{len(planned)}] {item.name}"
+                with _alone(item, label, lane, say) as free:
+                    if free:
+                        courier.flush()  # a report reads what earlier stages have recorded
+                        try:
+                            run_stage(name, item, parent.folder, label, courier, say, lane=lane)
+                        finally:
+                            written.append(pages.submit(keep_notebook, item.folder))
+            courier.carry(item.folder)
+            parent.add("stage", name=item.name, folder=str(item.folder))
+            final = results.completion(item.folder)["metrics"]
+            told = final | {"seconds": seconds_of(item.folder)}
+            parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
+            first = mlflow_pages.headlines(final, project.scores)
+            parent.metrics(first)
+            headlines += first
+    for page in written:
+        page.result()  # raises what went wrong in the thread
+    return headlines
+
+
+@contextmanager
+def _alone(item, label, lane, say):
+    """Hold a stage's folder; gives whether there is anything left to do when it was had."""
+    lock = lock_of(item.folder, "driver")
+    waited = not taken(lock, 0)
+    if waited:
+        say(f"{label}: another `wsss run` works on it; waiting for that one")
+        while not taken(lock, 1):
+            lane.check()
+    try:
+        yield not (waited and results.completion(item.folder) and not results.damage(item.folder))
+    finally:
+        lock.release()
+
+
+def _check_outputs():
+    """Refuse an output folder that cannot be written, before anything starts."""
+    root = paths.outputs_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=root, prefix=".writable-"):
+            pass
+    except OSError as fault:
+        raise InputError(
+            f"{root}: expected a folder that can be written ({fault.strerror}); set "
+            "WSSS_OUTPUTS to one"
+        ) from None
+
+
+def _report(planned):
+    path = planned[-1].folder / "report.md"
+    return path.read_text() if path.exists() else None

@@ -1,0 +1,135 @@
+"""The points of a sweep: every combination of variants, swept values and seeds."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+from wsss.errors import InputError
+from wsss.lab import plan as plans
+from wsss.lab import stages
+
+MOST_COMBINATIONS = 10_000  # a month of the fastest stage there is
+
+
+class Combination(NamedTuple):
+    """One point of a sweep.
+
+    Attributes:
+        names: column to value: the variant's name and the swept parameters' values, without the
+            seed.
+        seed: or None for the experiment's own.
+        overrides: ``{stage: {parameter: value}}``.
+        tail: the stage from which on the seed holds; empty for all stages.
+    """
+
+    names: dict
+    seed: int | None
+    overrides: dict
+    tail: str = ""
+
+    @property
+    def title(self):
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return ", ".join(f"{name} {value}" for name, value in (self.names | seed).items())
+
+
+def split_overrides(texts):
+    """Separate command-line overrides with one value from those that make a sweep, as
+    ``combinations`` takes it.
+
+    Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value stands in
+    brackets, a text with a comma in quotes. ``seeds=0,1,2`` are seeds of all stages,
+    ``random_walk.seeds=0,1,2`` of those from one on.
+    """
+    single, grid, sweep = [], {}, {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name.rpartition(".")[2] == "seeds":
+            sweep["seeds"], sweep["tail"] = _seeds(text, value), name.rpartition(".")[0]
+        elif "," in value and value.lstrip()[:1] not in "[\"'{":
+            parsed = [plans.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
+            grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
+        else:
+            single.append(text)
+    return single, sweep | {"grid": grid}
+
+
+def _seeds(text, value):
+    try:
+        return [int(part) for part in value.strip("[]").split(",")]
+    except ValueError:
+        raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
+
+
+def combinations(experiment, given=None):
+    """Every ``Combination`` of an experiment's ``sweep`` and of one given beside it.
+
+    ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
+    (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the stage from which
+    on seeds hold). The result is empty where there is nothing to sweep.
+
+    Raises:
+        InputError: another key, an empty list, or a name that is not ``stage.parameter``.
+    """
+    sweep, given = experiment.get("sweep") or {}, given or {}
+    kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
+    for key in sweep:
+        if key not in kinds:
+            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
+        if not isinstance(sweep[key] or kinds[key](), kinds[key]):
+            raise InputError(
+                f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment file"
+            )
+    grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
+    sweep = sweep | given
+    tail = sweep.get("tail") or ""
+    if tail and tail not in experiment["stages"]:
+        names = ", ".join(experiment["stages"])
+        raise InputError(f"seeds: '{tail}' is not a stage of this experiment; its stages: {names}")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
+    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
+    if not (variants or grid or seeds):
+        return []
+    for name, given in variants.items():
+        if not isinstance(given or {}, dict):
+            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
+    count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
+    if count > MOST_COMBINATIONS:
+        raise InputError(
+            f"sweep: expected at most {MOST_COMBINATIONS:,} combinations but there are {count:,}; "
+            "sweep fewer values"
+        )
+    found = []
+    for variant in variants or {"": {}}:
+        for values in itertools.product(*grid.values()):
+            given = (variants.get(variant) or {}) | dict(zip(grid, values, strict=True))
+            overrides = {}
+            for name, value in given.items():
+                stage, dot, parameter = str(name).partition(".")
+                if not (dot and stage and parameter):
+                    raise InputError(
+                        f"sweep: '{name}' is no stage.parameter, such as random_walk.beta"
+                    )
+                overrides.setdefault(stage, {})[parameter] = value
+            names = {"variant": variant} if variants else {}
+            names |= {name: given[name] for name in grid}
+            found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
+    return found
+
+
+def plan_point(experiment, point, overrides, **options):
+    """``plan.plan`` of one ``Combination``, whose values go over the other overrides."""
+    given = {stage: dict(values) for stage, values in overrides.items()}
+    for stage, values in point.overrides.items():
+        given[stage] = given.get(stage, {}) | values
+    if point.seed is not None and point.tail:
+        chain = stages.read_stages()
+        names = [name for name in chain if name in experiment["stages"]]
+        for name in names[names.index(point.tail) :]:
+            if "seed" in chain[name].parameters:
+                given[name] = given.get(name, {}) | {"seed": point.seed}
+    elif point.seed is not None:
+        experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
+    return plans.plan(experiment, given, **options)
