@@ -32,7 +32,6 @@ REQUIREMENTS = (
     "pillow",
     "pydensecrf2",
     "pyyaml",
-    "scipy",
     "torch",
     "torchvision",
     "tqdm",
