@@ -68,7 +68,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_infer import Doubling
-from wsss.infer import infer
+from wsss.photos.map_photos import infer
 
 if __name__ == "__main__":
     infer([str(n) for n in range(100_000)], Doubling(Path({folder!r})), label="t", processes=2)

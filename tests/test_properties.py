@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
-from wsss.evaluation import Confusions, load_confusions, save_confusions
 
 from wsss.affinity import neighbour_offsets, pair_distance
 from wsss.cam import background_score, normalise
@@ -23,6 +22,7 @@ from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
 from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, threshold_of
+from wsss.photos.evaluation import Confusions, load_confusions, save_confusions
 from wsss.random_walk import random_walk
 from wsss.synthesis import combine_alphas, label_map, labels_at
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from wsss.devices import autocast
 
 from wsss import models
 from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
 from wsss.models.ready import ready
+from wsss.runtime.devices import autocast
 
 
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet38"])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from test_random_walk import dense_walk
-from wsss.segmentation import segment, segment_job
 
 from wsss import models
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
+from wsss.photos.segmentation import segment, segment_job
 from wsss.synthesis import affinities
 
 
