@@ -76,7 +76,8 @@ def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
         matrices.append(ConfusionMatrix(3))
         matrices[-1].update(*photo)
         kept.add(id, photo[0], target=photo[1])
-    path = evaluation.save_confusions(tmp_path / "deep" / "c.npz", kept)
+    path = tmp_path / "deep" / "c.npz"
+    evaluation.save_confusions(path, kept)
     found = evaluation.load_confusions(path)
     assert found.ids == ["2007_000032", "b"] and "b" in found and "c" not in found
     counts = np.stack([matrix.matrix for matrix in matrices])
