@@ -33,10 +33,10 @@ class Threshold:
     def done(self, id):
         return (self.folder / f"{id}.png").exists()
 
-    def forward(self, id):
+    def predict(self, id):
         return read_photo(self.photo)
 
-    def finish(self, id, payload):
+    def postprocess(self, id, payload):
         artifacts.save_labels(self.folder / f"{id}.png", payload[..., 0] > 127)
 
 
@@ -68,7 +68,7 @@ def main():
     def plain(some):
         job = Threshold(folder / "photo.png", folder / "plain")
         for id in some:
-            job.finish(id, job.forward(id))
+            job.postprocess(id, job.predict(id))
 
     def spread(name, processes=None):
         job = Threshold(folder / "photo.png", folder / name)

@@ -60,15 +60,15 @@ def walk_constants():
         counts = []
         for alpha, beta, steps in itertools.product(*grid):
             walk = Walk(background_alpha=alpha, beta=beta, steps=steps)
-            walked = upsample(walk_scores(cams, affinity, walk), target.shape).numpy()
+            walked = upsample(walk_scores(cams, affinity, walk=walk), target.shape).numpy()
             matrix = ConfusionMatrix(3)
             matrix.update(label_map(walked, [1, 2]), target)
             counts.append(matrix.matrix)
         return np.stack(counts).reshape(*map(len, grid), 3, 3)
 
     def fast():
-        walked = walk_grid.walk_all(cams, affinity, grid, Walk())
-        return walk_grid.count(walked, target, 2)[1]
+        walked = walk_grid.walk_all(cams, affinity, grid=grid, walk=Walk())
+        return walk_grid.count(walked, target, classes=2)[1]
 
     return Pair(
         plain=plain,

@@ -22,9 +22,10 @@ from wsss.io import artifacts
 from wsss.lab.paths import from_root
 from wsss.metrics import ConfusionMatrix
 from wsss.models.imported import imagenet_classifier
+from wsss.models.ready import ready
 from wsss.photos.evaluation import score_cams, score_labels
-from wsss.photos.jobs import AffinityLabelJob, CamJob
-from wsss.photos.map_photos import infer, ready
+from wsss.photos.jobs import affinity_label_job, cam_job
+from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk, label_map
 
 SAMPLE = "../shared/voc-sample"
@@ -60,7 +61,7 @@ def crf_pool():
         artifacts.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
 
     def run(processes):
-        job = partial(AffinityLabelJob, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())
+        job = partial(affinity_label_job, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())
         seconds, folder = _seconds_a_photo(ids, partial(job, crf_steps=10), processes)
         return seconds, [read_mask(folder / f"{id}.png", num_classes=20) for id in ids]
 
@@ -120,9 +121,9 @@ def cams():
         return (time.perf_counter() - began) / len(ids), _miou(data, made)
 
     def fast():
-        job = partial(CamJob, data, network, scales=scales, flip=True)
+        job = partial(cam_job, data, network, scales=scales, flip=True)
         seconds, folder = _seconds_a_photo(ids, job, 2)
-        return seconds, score_cams(data, ids, folder, THRESHOLD).total(ids).miou()
+        return seconds, score_cams(data, ids, folder=folder, threshold=THRESHOLD).total(ids).miou()
 
     return Pair(plain, fast, Aim("ratio", 3), _points, 0.1, timed=False)
 
@@ -191,7 +192,7 @@ def evaluation():
 
     return Pair(
         plain=plain,
-        fast=lambda: score_labels(data, ids, folder).total(ids).matrix,
+        fast=lambda: score_labels(data, ids, folder=folder).total(ids).matrix,
         aim=Aim("rate", 400, len(ids)),
         difference=lambda one, other: float(abs(one - other).max()),
     )
@@ -216,8 +217,11 @@ def disk():
 
     def fast():
         folder = _folder()
-        infer(ids, CamJob(data, network, folder, (1.0,), False), label="maps")
-        return _size(folder), score_cams(data, ids, folder, THRESHOLD).total(ids).miou()
+        job = cam_job(data, network, folder=folder, scales=(1.0,), flip=False)
+        infer(ids, job, label="maps")
+        return _size(folder), score_cams(data, ids, folder=folder, threshold=THRESHOLD).total(
+            ids
+        ).miou()
 
     return Pair(plain, fast, Aim("ratio", 20), _points, 0.1, unit="bytes", timed=False)
 

@@ -44,6 +44,7 @@ from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.lab import plan, results
 from wsss.lab.run import grid
+from wsss.photos.evaluation import load_confusions
 
 SECONDS = 10.0  # of one file; the machine may be busy
 BYTES = 3 << 30  # of memory beyond what the process has when it starts
@@ -156,7 +157,7 @@ def kinds():
         "maps": Kind("a.npz", [samples.cams()], artifacts.load_cams),
         "maps inside": Kind("a.npz", [samples.cams()], artifacts.load_cams, "zip"),
         "marginals": Kind("a.npz", [samples.marginals()], artifacts.load_marginals, "zip"),
-        "confusions": Kind("a.npz", [samples.confusions()], artifacts.load_confusions, "zip"),
+        "confusions": Kind("a.npz", [samples.confusions()], load_confusions, "zip"),
         "params": Kind("a.params", samples.params(), models.load_state),
         "caffe": Kind("a.caffemodel", samples.caffe(), models.load_state),
         "checkpoint": Kind("a.pt", [samples.network()], _network),

@@ -16,7 +16,7 @@ from tests.test_foreign import blob, field, mx_array, mx_list
 from wsss import models
 from wsss.datasets.annotations import labelme as labelme_form
 from wsss.io import artifacts
-from wsss.metrics import Confusions
+from wsss.photos.evaluation import Confusions, save_confusions
 
 CLASSES = ("cat", "dog")
 CSV = b"id,labels\na,cat;dog\nb.jpg,dog\n"
@@ -105,8 +105,8 @@ def marginals():
 def confusions():
     confusions = Confusions(3)
     for id in ("a", "b"):
-        confusions.add(id, np.eye(3), np.ones((3, 3)))
-    return kept(lambda path: artifacts.save_confusions(path, confusions))
+        confusions.add(id, np.eye(3), target=np.ones((3, 3)))
+    return kept(lambda path: save_confusions(path, confusions))
 
 
 def params():
@@ -128,7 +128,7 @@ def caffe():
 
 @cache
 def network(kind="cam", classes=CLASSES):
-    """The file of an untrained network over the small trunk."""
+    """The file of an untrained network over the small backbone."""
     torch.manual_seed(0)
     count, shape = len(classes), {"backbone": "small", "output_stride": 8}
     if kind == "cam":
@@ -137,7 +137,7 @@ def network(kind="cam", classes=CLASSES):
         own = {"reduced": [4, 8, 8]}
         built = models.build_affinity("small", output_stride=8, **own)
     else:
-        own = {"channels": 8, "reach": 24}
+        own = {"channels": 8, "dilation": 24}
         built = models.build_segmentation("small", count + 1, output_stride=8, **own)
     settings = {"radius": 4, "reduction": "sum"} if kind == "affinity" else {}
     return kept(

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsss.affinity import affinity_loss, cell_labels, neighbour_offsets, pair_distance, pair_targets
+from wsss.affinity import (
+    affinity_loss,
+    boundaries,
+    cell_labels,
+    neighbour_offsets,
+    pair_distance,
+    pair_targets,
+)
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -365,3 +372,20 @@ def test_loss_trains_bfloat16_features():
     np.testing.assert_allclose(numbers(loss), expected, rtol=0.01)
     assert torch.isfinite(features.grad).all()
     assert features.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("radius", [3, 5])
+def test_boundaries_average_over_all_neighbours(radius):
+    """Against every cell's own list of neighbours; a column is cut off from the next."""
+    height, width = 5, 7
+    weights = torch.zeros(len(neighbour_offsets(radius)), height, width)
+    inside = {}
+    for k, (dy, dx) in enumerate(neighbour_offsets(radius)):
+        for y in range(height):
+            for x in range(width):
+                if y + dy < height and 0 <= x + dx < width:
+                    weights[k, y, x] = value = float((x < 3) == (x + dx < 3))
+                    inside.setdefault((y, x), []).append(value)
+                    inside.setdefault((y + dy, x + dx), []).append(value)
+    expected = [[1 - np.mean(inside[y, x]) for x in range(width)] for y in range(height)]
+    np.testing.assert_allclose(boundaries(weights, radius=radius), expected, atol=1e-6)

@@ -23,6 +23,7 @@ from wsss.datasets.annotations import formats
 from wsss.datasets.prepare import voc12
 from wsss.errors import InputError
 from wsss.io import artifacts
+from wsss.photos.evaluation import load_confusions
 
 LEAST = 200  # cases; fewer would mean that a table was lost
 
@@ -96,7 +97,7 @@ GOES_ON = {  # where they stopped: whole files stay, and of the new ones these m
 READERS = {  # what no command reads in this process
     "maps": lambda: artifacts.load_cams("cams/a.npz"),
     "marginals": lambda: artifacts.load_marginals("marginals/a.npz"),
-    "confusions": lambda: artifacts.load_confusions("confusions/val.npz"),
+    "confusions": lambda: load_confusions(Path("confusions/val.npz")),
     "corrections": lambda: formats.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
     "cvat": lambda: formats.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
 }

@@ -16,7 +16,7 @@ from wsss.cluster import object_store
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.photos import map_photos
-from wsss.photos.jobs import CamJob, WalkJob
+from wsss.photos.jobs import cam_job, walk_job
 from wsss.runtime import engine
 from wsss.synthesis import Walk
 from wsss.train.loop import fit
@@ -68,7 +68,7 @@ class Noted:
     def done(self, id):
         return (self.folder / id).exists()
 
-    def forward(self, id):
+    def predict(self, id):
         with (self.folder / "log").open("a") as log:
             log.write(f"{id}\n")
         time.sleep(0.2)
@@ -76,7 +76,7 @@ class Noted:
             raise InputError("bad.jpg: no photo")
         return id.upper()
 
-    def finish(self, id, payload):
+    def postprocess(self, id, payload):
         with atomic.write(self.folder / id) as partial:
             partial.write_text(payload)
 
@@ -92,9 +92,9 @@ def synthesised(data, folder, **options):
     cam = models.build_cam("small", len(data.classes))
     affinity = models.build_affinity("small")
     ids = data.ids("train")
-    job = CamJob(data, cam, folder / "cams", (0.5, 1.0), True)
+    job = cam_job(data, cam, folder=folder / "cams", scales=(0.5, 1.0), flip=True)
     assert map_photos.infer(ids, job, label="maps", **options) == len(ids)
-    job = WalkJob(data, folder / "cams", affinity, folder, Walk(steps=16))
+    job = walk_job(data, folder / "cams", network=affinity, folder=folder, walk=Walk(steps=16))
     assert map_photos.infer(ids, job, label="walk", **options) == len(ids)
     found = digests(folder)
     assert len(found) == 3 * len(ids)

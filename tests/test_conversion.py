@@ -9,7 +9,7 @@ from wsss import models
 from wsss.cli import main
 from wsss.errors import InputError
 from wsss.models import load_state
-from wsss.models.backbones.catalogue import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import BACKBONES, build_backbone
 from wsss.models.imported import authors
 
 
@@ -89,7 +89,7 @@ def test_every_tensor_of_the_authors_checkpoints_finds_its_place(tmp_path, name)
             float(given[f"b3.bn_branch2b1.{t}"].flatten()[0])
             for t in ("running_mean", "running_var", "weight", "bias")
         )
-        folded = network.trunk.body.b3.conv_branch2a
+        folded = network.backbone.body.b3.conv_branch2a
         assert folded.scale.flatten()[0].item() == pytest.approx(weight / (var + 1e-5) ** 0.5)
         expected = bias - mean * weight / (var + 1e-5) ** 0.5
         assert folded.shift[0].item() == pytest.approx(expected)
@@ -139,7 +139,7 @@ def test_a_caffemodel_serves_as_weights_and_converts(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert "took 30 tensors, left out fc8.weight (a classifier), fc8.bias (a classifier)" in said
-    for name, tensor in network.trunk.body.state_dict().items():
+    for name, tensor in network.backbone.body.state_dict().items():
         assert torch.equal(tensor, state[name])
     target = tmp_path / "out" / "vgg16.pt"
     command = ["weights", "convert", str(tmp_path / "vgg16_20M.caffemodel"), str(target)]
@@ -147,7 +147,7 @@ def test_a_caffemodel_serves_as_weights_and_converts(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "ImageNet weights of vgg16" in said and "left out: fc8.weight (a classifier)" in said
     again = models.build_cam("vgg16", 3, weights=target, output_stride=8)
-    assert torch.equal(again.trunk.body.fc6.weight, state["fc6.weight"])
+    assert torch.equal(again.backbone.body.fc6.weight, state["fc6.weight"])
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
 
 
@@ -170,8 +170,8 @@ def test_mxnet_names_of_another_network_are_refused_with_what_is_known(tmp_path,
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "resnet38"])
 def test_imagenet_weights_are_recognised_by_their_names(tmp_path, backbone):
-    trunk = build_trunk(backbone, output_stride=8)
-    shapes = {n: tuple(t.shape) for n, t in trunk.body.state_dict().items()}
+    built = build_backbone(backbone, output_stride=8)
+    shapes = {n: tuple(t.shape) for n, t in built.body.state_dict().items()}
     torch.save(filled(shapes), tmp_path / "a.pth")
     assert identify(tmp_path / "a.pth").what == f"ImageNet weights of {backbone}"
     wrong = next(n for n, shape in shapes.items() if len(shape) == 4)
@@ -184,4 +184,4 @@ def test_download_says_where_weights_come_from_that_torchvision_lacks():
     for backbone in ("resnet38", "vgg16"):
         with pytest.raises(InputError, match="give a file: ") as raised:
             models.build_cam(backbone, 4, weights="download", output_stride=8)
-        assert TRUNKS[backbone].origin in str(raised.value)
+        assert BACKBONES[backbone].origin in str(raised.value)

@@ -58,7 +58,7 @@ KINDS = {
         0.0005,  # a larger one overshoots, and what is rounded otherwise grows quickly
     ),
     "segmentation": (
-        partial(build_segmentation, "small", 3, channels=8, reach=8),
+        partial(build_segmentation, "small", 3, channels=8, dilation=8),
         losses.segmentation_loss,
         regions,
         0.02,
@@ -73,7 +73,7 @@ def without_chance(build):
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):  # as much as torch's first weights and a ReLU take
             nn.init.constant_(module.weight, 6**0.5)
-    freeze_batch_norm(net.trunk)
+    freeze_batch_norm(net.backbone)
     for module in net.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0

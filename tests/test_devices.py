@@ -14,7 +14,7 @@ from wsss.runtime import devices
 
 PROGRAM = """
 import numpy as np
-from wsss.devices import release_memory, reuse_memory
+from wsss.runtime.devices import release_memory, reuse_memory
 
 def resident():
     lines = open("/proc/self/status").read().splitlines()
@@ -38,7 +38,7 @@ def test_freed_memory_stays_in_the_process_or_goes_back():
 
 PEAK = """
 import subprocess, sys
-from wsss.devices import peak_memory
+from wsss.runtime.devices import peak_memory
 
 before = peak_memory()["process"]
 bytearray(b"x") * (100 << 20)

@@ -16,8 +16,9 @@ from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.lab import stages
 from wsss.lab.plan import Planned
-from wsss.photos import evaluation, jobs
+from wsss.photos import jobs
 from wsss.photos.map_photos import infer
+from wsss.photos.segmentation import segment_job
 from wsss.synthesis import Walk
 from wsss.train import loop, losses
 
@@ -79,19 +80,17 @@ def chain(tiny_shapes, tmp_path_factory):
     walk = Walk(steps=4, crf_steps=1, radius=2)
     cams, labels = plan["infer_cam"].folder / "cams", plan["affinity_labels"].folder
     network = networks["train_segmentation"]
+    settings = {"alpha_low": 4, "alpha_high": 16, "crf": CrfParams(), "crf_steps": 2}
+    settings |= {"folder": labels / "labels", "marginals": labels / "marginals"}
+    walker, walked = networks["train_affinity"], plan["random_walk"].folder
     for job, photos in (
-        (jobs.CamJob(data, networks["train_cam"], cams, (1.0,), False), ids),
         (
-            jobs.AffinityLabelJob(
-                data, cams, labels / "labels", 4, 16, CrfParams(), 2, labels / "marginals"
-            ),
-            data.ids("train_aug"),
-        ),
-        (
-            jobs.WalkJob(data, cams, networks["train_affinity"], plan["random_walk"].folder, walk),
+            jobs.cam_job(data, networks["train_cam"], folder=cams, scales=(1.0,), flip=False),
             ids,
         ),
-        (evaluation.SegmentJob(data, network, plan["evaluate"].folder), data.ids("val")),
+        (jobs.affinity_label_job(data, cams, **settings), data.ids("train_aug")),
+        (jobs.walk_job(data, cams, network=walker, folder=walked, walk=walk), ids),
+        (segment_job(data, network, folder=plan["evaluate"].folder), data.ids("val")),
     ):
         infer(photos, job, label="t", processes=1)
     return data, plan

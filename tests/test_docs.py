@@ -61,8 +61,8 @@ def networks(tmp_path_factory):
         "cam": (models.build_cam("small", 20, **shape), {}),
         "affinity": (models.build_affinity("small", reduced=[4, 4], **shape), {"reduced": [4, 4]}),
         "segmentation": (
-            models.build_segmentation("small", 21, channels=8, reach=24, **shape),
-            {"channels": 8, "reach": 24},
+            models.build_segmentation("small", 21, channels=8, dilation=24, **shape),
+            {"channels": 8, "dilation": 24},
         ),
     }
     for kind, (network, more) in built.items():

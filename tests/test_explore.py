@@ -31,7 +31,7 @@ from wsss.explore.one_cell import neighbourhood, walker_ends
 from wsss.explore.panel import TITLES, Panel
 from wsss.io.artifacts import voc_palette
 from wsss.lab import stages
-from wsss.photos.map_photos import ready
+from wsss.models.ready import ready
 from wsss.synthesis import Walk
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
@@ -115,8 +115,9 @@ def make_scene(seed=0, size=(60, 83), preview_side=256, mask=True):
     return explore_scene.Scene(
         image,
         [2, 3],
-        cams,
-        affinity,
+        cams=cams,
+        affinity=affinity,
+        radius=3,
         names=("tree", "house", "cat"),
         mask=labels if mask else None,
         preview_side=preview_side,
@@ -134,7 +135,7 @@ def test_a_scene_s_labels_are_the_chain_s(tiny_shapes):
     )
     walk = Walk(background_alpha=2.0, steps=1, crf_steps=2)
     id = data.ids("train")[0]
-    scene = explore_scene.open_scene(data, networks, walk, id, scales=(1.0, 0.5))
+    scene = explore_scene.open_scene(id, data=data, networks=networks, walk=walk, scales=(1.0, 0.5))
     found = scene.crf_labels(scene.scores(walk), walk)
     image, classes = data.image(id), data.labels(id)
     expected = synthesize(image, classes, *networks[:2], scales=(1.0, 0.5), walk=walk)
@@ -223,8 +224,8 @@ def panel():
     return Panel(
         open_scene,
         ["one", "two", "broken"],
-        "one",
-        WALK,
+        photo_id="one",
+        walk=WALK,
         threshold=0.4,
         crf=True,
         pixel=(22, 20),
@@ -254,8 +255,8 @@ def test_every_picture_is_there(panel):
         ("play", 12, {"share", "walk_labels", "labels", "walker"}),
         ("threshold", 0.8, {"map_labels"}),
         ("crf", False, {"labels"}),
-        ("x", 60, {"photo", "around", "neighbours", "walker"}),
-        ("y", 45, {"photo", "around", "neighbours", "walker"}),
+        ("x", 60, {"photo", "surroundings", "neighbours", "walker"}),
+        ("y", 45, {"photo", "surroundings", "neighbours", "walker"}),
     ],
 )
 def test_a_control_changes_the_pictures_that_hang_on_it(panel, control, value, pictures):
@@ -266,7 +267,7 @@ def test_a_click_chooses_a_pixel(panel):
     def click():
         panel.images["photo"].point = [0.75, 1.0]
 
-    assert changed(panel, click) == {"photo", "around", "neighbours", "walker"}
+    assert changed(panel, click) == {"photo", "surroundings", "neighbours", "walker"}
     assert (panel.x.value, panel.y.value) == (62, 59)
 
 
@@ -298,7 +299,13 @@ def test_a_photo_that_cannot_be_opened_is_told(panel):
 def test_settings_beyond_the_sliders_ends_are_kept():
     walk = Walk(background_alpha=50.0, beta=40.0, steps=7, radius=3, crf_steps=1)
     panel = Panel(
-        lambda id: make_scene(), ["a"], "b", walk, threshold=0.1, crf=False, pixel=(500, 500)
+        lambda id: make_scene(),
+        ["a"],
+        photo_id="b",
+        walk=walk,
+        threshold=0.1,
+        crf=False,
+        pixel=(500, 500),
     )
     assert (panel.alpha.value, panel.beta.value, panel.steps.value) == (50.0, 40.0, 7)
     assert (panel.x.value, panel.y.value) == (82, 59)
@@ -452,7 +459,7 @@ def test_the_panel_in_jupyterlab(place, lab, browser, tiny_shapes):
             assert time.monotonic() < deadline, f"the picture '{title}' stayed as it was"
             page.wait_for_timeout(50)
 
-    share, around, photo = TITLES["share"], TITLES["around"], TITLES["photo"]
+    share, around, photo = TITLES["share"], TITLES["surroundings"], TITLES["photo"]
     box(photo).locator("img").wait_for()
     page.wait_for_function("document.title.indexOf('[*]') < 0")
     box(photo).scroll_into_view_if_needed()

@@ -13,7 +13,7 @@ from torch import nn
 from wsss import cli, models
 from wsss.apply import onnx_export
 from wsss.errors import InputError
-from wsss.photos import evaluation
+from wsss.photos.segmentation import segment
 
 SIZES = ((1, 64, 96), (3, 75, 50), (1, 121, 200))  # none of them those of the export's own check
 CLASSES = ["ant", "bee", "wäsp"]
@@ -22,7 +22,12 @@ CLASSES = ["ant", "bee", "wäsp"]
 def network_file(folder, backbone="small", fine=()):
     """A network of random weights whose pixels differ in class, in a file."""
     torch.manual_seed(0)
-    arguments = {"backbone": backbone, "output_stride": 16, "channels": 8, "fine": list(fine)}
+    arguments = {
+        "backbone": backbone,
+        "output_stride": 16,
+        "channels": 8,
+        "low_level_channels": list(fine),
+    }
     network = models.build_segmentation(num_classes=4, **arguments).eval()
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):  # torch's own way lets the photo fade from layer to layer
@@ -44,7 +49,7 @@ def answers(file, photos):
         patch.setattr(
             "wsss.runtime.devices.precision", lambda device, training=False: torch.float32
         )
-        scores = torch.stack([evaluation.segment(network, photo) for photo in photos])
+        scores = torch.stack([segment(network, photo) for photo in photos])
     return scores.argmax(1).numpy(), scores.numpy()
 
 

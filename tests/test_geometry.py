@@ -1,4 +1,4 @@
-"""Cells of a map and pixels of a photo: what the trunks do, and what resampling makes of it."""
+"""Cells of a map and pixels of a photo: what the backbones do, and what resampling makes of it."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wsss.geometry import on_grid, upsample
-from wsss.models.backbones.catalogue import build_trunk
+from wsss.models.backbones.catalogue import build_backbone
 
 
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet50"])
@@ -15,8 +15,8 @@ def test_a_cell_looks_at_the_pixels_around_its_own(backbone, stride):
     """With every kernel flat and nothing clipped, how strongly a pixel acts on a cell is symmetric
     about the pixel that the cell stands on.
     """
-    trunk = build_trunk(backbone, output_stride=stride).eval()
-    for parent in list(trunk.modules()):
+    built = build_backbone(backbone, output_stride=stride).eval()
+    for parent in list(built.modules()):
         for name, child in parent.named_children():
             if isinstance(child, (nn.ReLU, nn.ReLU6, nn.BatchNorm2d)):
                 setattr(parent, name, nn.Identity())
@@ -25,7 +25,7 @@ def test_a_cell_looks_at_the_pixels_around_its_own(backbone, stride):
             elif isinstance(child, nn.Conv2d):
                 child.weight.data.fill_(1 / child.weight[0].numel())
     photo = torch.zeros(1, 3, 65, 1281, requires_grad=True)
-    level = trunk(photo)[-1]
+    level = built(photo)[-1]
     level[0, 0, 32 // stride, 640 // stride].backward()
     weight = photo.grad[0].sum((0, 1)).numpy()
     assert (weight > 0).sum() > 16

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss import models
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
-from wsss.photos.map_photos import infer, ready
-from wsss.runtime.devices import autocast, usage
+from wsss.photos.map_photos import infer
+from wsss.runtime.devices import usage
 
 
 @dataclass
@@ -29,12 +27,12 @@ class Doubling:
     def done(self, id):
         return (self.folder / id).exists()
 
-    def forward(self, id):
+    def predict(self, id):
         if id.startswith("bad"):
             raise InputError(f"{id}: cannot be read; replace it")
         return int(id)
 
-    def finish(self, id, payload):
+    def postprocess(self, id, payload):
         with atomic.write(self.folder / id) as partial:
             partial.write_text(str(2 * payload))
 
@@ -144,11 +142,11 @@ class Deadly(Doubling):
 
     flag: Path
 
-    def forward(self, id):
+    def predict(self, id):
         if id == "3" and not self.flag.exists():
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(id)
+        return super().predict(id)
 
 
 def test_a_killed_worker_is_told_in_one_line_and_the_rest_is_computed_next(tmp_path):
@@ -166,7 +164,7 @@ def test_a_killed_worker_is_told_in_one_line_and_the_rest_is_computed_next(tmp_p
 class Repeatable(Doubling):
     """Writes whether torch was told to compute the same bits every time."""
 
-    def forward(self, id):
+    def predict(self, id):
         return 100 * torch.are_deterministic_algorithms_enabled()
 
 
@@ -189,10 +187,10 @@ class Asking:
     def done(self, id):
         return (self.folder / id).exists()
 
-    def forward(self, id):
+    def predict(self, id):
         return any(parameter.requires_grad for parameter in self.network.parameters())
 
-    def finish(self, id, payload):
+    def postprocess(self, id, payload):
         (self.folder / id).write_text(str(payload))
 
 
@@ -202,44 +200,3 @@ def test_a_jobs_networks_are_made_ready_and_the_given_ones_left_alone(tmp_path, 
     infer(["a", "b"], Asking(tmp_path, network), label="t", processes=processes)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"False"}
     assert network.weight.requires_grad and network.training
-
-
-@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet38"])
-def test_a_ready_network_gives_the_same_and_leaves_the_trained_one_alone(backbone):
-    torch.manual_seed(0)
-    network = models.build_cam(backbone, 4, output_stride=8).eval()
-    for module in network.modules():
-        if isinstance(module, FrozenNormConv2d):  # a norm that does something
-            module.scale.uniform_(0.5, 1.5)
-            module.shift.normal_()
-    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    copied = ready(network)
-    device = next(copied.parameters()).device
-    images = torch.rand(1, 3, 65, 49, device=device)
-    with torch.inference_mode(), autocast(device):
-        found, expected = (each.to(device).maps(images).float() for each in (copied, network))
-    assert (found - expected).abs().max() < 0.03 * expected.abs().max()  # bfloat16, 38 layers deep
-    assert not any(isinstance(module, FrozenNormConv2d) for module in copied.modules())
-    for name, tensor in network.state_dict().items():
-        assert tensor.dtype == kept[name].dtype and torch.equal(tensor.cpu(), kept[name])
-
-
-@pytest.mark.parametrize("half", [True, False])
-def test_convolutions_compute_the_activations_that_follow(half, monkeypatch):
-    number = torch.bfloat16 if half else torch.float32
-    monkeypatch.setattr("wsss.photos.map_photos.pick_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr("wsss.photos.map_photos.precision", lambda device: number)
-    torch.manual_seed(0)
-    network = models.build_cam("mobilenet_v2", 4, head_channels=8).eval()
-    network.adapt[0].bias.data.normal_()
-    fused = ready(network)
-    monkeypatch.setattr("wsss.photos.map_photos.fuse_activations", lambda network: None)
-    apart = ready(network)
-    assert sum(isinstance(module, ActivatedConv2d) for module in fused.modules()) == 36
-    images = torch.rand(2, 3, 129, 97).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        found = [*fused.trunk(images), fused.maps(images)]
-        expected = [*apart.trunk(images), apart.maps(images)]
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype and other.abs().max() > 0
-        assert (one - other).abs().max() <= (0.02 if half else 1e-5) * other.abs().max()

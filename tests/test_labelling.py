@@ -15,7 +15,7 @@ from wsss.crf import CrfParams
 from wsss.datasets import Devkit, Folder
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
-from wsss.photos import evaluation
+from wsss.photos.segmentation import segment
 
 FAST = ["infer_cam.scales=[1.0]", "infer_cam.flip=false", "random_walk.steps=8"]
 FAST += ["random_walk.crf_steps=2"]
@@ -54,7 +54,7 @@ def networks(tmp_path_factory, data):
     cam = models.build_cam("small", len(classes), output_stride=8)
     affinity = models.build_affinity("small", output_stride=8, reduced=[4, 8, 8])
     segmentation = models.build_segmentation(
-        "small", len(classes) + 1, output_stride=8, channels=8, reach=24
+        "small", len(classes) + 1, output_stride=8, channels=8, dilation=24
     )
     files = {kind: folder / kind / "weights.pt" for kind in find_networks.STAGES}
     models.save_network(files["cam"], cam, "cam", classes, **shape)
@@ -68,7 +68,13 @@ def networks(tmp_path_factory, data):
         **shape,
     )
     models.save_network(
-        files["segmentation"], segmentation, "segmentation", classes, channels=8, reach=24, **shape
+        files["segmentation"],
+        segmentation,
+        "segmentation",
+        classes,
+        channels=8,
+        dilation=24,
+        **shape,
     )
     return files
 
@@ -77,13 +83,13 @@ def test_labels_at_another_size_are_those_of_scores_brought_there():
     scores = torch.rand(4, 9, 12, generator=torch.Generator().manual_seed(0))
     scores = torch.nn.functional.interpolate(scores[None], (45, 60), mode="bicubic")[0].clamp(0, 1)
     classes = [2, 5, 9]
-    same = synthesis.labels_at(scores.numpy(), classes, (45, 60))
+    same = synthesis.labels_at(scores.numpy(), classes, size=(45, 60))
     np.testing.assert_array_equal(same, synthesis.label_map(scores.numpy(), classes))
     larger = torch.nn.functional.interpolate(
         scores[None], (180, 240), mode="bilinear", align_corners=False
     )[0]
     expected = synthesis.label_map(larger.numpy(), classes)
-    found = synthesis.labels_at(scores.numpy(), classes, (180, 240))
+    found = synthesis.labels_at(scores.numpy(), classes, size=(180, 240))
     assert found.dtype == np.uint8 and (found != expected).mean() < 0.01
 
 
@@ -159,7 +165,7 @@ def test_predictions_are_the_evaluations(tmp_path, photos, networks, options, ca
     network = models.open_network(networks["segmentation"]).network
     own = Folder(photos, tags=[])
     for id in ("a", "untagged"):
-        scores = evaluation.segment(
+        scores = segment(
             network,
             own.image(id),
             scales=(0.5, 1.0) if options else (1.0,),

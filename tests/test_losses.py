@@ -23,7 +23,7 @@ def test_losses_of_the_real_networks_reach_every_parameter():
     segmentation = build_segmentation("small", 5, channels=16)
     loss = losses.segmentation_loss(segmentation, images, masks)["loss"]
     loss.backward()
-    decoder = build_segmentation("small", 5, channels=16, fine=[4, 6])
+    decoder = build_segmentation("small", 5, channels=16, low_level_channels=[4, 6])
     losses.decoder_loss(decoder, images, masks)["loss"].backward()
     for net in (affinity, segmentation, decoder):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

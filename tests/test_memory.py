@@ -44,7 +44,7 @@ def run_cams(folder, photos, processes):
 
     torch.set_num_threads(1)  # as in the other tests; processes of a pool do so themselves
     network = models.build_cam("small", 2)
-    job = jobs.CamJob(Repeated(), network, Path(folder), (1.0, 0.5), True)
+    job = jobs.cam_job(Repeated(), network, folder=Path(folder), scales=(1.0, 0.5), flip=True)
     map_photos.infer([str(n) for n in range(photos)], job, label="maps", processes=processes)
 
 
@@ -60,7 +60,8 @@ def run_regions(folder, photos, processes):
     artifacts.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
     for id in ids[1:]:
         os.link(cams / "0.npz", cams / f"{id}.npz")
-    job = jobs.AffinityLabelJob(Repeated(), cams, Path(folder), 4, 16, crf.CrfParams(), 2)
+    settings = {"alpha_low": 4, "alpha_high": 16, "crf": crf.CrfParams(), "crf_steps": 2}
+    job = jobs.affinity_label_job(Repeated(), cams, folder=Path(folder), **settings)
     map_photos.infer(ids, job, label="regions", processes=processes)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from wsss.errors import InputError
-from wsss.metrics import ConfusionMatrix
+from wsss.metrics import ConfusionMatrix, iou, mean_iou
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -161,3 +161,13 @@ def test_one_bad_pixel_among_good_ones_is_refused():
     prediction[3, 4] = 3  # as target 0, prediction 3 it would fall into the next row of the matrix
     with pytest.raises(InputError):
         ConfusionMatrix(3).update(prediction, target)
+
+
+def test_stacked_counts_score_as_each_matrix_does():
+    matrices = [filled(4, random_pair(4, seed=seed)) for seed in range(3)]
+    matrices.append(ConfusionMatrix(4))  # nothing was counted
+    matrices.append(filled(4, random_pair(2)))  # two classes are absent
+    counts = np.stack([matrix.matrix for matrix in matrices])
+    np.testing.assert_array_equal(iou(counts), [matrix.iou() for matrix in matrices])
+    np.testing.assert_array_equal(mean_iou(counts), [matrix.miou() for matrix in matrices])
+    assert np.isnan(mean_iou(counts)[3]) and np.isnan(iou(counts)[4]).tolist() == [0, 0, 1, 1]

@@ -1,6 +1,4 @@
-"""One battery over all trunks: strides, shapes, frozen norms, weights that fit and weights that do
-not.
-"""
+"""One battery over all backbones: strides, shapes, frozen norms, weights that fit or do not fit."""
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torchvision import models as torchvision_models
 
 from wsss import models
 from wsss.errors import InputError
-from wsss.models.backbones.catalogue import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import BACKBONES, build_backbone
 from wsss.models.layers import FrozenNormConv2d, freeze_batch_norm
 
 TORCHVISION = {
@@ -20,47 +18,47 @@ TORCHVISION = {
 
 @pytest.mark.parametrize(
     ("backbone", "stride"),
-    [(b, s) for b in models.BACKBONES for s in (8, 16) if s in TRUNKS[b].output_strides],
+    [(b, s) for b in models.BACKBONES for s in (8, 16) if s in BACKBONES[b].output_strides],
 )
-def test_levels_have_the_channels_and_strides_that_the_trunk_claims(backbone, stride):
-    trunk = build_trunk(backbone, output_stride=stride).eval()
+def test_levels_have_the_channels_and_strides_that_the_backbone_claims(backbone, stride):
+    built = build_backbone(backbone, output_stride=stride).eval()
     with torch.inference_mode():
-        features = trunk(torch.rand(1, 3, 70, 90))
-    assert trunk.strides[-1] == stride
-    for level, channels, cell in zip(features, trunk.channels, trunk.strides, strict=True):
+        features = built(torch.rand(1, 3, 70, 90))
+    assert built.strides[-1] == stride
+    for level, channels, cell in zip(features, built.channels, built.strides, strict=True):
         assert level.shape == (1, channels, -(-70 // cell), -(-90 // cell))
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)
-def test_parts_cover_the_trunk_once(backbone):
-    trunk = build_trunk(backbone, output_stride=8)
+def test_parts_cover_the_backbone_once(backbone):
+    built = build_backbone(backbone, output_stride=8)
     named = [
         p
-        for level in range(len(trunk.channels))
-        for part in trunk.parts(level)
+        for level in range(len(built.channels))
+        for part in built.parts(level)
         for p in part.parameters()
     ]
-    assert len({id(p) for p in named}) == len(named) == len(list(trunk.parameters()))
+    assert len({id(p) for p in named}) == len(named) == len(list(built.parameters()))
 
 
 @pytest.mark.parametrize("backbone", TORCHVISION)
-def test_atrous_trunk_equals_torchvision_on_every_stride_th_position(backbone):
+def test_atrous_backbone_equals_torchvision_on_every_stride_th_position(backbone):
     """Holding the stride back keeps the old positions' values: the dense map, sampled, is
     torchvision's own.
     """
     torch.manual_seed(0)
     reference = TORCHVISION[backbone](weights=None).eval()
-    trunk = build_trunk(backbone, output_stride=8).eval()
+    built = build_backbone(backbone, output_stride=8).eval()
     state = {
         k: v for k, v in reference.state_dict().items() if not k.startswith(("fc.", "classifier."))
     }
-    trunk.body.load_state_dict(state)
+    built.body.load_state_dict(state)
     images = torch.rand(1, 3, 128, 128)
-    trunk.double(), reference.double()
+    built.double(), reference.double()
     images = images.double()
-    normalised = trunk.normalise(images)
+    normalised = built.normalise(images)
     with torch.inference_mode():
-        dense = trunk(images)[-1]
+        dense = built(images)[-1]
         if backbone == "mobilenet_v2":
             coarse = reference.features(normalised)
         else:
@@ -72,20 +70,20 @@ def test_atrous_trunk_equals_torchvision_on_every_stride_th_position(backbone):
 @pytest.mark.parametrize("backbone", TORCHVISION)
 def test_frozen_norm_changes_no_output_and_no_gradient(backbone):
     torch.manual_seed(0)
-    plain = build_trunk(backbone)
+    plain = build_backbone(backbone)
     for module in plain.modules():  # statistics of a trained net, not zeros and ones
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
-    frozen = build_trunk(backbone).double()
+    frozen = build_backbone(backbone).double()
     frozen.load_state_dict(plain.state_dict())
     freeze_batch_norm(frozen)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     plain.double().eval()
     frozen.train()  # no module of it may behave differently in training
-    outputs = [trunk(images)[-1] for trunk in (plain, frozen)]
+    outputs = [each(images)[-1] for each in (plain, frozen)]
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-6, atol=1e-9)
     for output in outputs:
         output.square().mean().backward()
@@ -102,7 +100,7 @@ def test_maps_average_to_the_class_scores(channels):
     torch.testing.assert_close(network.maps(images).mean((2, 3)), network(images))
 
 
-def test_affinity_features_have_stride_8_whatever_the_trunk():
+def test_affinity_features_have_stride_8_whatever_the_backbone():
     for stride in (8, 16):
         network = models.build_affinity("small", output_stride=stride, reduced=(4, 6, 8)).eval()
         assert network(torch.rand(1, 3, 50, 75)).shape == (1, 18, 7, 10)
@@ -132,7 +130,7 @@ def test_frozen_levels_get_no_gradient_and_the_others_do():
     network = models.build_cam("mobilenet_v2", 3, frozen_levels=2)
     network(torch.rand(1, 3, 64, 64)).sum().backward()
     for level in range(4):
-        for part in network.trunk.parts(level):
+        for part in network.backbone.parts(level):
             for parameter in part.parameters():
                 assert (parameter.grad is None) == (level < 2)
     assert len(network.head_parameters()) == 1 and network.classifier.weight.grad is not None
@@ -145,34 +143,43 @@ def test_segmentation_rate_spans_the_same_pixels_at_both_strides():
     ]
     assert spans == [96, 96]  # rate 12 at stride 8 (paper)
     near = [
-        models.build_segmentation("small", 5, output_stride=s, reach=16).head[3].dilation[0]
+        models.build_segmentation("small", 5, output_stride=s, dilation=16).head[3].dilation[0]
         for s in (8, 16)
     ]
     assert near == [2, 1]
 
 
-def test_decoder_has_stride_8_whatever_the_trunk_and_spans_the_same_pixels():
+def test_decoder_has_stride_8_whatever_the_backbone_and_spans_the_same_pixels():
     spans = set()
     for stride in (8, 16, 32):
         network = models.build_segmentation(
-            "mobilenet_v2", 5, output_stride=stride, channels=8, fine=[4, 6, 2], reach=64
+            "mobilenet_v2",
+            5,
+            output_stride=stride,
+            channels=8,
+            low_level_channels=[4, 6, 2],
+            dilation=64,
         ).eval()
         assert network(torch.rand(1, 3, 50, 75)).shape == (1, 5, 7, 10)
-        spans.add(network.around.dilation[0] * stride)
+        spans.add(network.atrous.dilation[0] * stride)
     assert spans == {64}
 
 
 def test_a_decoder_takes_no_more_levels_than_there_are():
-    with pytest.raises(InputError, match="fine lists 4 levels, but small has 3 before its last"):
-        models.build_segmentation("small", 5, fine=[4, 4, 4, 4])
+    with pytest.raises(
+        InputError, match="low_level_channels lists 4 levels, but small has 3 before its last"
+    ):
+        models.build_segmentation("small", 5, low_level_channels=[4, 4, 4, 4])
 
 
 def test_a_decoder_starts_from_the_activation_maps():
     torch.manual_seed(0)
     cam = models.build_cam("small", 4, output_stride=8).eval()
-    decoder = models.build_segmentation("small", 5, output_stride=8, channels=8, fine=[4, 4]).eval()
-    decoder.trunk.load_state_dict(cam.trunk.state_dict())
-    for layer in (decoder.evidence, decoder.presence):
+    decoder = models.build_segmentation(
+        "small", 5, output_stride=8, channels=8, low_level_channels=[4, 4]
+    ).eval()
+    decoder.backbone.load_state_dict(cam.backbone.state_dict())
+    for layer in (decoder.cam_head, decoder.image_level_head):
         layer.load_state_dict(cam.classifier.state_dict())
     images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
@@ -184,14 +191,14 @@ def test_a_decoder_starts_from_the_activation_maps():
         torch.testing.assert_close(presence, cam(images))
 
 
-def test_a_gate_multiplies_the_odds_of_a_class_by_a_power_of_its_presence():
+def test_presence_weight_multiplies_the_odds_of_a_class_by_a_power_of_its_presence():
     torch.manual_seed(0)
-    network = models.build_segmentation("small", 4, channels=8, fine=[4, 4]).eval()
-    torch.nn.init.normal_(network.presence.weight)
+    network = models.build_segmentation("small", 4, channels=8, low_level_channels=[4, 4]).eval()
+    torch.nn.init.normal_(network.image_level_head.weight)
     images = torch.rand(2, 3, 32, 48)
     with torch.no_grad():
         before = network(images).softmax(1)
-        network.gate.fill_(0.5)
+        network.presence_weight.fill_(0.5)
         after = network(images).softmax(1)
         _, presence = network.with_presence(images)
     odds = (before[:, 1:] / before[:, :1], after[:, 1:] / after[:, :1])
@@ -200,11 +207,11 @@ def test_a_gate_multiplies_the_odds_of_a_class_by_a_power_of_its_presence():
 
 @pytest.mark.parametrize("fine", [[], [4, 4]])
 def test_favouring_rare_classes_is_dividing_by_a_power_of_their_share(fine):
-    network = models.build_segmentation("small", 3, channels=8, fine=fine).eval()
+    network = models.build_segmentation("small", 3, channels=8, low_level_channels=fine).eval()
     images, shares = torch.rand(1, 3, 32, 48), torch.tensor([0.9, 0.1, 0.0])
     with torch.no_grad():
         before = network(images).softmax(1)
-        models.favour_rare(network, shares, 0.4)
+        models.favour_rare(network, shares, strength=0.4)
         after = network(images).softmax(1)
     divided = before / torch.tensor([0.9**0.4, 0.1**0.4, 1.0]).view(1, 3, 1, 1)
     torch.testing.assert_close(after, divided / divided.sum(1, keepdim=True))
@@ -213,7 +220,7 @@ def test_favouring_rare_classes_is_dividing_by_a_power_of_their_share(fine):
 def test_real_weights_fit_strictly(mobilenet_weights):
     network = models.build_cam("mobilenet_v2", 20, weights=mobilenet_weights)
     state = torch.load(mobilenet_weights, weights_only=True)
-    first = next(m for m in network.trunk.modules() if isinstance(m, FrozenNormConv2d))
+    first = next(m for m in network.backbone.modules() if isinstance(m, FrozenNormConv2d))
     assert torch.equal(first.weight, state["features.0.0.weight"])
 
 
@@ -222,11 +229,13 @@ def test_checkpoints_round_trip_and_parts_of_them(tmp_path):
     models.save_state(network, tmp_path / "weights.pt")
     again = models.build_cam("small", 4)
     models.load_into(again, tmp_path / "weights.pt")
-    trunk = models.build_affinity("small", reduced=(4, 6, 8)).trunk
-    models.load_into(trunk, tmp_path / "weights.pt", prefix="trunk.")
+    backbone = models.build_affinity("small", reduced=(4, 6, 8)).backbone
+    models.load_into(backbone, tmp_path / "weights.pt", prefix="backbone.")
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
-        assert not name.startswith("trunk.") or torch.equal(trunk.state_dict()[name[6:]], tensor)
+        if name.startswith("backbone."):
+            kept = backbone.state_dict()[name.removeprefix("backbone.")]
+            assert torch.equal(kept, tensor)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
@@ -244,7 +253,7 @@ class Unwanted:
         (b"not a file of torch", "not a state dict"),
         ({"code": Unwanted()}, "not a state dict"),
         ([torch.zeros(2)], "expected a dict of name to tensor"),
-        ({"classifier.weight": torch.zeros(9, 128, 1, 1)}, "has no 'trunk"),
+        ({"classifier.weight": torch.zeros(9, 128, 1, 1)}, "has no 'backbone"),
     ],
 )
 def test_wrong_weight_files_are_refused_by_name(tmp_path, content, reason):

@@ -187,7 +187,7 @@ def test_report_holds_the_figures_of_the_runs(finished):
 def test_the_network_is_kept_and_registered_with_its_walk(finished):
     weights = finished["evaluate"].folder / "weights.pt"
     walked = models.open_network(weights, "segmentation").network
-    assert isinstance(walked, models.WalkedNetwork) and walked.walk["steps"] == 4
+    assert isinstance(walked, models.RandomWalkSegmenter) and walked.walk["steps"] == 4
     registered = find_networks.network_file("models:/smoke-network/1", "segmentation")
     assert registered.read_bytes() == weights.read_bytes()
     card = (finished["evaluate"].folder / "model" / "MODEL_CARD.md").read_text()

@@ -21,9 +21,10 @@ from wsss.datasets.photos import LEAST_SIDE, photo_size, read_photo
 from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
 from wsss.io import artifacts
-from wsss.metrics import ConfusionMatrix, Confusions, threshold_of
+from wsss.metrics import ConfusionMatrix, threshold_of
+from wsss.photos.evaluation import Confusions, load_confusions, save_confusions
 from wsss.random_walk import random_walk
-from wsss.synthesis import decide, label_map, labels_at
+from wsss.synthesis import combine_alphas, label_map, labels_at
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIDES = st.integers(1, 7)
@@ -232,9 +233,9 @@ CLASSES = st.lists(st.integers(1, 254), min_size=1, max_size=4, unique=True)
 @given(SEEDS, CLASSES, st.integers(1, 20), st.integers(1, 20))
 def test_label_maps_hold_the_given_classes_alone(seed, classes, height, width):
     scores = field(seed, 1 + len(classes), 6, 7).numpy()
-    for found in (label_map(scores, classes), labels_at(scores, classes, (height, width))):
+    for found in (label_map(scores, classes), labels_at(scores, classes, size=(height, width))):
         assert found.dtype == np.uint8 and set(np.unique(found)) <= {0, *classes}
-    sure = decide(scores, scores[:, ::-1], classes)
+    sure = combine_alphas(scores, scores[:, ::-1], classes=classes)
     assert set(np.unique(sure)) <= {0, 255, *classes}
 
 
@@ -277,11 +278,9 @@ def test_marginals_come_back_in_steps(classes, data):
 def test_confusions_come_back(ids, seed):
     photos = list(zip(*photos_of(seed, 4, len(ids)), strict=True))
     confusions = Confusions(4)
-    for id, photo in zip(ids, photos, strict=True):
-        confusions.add(id, *photo)
-    found = kept(
-        lambda path: artifacts.save_confusions(path, confusions), artifacts.load_confusions, "a.npz"
-    )
+    for id, (labels, mask) in zip(ids, photos, strict=True):
+        confusions.add(id, labels, target=mask)
+    found = kept(lambda path: save_confusions(path, confusions), load_confusions, "a.npz")
     assert found.ids == ids
     for id, photo in zip(ids, photos, strict=True):
         np.testing.assert_array_equal(found[id].matrix, scored([photo], 4).matrix)

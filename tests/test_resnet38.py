@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.models.backbones.catalogue import build_trunk
+from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.resnet38 import ResNet38
 from wsss.models.layers import freeze_batch_norm
 
@@ -108,25 +108,25 @@ def state():
 
 
 def test_the_trunk_holds_the_authors_228_tensors_and_105_million_parameters(state):
-    trunk = build_trunk("resnet38", output_stride=8)
-    own = {name: tuple(tensor.shape) for name, tensor in trunk.body.state_dict().items()}
+    backbone = build_backbone("resnet38", output_stride=8)
+    own = {name: tuple(tensor.shape) for name, tensor in backbone.body.state_dict().items()}
     assert own == tensors() and len(own) == 228
-    assert sum(p.numel() for p in trunk.parameters()) == 105_070_912
-    assert trunk.strides[-3:] == (8, 8, 8) and trunk.channels[-3:] == (512, 1024, 4096)
+    assert sum(p.numel() for p in backbone.parameters()) == 105_070_912
+    assert backbone.strides[-3:] == (8, 8, 8) and backbone.channels[-3:] == (512, 1024, 4096)
 
 
 def test_features_equal_the_plain_reference_before_and_after_norms_are_frozen(state):
-    trunk = build_trunk("resnet38", output_stride=8)
-    trunk.body.load_state_dict(state)
-    trunk.eval()
+    backbone = build_backbone("resnet38", output_stride=8)
+    backbone.body.load_state_dict(state)
+    backbone.eval()
     images = torch.rand(1, 3, 37, 52)
     with torch.inference_mode():
         expected = reference(state, images)
         assert expected[-1].std() > 0.01  # alive
         for frozen in (False, True):
             if frozen:
-                freeze_batch_norm(trunk)
-            for level, wanted in zip(trunk(images), expected, strict=True):
+                freeze_batch_norm(backbone)
+            for level, wanted in zip(backbone(images), expected, strict=True):
                 torch.testing.assert_close(level, wanted, rtol=1e-3, atol=1e-4)
 
 

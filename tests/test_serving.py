@@ -29,7 +29,9 @@ from wsss.lab import paths
 from wsss.lab.record import delivery, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
 from wsss.metrics import ConfusionMatrix
-from wsss.photos import evaluation, map_photos
+from wsss.models.ready import ready
+from wsss.photos import evaluation
+from wsss.photos.segmentation import segment
 
 # mlflow.pyfunc warns of a type hint of its own when it is first imported, and of a comparison that
 # pandas deprecates when it keeps an example.
@@ -82,7 +84,12 @@ def run(tmp_path_factory, data):
         {"train_cam": "0a", "random_walk": "0b"},
     )
     torch.manual_seed(0)
-    arguments = {"backbone": "small", "output_stride": 8, "channels": 8, "fine": [2, 4]}
+    arguments = {
+        "backbone": "small",
+        "output_stride": 8,
+        "channels": 8,
+        "low_level_channels": [2, 4],
+    }
     network = models.build_segmentation(num_classes=6, **arguments)
     torch.nn.init.normal_(network.classifier.weight, std=5.0)  # so that pixels differ in class
     models.save_network(trained / "weights.pt", network, "segmentation", data.classes, **arguments)
@@ -115,7 +122,7 @@ def run(tmp_path_factory, data):
 @pytest.fixture(scope="module")
 def network(run):
     weights = run.inputs["train_segmentation"] / "weights.pt"
-    return map_photos.ready(models.open_network(weights, "segmentation").network)
+    return ready(models.open_network(weights, "segmentation").network)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +148,7 @@ def test_answers_are_those_of_the_evaluation(model, network, data):
         answer = model.predict(form)
         assert list(answer.columns) == ["labels", "classes"] and len(answer) == 3
         for id, png, classes in zip(ids, answer["labels"], answer["classes"], strict=True):
-            scores = evaluation.segment(network, data.image(id), scales=(1.0, 0.5), flip=True)
+            scores = segment(network, data.image(id), scales=(1.0, 0.5), flip=True)
             assert len(classes) > 1
             assert (read(png) == scores.argmax(0).numpy()).all()
             names = ["background", *data.classes]
@@ -152,7 +159,7 @@ def test_params_change_the_protocol(model, network, data):
     id = data.ids("val")[0]
     given = {"scales": [1.0], "flip": False, "crf_steps": 2}
     (png,) = model.predict([jpeg(data, id)], params=given)["labels"]
-    scores = evaluation.segment(network, data.image(id)).numpy()
+    scores = segment(network, data.image(id)).numpy()
     expected = DenseCRF(data.image(id), CrfParams()).infer(scores, 2).argmax(0)
     assert (read(png) == expected).all() and (expected != scores.argmax(0)).any()
 
@@ -164,12 +171,12 @@ def test_long_photos_are_worked_on_small_and_answered_at_their_size(model, netwo
     photo.save(file, "PNG")
     (png,) = model.predict([file.getvalue()], params={"scales": [1.0], "flip": False})["labels"]
     worked = np.array(photo.resize((1024, 614), Image.Resampling.BICUBIC, reducing_gap=2.0))
-    scores = evaluation.segment(network, worked)[None]
+    scores = segment(network, worked)[None]
     expected = F.interpolate(scores, (660, 1100), mode="bilinear", align_corners=False)[0].argmax(0)
     assert (read(png) != expected.numpy()).mean() < 0.01  # probabilities in steps of 1/255
     whole = {"scales": [1.0], "flip": False, "long_side": 0}
     (png,) = model.predict([file.getvalue()], params=whole)["labels"]
-    assert (read(png) == evaluation.segment(network, np.array(photo)).argmax(0).numpy()).all()
+    assert (read(png) == segment(network, np.array(photo)).argmax(0).numpy()).all()
 
 
 def test_a_photo_on_its_side_is_put_upright(model, data):
@@ -276,7 +283,7 @@ def test_the_server_answers_as_the_evaluation(run, network, data, tmp_path):
     ids = data.ids("val")[:2]
     photos = [base64.b64encode(jpeg(data, id)).decode() for id in ids]
     expected = [
-        evaluation.segment(network, data.image(id), scales=(1.0, 0.5), flip=True).argmax(0).numpy()
+        segment(network, data.image(id), scales=(1.0, 0.5), flip=True).argmax(0).numpy()
         for id in ids
     ]
     with served(command, port, tmp_path / "log", ready="/ping") as url:
@@ -293,7 +300,7 @@ def test_the_server_answers_as_the_evaluation(run, network, data, tmp_path):
             f"{url}/invocations",
             {"inputs": photos[:1], "params": {"scales": [1.0], "flip": False}},
         )
-        alone = evaluation.segment(network, data.image(ids[0])).argmax(0).numpy()
+        alone = segment(network, data.image(ids[0])).argmax(0).numpy()
         assert (read(base64.b64decode(plain["labels"])) == alone).all()
         with pytest.raises(urllib.error.HTTPError) as raised:
             post(f"{url}/invocations", {"inputs": [photos[0], "bm8gcGhvdG8="]})

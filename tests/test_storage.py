@@ -17,8 +17,9 @@ from wsss.apply import label_photos
 from wsss.crf import CrfParams
 from wsss.datasets.voc import Devkit
 from wsss.io import artifacts, atomic
-from wsss.photos import evaluation, jobs
+from wsss.photos import jobs
 from wsss.photos.map_photos import infer
+from wsss.photos.segmentation import segment_job
 from wsss.synthesis import Walk
 
 
@@ -136,26 +137,31 @@ def made(tiny_shapes, tmp_path_factory):
     cam = models.build_cam("small", classes).eval()
     walk = Walk(steps=4, crf_steps=1)
     affinity = models.build_affinity("small", reduced=(8, 8, 8)).eval()
-    network = models.build_segmentation("small", classes + 1, channels=8, reach=8).eval()
+    network = models.build_segmentation("small", classes + 1, channels=8, dilation=8).eval()
     cams = folder / "cams"
-    outputs = label_photos.Outputs(folder / "own")
+    settings = {"alpha_low": 4, "alpha_high": 16, "crf": CrfParams(), "crf_steps": 1}
+    settings |= {"folder": folder / "regions", "marginals": folder / "marginals"}
     found = {
-        "cam": (jobs.CamJob(data, cam, cams, (1.0,), False), [cams / "{}.npz"]),
+        "cam": (
+            jobs.cam_job(data, cam, folder=cams, scales=(1.0,), flip=False),
+            [cams / "{}.npz"],
+        ),
         "regions": (
-            jobs.AffinityLabelJob(
-                data, cams, folder / "regions", 4, 16, CrfParams(), 1, folder / "marginals"
-            ),
+            jobs.affinity_label_job(data, cams, **settings),
             [folder / "regions/{}.png", folder / "marginals/{}.npz"],
         ),
         "walk": (
-            jobs.WalkJob(data, cams, affinity, folder, walk),
+            jobs.walk_job(data, cams, network=affinity, folder=folder, walk=walk),
             [folder / "walk/{}.png", folder / "labels/{}.png"],
         ),
         "segment": (
-            evaluation.SegmentJob(data, network, folder / "predictions"),
+            segment_job(data, network, folder=folder / "predictions"),
             [folder / "predictions/{}.png"],
         ),
-        "label": (label_photos.PredictJob(data, network, outputs), [folder / "own/labels/{}.png"]),
+        "label": (
+            label_photos.predict_job(data, network, folder=folder / "own"),
+            [folder / "own/labels/{}.png"],
+        ),
     }
     ids = data.ids("val")[:3]
     for job, _ in found.values():

@@ -116,7 +116,7 @@ def test_force_is_refused():
 )
 def test_the_picture_fits_what_was_swept(columns, kind):
     frame = pd.DataFrame(columns | {"walk_miou/train": [40.0, 41.5, 42.0, 39.0]})
-    figure = viz.sweep_map(frame, list(columns), "walk_miou/train")
+    figure = viz.sweep_map(frame, list(columns), figure_name="walk_miou/train")
     (axis,) = figure.axes
     if kind == "map":
         assert sorted(text.get_text() for text in axis.texts) == ["39.0", "40.0", "41.5", "42.0"]
@@ -131,7 +131,7 @@ def test_over_three_parameters_there_is_a_map_for_each_value_of_the_one_with_the
     values = itertools.product([2, 4, 8], [1.0, 3.0], [16, 32, 64, 128])
     frame = pd.DataFrame(values, columns=["w.alpha", "w.beta", "w.steps"])
     frame["walk_miou/train"] = 30 + np.arange(24.0)
-    figure = viz.sweep_map(frame, list(frame.columns[:3]), "walk_miou/train")
+    figure = viz.sweep_map(frame, list(frame.columns[:3]), figure_name="walk_miou/train")
     assert [axis.get_title() for axis in figure.axes] == ["w.beta = 1.0", "w.beta = 3.0"]
     for axis, beta in zip(figure.axes, (1.0, 3.0), strict=True):
         assert (axis.get_ylabel(), axis.get_xlabel()) == ("w.alpha", "w.steps")

@@ -9,21 +9,20 @@ import torch
 import wsss
 import wsss.errors
 from wsss import models
-from wsss.affinity import neighbour_offsets
+from wsss.affinity import boundaries
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.transforms import PAD, Samples, augment
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import artifacts
-from wsss.photos.jobs import AffinityLabelJob, CamJob, WalkJob
+from wsss.photos.jobs import affinity_label_job, cam_job, walk_job
 from wsss.synthesis import (
     Walk,
     affinities,
     alpha_marginals,
-    boundaries,
     cell_regions,
-    confident_regions,
+    combine_alphas,
     label_map,
     walk_scores,
 )
@@ -43,12 +42,12 @@ def test_jobs_in_turn_equal_synthesize(tmp_path, tiny_shapes, networks):
     data, (cam, affinity) = Devkit(tiny_shapes), networks
     for id in data.ids("train")[:3]:
         jobs = [
-            CamJob(data, cam, tmp_path / "cams", (1.0, 0.5), True),
-            WalkJob(data, tmp_path / "cams", affinity, tmp_path, WALK),
+            cam_job(data, cam, folder=tmp_path / "cams", scales=(1.0, 0.5), flip=True),
+            walk_job(data, tmp_path / "cams", network=affinity, folder=tmp_path, walk=WALK),
         ]
         for job in jobs:
             assert not job.done(id)
-            job.finish(id, job.forward(id))
+            job.postprocess(id, job.predict(id))
             assert job.done(id)
         whole = wsss.synthesize(
             data.image(id), data.labels(id), cam, affinity, scales=(1.0, 0.5), walk=WALK
@@ -64,12 +63,12 @@ def test_what_a_walk_took_from_a_maps_maximum_is_given_back():
     cams = torch.rand((3, 12, 16), generator=generator) ** 4
     cams[2] = 0  # a map that holds nothing
     affinity = torch.rand((34, 6, 8), generator=generator)
-    plain = walk_scores(cams, affinity, replace(WALK, steps=(3, 40)))
+    plain = walk_scores(cams, affinity, walk=replace(WALK, steps=(3, 40)))
     peaks = plain[:, 1:].amax((-2, -1))
     assert peaks[1, :2].max() < 0.5 < cams[:2, ::2, ::2].amax((1, 2)).min()
     for share in (0.25, 1.0):
         walk = replace(WALK, steps=(3, 40), restore=share)
-        found = walk_scores(cams, affinity, walk)
+        found = walk_scores(cams, affinity, walk=walk)
         assert found.shape == plain.shape and torch.equal(found[:, 0], plain[:, 0])
         for (time, number), peak in np.ndenumerate(peaks.numpy()):
             expected = plain[time, 1 + number] * (peak**-share if peak else 0)
@@ -108,7 +107,8 @@ def test_confident_regions_follow_the_two_alphas():
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     cams = rng.random((2, 6, 8), dtype=np.float32) ** 2
-    regions = confident_regions(image, cams, [3, 7], alpha_low=2, alpha_high=9, crf_steps=3)
+    marginals = alpha_marginals(image, cams, alphas=(2, 9), crf_steps=3)
+    regions = combine_alphas(*marginals, classes=[3, 7])
     maps = upsample(cams, (24, 32)).numpy()
     labels = []
     for alpha in (2, 9):
@@ -130,24 +130,24 @@ def labelled(tmp_path, tiny_shapes, networks):
     """``(dataset, id, folder)``: a photo whose affinity labels and marginals are in the folder."""
     data = Devkit(tiny_shapes)
     id = next(id for id in data.ids("train") if len(data.labels(id)) > 1)
-    cam_job = CamJob(data, networks[0], tmp_path / "cams", (1.0,), False)
-    cam_job.finish(id, cam_job.forward(id))
-    folder, crf = tmp_path / "affinity_labels", CrfParams()
-    job = AffinityLabelJob(
-        data, tmp_path / "cams", folder, 1.5, 9.0, crf, 2, tmp_path / "marginals"
-    )
-    job.finish(id, job.forward(id))
+    settings = {"alpha_low": 1.5, "alpha_high": 9.0, "crf": CrfParams(), "crf_steps": 2}
+    folders = {"folder": tmp_path / "affinity_labels", "marginals": tmp_path / "marginals"}
+    cams = tmp_path / "cams"
+    for job in (
+        cam_job(data, networks[0], folder=cams, scales=(1.0,), flip=False),
+        affinity_label_job(data, cams, **folders, **settings),
+    ):
+        job.postprocess(id, job.predict(id))
     return data, id, tmp_path
 
 
 def test_affinity_label_job_writes_the_regions_of_the_maps(labelled):
     data, id, folder = labelled
     classes, cams = artifacts.load_cams(folder / "cams" / f"{id}.npz")
-    alphas = {"alpha_low": 1.5, "alpha_high": 9.0}
-    expected = confident_regions(data.image(id), cams, classes, **alphas, crf_steps=2)
+    again = alpha_marginals(data.image(id), cams, alphas=(1.5, 9.0), crf_steps=2)
+    expected = combine_alphas(*again, classes=classes)
     assert (read_mask(folder / "affinity_labels" / f"{id}.png", num_classes=5) == expected).all()
     kept, marginals = artifacts.load_marginals(folder / "marginals" / f"{id}.npz")
-    again = alpha_marginals(data.image(id), cams, (1.5, 9.0), crf_steps=2)
     assert kept == classes
     np.testing.assert_allclose(marginals / 255, np.stack(again), atol=1 / 500)
 
@@ -157,7 +157,7 @@ def test_cells_decide_by_the_means_of_their_pixels():
     rng = np.random.default_rng(3)
     low, high = rng.random((2, 3, 13, 20), dtype=np.float32)
     low[:, :, 16:], high[:, :, 16:] = 0, 0
-    cells = cell_regions(low, high, [3, 7], 8)
+    cells = cell_regions(low, high, classes=[3, 7], stride=8)
     assert cells.shape == (2, 3) and (cells[:, 2] == 255).all()
     for y, x in np.ndindex(2, 2):
         block = np.s_[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
@@ -174,7 +174,7 @@ def test_cells_decide_by_the_means_of_their_pixels():
 def test_crops_bring_the_labels_of_their_cells(labelled, how):
     """A crop larger than the photo: what lies outside is neutral; inside, labels lie on cells."""
     data, id, folder = labelled
-    regions = RegionFolder(data, folder, how)
+    regions = RegionFolder(data, folder, how=how)
     transform = augment(200, jitter=0.0, mask_fill=regions.fill)
     samples = Samples(data, [id], transform, regions, reduce=regions.reduce)
     image, cells = samples[0, 0]
@@ -194,31 +194,15 @@ def test_crops_bring_the_labels_of_their_cells(labelled, how):
 def test_missing_probabilities_and_unknown_ways_say_what_to_do(tmp_path, tiny_shapes):
     data = Devkit(tiny_shapes)
     with pytest.raises(InputError, match=r"affinity_labels\.marginals=true"):
-        RegionFolder(data, tmp_path, "probabilities")(data.ids("train")[0])
+        RegionFolder(data, tmp_path, how="probabilities")(data.ids("train")[0])
     with pytest.raises(InputError, match="cell_labels 'vote': expected one of pixel, majority"):
-        RegionFolder(data, tmp_path, "vote")
+        RegionFolder(data, tmp_path, how="vote")
 
 
 def test_label_map_names_the_present_classes():
     scores = np.zeros((3, 2, 2))
     scores[1, 0, 0] = scores[2, 0, 1] = scores[0, 1] = 1
     assert label_map(scores, [4, 9]).tolist() == [[4, 9], [0, 0]]
-
-
-def test_boundaries_average_over_all_neighbours():
-    """Against every cell's own list of neighbours; a column is cut off from the next."""
-    height, width = 5, 7
-    weights = torch.zeros(34, height, width)
-    inside = {}
-    for k, (dy, dx) in enumerate(neighbour_offsets(5)):
-        for y in range(height):
-            for x in range(width):
-                if y + dy < height and 0 <= x + dx < width:
-                    weights[k, y, x] = value = float((x < 3) == (x + dx < 3))
-                    inside.setdefault((y, x), []).append(value)
-                    inside.setdefault((y + dy, x + dx), []).append(value)
-    expected = [[1 - np.mean(inside[y, x]) for x in range(width)] for y in range(height)]
-    np.testing.assert_allclose(boundaries(weights), expected, atol=1e-6)
 
 
 def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):

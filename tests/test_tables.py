@@ -13,9 +13,9 @@ from scipy import sparse
 
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic
+from wsss.io import atomic
 from wsss.lab import lineage
-from wsss.metrics import ConfusionMatrix, Confusions
+from wsss.photos.evaluation import Confusions
 from wsss.report import paper_tables
 
 
@@ -73,26 +73,6 @@ def test_runs_over_other_photos_are_not_averaged():
     turned = Confusions(3, ids=counted.ids[::-1], counts=counted.counts)
     with pytest.raises(InputError, match="runs run0, run1 scored different photos"):
         paper_tables.score([confusions(0), (name, turned)])
-
-
-def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
-    kept, matrices = Confusions(3), []
-    for number, id in enumerate(("2007_000032", "b")):
-        photo = np.full((2, 2), number), np.array([[0, 1], [2, 255]])
-        matrices.append(ConfusionMatrix(3))
-        matrices[-1].update(*photo)
-        kept.add(id, *photo)
-    artifacts.save_confusions(tmp_path / "deep" / "c.npz", kept)
-    found = artifacts.load_confusions(tmp_path / "deep" / "c.npz")
-    assert found.ids == ["2007_000032", "b"] and "b" in found and "c" not in found
-    np.testing.assert_array_equal(dense(found), [m.matrix for m in matrices])
-    np.testing.assert_array_equal(found["b"].matrix, matrices[1].matrix)
-    np.testing.assert_array_equal(found.total(found.ids).matrix, dense(kept).sum(0))
-    assert not found.total([]).matrix.any()
-    (tmp_path / "c.npz").write_bytes(b"PK nothing")
-    for path in (tmp_path / "c.npz", tmp_path / "none.npz"):
-        with pytest.raises(InputError, match="not a file of confusion counts"):
-            artifacts.load_confusions(path)
 
 
 def found(classes):

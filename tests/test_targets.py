@@ -23,11 +23,11 @@ def test_a_corrected_label_map_stands_in_for_the_synthesized_one(tmp_path):
         save_labels(tmp_path / f"{id}.png", np.zeros((30, 40)))
     right = np.zeros((60, 80), np.uint8)
     right[20:, 40:] = 3
-    folder = MaskFolder(tmp_path, 4, {"b/c": right})
+    folder = MaskFolder(tmp_path, 4, corrected={"b/c": right})
     np.testing.assert_array_equal(folder("a"), np.zeros((30, 40)))
     np.testing.assert_array_equal(folder("b/c"), right[::2, ::2])
     np.testing.assert_allclose(folder.shares(["b/c"]), [2 / 3, 0, 0, 1 / 3, 0])
     for shape in ((15, 20), (80, 60), (60, 70)):
-        folder = MaskFolder(tmp_path, 4, {"a": np.zeros(shape, np.uint8)})
-        with pytest.raises(InputError, match="photo a, put right by hand: the mask is"):
+        folder = MaskFolder(tmp_path, 4, corrected={"a": np.zeros(shape, np.uint8)})
+        with pytest.raises(InputError, match="photo a, corrected by hand: the mask is"):
             folder("a")

@@ -12,7 +12,7 @@ NETWORKS = {
     "segmentation": (
         models.build_segmentation,
         {"num_classes": 4},
-        {"output_stride": 8, "channels": 8, "fine": [2, 3]},
+        {"output_stride": 8, "channels": 8, "low_level_channels": [2, 3]},
     ),
 }
 CLASSES = ["ant", "bee", "wasp"]
@@ -41,8 +41,8 @@ def test_the_stride_may_differ_and_nought_keeps_the_trained_one(tmp_path):
     network = models.build_cam("small", 3, output_stride=8)
     path = tmp_path / "w.pt"
     models.save_network(path, network, "cam", CLASSES, backbone="small", output_stride=8)
-    assert models.open_network(path, output_stride=0).network.trunk.strides[-1] == 8
-    assert models.open_network(path, output_stride=16).network.trunk.strides[-1] == 16
+    assert models.open_network(path, output_stride=0).network.backbone.strides[-1] == 8
+    assert models.open_network(path, output_stride=16).network.backbone.strides[-1] == 16
 
 
 def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
@@ -58,6 +58,36 @@ def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
     torch.load(path, weights_only=True)
     with pytest.raises(InputError, match=r"weights\.pt: damaged since it was written; run its st"):
         models.open_network(path)
+
+
+def test_files_of_earlier_versions_open_under_todays_names(tmp_path):
+    arguments = {"output_stride": 8, "channels": 8, "dilation": 24, "low_level_channels": [2, 3]}
+    network = models.build_segmentation("small", 4, **arguments).eval()
+    network.presence_weight.fill_(0.3)
+    path = tmp_path / "weights.pt"
+    models.save_network(path, network, "segmentation", CLASSES, backbone="small", **arguments)
+    kept = torch.load(path, weights_only=True)
+    before = {
+        **{"backbone": "trunk", "cam_head": "evidence", "image_level_head": "presence"},
+        **{"presence_weight": "gate", "project": "squeeze", "atrous": "around"},
+        "image_pool": "whole",
+    }
+    kept["state"] = {
+        ".".join(before.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in kept["state"].items()
+    }
+    assert {name.split(".")[0] for name in kept["state"]} >= set(before.values())
+    given = kept["description"]["arguments"]
+    given |= {"reach": given.pop("dilation"), "fine": given.pop("low_level_channels")}
+    torch.save(kept, path)
+    trained = models.open_network(path, "segmentation")
+    assert trained.arguments == {"backbone": "small", **arguments}
+    photo = torch.rand(1, 3, 24, 40)
+    with torch.inference_mode():
+        torch.testing.assert_close(trained.network(photo), network(photo), rtol=0, atol=0)
+    fresh = models.build_affinity("small").backbone
+    models.load_into(fresh, path, prefix="backbone.")
+    assert torch.equal(fresh.levels[0][0].weight, network.backbone.levels[0][0].weight)
 
 
 @pytest.fixture
@@ -97,13 +127,13 @@ def test_a_walk_is_kept_with_both_networks(walked):
             same = getattr(trained.network, part)(photo), alone(photo)
         torch.testing.assert_close(*same, rtol=0, atol=0)
     coarse = models.open_network(joined, output_stride=16).network
-    assert coarse.segmentation.trunk.strides[-1] == 16
-    assert coarse.affinity.trunk.strides[-1] == 8
+    assert coarse.segmentation.backbone.strides[-1] == 16
+    assert coarse.affinity.backbone.strides[-1] == 8
 
 
 def test_no_second_walk_and_no_further_files(walked, tmp_path):
     joined, _, affinity = walked
-    with pytest.raises(InputError, match="ends in a walk already; give its train_segmentation"):
+    with pytest.raises(InputError, match="has a random walk already; give its train_segmentation"):
         models.add_walk(tmp_path / "more.pt", joined, affinity, beta=1.0, steps=2, flip=False)
     trained = models.open_network(joined)
     walk = trained.arguments["walk"]

@@ -73,7 +73,7 @@ def test_the_mean_of_two_networks():
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     imagenet_classifier.average(trained, start, 0.25)
     after, begun = trained.state_dict(), start.state_dict()
-    name = "trunk.levels.2.0.weight"
+    name = "backbone.levels.2.0.weight"
     torch.testing.assert_close(after[name], 0.75 * before[name] + 0.25 * begun[name])
     name = "classifier.weight"  # rows of any length: the start's are brought to the trained one's
     scaled = begun[name] * before[name].norm() / begun[name].norm()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss import models
-from wsss.models.backbones.catalogue import build_trunk
+from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.vgg16 import VGG16
 
 WIDTHS = {"1": (64, 2), "2": (128, 2), "3": (256, 3), "4": (512, 3), "5": (512, 3)}
@@ -42,11 +42,11 @@ def scaled(state):
 @pytest.mark.parametrize(("rate", "pool5"), [(1, False), (4, False), (12, True)])
 def test_features_equal_the_plain_reference(rate, pool5):
     torch.manual_seed(0)
-    trunk = build_trunk("vgg16", output_stride=8, rate=rate, pool5=pool5).eval()
-    state = scaled(trunk.body.state_dict())
+    backbone = build_backbone("vgg16", output_stride=8, rate=rate, pool5=pool5).eval()
+    state = scaled(backbone.body.state_dict())
     images = torch.rand(2, 3, 41, 58)
     with torch.inference_mode():
-        levels = trunk(images)[-3:]
+        levels = backbone(images)[-3:]
         for level, wanted in zip(
             levels, reference(state, images, rate=rate, pool5=pool5), strict=True
         ):
@@ -55,16 +55,16 @@ def test_features_equal_the_plain_reference(rate, pool5):
 
 
 def test_the_trunk_has_deeplabs_20_million_parameters():
-    trunk = build_trunk("vgg16", output_stride=8)
-    assert sum(p.numel() for p in trunk.parameters()) == 20_483_904
+    backbone = build_backbone("vgg16", output_stride=8)
+    assert sum(p.numel() for p in backbone.parameters()) == 20_483_904
 
 
 def test_networks_over_it_have_the_rates_of_the_released_code_and_of_largefov():
     cam = models.build_cam("vgg16", 20, output_stride=8)
     affinity = models.build_affinity("vgg16", norm_group=8)
     deeplab = models.build_segmentation("vgg16", 21, output_stride=8)
-    assert [n.trunk.body.fc6.dilation[0] for n in (cam, affinity, deeplab)] == [1, 4, 12]
-    assert [n.trunk.pool5 for n in (cam, affinity, deeplab)] == [False, False, True]
+    assert [n.backbone.body.fc6.dilation[0] for n in (cam, affinity, deeplab)] == [1, 4, 12]
+    assert [n.backbone.pool5 for n in (cam, affinity, deeplab)] == [False, False, True]
     assert isinstance(deeplab, models.LargeFovNetwork)
     assert [norm.num_groups for norm in affinity.norms] == [8, 16, 32]  # as released
     images = torch.rand(1, 3, 33, 50)

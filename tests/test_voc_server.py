@@ -18,12 +18,12 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
-from wsss.photos import evaluation
-from wsss.photos.map_photos import ready
+from wsss.models.ready import ready
+from wsss.photos.segmentation import segment
 
 SIZES = {"2008_000001": (40, 56), "2008_000006": (48, 33), "2008_000011": (41, 41)}  # height, width
 IDS = list(SIZES)
-ARCHITECTURE = {"output_stride": 8, "channels": 8, "reach": 24, "fine": []}
+ARCHITECTURE = {"output_stride": 8, "channels": 8, "dilation": 24, "low_level_channels": []}
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
@@ -99,10 +99,10 @@ def test_labels_are_those_of_the_evaluation(tmp_path, run, devkit, network, caps
     for id in IDS:
         image = Devkit(devkit).image(id)
         assert image.shape[:2] == SIZES[id]
-        best = evaluation.segment(ready(network), image, scales=(0.5, 1.0), flip=True).argmax(0)
+        best = segment(ready(network), image, scales=(0.5, 1.0), flip=True).argmax(0)
         found = labels_of(members[f"{FOLDER}/{id}.png"][1])
         assert found.dtype == np.uint8 and (found == best.cpu().numpy()).all()
-        plain = evaluation.segment(network, image).argmax(0).cpu().numpy()
+        plain = segment(network, image).argmax(0).cpu().numpy()
         assert (found != plain).any()  # the options were heard
         classes |= set(np.unique(found))
     assert len(classes) > 2
@@ -112,7 +112,7 @@ def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
     voc_server.export(run, tmp_path, crf=True, processes=1)
     for id in IDS:
         image = Devkit(devkit).image(id)
-        best = evaluation.segment(ready(network), image).cpu().numpy()
+        best = segment(ready(network), image).cpu().numpy()
         refined = DenseCRF(image, CrfParams()).infer(best, 10).argmax(0)
         assert (refined != best.argmax(0)).any()
         assert (labels_of((tmp_path / FOLDER / f"{id}.png").read_bytes()) == refined).all()

@@ -57,31 +57,36 @@ def cams(tmp_path_factory, tiny_shapes):
 
 
 @pytest.fixture
-def job(tmp_path, tiny_shapes, cams, network):
-    folders = (tmp_path / "affinities", tmp_path / "counts")
-    return walk_grid.WalkSweepJob(
-        Devkit(tiny_shapes), cams, network, Walk(flip=True), GRID, *folders
-    )
+def given(tmp_path, tiny_shapes, cams, network):
+    """The arguments of a ``sweep_job``."""
+    folders = {"affinities": tmp_path / "affinities", "folder": tmp_path / "counts"}
+    settings = {"network": network, "walk": Walk(flip=True), "grid": GRID}
+    return {"dataset": Devkit(tiny_shapes), "cams": cams, **folders, **settings}
+
+
+def merged(given, ids):
+    return walk_grid.merge(given["folder"], ids, grid=GRID, num_classes=5)
 
 
 @pytest.mark.parametrize("restore, pixels", [(0.0, 0), (0.5, 32)])
-def test_every_combination_counts_as_it_does_by_itself(job, restore, pixels):
-    job.walk = replace(job.walk, restore=restore)
-    data, ids = job.dataset, job.dataset.ids("train")[:3]
-    assert infer(ids, job, label="t", processes=1) == 3
+def test_every_combination_counts_as_it_does_by_itself(given, restore, pixels):
+    given["walk"] = replace(given["walk"], restore=restore)
+    data = given["dataset"]
+    ids = data.ids("train")[:3]
+    assert infer(ids, walk_grid.sweep_job(**given), label="t", processes=1) == 3
     places = list(itertools.product(*map(enumerate, GRID)))
     assert len(places) == 9 * 2 * 3
     expected = {place: ConfusionMatrix(len(data.classes) + 1) for place in places}
     for id in ids:
-        classes, maps = artifacts.load_cams(job.cams / f"{id}.npz")
+        classes, maps = artifacts.load_cams(given["cams"] / f"{id}.npz")
         image = data.image(id)
-        affinity = job.walk.affinities(job.network, image)
+        affinity = given["walk"].affinities(given["network"], image)
         for place, matrix in expected.items():
             (_, alpha), (_, beta), (_, steps) = place
             walk = Walk(background_alpha=alpha, beta=beta, steps=steps, restore=restore)
-            scores = upsample(walk_scores(maps, affinity, walk), image.shape[:2]).numpy()
+            scores = upsample(walk_scores(maps, affinity, walk=walk), image.shape[:2]).numpy()
             matrix.update(label_map(scores, classes), data.mask(id))
-    found = walk_grid.merge(job, ids)
+    found = merged(given, ids)
     for ((a, _), (b, _), (t, _)), matrix in expected.items():
         # upsampling rounds by how many maps there are, which decides where two score nearly the
         # same: with restored maps up to 8 pixels were seen
@@ -96,37 +101,39 @@ def test_background_wins_over_its_equals_and_ignored_pixels_do_not_count():
     target = np.array([[0, 3, 255], [3, 3, 0]], np.uint8)
     scores = torch.ones((1, 1, 2 + 2, 2, 3))
     scores[:, :, 1] = 0.5  # the second alpha's background is less than the classes
-    targets, counts = walk_grid.count(scores, target, 2)
+    targets, counts = walk_grid.count(scores, target, classes=2)
     assert targets.tolist() == [0, 3]
     assert counts[0, 0, 0].tolist() == [[2, 0, 0], [3, 0, 0]]
     assert counts[1, 0, 0].tolist() == [[0, 2, 0], [0, 3, 0]]
 
 
-def test_only_what_is_missing_is_computed(job):
-    ids = job.dataset.ids("train")[:3]
+def test_only_what_is_missing_is_computed(given):
+    ids = given["dataset"].ids("train")[:3]
+    job = walk_grid.sweep_job(**given)
     infer(ids, job, label="t", processes=1)
-    whole = walk_grid.merge(job, ids)
-    files = sorted(job.folder.iterdir()) + sorted(job.affinities.iterdir())
+    whole = merged(given, ids)
+    files = sorted(given["folder"].iterdir()) + sorted(given["affinities"].iterdir())
     assert len(files) == 6
-    job.path(ids[1]).unlink()
+    job.paths(ids[1])[0].unlink()
     before = {path: path.stat().st_mtime_ns for path in files if path.exists()}
-    job.network = None  # affinities are there
-    again = pickle.loads(pickle.dumps(job))  # as worker processes get it
+    without = walk_grid.sweep_job(**given | {"network": None})  # affinities are there
+    again = pickle.loads(pickle.dumps(without))  # as worker processes get it
     assert infer(ids, again, label="t", processes=1) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    np.testing.assert_array_equal(walk_grid.merge(again, ids), whole)
+    np.testing.assert_array_equal(merged(given, ids), whole)
 
 
-def test_a_mask_of_another_size_and_a_damaged_file_are_refused(job):
-    id = job.dataset.ids("train")[0]
-    classes, (_, width), scores = job.forward(id)
+def test_a_mask_of_another_size_and_a_damaged_file_are_refused(given):
+    job, id = walk_grid.sweep_job(**given), given["dataset"].ids("train")[0]
+    classes, (_, width), scores = job.predict(id)
     with pytest.raises(InputError, match=rf"photo {id} is {width}x1 but its mask is"):
-        job.finish(id, (classes, (1, width), scores))
+        job.postprocess(id, (classes, (1, width), scores))
     assert not job.done(id)
-    job.path(id).parent.mkdir()
-    job.path(id).write_bytes(b"PK")
+    (path,) = job.paths(id)
+    path.parent.mkdir()
+    path.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"not readable .*; delete it and sweep again"):
-        walk_grid.merge(job, [id])
+        merged(given, [id])
 
 
 EXPERIMENT = {

@@ -1,34 +1,44 @@
-"""Pairwise affinities of nearby cells, and how they are learnt (paper, section 3.2; equations 3 to
-10).
-"""
+"""Affinities of nearby cells, and the loss that trains them (section 3.2, equations 3 to 10)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+STRIDE = 8  # pixels a cell of AffinityNet's features, and of the random walk
+NEUTRAL = 255  # label of a pixel that is neither surely an object nor surely background
 IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
 RELEASED_FLOOR = 1e-5  # what the released code adds inside the logarithms
 
 
-def neighbour_offsets(radius):
+def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
     """The (dy, dx) with ``dy*dy + dx*dx < radius*radius``, one of each symmetric pair (equation 4).
 
     The one kept points downwards, or right in the same row: 34 offsets for radius 5.
     """
-    reach = range(-radius + 1, radius)
     return [
         (dy, dx)
         for dy in range(radius)
-        for dx in reach
+        for dx in range(-radius + 1, radius)
         if dy * dy + dx * dx < radius * radius and (dy > 0 or dx > 0)
     ]
 
 
-def pair_slices(dy, dx, height, width):
-    """Index pairs ``(source, partner)``, each (row slice, column slice), of the cells whose
-    partner at (dy, dx) exists.
+def pair_slices(
+    offset: tuple[int, int], size: Sequence[int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Select the cells of a grid that have a partner at an offset, and these partners.
+
+    Args:
+        offset: (dy, dx) of ``neighbour_offsets``.
+        size: (H, W) of the grid.
+
+    Returns:
+        ``(source, partner)``, each a pair (row slice, column slice).
     """
+    (dy, dx), (height, width) = offset, size
     rows, columns = max(height - dy, 0), max(width - abs(dx), 0)
     left, right = max(-dx, 0), max(dx, 0)
     source = (slice(0, rows), slice(left, left + columns))
@@ -36,8 +46,10 @@ def pair_slices(dy, dx, height, width):
     return source, partner
 
 
-def pair_distance(features, *, radius=5, reduction="mean", border_pairs=True):
-    """L1 distance over channels between each cell and its neighbours; affinity is
+def pair_distance(
+    features: torch.Tensor, *, radius: int = 5, reduction: str = "mean", border_pairs: bool = True
+) -> torch.Tensor:
+    """L1 distance over channels between each cell and its neighbours (equation 3); the affinity is
     ``exp(-distance)``.
 
     Args:
@@ -49,6 +61,9 @@ def pair_distance(features, *, radius=5, reduction="mean", border_pairs=True):
 
     Returns:
         (B, K, H, W), inf where the partner lies outside the image or the pair is left out.
+
+    Raises:
+        ValueError: another reduction.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction '{reduction}' is not known; expected mean or sum")
@@ -61,9 +76,7 @@ def pair_distance(features, *, radius=5, reduction="mean", border_pairs=True):
 
 
 def _near_edges(grid, radius):
-    """Whether a cell of a grid (..., H, W) is one whose pairs the released code leaves out: bool
-    (H, W).
-    """
+    """The cells of a grid (..., H, W) whose pairs the released code leaves out: bool (H, W)."""
     height, width = grid.shape[-2:]
     near = torch.ones(height, width, dtype=torch.bool, device=grid.device)
     near[: max(height - radius + 1, 0), radius - 1 : max(width - radius + 1, 0)] = False
@@ -81,13 +94,12 @@ class _PairDistance(torch.autograd.Function):
         context.radius, context.factor = radius, factor
         batch, _, height, width = features.shape
         offsets = neighbour_offsets(radius)
-        # summed in float32 at least, and the channels last, where a reduction runs over contiguous
-        # memory
+        # channels last: the reduction then runs over contiguous memory, in float32 or wider
         wide = torch.promote_types(features.dtype, torch.float32)
         cells = features.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         distance = features.new_full((batch, len(offsets), height, width), torch.inf, dtype=wide)
-        for index, (dy, dx) in enumerate(offsets):
-            source, partner = pair_slices(dy, dx, height, width)
+        for index, offset in enumerate(offsets):
+            source, partner = pair_slices(offset, (height, width))
             difference = cells[:, *source] - cells[:, *partner]
             distance[:, index, *source] = difference.abs_().sum(-1, dtype=wide) * factor
         return distance
@@ -98,8 +110,8 @@ class _PairDistance(torch.autograd.Function):
         height, width = features.shape[-2:]
         cells = features.permute(0, 2, 3, 1).contiguous()
         gradient = torch.zeros_like(cells)
-        for index, (dy, dx) in enumerate(neighbour_offsets(context.radius)):
-            source, partner = pair_slices(dy, dx, height, width)
+        for index, offset in enumerate(neighbour_offsets(context.radius)):
+            source, partner = pair_slices(offset, (height, width))
             sign = (cells[:, *source] - cells[:, *partner]).sign_()
             sign *= (upstream[:, index, *source] * context.factor).unsqueeze(-1).to(sign.dtype)
             gradient[:, *source] += sign
@@ -107,58 +119,80 @@ class _PairDistance(torch.autograd.Function):
         return gradient.permute(0, 3, 1, 2), None, None
 
 
-def flat_offsets(radius, width):
-    """How many cells further each partner lies, where rows of ``width`` cells follow one another
-    with a gap of ``radius - 1`` cells between them: 34 numbers for radius 5.
+def boundaries(affinity: torch.Tensor, *, radius: int = 5) -> np.ndarray:
+    """One minus the mean affinity of each cell to its neighbours.
 
-    In this layout one shift of a whole grid meets all partners at an offset, and those outside the
-    image lie in gaps.
+    Args:
+        affinity: float (K, h, w) in [0, 1] with the K offsets of ``neighbour_offsets(radius)``.
+        radius: of the affinities, in cells.
+
+    Returns:
+        float32 (h, w) in [0, 1].
+    """
+    size = affinity.shape[-2:]
+    total, count = affinity.new_zeros(size), affinity.new_zeros(size)
+    for weight, offset in zip(affinity, neighbour_offsets(radius), strict=True):
+        source, partner = pair_slices(offset, size)
+        for cells in (source, partner):
+            total[cells] += weight[source]
+            count[cells] += 1
+    return (1 - total / count.clamp(min=1)).cpu().numpy()
+
+
+def flat_offsets(radius: int, width: int) -> list[int]:
+    """The distance to each partner in a flat layout: rows of ``width`` cells one after the other,
+    ``radius - 1`` empty cells after each row. 34 numbers for radius 5.
+
+    Shifting the flat grid by one of them aligns every cell with its partner; a partner outside the
+    image is an empty cell.
     """
     return [dy * (width + radius - 1) + dx for dy, dx in neighbour_offsets(radius)]
 
 
-def pair_targets(labels, *, radius=5, border_pairs=True):
-    """What the confident labels say of each pair (equations 5 and 6).
+def pair_targets(
+    labels: torch.Tensor, *, radius: int = 5, border_pairs: bool = True
+) -> torch.Tensor:
+    """Classify each pair by its two confident labels (equations 5 and 6).
 
     Args:
         labels: uint8 (B, H, W): 0 background, 1.. classes, 255 neutral.
         radius, border_pairs: as for ``pair_distance``.
 
     Returns:
-        uint8 (B, K, H, W): 0 ignored (an end is neutral or outside, or the pair is left out), 1
-        both background, 2 both the same object class, 3 different.
+        uint8 (B, K, H, W): 0 ignored (a cell of the pair is neutral or outside the image, or the
+        pair is left out), 1 both background, 2 both the same object class, 3 different.
     """
     batch, height, width = labels.shape
     row = width + radius - 1
     cells = height * row
     # below the image and in the gaps all is neutral
-    flat = F.pad(labels, (0, radius - 1, 0, radius), value=255).flatten(1)
-    # 3 where both ends are known, less what makes it 1 or 2 where they are equal: bytes throughout,
-    # of which a processor computes dozens at once
-    known = (flat != 255).to(torch.uint8) * DIFFERENT
+    flat = F.pad(labels, (0, radius - 1, 0, radius), value=NEUTRAL).flatten(1)
+    # 3 where both labels are known, minus 2 or 1 where they are equal; in bytes, which a processor
+    # handles by the dozen
+    known = (flat != NEUTRAL).to(torch.uint8) * DIFFERENT
     less = torch.where(flat == 0, DIFFERENT - BACKGROUND_PAIR, DIFFERENT - OBJECT_PAIR)
-    less = less.to(torch.uint8).masked_fill_(flat == 255, 0)[:, :cells]
+    less = less.to(torch.uint8).masked_fill_(flat == NEUTRAL, 0)[:, :cells]
     offsets = flat_offsets(radius, width)
     targets = labels.new_empty((batch, len(offsets), cells))
     for target, offset in zip(targets.unbind(1), offsets, strict=True):
-        there = slice(offset, offset + cells)
-        same = (flat[:, :cells] == flat[:, there]).view(torch.uint8)
-        torch.sub(known[:, :cells] & known[:, there], same * less, out=target)
+        partners = slice(offset, offset + cells)
+        same = (flat[:, :cells] == flat[:, partners]).view(torch.uint8)
+        torch.sub(known[:, :cells] & known[:, partners], same * less, out=target)
     targets = targets.unflatten(-1, (height, row))[..., :width].contiguous()
     return targets if border_pairs else targets.masked_fill_(_near_edges(labels, radius), IGNORED)
 
 
-def pair_counts(targets):
-    """How many object pairs, background pairs and different pairs there are: float32 (3,)."""
-    kinds = targets.float()  # to compare and add up floats is several times as fast as bytes
+def pair_counts(targets: torch.Tensor) -> torch.Tensor:
+    """Count object pairs, background pairs and different pairs: float32 (3,)."""
+    kinds = targets.float()  # comparing and summing floats is several times as fast as bytes
     return torch.stack(
         [(kinds == kind).float().sum() for kind in (OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT)]
     )
 
 
 class AffinityLoss(NamedTuple):
-    """The terms of equation 10, scalars; ``total = foreground + background + 2 * negative``, or a
-    quarter of that as released.
+    """The terms of equation 10, scalars: ``total = foreground + background + 2 * negative``, or a
+    quarter of it, as in the released code.
     """
 
     total: torch.Tensor
@@ -167,17 +201,23 @@ class AffinityLoss(NamedTuple):
     negative: torch.Tensor
 
 
-def affinity_loss(distance, targets, *, released=False, counts=None):
+def affinity_loss(
+    distance: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    released: bool = False,
+    counts: torch.Tensor | None = None,
+) -> AffinityLoss:
     """Equations 7 to 10, in log space: ``log W = -distance`` and ``log(1 - W) =
     log(-expm1(-distance))``.
 
     Args:
         distance: float (B, K, H, W) from ``pair_distance``.
         targets: uint8 (B, K, H, W) from ``pair_targets``.
-        released: as the released code has it: a quarter of the paper's total, and 1e-5 added inside
-            the logarithms, so that no pair costs more than 11.5.
-        counts: float (3,), what the costs of each kind are divided by: ``pair_counts(targets)``,
-            unless told otherwise.
+        released: compute the released code's loss: a quarter of the paper's total, with 1e-5 added
+            inside the logarithms, so that no pair costs more than 11.5.
+        counts: float (3,), the divisors of the three sums of costs; None takes
+            ``pair_counts(targets)``.
 
     Returns:
         ``AffinityLoss``. A kind of pair that does not occur contributes 0.
@@ -190,16 +230,14 @@ def affinity_loss(distance, targets, *, released=False, counts=None):
 class _MeanCosts(torch.autograd.Function):
     """The mean costs of object pairs, of background pairs and of different pairs.
 
-    To pick out the pairs of a kind, and to put their gradients back in their places, takes several
-    times as long as to compute the cost of every pair and to sum those of a kind as a product with
-    zeros and ones.
+    The cost of every pair is computed, and the costs of one kind are summed as a dot product with
+    zeros and ones. Selecting the pairs of a kind by index takes several times as long.
     """
 
     @staticmethod
     def forward(context, distance, targets, released, counts):
-        # equal features have affinity 1 exactly, whose cost as a different pair is infinite: a
-        # number near the smallest stands for a distance of zero; and the largest for infinity,
-        # which times zero is no number
+        # finite stand-ins: for a distance of 0, whose cost as a different pair is infinite, and for
+        # inf, which times zero is nan
         limits = torch.finfo(distance.dtype)
         cost = distance.clamp(4 * limits.tiny, limits.max)
         if released:
@@ -207,8 +245,8 @@ class _MeanCosts(torch.autograd.Function):
             same = torch.log(kept + RELEASED_FLOOR).neg_()
             different = torch.log((1 + RELEASED_FLOOR) - kept).neg_()
         else:
-            # 1 - exp(-d) is 2h / (1 + h), exact for small d too; torch's own expm1 and log1p are
-            # ten times as slow
+            # 1 - exp(-d) = 2h / (1 + h) with h = tanh(d / 2), exact for small d too; torch's expm1
+            # and log1p are ten times as slow
             kept = cost.div(2).tanh_()  # h
             same = cost
             different = (kept + 1).reciprocal_().mul_(kept).mul_(2).log_().neg_()
@@ -244,12 +282,13 @@ class _MeanCosts(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def cell_labels(labels, stride, *, majority=False):
-    """Labels of a grid's cells: of the pixel that a cell stands on, or the most frequent one of the
-    ``stride`` x ``stride`` pixels from there on.
+def cell_labels(labels: torch.Tensor, stride: int, *, majority: bool = False) -> torch.Tensor:
+    """Labels of a grid's cells: that of the cell's own pixel, or the most frequent one of the
+    ``stride`` x ``stride`` pixels whose upper left corner it is.
 
     Args:
         labels: (H, W) integers.
+        stride: pixels a cell.
 
     Returns:
         (ceil(H / stride), ceil(W / stride)) of the same type.
@@ -263,8 +302,8 @@ def cell_labels(labels, stride, *, majority=False):
     return blocks.flatten(-2).mode().values.to(labels.dtype)
 
 
-def cell_means(values, stride):
-    """Means over the ``stride`` x ``stride`` pixels from each cell's own on: float (C, h, w) of
-    (C, H, W), fewer of them at the right and lower edge.
+def cell_means(values: torch.Tensor, stride: int) -> torch.Tensor:
+    """Means over each cell's ``stride`` x ``stride`` pixels, fewer at the right and lower edge:
+    float (C, ceil(H / stride), ceil(W / stride)) of (C, H, W).
     """
     return F.avg_pool2d(values[None], stride, ceil_mode=True)[0]

@@ -1,38 +1,96 @@
 """Class activation maps (paper, section 3.1; equations 1 and 2)."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from wsss.geometry import upsample
 from wsss.runtime.devices import as_batch, autocast
 
 STRIDE = 4  # pixels a cell of the maps that are kept
 
+Maps = TypeVar("Maps", np.ndarray, torch.Tensor)
 
-def normalise(maps):
-    """Keep the positive part and divide each map by its maximum, so that it spans [0, 1] (equation
-    1).
+
+def normalise(maps: torch.Tensor) -> torch.Tensor:
+    """Set negative values to 0 and divide each map by its maximum (equation 1).
 
     Args:
-        maps: float (C, H, W). A map with nothing positive stays zero.
+        maps: float (C, H, W). A map without positive values becomes zero.
+
+    Returns:
+        float (C, H, W) in [0, 1].
     """
     maps = maps.clamp(min=0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
     return maps / torch.where(peak > 0, peak, torch.ones_like(peak))
 
 
-def background_score(cams, alpha):
+def background_score(cams: Maps, alpha: float) -> Maps:
     """Equation 2: ``(1 - max_c M_c)^alpha`` of normalised maps (C, H, W); shape (H, W), in [0, 1].
 
-    A larger alpha weakens the background. Works on torch tensors and numpy arrays.
+    A larger alpha weakens the background.
     """
-    peak = cams.amax(0) if isinstance(cams, torch.Tensor) else cams.max(0)
-    return (1 - peak) ** alpha
+    if isinstance(cams, torch.Tensor):
+        return (1 - cams.amax(0)) ** alpha
+    return (1 - cams.max(0)) ** alpha
+
+
+def multi_scale(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+) -> Iterator[torch.Tensor]:
+    """Predict a photo at several scales and resample each prediction to the photo's size.
+
+    Args:
+        predict: maps float (B, 3, h, w) in [0, 1], channels last, to float (B, C, h, w).
+        pixels: float (1, 3, H, W) in [0, 1].
+        scales: factors of the photo's size.
+        flip: also predict the mirrored photo; its prediction is mirrored back and added.
+
+    Yields:
+        float (C, H, W) for each scale.
+    """
+    size = pixels.shape[-2:]
+    for scale in scales:
+        scaled = pixels
+        if scale != 1:
+            scaled = F.interpolate(
+                pixels,
+                [max(1, round(side * scale)) for side in size],
+                mode="bilinear",
+                align_corners=False,
+                antialias=scale < 1,
+            )
+        if flip:
+            scaled = torch.cat([scaled, scaled.flip(-1)])
+        maps = predict(scaled.contiguous(memory_format=torch.channels_last))
+        maps = maps[:1] + maps[1:].flip(-1) if flip else maps
+        if scale != 1:
+            maps = F.interpolate(
+                maps, size, mode="bilinear", align_corners=False, antialias=scale > 1
+            )
+        yield maps[0]
 
 
 @torch.inference_mode()
-def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), flip=True, power=1.0):
-    """Normalised maps of the present classes, summed over scales and mirror images.
+def multi_scale_cam(
+    network: nn.Module,
+    image: np.ndarray,
+    classes: Sequence[int],
+    *,
+    scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+    flip: bool = True,
+    power: float = 1.0,
+) -> torch.Tensor:
+    """Normalised maps of the present classes, summed over scales and mirror images (equation 1).
 
     Args:
         network: a CAM network in evaluation mode.
@@ -40,36 +98,18 @@ def multi_scale_cam(network, image, classes, *, scales=(1.0, 0.5, 1.5, 2.0), fli
         classes: numbers of the present classes, from 1.
         scales: factors of the photo's size.
         flip: also add the maps of the mirrored photo, mirrored back.
-        power: that each map is raised to before it is added; the released VGG16 takes the root.
+        power: exponent of each map before the sum; the released VGG16 takes the square root.
 
     Returns:
-        float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], each map's maximum 1.
+        float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], the maximum of each map 1.
     """
     device = next(network.parameters()).device
-    pixels = as_batch(image, device)
-    height, width = pixels.shape[-2:]
     channels = torch.tensor([int(number) - 1 for number in classes], device=device).long()
-    total = 0
-    for scale in scales:
-        scaled = pixels
-        if scale != 1:
-            target = (max(1, round(height * scale)), max(1, round(width * scale)))
-            scaled = F.interpolate(
-                pixels,
-                target,
-                mode="bilinear",
-                align_corners=False,
-                antialias=scale < 1,
-            )
-        if flip:
-            scaled = torch.cat([scaled, scaled.flip(-1)])
+
+    def predict(images):
         with autocast(device):
-            maps = network.maps(scaled.contiguous(memory_format=torch.channels_last))
-        maps = upsample(maps[:, channels].float().clamp(min=0) ** power, scaled.shape[-2:])
-        maps = maps[:1] + maps[1:].flip(-1) if flip else maps
-        if scale != 1:
-            maps = F.interpolate(
-                maps, (height, width), mode="bilinear", align_corners=False, antialias=scale > 1
-            )
-        total = total + maps[0, :, ::STRIDE, ::STRIDE]
-    return normalise(total)
+            maps = network.maps(images)  # type: ignore[operator] - of a CamNetwork
+        return upsample(maps[:, channels].float().clamp(min=0) ** power, images.shape[-2:])
+
+    scaled = multi_scale(predict, as_batch(image, device), scales=scales, flip=flip)
+    return normalise(sum((maps[:, ::STRIDE, ::STRIDE] for maps in scaled), torch.zeros(())))

@@ -4,18 +4,22 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from pydensecrf import densecrf
+from pydensecrf import densecrf  # type: ignore[attr-defined] - compiled, without stubs
 
 from wsss.errors import InputError
 
-TOGETHER = 60.0  # the largest sum of both weights at which several sets are inferred as one
-FLOOR = 1e-5  # scores below count as this, so that an absent class costs a finite energy
+TOGETHER = 60.0  # largest sum of both weights at which several sets are inferred as one model
+FLOOR = 1e-5  # smallest score, so that an absent class has a finite energy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrfParams:
-    """Widths in pixels or grey values, weights without a unit; the defaults are the paper's
-    ("default" of the original code, as the released code has them)."""
+    """Kernel widths in pixels (``sxy``) or grey values (``srgb``), and weights (``compat``). The
+    defaults are those of the original CRF code, which the released code keeps.
+
+    Raises:
+        InputError: a number that is negative, infinite or, for a width, zero.
+    """
 
     gaussian_sxy: float = 3
     gaussian_compat: float = 3
@@ -38,25 +42,28 @@ class DenseCRF:
         params: ``CrfParams``.
     """
 
-    def __init__(self, image, params=CrfParams()):
+    def __init__(self, image: np.ndarray, params: CrfParams = CrfParams()) -> None:
         # pydensecrf wants a writable, contiguous image
         self._image = np.array(image, dtype=np.uint8, order="C")
         self._params = params
         self._models = {}
 
-    def infer(self, scores, steps=10):
-        """Mean-field marginals of scores that need not be normalised.
+    def infer(self, scores: np.ndarray, steps: int = 10) -> np.ndarray:
+        """Mean-field marginals of scores, normalised or not.
 
-        Only the present classes need a map: cost grows with their number, and the result is the
-        same. Several sets at once take two thirds of the time of one after the other.
+        Maps of absent classes can be left out: they cost time and do not change the result. Several
+        sets in one call take two thirds of the time of one call each.
 
         Args:
-            scores: float (C, H, W), or several sets of them, (S, C, H, W); not negative. The unary
-                energy is ``-log(max(score, 1e-5))``.
+            scores: float (C, H, W), or several sets (S, C, H, W); not negative. The unary energy is
+                ``-log(max(score, 1e-5))``.
             steps: mean-field iterations.
 
         Returns:
             float32 of the shape of ``scores``, summing to 1 over C at each pixel.
+
+        Raises:
+            ValueError: the scores are not of the image's size.
         """
         scores = np.asarray(scores, np.float32)
         if scores.shape[-2:] != self._image.shape[:2]:
@@ -82,17 +89,17 @@ class DenseCRF:
     def _infer_together(self, unary, steps):
         """Marginals (S, C, N) of energies (S, C, N), as one model with S * C labels.
 
-        Messages pass from a label to itself alone, so sets do not meet but where probabilities are
-        normalised, over all labels: each set is normalised again after each step. A pass through
-        the lattice costs hardly more for four labels than for two.
+        Labels pass messages only to themselves, so the sets interact only where probabilities are
+        normalised over all labels: each set is normalised again after each step. A pass through the
+        lattice costs hardly more for four labels than for two.
         """
         sets, classes, pixels = unary.shape
-        # no set's probabilities may vanish beside another's: all begin with the same best energy
+        # all sets start with the same best energy, or one set's probabilities could underflow
         unary = unary - unary.min(1, keepdims=True)
         model = self._model(sets * classes)
         model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(sets * classes, pixels)))
         state = model.startInference()
-        # a view of the model's own memory, pixel by pixel
+        # a view of the model's own memory
         marginals = np.asarray(state[0]).reshape(sets, classes, pixels)
         for step in range(steps + 1):
             if step > 0:
@@ -104,7 +111,7 @@ class DenseCRF:
         return np.array(marginals, np.float32)
 
     def _model(self, count):
-        """The model of so many labels, built once."""
+        """The model with ``count`` labels, built once."""
         if count not in self._models:
             self._models[count] = self._build(count)
         return self._models[count]

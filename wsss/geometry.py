@@ -1,47 +1,53 @@
-"""Where a cell of a map lies in the photo: cell i of a map at stride s is at pixel s * i.
+"""Where a cell of a map lies in the photo: cell i of a map at stride s lies on pixel s * i.
 
-The trunks pad their strided convolutions alike on both sides, so each cell looks at the pixels
-around ``s * i``, not at the middle of a tile of s pixels. Resampling maps as if they were tiles, as
-``interpolate(align_corners=False)`` does, shifts them by half a cell: 8 pixels at stride 16, and
-nothing in a classifier's training would make up for it.
+The backbones pad their strided convolutions by the same amount on both sides, so each cell sees the
+pixels around ``s * i``, not those around the middle of a tile of s pixels. Resampling maps as
+tiles, as ``interpolate(align_corners=False)`` does, shifts them by half a cell: 8 pixels at stride
+16. Training a classifier does not compensate for the shift.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 
-def upsample(maps, size, *, stride=None):
-    """Bilinear interpolation of maps onto a finer grid, each cell staying at its place.
+def upsample(
+    maps: np.ndarray | torch.Tensor, size: Sequence[int], *, stride: int | None = None
+) -> torch.Tensor:
+    """Bilinear interpolation of maps onto a finer grid; each cell keeps its place.
 
     Args:
         maps: float (C, h, w) or (B, C, h, w); torch or numpy.
-        size: (H, W) of the finer grid, of which h = ceil(H / s) and w = ceil(W / s) for a power of
-            two s: pixels, or the cells of a map with a smaller stride. Beyond the last cell its
-            value is repeated.
-        stride: that s, where it is known; a network that is exported for photos of any size has no
-            sizes to find it by.
+        size: (H, W) of the finer grid, with h = ceil(H / s) and w = ceil(W / s) for a power of two
+            s: pixels, or the cells of a map with a smaller stride. Beyond the last cell its value
+            is repeated.
+        stride: that s; None finds it from the sizes, which an exported network cannot.
 
     Returns:
         torch tensor (..., H, W) of the same dtype.
+
+    Raises:
+        ValueError: the sizes fit no power of two.
     """
     maps = torch.as_tensor(maps)
     batch = maps[None] if maps.ndim == 3 else maps
     spans = [
-        (stride or _stride(fine, coarse)) * (coarse - 1) + 1
-        for fine, coarse in zip(size, batch.shape[-2:], strict=True)
+        (stride or _stride(length, cells)) * (cells - 1) + 1
+        for length, cells in zip(size, batch.shape[-2:], strict=True)
     ]
     finer = stride != 1 if stride else spans != list(batch.shape[-2:])
     if finer:
         batch = F.interpolate(batch, spans, mode="bilinear", align_corners=True)
-    batch = F.pad(batch, (0, size[1] - spans[1], 0, size[0] - spans[0]), mode="replicate")
+    batch = F.pad(batch, [0, size[1] - spans[1], 0, size[0] - spans[0]], mode="replicate")
     return batch[0] if maps.ndim == 3 else batch
 
 
-def on_grid(level, size, *, stride, onto):
-    """Bring a trunk's level to a grid of ``size`` cells: a finer one is thinned out, a coarser one
-    interpolated, each cell staying at its place.
+def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int) -> torch.Tensor:
+    """Resample a backbone's level to a grid: subsample a finer level, interpolate a coarser one;
+    each cell keeps its place.
 
     Args:
         level: float (B, C, h, w).
@@ -55,9 +61,9 @@ def on_grid(level, size, *, stride, onto):
     return upsample(level[..., ::step, ::step], size, stride=max(1, stride // onto))
 
 
-def _stride(fine, coarse):
-    """The power of two with ``coarse = ceil(fine / stride)``; where there is one cell, any does."""
-    stride = 2 ** math.ceil(math.log2(fine / coarse)) if fine > coarse else 1
-    if -(-fine // stride) != coarse:
-        raise ValueError(f"{coarse} cells do not tile {fine} at any power of two")
+def _stride(length, cells):
+    """The power of two with ``cells = ceil(length / stride)``; for one cell, any of them."""
+    stride = 2 ** math.ceil(math.log2(length / cells)) if length > cells else 1
+    if -(-length // stride) != cells:
+        raise ValueError(f"{cells} cells do not tile {length} at any power of two")
     return stride

@@ -1,14 +1,39 @@
-"""Mean intersection over union as PASCAL VOC counts it: over all pixels of a list, not per
-photo.
-"""
+"""Intersection over union as PASCAL VOC counts it: over all pixels of a list, not per photo."""
+
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
-from scipy import sparse
 
 from wsss.errors import InputError
 
-# background thresholds that activation maps are scored at
+# background thresholds at which activation maps are scored
 THRESHOLDS = tuple(n / 50 for n in range(1, 41))
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union per class.
+
+    Args:
+        counts: integers (..., classes, classes), ``counts[..., target, prediction]`` pixels.
+
+    Returns:
+        float64 (..., classes) in [0, 1]; nan for a class neither present nor predicted.
+    """
+    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    union = counts.sum(-1) + counts.sum(-2) - hit
+    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+
+
+def mean_iou(counts: np.ndarray) -> np.ndarray:
+    """The mean of ``iou(counts)`` over the classes that occur: float64 (...) in [0, 1]; nan where
+    nothing was counted.
+    """
+    each = iou(counts)
+    classes = (~np.isnan(each)).sum(-1)
+    return np.divide(
+        np.nansum(each, -1), classes, out=np.full(classes.shape, np.nan), where=classes > 0
+    )
 
 
 class ConfusionMatrix:
@@ -16,18 +41,18 @@ class ConfusionMatrix:
 
     Args:
         num_classes: with the background, at most 255.
-        ignore: pixels with this target are not counted.
+        ignore: target value of pixels that are not counted.
     """
 
-    def __init__(self, num_classes, ignore=255):
+    def __init__(self, num_classes: int, ignore: int = 255) -> None:
         self.num_classes, self.ignore = num_classes, ignore
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
-    def update(self, prediction, target):
-        """Count one label map (H, W) of class numbers against its mask.
+    def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Count one label map against its mask, both integers (H, W).
 
         Raises:
-            InputError: other shapes, or a value that is no class.
+            InputError: the shapes differ, or a value is no class.
         """
         prediction, target = np.asarray(prediction), np.asarray(target)
         if prediction.shape != target.shape:
@@ -36,7 +61,7 @@ class ConfusionMatrix:
             )
         prediction = self._bytes("prediction", prediction)
         target = self._bytes("target", target)
-        # a histogram of all pairs of bytes takes a sixth of the time of picking out what counts
+        # a histogram of all pairs of bytes takes a sixth of the time of selecting pixels first
         pairs = np.bincount((target.astype(np.uint16) << 8 | prediction).ravel(), minlength=1 << 16)
         pairs = pairs.reshape(256, 256)
         pairs[self.ignore] = 0
@@ -52,90 +77,30 @@ class ConfusionMatrix:
 
     def _refuse(self, name, value):
         raise InputError(
-            f"{name} holds {value}, expected 0 to {self.num_classes - 1}; mend the label map"
+            f"{name} holds {value}, expected 0 to {self.num_classes - 1}; fix the label map"
         )
 
-    def merge(self, other):
+    def merge(self, other: "ConfusionMatrix") -> Self:
         """Add another's counts; returns self."""
         self.matrix += other.matrix
         return self
 
-    def iou(self):
-        """Intersection over union of each class, float64 in [0, 1]; nan for one neither present
-        nor predicted.
-        """
-        hit = np.diag(self.matrix).astype(np.float64)
-        union = self.matrix.sum(0) + self.matrix.sum(1) - hit
-        return np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+    def iou(self) -> np.ndarray:
+        """``iou`` of the counts: float64 (num_classes,)."""
+        return iou(self.matrix)
 
-    def miou(self):
-        """The mean of ``iou()`` over the classes that occur, in [0, 1]."""
-        return float(np.nanmean(self.iou())) if self.matrix.any() else float("nan")
-
-
-class Confusions:
-    """The ``ConfusionMatrix`` of each of many photos, by id. Only counts that are not zero are
-    kept, some tens of a photo, however many classes there are.
-
-    Args:
-        num_classes, ignore: as of ``ConfusionMatrix``.
-        ids, counts: of photos that are there from the start, as the attributes of these names.
-    """
-
-    def __init__(self, num_classes, ignore=255, *, ids=(), counts=None):
-        self.num_classes, self.ignore = num_classes, ignore
-        self._places = {id: place for place, id in enumerate(ids)}
-        self._counts, self._new = counts, []
-
-    def add(self, id, prediction, target):
-        """Count one more photo's label map against its mask; arguments and errors as of
-        ``ConfusionMatrix.update``.
-        """
-        matrix = ConfusionMatrix(self.num_classes, self.ignore)
-        matrix.update(prediction, target)
-        self._places[id] = len(self._places)
-        cells = np.flatnonzero(matrix.matrix).astype(np.int32)
-        self._new.append((cells, matrix.matrix.ravel()[cells]))
-
-    @property
-    def ids(self):
-        """The photos' ids, in the order in which they were added."""
-        return list(self._places)
-
-    @property
-    def counts(self):
-        """A ``scipy.sparse.csr_array`` (photos, classes * classes) of int64, target first."""
-        if self._counts is None:
-            self._counts = sparse.csr_array((0, self.num_classes**2), dtype=np.int64)
-        if self._new:
-            cells, counts = zip(*self._new, strict=True)
-            starts = np.cumsum([0, *map(len, cells)])
-            parts = (np.concatenate(counts), np.concatenate(cells), starts)
-            more = sparse.csr_array(parts, (len(self._new), self.num_classes**2))
-            self._counts, self._new = sparse.vstack([self._counts, more], "csr"), []
-        return self._counts
-
-    def total(self, ids):
-        """The merged ``ConfusionMatrix`` of some photos."""
-        matrix = ConfusionMatrix(self.num_classes, self.ignore)
-        rows = np.array([self._places[id] for id in ids], int)
-        matrix.matrix += self.counts[rows].sum(0).reshape(matrix.matrix.shape)
-        return matrix
-
-    def __contains__(self, id):
-        return id in self._places
-
-    def __getitem__(self, id):
-        return self.total([id])
+    def miou(self) -> float:
+        """``mean_iou`` of the counts."""
+        return float(mean_iou(self.matrix))
 
 
 class ThresholdSweep:
     """Confusion matrices of activation maps at every background threshold, in one pass over the
     photos.
 
-    A pixel is background where its largest map is below the threshold. ``(1 - m)^alpha`` beats m
-    exactly where m is below the root of ``(1 - m)^alpha = m``, so a threshold stands for an alpha
-    and back (``threshold_of``).
+    A pixel is background where its largest map is below the threshold. The background score
+    ``(1 - m)^alpha`` (equation 2) exceeds m exactly where m is below the root of
+    ``(1 - m)^alpha = m``, so each threshold corresponds to an alpha (``threshold_of``).
 
     Args:
         num_classes: with the background.
@@ -143,34 +108,28 @@ class ThresholdSweep:
     """
 
     def __init__(
-        self,
-        num_classes,
-        thresholds=THRESHOLDS,
-        ignore=255,
-    ):
+        self, num_classes: int, thresholds: Sequence[float] = THRESHOLDS, *, ignore: int = 255
+    ) -> None:
         self.num_classes, self.ignore = num_classes, ignore
         self.thresholds = np.asarray(thresholds)
         self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
 
-    def update(self, maps, classes, target):
-        """Count maps (C, H, W) in [0, 1] of the present classes (numbers from 1) against a mask
-        (H, W).
+    def update(self, maps: np.ndarray, classes: Sequence[int], *, target: np.ndarray) -> None:
+        """Count the maps of one photo against its mask.
+
+        Args:
+            maps: float (C, H, W) in [0, 1].
+            classes: numbers of the C classes, from 1.
+            target: integers (H, W).
         """
         counted = target != self.ignore
-        best = np.array(classes)[maps.argmax(0)][counted].astype(np.int64)
-        passed = np.searchsorted(
-            self.thresholds, maps.max(0)[counted], side="right"
-        )  # thresholds that it reaches
-        cells = (target[counted].astype(np.int64) * self.num_classes + best) * self.counts.shape[
-            2
-        ] + passed
+        best = np.array(classes)[maps.argmax(0)][counted]
+        # how many of the thresholds the largest map reaches
+        passed = np.searchsorted(self.thresholds, maps.max(0)[counted], side="right")
+        cells = np.ravel_multi_index((target[counted], best, passed), self.counts.shape)
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
-    def merge(self, other):
-        self.counts += other.counts
-        return self
-
-    def confusion(self, index):
+    def confusion(self, index: int) -> ConfusionMatrix:
         """The ``ConfusionMatrix`` at ``thresholds[index]``."""
         matrix = ConfusionMatrix(self.num_classes, self.ignore)
         above = self.counts[:, :, index + 1 :].sum(2)
@@ -178,13 +137,13 @@ class ThresholdSweep:
         matrix.matrix[:, 0] += self.counts[:, :, : index + 1].sum((1, 2))
         return matrix
 
-    def miou(self):
+    def miou(self) -> np.ndarray:
         """Mean IoU at each threshold, float64 (len(thresholds),)."""
         return np.array([self.confusion(index).miou() for index in range(len(self.thresholds))])
 
 
-def threshold_of(alpha):
-    """The m in (0, 1) at which ``(1 - m)^alpha = m``."""
+def threshold_of(alpha: float) -> float:
+    """The m in (0, 1) at which ``(1 - m)^alpha = m`` (equation 2)."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,138 +1,147 @@
-"""Label synthesis: from photo and image labels to a label map, whole (``synthesize``) or stage by
-stage.
+"""Label synthesis (paper, section 3): from a photo and its image labels to a label map, in one call
+(``synthesize``) or stage by stage.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from wsss.affinity import cell_means, neighbour_offsets, pair_distance, pair_slices
+from wsss.affinity import NEUTRAL, cell_means, pair_distance
+from wsss.affinity import STRIDE as AFFINITY_STRIDE
 from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
-from wsss.datasets import IGNORE
 from wsss.errors import InputError
 from wsss.geometry import upsample
-from wsss.models.heads import AffinityNetwork
 from wsss.random_walk import random_walk
 from wsss.runtime.devices import as_batch, autocast
 
-AFFINITY_STRIDE = AffinityNetwork.stride
 
-
-def label_map(scores, classes):
+def label_map(scores: np.ndarray | torch.Tensor, classes: Iterable[int]) -> np.ndarray:
     """Argmax of (1 + C, H, W) scores, background first, as class numbers: uint8 (H, W)."""
     return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
 
 
-def labels_at(scores, classes, size):
-    """Argmax of scores at another size, a class at a time.
+def labels_at(scores: np.ndarray, classes: Iterable[int], *, size: Sequence[int]) -> np.ndarray:
+    """Argmax of scores at another size, one class at a time.
 
     Args:
         scores: float (1 + C, h, w) in [0, 1], background first.
         classes: numbers of the C classes.
-        size: (H, W) of the result; memory grows by seven bytes a pixel, whatever C is.
+        size: (H, W) of the result; takes seven bytes of memory a pixel, for any C.
 
     Returns:
-        uint8 (H, W), as ``label_map`` of the scores where the size is theirs.
+        uint8 (H, W); ``label_map`` of the scores where the size is theirs.
     """
-    if scores.shape[1:] == tuple(size):
+    height, width = size
+    if scores.shape[1:] == (height, width):
         return label_map(scores, classes)
-    labels = np.zeros(size, np.uint8)
-    best = np.full(size, -1, np.int16)
+    labels = np.zeros((height, width), np.uint8)
+    best = np.full((height, width), -1, np.int16)
     for number, score in zip([0, *classes], scores, strict=True):
         steps = Image.fromarray(np.rint(255 * score).astype(np.uint8))
-        there = np.array(steps.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-        np.copyto(labels, np.uint8(number), where=there > best)
-        np.maximum(best, there, out=best)
+        resized = np.array(steps.resize((width, height), Image.Resampling.BILINEAR))
+        np.copyto(labels, np.uint8(number), where=resized > best)
+        np.maximum(best, resized, out=best)
     return labels
 
 
-def alpha_marginals(image, cams, alphas, *, crf=CrfParams(), crf_steps=10):
-    """What the CRF makes of maps beside the background at each alpha: marginals, float32
-    (len(alphas), 1 + C, H, W).
+def alpha_marginals(
+    image: np.ndarray,
+    cams: np.ndarray | torch.Tensor,
+    *,
+    alphas: Sequence[float],
+    crf: CrfParams = CrfParams(),
+    crf_steps: int = 10,
+) -> np.ndarray:
+    """The CRF's marginals of maps and of the background score at each alpha (section 3.2.2,
+    equation 2).
 
-    Arguments as for ``confident_regions``.
+    Args:
+        image: uint8 RGB (H, W, 3).
+        cams: float (C, h, w) in [0, 1], of the present classes.
+        alphas: exponents of the background score; for confident regions, a low one that amplifies
+            the background and a high one that weakens it.
+        crf, crf_steps: of the dense CRF.
+
+    Returns:
+        float32 (len(alphas), 1 + C, H, W), background first.
     """
     maps = upsample(cams, image.shape[:2]).numpy()
     scores = [np.concatenate([background_score(maps, alpha)[None], maps]) for alpha in alphas]
     return DenseCRF(image, crf).infer(np.stack(scores), crf_steps)
 
 
-def confident_regions(
-    image,
-    cams,
-    classes,
-    *,
-    alpha_low=4.0,
-    alpha_high=24.0,
-    crf=CrfParams(),
-    crf_steps=10,
-):
-    """Where the maps and the photo agree on object or background (section 3.2.2).
+def combine_alphas(low: np.ndarray, high: np.ndarray, *, classes: Sequence[int]) -> np.ndarray:
+    """Confident regions from the CRF's marginals at the low and at the high alpha (section 3.2.2).
 
-    Pixels that the CRF calls an object even beside the background amplified by ``alpha_low`` are
-    that object; those that it calls background even beside the background weakened by
-    ``alpha_high`` are background; where both or neither say so, the pixel is neutral.
+    A pixel is an object where the amplified background loses (``low``), background where the
+    weakened background wins (``high``), and neutral where both or neither hold.
 
     Args:
-        image: uint8 RGB (H, W, 3).
-        cams: float (C, h, w) in [0, 1], of the present classes.
-        classes: their numbers, from 1.
+        low, high: (1 + C, H, W), background first.
+        classes: numbers of the C classes.
 
     Returns:
         uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
-    low, high = alpha_marginals(image, cams, (alpha_low, alpha_high), crf=crf, crf_steps=crf_steps)
-    return decide(low, high, classes)
-
-
-def decide(low, high, classes):
-    """Confident regions, uint8 (H, W), of the CRF's marginals (1 + C, H, W) at the low and at the
-    high alpha.
-    """
     low, high = label_map(low, classes), label_map(high, classes)
     is_object, is_background = low > 0, high == 0
     return np.where(
-        is_object & ~is_background, low, np.where(is_background & ~is_object, 0, IGNORE)
+        is_object & ~is_background, low, np.where(is_background & ~is_object, 0, NEUTRAL)
     ).astype(np.uint8)
 
 
-def cell_regions(low, high, classes, stride):
-    """Confident regions of a grid's cells: the marginals are averaged over the ``stride`` x
-    ``stride`` pixels from each cell's own on, then decided upon (as the released code does).
+def cell_regions(
+    low: np.ndarray | torch.Tensor,
+    high: np.ndarray | torch.Tensor,
+    *,
+    classes: Sequence[int],
+    stride: int,
+) -> np.ndarray:
+    """Confident regions of a grid's cells: ``combine_alphas`` of the marginals' means over each
+    cell's ``stride`` x ``stride`` pixels, as in the released code.
 
     Args:
-        low, high: (1 + C, H, W) of any scale, as for ``decide``; zero in all of them where there is
-            no photo.
+        low, high: (1 + C, H, W) of any scale, background first; all zero outside the photo.
+        classes: numbers of the C classes.
+        stride: pixels a cell.
 
     Returns:
-        uint8 (ceil(H / stride), ceil(W / stride)), 255 neutral or without photo.
+        uint8 (ceil(H / stride), ceil(W / stride)), 255 where neutral or outside the photo.
     """
     low, high = (cell_means(torch.as_tensor(each).float(), stride).numpy() for each in (low, high))
-    return np.where(low.sum(0) > 0, decide(low, high, classes), IGNORE).astype(np.uint8)
+    regions = combine_alphas(low, high, classes=classes)
+    return np.where(low.sum(0) > 0, regions, NEUTRAL).astype(np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Walk:
-    """How maps are spread and turned into labels (section 3.4); the defaults are the paper's."""
+    """Constants of the random walk and of the labels made from it (section 3.4); the defaults are
+    the paper's.
 
-    background_alpha: float = 16.0
-    beta: float = 8.0
-    steps: int = 256
+    Raises:
+        InputError: a constant out of its range.
+    """
+
+    background_alpha: float = 16.0  # equation 2
+    beta: float = 8.0  # equation 11
+    steps: int | tuple[int, ...] = 256  # t of equation 12, or several
     reduction: str = "mean"  # of the L1 distance over channels
-    radius: int = 5
+    radius: int = 5  # cells; of the affinities
     border_pairs: bool = True  # see ``affinity.pair_distance``
     flip: bool = False  # see ``affinities``
-    restore: float = 0.0  # see ``restored``
+    restore: float = 0.0  # see ``restore_maxima``
     crf: CrfParams = field(default_factory=CrfParams)
-    crf_steps: int = 10  # 0 leaves the CRF out
-    crf_sharpness: float = 1.0  # scores are raised to this power before the CRF
+    crf_steps: int = 10  # 0 skips the CRF
+    crf_sharpness: float = 1.0  # exponent of the scores before the CRF
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least, most in (
             ("background_alpha", 0, math.inf),
             ("beta", 0, math.inf),
@@ -154,8 +163,8 @@ class Walk:
                 f"reduction: expected mean or sum but got '{self.reduction}'; change it"
             )
 
-    def affinities(self, affinity_network, image):
-        """``affinities`` as this walk wants them."""
+    def affinities(self, affinity_network: nn.Module, image: np.ndarray) -> torch.Tensor:
+        """``affinities`` with this walk's constants."""
         return affinities(
             affinity_network,
             image,
@@ -168,20 +177,32 @@ class Walk:
 
 @torch.inference_mode()
 def affinities(
-    affinity_network, image, *, radius=5, reduction="mean", border_pairs=True, flip=False
-):
-    """Affinities (K, ceil(H/8), ceil(W/8)) in [0, 1] of a uint8 RGB photo (H, W, 3), on the
-    network's device.
+    affinity_network: nn.Module,
+    image: np.ndarray,
+    *,
+    radius: int = 5,
+    reduction: str = "mean",
+    border_pairs: bool = True,
+    flip: bool = False,
+) -> torch.Tensor:
+    """Affinities of a photo's cells (equation 3).
 
-    With ``flip`` the features are the mean of the photo's and of its mirror image's, mirrored back:
-    their distances are smaller, so that the walk wants a larger beta.
+    Args:
+        affinity_network: an AffinityNet in evaluation mode.
+        image: uint8 RGB (H, W, 3).
+        radius, reduction, border_pairs: see ``affinity.pair_distance``.
+        flip: average the features of the photo and of its mirror image, mirrored back. Their
+            distances are smaller, so the walk needs a larger beta.
+
+    Returns:
+        float32 (K, ceil(H / 8), ceil(W / 8)) in [0, 1], on the network's device.
     """
     device = next(affinity_network.parameters()).device
     pixels = as_batch(image, device)
     with autocast(device):
         features = affinity_network(pixels.contiguous(memory_format=torch.channels_last)).float()
         if flip:
-            # as many columns as reach from the first cell to the last, so that cells meet cells
+            # only the columns from the first cell to the last, so that mirrored cells meet cells
             columns = AFFINITY_STRIDE * (features.shape[-1] - 1) + 1
             mirrored = pixels[..., :columns].flip(-1).contiguous(memory_format=torch.channels_last)
             features = (features + affinity_network(mirrored).float().flip(-1)) / 2
@@ -191,43 +212,40 @@ def affinities(
     return torch.exp(-distance)[0]
 
 
-def boundaries(affinity):
-    """One minus the mean affinity of each cell to its neighbours: (H, W) in [0, 1] from (K, H,
-    W).
-    """
-    height, width = affinity.shape[-2:]
-    radius = next(r for r in range(1, 99) if len(neighbour_offsets(r)) == len(affinity))
-    total, count = (
-        affinity.new_zeros((height, width)),
-        affinity.new_zeros((height, width)),
-    )
-    for weight, (dy, dx) in zip(affinity, neighbour_offsets(radius), strict=True):
-        for cells in pair_slices(dy, dx, height, width):
-            total[cells] += weight[pair_slices(dy, dx, height, width)[0]]
-            count[cells] += 1
-    return (1 - total / count.clamp(min=1)).cpu().numpy()
+def walk_scores(
+    cams: np.ndarray | torch.Tensor, affinity: torch.Tensor, *, walk: Walk
+) -> torch.Tensor:
+    """Background and class maps after the walk (equations 2, 11 and 12).
 
+    Args:
+        cams: float (C, H, W) in [0, 1] at stride 4, of the present classes.
+        affinity: float (K, h, w) in [0, 1] at stride 8.
+        walk: its constants.
 
-def walk_scores(cams, affinity, walk):
-    """Background and class maps after the walk (equations 2, 11, 12): (1 + C, h, w) on the
-    affinities' grid.
+    Returns:
+        float32 (1 + C, h, w), background first; (len(walk.steps), 1 + C, h, w) for several steps.
     """
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
     scores = torch.cat([background_score(maps, walk.background_alpha)[None], maps])
     walked = random_walk(scores, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
-    return restored(walked, walk.restore)
+    return restore_maxima(walked, walk.restore)
 
 
-def restored(scores, share, *, backgrounds=1):
-    """Scores after a walk, with each class's map divided by its maximum to the power of ``share``:
-    0 leaves it as it is, 1 brings it back to the maximum of 1 that it had before.
+def restore_maxima(scores: torch.Tensor, share: float, *, backgrounds: int = 1) -> torch.Tensor:
+    """Divide each class's map by its maximum to the power of ``share``, after a walk: 0 changes
+    nothing, 1 restores the maximum of 1 that the map had before.
 
-    Not in the paper. A walk spreads what a map holds, so the map of a small object, or of one in a
-    poorly told place, sinks below a background that is large everywhere.
+    Not in the paper. The walk dilutes each map, so its maximum drops. Without this, the map of a
+    small object, or of one in an ambiguous region, can fall below the background score.
 
     Args:
         scores: float (..., backgrounds + C, h, w), the backgrounds first.
+        share: in [0, 1].
+        backgrounds: number of background maps, which stay as they are.
+
+    Returns:
+        float of the shape of ``scores``.
     """
     if not share:
         return scores
@@ -236,54 +254,63 @@ def restored(scores, share, *, backgrounds=1):
     return torch.cat([before, maps / peaks.where(peaks > 0, 1) ** share], -3)
 
 
-def spread(network, image, probabilities):
-    """What a segmentation network says of a photo, after a walk along affinities.
+def walk_probabilities(
+    probabilities: torch.Tensor, affinity: torch.Tensor, *, walk: Walk
+) -> torch.Tensor:
+    """Class probabilities of a segmentation network after a walk along affinities.
 
-    Not in the paper, which ends with the segmentation network: equations 11 and 12 with class
-    probabilities in place of maps. No image label goes in.
+    Not in the paper, which ends with the segmentation network: equations 11 and 12 with
+    probabilities in place of maps. It needs no image labels.
 
     Args:
-        network: a ``WalkedNetwork``.
-        image: uint8 RGB (H, W, 3).
-        probabilities: float (classes, H, W), background first, of ``network.segmentation``.
+        probabilities: float (classes, H, W), background first.
+        affinity: float (K, ceil(H / 8), ceil(W / 8)) in [0, 1] of the same photo.
+        walk: ``beta``, ``steps`` and ``radius`` are used.
 
     Returns:
         probabilities of the same shape.
     """
-    walk = Walk(**network.walk)
-    affinity = walk.affinities(network.affinity, image)
     cells = probabilities[:, ::AFFINITY_STRIDE, ::AFFINITY_STRIDE]
     walked = random_walk(cells, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
-    return upsample(walked, image.shape[:2])
+    return upsample(walked, probabilities.shape[-2:])
 
 
-def crf_scores(image, scores, walk):
-    """Scores (1 + C, H, W) after the walk's dense CRF; as they are where it is left out."""
+def crf_scores(image: np.ndarray, scores: np.ndarray, *, walk: Walk) -> np.ndarray:
+    """Scores after the walk's dense CRF; unchanged where ``walk.crf_steps`` is 0.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        scores: float (1 + C, H, W), background first.
+        walk: ``crf``, ``crf_steps`` and ``crf_sharpness`` are used.
+
+    Returns:
+        float32 (1 + C, H, W).
+    """
     if not walk.crf_steps:
         return scores
     return DenseCRF(image, walk.crf).infer(scores**walk.crf_sharpness, walk.crf_steps)
 
 
 def synthesize(
-    image,
-    classes,
-    cam_network,
-    affinity_network,
+    image: np.ndarray,
+    classes: Sequence[int],
+    cam_network: nn.Module,
+    affinity_network: nn.Module,
     *,
-    scales=(1.0, 0.5, 1.5, 2.0),
-    flip=True,
-    power=1.0,
-    walk=None,
-):
-    """The synthesized label map of one photo: maps, walk, dense CRF, argmax.
+    scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+    flip: bool = True,
+    power: float = 1.0,
+    walk: Walk | None = None,
+) -> np.ndarray:
+    """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4).
 
     Args:
         image: uint8 RGB (H, W, 3).
-        classes: numbers of the classes that the photo is tagged with, from 1.
-        cam_network, affinity_network: trained networks in evaluation mode; for many photos what
-            ``infer.ready`` makes of them.
+        classes: numbers of the photo's classes, from 1.
+        cam_network, affinity_network: trained networks in evaluation mode; for many photos prepare
+            them by ``models.ready.ready``.
         scales, flip, power: of the activation maps, see ``multi_scale_cam``.
-        walk: a ``Walk``; None takes the paper's.
+        walk: None takes the paper's constants.
 
     Returns:
         uint8 (H, W): 0 background, else class numbers.
@@ -291,5 +318,5 @@ def synthesize(
     walk = walk or Walk()
     cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip, power=power)
     affinity = walk.affinities(affinity_network, image)
-    scores = upsample(walk_scores(cams, affinity, walk), image.shape[:2]).cpu().numpy()
-    return label_map(crf_scores(image, scores, walk), classes)
+    scores = upsample(walk_scores(cams, affinity, walk=walk), image.shape[:2]).cpu().numpy()
+    return label_map(crf_scores(image, scores, walk=walk), classes)

@@ -1,4 +1,4 @@
-"""Pictures for people: overlays, contact sheets, curves. Arrays in, arrays or figures out."""
+"""Overlays, contact sheets, curves. Arrays in, arrays or figures out."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +7,7 @@ from wsss.geometry import upsample
 from wsss.io.artifacts import voc_palette
 
 
-def overlay_labels(image, labels, strength=0.6):
+def overlay_labels(image, labels, *, strength=0.6):
     """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
     white. uint8 (H, W, 3); blank where ``labels`` is None.
     """
@@ -27,8 +27,8 @@ def overlay_map(image, heat):
 
 
 def contact_sheet(rows, titles, *, names=None, width=2.2):
-    """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, a title a column, optionally a
-    name a row.
+    """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, one title per column, optionally
+    one name per row.
     """
     figure, axes = plt.subplots(
         len(rows),
@@ -69,7 +69,7 @@ def curves(history, names, *, title):
 
 
 def confusion(matrix, classes, *, title):
-    """A figure of a ``ConfusionMatrix``: of each class's pixels, the share predicted as each
+    """A figure of a ``ConfusionMatrix``: the share of each class's pixels predicted as each
     class.
     """
     import seaborn as sns  # slow to import, and not for every figure
@@ -95,7 +95,7 @@ def confusion(matrix, classes, *, title):
 
 
 def iou_bars(table, *, title):
-    """A figure of an IoU table (see ``evaluation.iou_table``): bars a class, one colour a
+    """A figure of an IoU table (see ``evaluation.iou_table``): bars per class, one colour per
     column.
     """
     import seaborn as sns
@@ -110,9 +110,9 @@ def iou_bars(table, *, title):
     return figure
 
 
-def sweep(thresholds, columns, fixed, *, title):
-    """A figure of mIoU over the background threshold, one line for each named list, and the
-    threshold fixed beforehand.
+def sweep(thresholds, columns, *, fixed, title):
+    """A figure of mIoU over the background threshold, one line per named list, with the threshold
+    ``fixed`` beforehand.
     """
     figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
     for name, values in columns.items():
@@ -124,12 +124,12 @@ def sweep(thresholds, columns, fixed, *, title):
     return figure
 
 
-def sweep_map(frame, names, figure_name):
-    """A figure of one score over a sweep: a heat map over two swept parameters, one beside the
-    other for each value of a third, a line over one of numbers, else bars.
+def sweep_map(frame, names, *, figure_name):
+    """A figure of one score over a sweep: heat maps over two swept parameters (one per value of a
+    third), a line over a single numeric one, else bars.
 
     Args:
-        frame: a row a combination, with the columns ``names`` and ``figure_name``.
+        frame: one row per combination, with the columns ``names`` and ``figure_name``.
     """
     import seaborn as sns
 
@@ -151,8 +151,8 @@ def sweep_map(frame, names, figure_name):
 
 
 def _heat_maps(frame, columns, figure_name):
-    """A heat map over two columns, for each value of a third (the one with the fewest); one scale
-    of colours, and the highest score in a frame.
+    """A heat map over two columns for each value of a third (the one with the fewest), on one
+    colour scale; the highest score is framed.
     """
     import seaborn as sns
 

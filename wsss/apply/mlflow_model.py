@@ -19,8 +19,8 @@ from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.photos import photo_size, read_photo
 from wsss.errors import InputError
 from wsss.io import artifacts
-from wsss.photos import map_photos
-from wsss.photos.evaluation import segment
+from wsss.models.ready import ready
+from wsss.photos.segmentation import segment
 from wsss.synthesis import labels_at
 
 
@@ -32,10 +32,7 @@ class SegmentationModel(PythonModel):
         trained = models.open_network(
             context.artifacts["weights"], "segmentation", **context.model_config
         )
-        self.network, self.classes = (
-            map_photos.ready(trained.network),
-            ("background", *trained.classes),
-        )
+        self.network, self.classes = ready(trained.network), ("background", *trained.classes)
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Label maps of photos.
@@ -90,7 +87,7 @@ def label_photo(network, path, *, long_side=0, scales=(1.0,), flip=False, crf_st
     scores = segment(network, image, scales=scales, flip=flip).cpu().numpy()
     if crf_steps:
         scores = DenseCRF(image, CrfParams()).infer(scores, crf_steps)
-    return labels_at(scores, range(1, len(scores)), photo_size(path))
+    return labels_at(scores, range(1, len(scores)), size=photo_size(path))
 
 
 mlflow.models.set_model(SegmentationModel())

@@ -22,7 +22,6 @@ from wsss.io import atomic, text
 from wsss.lab import lineage, results
 from wsss.lab.record import mlflow_store
 from wsss.photos import evaluation
-from wsss.report import experiment
 
 PACKAGE = Path(wsss.__file__).parent
 
@@ -35,7 +34,6 @@ REQUIREMENTS = (
     "pillow",
     "pydensecrf2",
     "pyyaml",
-    "scipy",
     "torch",
     "torchvision",
     "tqdm",
@@ -127,7 +125,7 @@ def _scores(run, data, table, trained):
     where = f"dataset `{run.parameters['dataset']}`, list `{split}`, digest `{run.data_digest}`"
     if table is None:
         return f"None: {where} has no masks to score it on."
-    ids = evaluation.scored_lists(data, split)[split]  # those with a mask
+    ids = evaluation.eval_splits(data, split)[split]  # those with a mask
     known = ""
     if trained["data_digest"] == run.data_digest:
         both = {*ids} & {*data.ids(trained["parameters"]["train_split"])}
@@ -138,7 +136,7 @@ def _scores(run, data, table, trained):
     ]
     return (
         f"IoU in percent on {where}: {len(ids)} photos{known}; masks `{data.mask_folder}`; over "
-        f"all pixels of the list; {experiment.protocol(run.parameters)}. One run on one list: "
+        f"all pixels of the list; {evaluation.protocol(run.parameters)}. One run on one list: "
         "scores on other lists are not comparable.\n\n" + text.markdown_table(["", "IoU"], rows)
     )
 

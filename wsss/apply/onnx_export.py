@@ -1,8 +1,8 @@
 """The segmentation network for other programs: ONNX, and torch's own exported program (.pt2).
 
 Both map ``photos``, uint8 RGB (B, H, W, 3), any number of one size, to ``labels``, uint8 (B, H, W),
-class numbers, and ``probabilities``, float32 (B, classes, H, W), as ``evaluation.segment`` does at
-scale 1. Both carry a description of the network.
+class numbers, and ``probabilities``, float32 (B, classes, H, W), as ``segmentation.segment`` does
+at scale 1. Both carry a description of the network.
 """
 
 import json
@@ -47,7 +47,7 @@ class Labeller(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        if isinstance(network, models.WalkedNetwork):
+        if isinstance(network, models.RandomWalkSegmenter):
             raise InputError(
                 "export: expected a network that ends with its scores, but this one walks along "
                 "affinities; give its train_segmentation, whose labels are those before the walk"
@@ -55,7 +55,7 @@ class Labeller(nn.Module):
         fold_norms(network)
         self.network = network.requires_grad_(False)
         decoder = isinstance(network, models.DecoderNetwork)
-        self.stride = network.stride if decoder else network.trunk.strides[-1]
+        self.stride = network.stride if decoder else network.backbone.strides[-1]
 
     def forward(self, photos):
         """``(labels, probabilities)`` of uint8 RGB (B, H, W, 3); see the module."""

@@ -24,7 +24,8 @@ from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
 from wsss.lab import paths, results
-from wsss.photos import evaluation, map_photos
+from wsss.photos import map_photos
+from wsss.photos.segmentation import segment_job
 
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
@@ -105,8 +106,13 @@ def export(
     digest = atomic.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
     atomic.claim(out / "export.json", {"weights": digest, **protocol})
-    job = evaluation.SegmentJob(
-        data, network, out / OTHER_DATA, tuple(scales), flip, CrfParams() if crf else None
+    job = segment_job(
+        data,
+        network,
+        folder=out / OTHER_DATA,
+        scales=scales,
+        flip=flip,
+        crf=CrfParams() if crf else None,
     )
     map_photos.infer(ids, job, label="predict", processes=processes)
     pack(out / "results.tgz", out, names=[OTHER_DATA / f"{id}.png" for id in ids])

@@ -26,11 +26,11 @@ def _label(arguments):
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
-    job = label_photos.LabelJob(
+    job = label_photos.label_job(
         dataset,
         cam.network,
-        affinity.network,
-        label_photos.Outputs(arguments.out),
+        affinity_network=affinity.network,
+        folder=arguments.out,
         **method.maps,
         walk=method.walk,
     )
@@ -40,7 +40,7 @@ def _label(arguments):
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
-    return _run(arguments, job, dataset.ids("all"), making, dataset.tag_faults)
+    return _run(arguments, job, dataset, dataset.ids("all"), making, dataset.tag_faults)
 
 
 def _predict(arguments):
@@ -52,17 +52,11 @@ def _predict(arguments):
     file = find_networks.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
     dataset = _photos(arguments, tags=[], classes=trained.classes)
-    job = label_photos.PredictJob(
-        dataset,
-        trained.network,
-        label_photos.Outputs(arguments.out),
-        scales=arguments.scales,
-        flip=arguments.flip,
-        crf=CrfParams() if arguments.crf else None,
-    )
-    making = {"network": atomic.digest(file), "scales": job.scales, "flip": job.flip}
-    making |= {"crf": job.crf, "long": dataset.long_side}
-    return _run(arguments, job, list(dataset.photos), making, [])
+    settings = {"scales": arguments.scales, "flip": arguments.flip}
+    settings["crf"] = CrfParams() if arguments.crf else None
+    job = label_photos.predict_job(dataset, trained.network, folder=arguments.out, **settings)
+    making = {"network": atomic.digest(file), **settings, "long": dataset.long_side}
+    return _run(arguments, job, dataset, list(dataset.photos), making, [])
 
 
 def _photos(arguments, **given):
@@ -79,11 +73,18 @@ def _photos(arguments, **given):
     )
 
 
-def _run(arguments, job, ids, making, faults):
+def _run(arguments, job, dataset, ids, making, faults):
     from wsss.apply import label_photos
 
     report = label_photos.run(
-        job, ids, making, formats=arguments.write, processes=arguments.processes, faults=faults
+        job,
+        ids,
+        dataset=dataset,
+        folder=arguments.out,
+        making=making,
+        formats=arguments.write,
+        processes=arguments.processes,
+        faults=faults,
     )
     print(f"{arguments.out}: {report.done} label maps in labels/, pictures in overlays/")
     for name in report.written:

@@ -90,7 +90,7 @@ def _compare_walks(stage, values, swept):
 def _draw_sweep(table, names, metric):
     from wsss import viz
 
-    return viz.sweep_map(table, names, metric)
+    return viz.sweep_map(table, names, figure_name=metric)
 
 
 PROJECT = Project(

@@ -14,7 +14,8 @@ import torch
 from wsss.cluster.object_store import clear_scratch
 from wsss.cluster.session import RETRIES, connect, driver, mirrored, resources
 from wsss.errors import InputError, reason
-from wsss.photos.map_photos import Job, with_ready_networks
+from wsss.models.ready import with_ready_networks
+from wsss.photos.jobs import Job
 from wsss.runtime.devices import repeatable, reuse_memory
 
 
@@ -36,8 +37,8 @@ def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
     cpus, gpus = resources()
     options = {"max_retries": RETRIES}
     if gpus:
-        forward = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_forward)
-        finish = ray.remote(num_cpus=1, **options)(_finish)
+        predict = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
+        postprocess = ray.remote(num_cpus=1, **options)(_postprocess)
     else:
         both = ray.remote(num_cpus=1, **options)(_both)
     with driver() as this, mirrored(job):
@@ -46,7 +47,7 @@ def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
 
         def submit(id):
             if gpus:
-                return finish.remote(sent, id, forward.remote(sent, id)).future()
+                return postprocess.remote(sent, id, predict.remote(sent, id)).future()
             return both.remote(sent, id).future()
 
         try:
@@ -79,27 +80,27 @@ def _both(sent, id):
         job = _ready(sent, networks=True)
         if not job.done(id):  # by a worker that was lost right after
             with repeatable():
-                job.finish(id, job.forward(id))
+                job.postprocess(id, job.predict(id))
     except InputError as error:
         return str(error)
     finally:
         clear_scratch()
 
 
-def _forward(sent, id):
+def _predict(sent, id):
     try:
-        return _ready(sent, networks=True).forward(id)
+        return _ready(sent, networks=True).predict(id)
     except InputError as error:
         return error
     finally:
         clear_scratch()
 
 
-def _finish(sent, id, payload):
+def _postprocess(sent, id, payload):
     if isinstance(payload, InputError):
         return str(payload)
     try:
-        _ready(sent, networks=False).finish(id, payload)
+        _ready(sent, networks=False).postprocess(id, payload)
     except InputError as error:
         return str(error)
     finally:

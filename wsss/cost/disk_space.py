@@ -121,7 +121,10 @@ NETWORKS = {  # of the stages that train: from their parameters and the number o
         reduced=tuple(values["reduced"]), **_chosen(values, "norm_group")
     ),
     "train_segmentation": lambda values, classes: models.build_segmentation(
-        num_classes=classes + 1, **_chosen(values, "channels", "reach", "fine")
+        num_classes=classes + 1,
+        dilation=values["reach"],
+        low_level_channels=values["fine"],
+        **_chosen(values, "channels"),
     ),
 }
 

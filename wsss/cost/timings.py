@@ -12,7 +12,8 @@ from wsss.errors import InputError
 from wsss.lab import lineage, results
 from wsss.lab.record import journal
 from wsss.lab.run.notebook import seconds_of
-from wsss.photos import evaluation, map_photos
+from wsss.models.ready import ready
+from wsss.photos.segmentation import segment
 from wsss.runtime.devices import pick_device
 from wsss.train import losses
 
@@ -133,12 +134,12 @@ def _step(name, everything, data, classes):
     if values["walk_steps"] and "train_affinity" in everything:
         affinity = disk_space.NETWORKS["train_affinity"](everything["train_affinity"], classes)
         walk = {"beta": values["walk_beta"], "steps": values["walk_steps"]}
-        network = models.WalkedNetwork(network, affinity, **walk)
-    image, network = data.image(data.ids(values["val_split"])[0]), map_photos.ready(network)
+        network = models.RandomWalkSegmenter(network, affinity, **walk)
+    image, network = data.image(data.ids(values["val_split"])[0]), ready(network)
     protocol = {"scales": tuple(values["scales"]), "flip": values["flip"]}
 
     def predict():
-        scores = evaluation.segment(network, image, **protocol).cpu().numpy()
+        scores = segment(network, image, **protocol).cpu().numpy()
         if values["crf_steps"]:
             DenseCRF(image, CrfParams()).infer(scores, values["crf_steps"])
 

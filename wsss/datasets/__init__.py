@@ -48,4 +48,6 @@ def tuning_split(ids, count, *, seed=0):
     )
 
 
-__all__ = ["IGNORE", "NAMES", "Devkit", "Folder", "open", "tuning_split"]
+Dataset = Devkit | Folder  # what ``open`` returns
+
+__all__ = ["IGNORE", "NAMES", "Dataset", "Devkit", "Folder", "open", "tuning_split"]

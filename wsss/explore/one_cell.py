@@ -1,4 +1,4 @@
-"""One cell under the lens: its affinities to its neighbours, and where a walker goes from it."""
+"""One cell in detail: its affinities to its neighbours, and where a walker goes from it."""
 
 import numpy as np
 import torch
@@ -8,24 +8,23 @@ from wsss.random_walk import random_walk
 
 
 def degrees(affinity, *, beta, radius=5):
-    """What the weights of a cell sum up to, its own 1 included: the D of ``T = D^-1 W^(beta)``,
-    float (h, w) of affinities (K, h, w).
+    """The sum of each cell's weights, with 1 for the cell itself: the D of ``T = D^-1 W^(beta)``
+    (equation 11), float (h, w) of affinities (K, h, w).
     """
-    height, width = affinity.shape[-2:]
     total = torch.ones_like(affinity[0])
-    for weight, (dy, dx) in zip(affinity**beta, neighbour_offsets(radius), strict=True):
-        source, partner = pair_slices(dy, dx, height, width)
+    for weight, offset in zip(affinity**beta, neighbour_offsets(radius), strict=True):
+        source, partner = pair_slices(offset, affinity.shape[-2:])
         total[source] += weight[source]
         total[partner] += weight[source]
     return total
 
 
 def walker_ends(affinity, cell, *, beta, steps, radius=5):
-    """Where a walker that starts on a cell is after t steps: row i of ``T^t``, which sums to 1.
+    """Where a walker that starts on a cell is after t steps: row i of ``T^t`` (equation 12), which
+    sums to 1.
 
-    ``random_walk`` takes an impulse at cell i to ``T^t e_i``, column i: the chance to come to i,
-    from everywhere. The walk is reversible, ``D_i (T^t)_ij = D_j (T^t)_ji``, which makes the row
-    of it.
+    ``random_walk`` maps an impulse at cell i to ``T^t e_i``, column i: the probability of reaching
+    i from each cell. The walk is reversible, ``D_i (T^t)_ij = D_j (T^t)_ji``, which gives the row.
 
     Args:
         affinity: float (K, h, w), see ``random_walk``.
@@ -48,12 +47,12 @@ def neighbourhood(affinity, cell, *, radius=5):
     """
     height, width = affinity.shape[-2:]
     middle = radius - 1
-    around = np.full((2 * radius - 1, 2 * radius - 1), np.nan, np.float32)
-    around[middle, middle] = 1
+    found = np.full((2 * radius - 1, 2 * radius - 1), np.nan, np.float32)
+    found[middle, middle] = 1
     for k, (dy, dx) in enumerate(neighbour_offsets(radius)):
-        for sign in (1, -1):  # each pair is kept at one of its ends
+        for sign in (1, -1):  # each pair is stored at one of its cells
             y, x = cell[0] + sign * dy, cell[1] + sign * dx
             if 0 <= y < height and 0 <= x < width:
                 end = cell if sign == 1 else (y, x)
-                around[middle + sign * dy, middle + sign * dx] = affinity[k, end[0], end[1]]
-    return around
+                found[middle + sign * dy, middle + sign * dx] = affinity[k, end[0], end[1]]
+    return found

@@ -1,7 +1,7 @@
 """The panel of the explore notebook: sliders, a photo to click on, and pictures that follow.
 
-One photo's dear parts are computed when it is picked; a slider then draws again only the pictures
-that hang on it.
+The slow parts of a photo are computed when it is picked; a slider redraws only the pictures that
+depend on it.
 """
 
 import html
@@ -16,7 +16,7 @@ from wsss.explore import pictures
 from wsss.explore.clickable_image import ClickableImage
 
 WIDTH = 240  # pixels of the screen of a picture's longer side; four fit beside each other
-KEPT = 4  # photos whose dear parts are kept
+KEPT = 4  # photos whose slow parts are kept
 
 TITLES = {
     "photo": "Photo: click a pixel",
@@ -27,7 +27,7 @@ TITLES = {
     "share": "Share of the best class",
     "walk_labels": "Labels after the walk",
     "labels": "Labels after dense CRF",
-    "around": "Around the pixel",
+    "surroundings": "Around the pixel",
     "neighbours": "Its affinities",
     "walker": "Where its walker is",
 }
@@ -39,7 +39,7 @@ class Panel:
     Args:
         open_scene: photo id to ``explore.Scene``; may raise InputError, which is shown.
         ids: of the photos to choose from.
-        id: the first one shown, which need not be one of them.
+        photo_id: of the photo shown first, which need not be one of them.
         walk: the ``synthesis.Walk`` that the sliders start from.
         threshold: of the background, for labels of the maps alone.
         crf: whether the CRF is on at first.
@@ -53,11 +53,11 @@ class Panel:
         status: what was drawn, or what was wrong.
     """
 
-    def __init__(self, open_scene, ids, id, walk, *, threshold, crf, pixel):
+    def __init__(self, open_scene, ids, *, photo_id, walk, threshold, crf, pixel):
         self._open, self._walk = open_scene, walk
         self._scenes, self._drawn, self._quiet = {}, {}, False
-        self._build(ids, id, threshold, crf)
-        self.scene = self._scene(id)
+        self._build(ids, photo_id, threshold, crf)
+        self.scene = self._scene(photo_id)
         self._choose(pixel)
         self._show()
         for control in (self.alpha, self.beta, self.steps, self.threshold, self.crf):
@@ -68,10 +68,9 @@ class Panel:
         self.images["photo"].observe(self._clicked, "point")
         widgets.link((self.play, "value"), (self.steps, "index"))
 
-    def _build(self, ids, id, threshold, crf):
-        self.photo = widgets.Dropdown(
-            options=ids if id in ids else [id, *ids], value=id, description="photo"
-        )
+    def _build(self, ids, photo_id, threshold, crf):
+        options = ids if photo_id in ids else [photo_id, *ids]
+        self.photo = widgets.Dropdown(options=options, value=photo_id, description="photo")
         self.alpha = _slider("background alpha", self._walk.background_alpha, 0.5, 32, 0.5)
         self.beta = _slider("beta", self._walk.beta, 0.5, 24, 0.5)
         self.threshold = _slider("threshold", threshold, 0.0, 1.0, 0.01)
@@ -114,17 +113,17 @@ class Panel:
         ]
         self.widget = widgets.VBox([*rows, widgets.HBox(boxes, layout={"flex_flow": "row wrap"})])
 
-    def _scene(self, id):
-        if id not in self._scenes:
-            scene = self._open(id)
-            while len(self._scenes) >= KEPT:  # the one opened first goes
+    def _scene(self, photo_id):
+        if photo_id not in self._scenes:
+            scene = self._open(photo_id)
+            while len(self._scenes) >= KEPT:  # drop the one opened first
                 del self._scenes[next(iter(self._scenes))]
-            self._scenes[id] = scene
-        return self._scenes[id]
+            self._scenes[photo_id] = scene
+        return self._scenes[photo_id]
 
     @contextmanager
     def _quietly(self):
-        """Several controls are set, and their pictures drawn once, by the caller."""
+        """Set several controls without drawing; the caller then draws once."""
         self._quiet = True
         try:
             yield
@@ -165,7 +164,7 @@ class Panel:
             self._show()
 
     def _show(self):
-        """Draw what has changed."""
+        """Redraw the pictures that have changed."""
         began = time.perf_counter()
         scene = self.scene
         walk = replace(
@@ -197,13 +196,13 @@ class Panel:
         self._draw("walk_labels", walk, lambda: self._labels(scene.plain_labels(scores)))
         self._draw("labels", (walk, with_crf), lambda: self._final(scores, walk, with_crf))
         self._draw(
-            "around", pixel, lambda: (pictures.around(scene, pixel, walk.radius), _place(cell))
+            "surroundings", pixel, lambda: (pictures.surroundings(scene, pixel), _place(cell))
         )
         self._draw(
             "neighbours",
             (pixel, walk.beta),
             lambda: (
-                pictures.neighbours(scene, pixel, walk),
+                pictures.neighbours(scene, pixel, beta=walk.beta),
                 f"to the power of beta = {walk.beta:g}; black 0, yellow 1",
             ),
         )
@@ -213,7 +212,7 @@ class Panel:
         self.status.value = f"{width} x {height} pixels, drawn in {seconds:.2f} s"
 
     def _draw(self, name, key, compute):
-        """A picture and its caption, where the photo or what it hangs on has changed."""
+        """Redraw a picture and its caption if the photo or ``key`` has changed."""
         key = self.scene, key
         if self._drawn.get(name) != key:
             picture, caption = compute()
@@ -262,7 +261,7 @@ class Panel:
         )
 
     def _walker(self, cell, pixel, walk):
-        (ends,) = self.scene.walker(cell, walk, [walk.steps])
+        (ends,) = self.scene.walker(cell, walk, times=[walk.steps])
         caption = f"t = {walk.steps}; still on its cell: {100 * ends[cell]:.1f} %"
         return pictures.walker(self.scene, ends, pixel), caption
 

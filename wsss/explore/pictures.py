@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wsss import viz
+from wsss.affinity import STRIDE
 from wsss.explore.one_cell import neighbourhood
 from wsss.explore.scene import resized
 from wsss.geometry import upsample
 from wsss.io import artifacts
-from wsss.synthesis import AFFINITY_STRIDE
 
 SIDE = 256  # pixels; smaller pictures are enlarged to about this, their pixels staying square
 GREY = 128  # where there is nothing: outside the photo, beyond the radius
@@ -29,14 +29,14 @@ def heat(scene, values, pixel=None):
     """A map in [0, 1], of pixels (H, W) or of cells (h, w), as colours over the photo: black is 0,
     yellow 1.
     """
-    fine = values if values.shape == scene.size else upsample(values[None], scene.size)[0].numpy()
-    shrunk = resized(fine[None], scene.small.shape[:2])[0]
+    full = values if values.shape == scene.size else upsample(values[None], scene.size)[0].numpy()
+    shrunk = resized(full[None], scene.small.shape[:2])[0]
     return _ring(_enlarge(viz.overlay_map(scene.small, shrunk)), scene, pixel)
 
 
 def share(scene, scores):
-    """Scores (1 + C, H, W): what the best class has of itself and the background together. Half
-    is where the label changes, whatever the scores have faded to.
+    """Scores (1 + C, H, W): the best class's share of its own score plus the background's. The
+    label changes at one half, at any scale of the scores.
     """
     best = scores[1:].max(0)
     return heat(scene, best / np.maximum(best + scores[0], 1e-12))
@@ -52,33 +52,33 @@ def labels(scene, found):
 
 
 def walker(scene, ends, pixel):
-    """Chances (h, w) of where a walker is, the root of each over the largest, so that small ones
-    show.
+    """Probabilities (h, w) of where a walker is, as the square root of each over the largest, so
+    that small ones show.
     """
     return heat(scene, np.sqrt(ends / ends.max()), pixel)
 
 
-def around(scene, pixel, radius):
-    """The photo around the chosen pixel, as far as its neighbours reach."""
+def surroundings(scene, pixel):
+    """The photo around the chosen pixel, up to the neighbours of its cell."""
     row, column = scene.cell_at(*pixel[::-1])
-    reach = AFFINITY_STRIDE * (radius - 1) + AFFINITY_STRIDE // 2
-    padded = np.pad(scene.image, ((reach, reach), (reach, reach), (0, 0)), constant_values=GREY)
-    top, left = AFFINITY_STRIDE * row, AFFINITY_STRIDE * column  # the cell's pixel less `reach`
-    crop = Image.fromarray(padded[top : top + 2 * reach, left : left + 2 * reach])
-    side = _block(radius) * (2 * radius - 1)
-    return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), radius)
+    margin = STRIDE * (scene.radius - 1) + STRIDE // 2
+    padded = np.pad(scene.image, ((margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
+    top, left = STRIDE * row, STRIDE * column  # the cell's pixel minus `margin`
+    crop = Image.fromarray(padded[top : top + 2 * margin, left : left + 2 * margin])
+    side = _block(scene.radius) * (2 * scene.radius - 1)
+    return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), scene.radius)
 
 
-def neighbours(scene, pixel, walk):
-    """The affinities ``W^(beta)`` of the chosen pixel's cell to its neighbours, a square each:
-    black is 0, yellow 1, grey is none.
+def neighbours(scene, pixel, *, beta):
+    """The affinities ``W^(beta)`` (equation 11) of the chosen pixel's cell to its neighbours, one
+    square each: black is 0, yellow 1, grey where there is no neighbour.
     """
     cell = scene.cell_at(*pixel[::-1])
-    weights = neighbourhood(scene.affinity, cell, radius=walk.radius) ** walk.beta
+    weights = neighbourhood(scene.affinity, cell, radius=scene.radius) ** beta
     colours = matplotlib.colormaps["inferno"](np.nan_to_num(weights), bytes=True)[..., :3]
     colours = np.where(np.isnan(weights)[..., None], GREY, colours).astype(np.uint8)
-    block = _block(walk.radius)
-    return _frame(colours.repeat(block, 0).repeat(block, 1), walk.radius)
+    block = _block(scene.radius)
+    return _frame(colours.repeat(block, 0).repeat(block, 1), scene.radius)
 
 
 def labels_sheet(scene, walk, *, threshold, crf):
@@ -101,25 +101,25 @@ def labels_sheet(scene, walk, *, threshold, crf):
     return [list(row.values())], list(row)
 
 
-def walk_sheet(scene, walk, times=(0, 1, 4, 16, 64, 256)):
+def walk_sheet(scene, walk, *, times=(0, 1, 4, 16, 64, 256)):
     """The walk over t: two rows of pictures, shares above labels, and the titles of the columns."""
     rows = [[], []]
     for scores in scene.walked(walk, times):
-        fine = upsample(scores, scene.size).numpy()
-        rows[0].append(share(scene, fine))
-        rows[1].append(labels(scene, scene.plain_labels(fine)))
+        full = upsample(scores, scene.size).numpy()
+        rows[0].append(share(scene, full))
+        rows[1].append(labels(scene, scene.plain_labels(full)))
     return rows, [f"t = {t}" for t in times]
 
 
-def pixel_sheet(scene, pixel, walk, times=(1, 8, 64, 256)):
+def pixel_sheet(scene, pixel, *, walk, times=(1, 8, 64, 256)):
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
     of pictures and their titles.
     """
-    ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times)
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times=times)
     row = {
         f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
-        "around it": around(scene, pixel, walk.radius),
-        "its affinities": neighbours(scene, pixel, walk),
+        "around it": surroundings(scene, pixel),
+        "its affinities": neighbours(scene, pixel, beta=walk.beta),
         **{f"t = {t}": walker(scene, each, pixel) for t, each in zip(times, ends, strict=True)},
     }
     return [list(row.values())], list(row)

@@ -1,7 +1,7 @@
-"""One photo under the lens: maps, affinities, walk and labels at any setting.
+"""One photo in detail: maps, affinities, walk and labels at any setting.
 
-What is dear (both networks, the CRF's lattice) is computed once a photo; what hangs on a setting is
-computed again when that setting changes.
+Slow parts (both networks, the CRF's lattice) are computed once per photo; parts that depend on a
+setting are computed again when it changes.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from wsss import models
+from wsss.affinity import STRIDE, boundaries
 from wsss.cam import multi_scale_cam
 from wsss.crf import DenseCRF
 from wsss.errors import InputError
@@ -22,8 +23,8 @@ from wsss.explore.one_cell import walker_ends
 from wsss.geometry import upsample
 from wsss.lab import lineage, paths
 from wsss.metrics import ConfusionMatrix
-from wsss.photos.map_photos import ready
-from wsss.synthesis import AFFINITY_STRIDE, boundaries, label_map, walk_scores
+from wsss.models.ready import ready
+from wsss.synthesis import label_map, walk_scores
 
 
 class Networks(NamedTuple):
@@ -41,10 +42,10 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
         data: the open dataset, whose classes the CAM network must know.
         dataset: its name.
         train_cam_run, train_affinity_run: folders of completed stages; empty takes the latest.
-        output_stride: pixels a cell of AffinityNet's trunk; 0 as trained.
+        output_stride: pixels a cell of AffinityNet's backbone; 0 keeps the trained one.
 
     Raises:
-        InputError: there is no completed run, or it is of other classes.
+        InputError: no completed run, or one with other classes.
     """
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
@@ -67,57 +68,62 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
     return Networks(ready(cam.network), ready(affinity.network), affinity.settings)
 
 
-def open_scene(data, networks, walk, id, *, scales=(1.0,), flip=True, power=1.0, preview_side=256):
+def open_scene(
+    photo_id, *, data, networks, walk, scales=(1.0,), flip=True, power=1.0, preview_side=256
+):
     """The ``Scene`` of a photo of a dataset.
 
     Args:
+        photo_id: of the photo.
         data, networks: of ``datasets.open`` and ``open_networks``.
-        walk: a ``synthesis.Walk``, of which the affinities' settings are taken.
-        id: of the photo.
+        walk: a ``synthesis.Walk``, for the affinities' settings.
         scales, flip, power: of the activation maps, see ``cam.multi_scale_cam``.
         preview_side: see ``Scene``.
 
     Raises:
-        InputError: the photo or its labels are missing, or it has none.
+        InputError: the photo or its labels are missing, or it has no label.
     """
-    image, classes = data.image(id), data.labels(id)
+    image, classes = data.image(photo_id), data.labels(photo_id)
     if not classes:
-        raise InputError(f"photo {id} has no image labels, so nothing to look for; take another")
+        raise InputError(f"photo {photo_id}: expected image labels but it has none; take another")
     cams = multi_scale_cam(networks.cam, image, classes, scales=scales, flip=flip, power=power)
     affinity = walk.affinities(networks.affinity, image)
-    mask = data.mask(id) if data.mask_path(id).exists() else None
     return Scene(
         image,
         classes,
-        cams.cpu().numpy(),
-        affinity.cpu(),
+        cams=cams.cpu().numpy(),
+        affinity=affinity.cpu(),
+        radius=walk.radius,
         names=data.classes,
-        mask=mask,
+        mask=data.mask(photo_id) if data.mask_path(photo_id).exists() else None,
         preview_side=preview_side,
     )
 
 
 class Scene:
-    """A photo with its maps and affinities, and what comes of them at any setting.
+    """A photo with its maps and affinities, and their results at any setting.
 
-    Settings are a ``synthesis.Walk``. The last scores are kept, for what else hangs on them.
+    Settings are a ``synthesis.Walk``. The last scores are kept for other results that need them.
 
     Args:
         image: uint8 RGB (H, W, 3).
         classes: numbers of the present classes, from 1.
         cams: float32 (C, ceil(H/4), ceil(W/4)) in [0, 1], of the present classes.
         affinity: float32 (K, ceil(H/8), ceil(W/8)) in [0, 1], on the CPU.
+        radius: of the affinities, in cells.
         names: of all classes of the dataset, in the order of their numbers.
         mask: uint8 (H, W), 255 ignored; None where there is none.
-        preview_side: pixels; pictures, and the CRF's preview, are at most so long on a side.
+        preview_side: pixels; largest side of pictures and of the CRF's preview.
     """
 
-    def __init__(self, image, classes, cams, affinity, *, names, mask=None, preview_side=256):
+    def __init__(
+        self, image, classes, *, cams, affinity, radius, names, mask=None, preview_side=256
+    ):
         self.image, self.classes, self.names, self.mask = image, list(classes), names, mask
-        self.cams, self.affinity = cams, affinity
+        self.cams, self.affinity, self.radius = cams, affinity, radius
         self.size = image.shape[:2]
         self.cells = tuple(affinity.shape[-2:])
-        self.shrink = max(1.0, max(self.size) / preview_side)  # photo's over the preview's size
+        self.shrink = max(1.0, max(self.size) / preview_side)  # photo's side over the preview's
         height, width = (max(1, round(side / self.shrink)) for side in self.size)
         # uint8 (H', W', 3)
         self.small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
@@ -132,7 +138,7 @@ class Scene:
     @cached_property
     def borders(self):
         """One minus the mean affinity of each cell to its neighbours: (h, w) in [0, 1]."""
-        return boundaries(self.affinity)
+        return boundaries(self.affinity, radius=self.radius)
 
     @cached_property
     def _maps(self):
@@ -144,15 +150,15 @@ class Scene:
         return label_map(np.concatenate([background, self._maps]), self.classes)
 
     def walked(self, walk, times):
-        """Background and class maps after several numbers of steps, in place of ``walk.steps``:
-        float32 (len(times), 1 + C, h, w), at the price of the longest.
+        """Background and class maps after each of several numbers of steps (instead of
+        ``walk.steps``), in the time of the longest: float32 (len(times), 1 + C, h, w).
         """
-        return walk_scores(self.cams, self.affinity, replace(walk, steps=tuple(times)))
+        return walk_scores(self.cams, self.affinity, walk=replace(walk, steps=tuple(times)))
 
     def scores(self, walk):
         """Scores of every pixel after the walk: float32 (1 + C, H, W)."""
         if self._scores[0] != walk:
-            scores = walk_scores(self.cams, self.affinity, walk)
+            scores = walk_scores(self.cams, self.affinity, walk=walk)
             self._scores = walk, upsample(scores, self.size).numpy()
         return self._scores[1]
 
@@ -161,12 +167,13 @@ class Scene:
         return label_map(scores, self.classes)
 
     def crf_labels(self, scores, walk, *, preview=False):
-        """Labels of scores (1 + C, H, W) after dense CRF, uint8 (H, W), as the chain has them.
+        """Labels of scores (1 + C, H, W) after dense CRF, uint8 (H, W), as ``random_walk`` makes
+        them.
 
-        With ``preview`` the CRF sees the photo no longer than ``preview_side``, its kernels'
-        widths shrunk alike, and its marginals are enlarged: a quarter of the work at half the
-        side. Blurred masks of 20 photos of VOC as scores: 99.0 % of the pixels got the label of
-        the full size; 96.5 % with the widths left as they were.
+        With ``preview`` the CRF runs on the photo shrunk to ``preview_side``, with its kernels
+        shrunk alike, and its marginals are enlarged: a quarter of the work at half the side. With
+        blurred masks of 20 VOC photos as scores, 99.0 % of the pixels got the label of the full
+        size; 96.5 % with kernels of the original width.
         """
         if not preview or self.shrink == 1:
             marginals = self._lattice(self.image, walk.crf).infer(
@@ -183,8 +190,8 @@ class Scene:
         return label_map(resized(marginals, self.size), self.classes)
 
     def iou(self, labels):
-        """IoU of a label map (H, W) against the mask: name to a number in [0, 1], of the classes
-        that the photo or the label map shows; None without a mask.
+        """IoU of a label map (H, W) against the mask: class name to a number in [0, 1], of the
+        classes that occur in either; None without a mask.
         """
         if self.mask is None:
             return None
@@ -194,18 +201,18 @@ class Scene:
         return {name: float(value) for name, value in every if not np.isnan(value)}
 
     def cell_at(self, y, x):
-        """The cell, (row, column), nearest to a pixel: cell i stands on pixel 8 i."""
+        """The cell, (row, column), nearest to a pixel: cell i lies on pixel 8 i."""
         return tuple(
-            min((place + AFFINITY_STRIDE // 2) // AFFINITY_STRIDE, count - 1)
+            min((place + STRIDE // 2) // STRIDE, count - 1)
             for place, count in zip((y, x), self.cells, strict=True)
         )
 
-    def walker(self, cell, walk, times):
-        """Where a walker that starts on a cell is after several numbers of steps: ``walker_ends``,
+    def walker(self, cell, walk, *, times):
+        """Where a walker from a cell is after each of several numbers of steps: ``walker_ends``,
         float32 (len(times), h, w).
         """
         ends = walker_ends(
-            self.affinity, cell, beta=walk.beta, steps=tuple(times), radius=walk.radius
+            self.affinity, cell, beta=walk.beta, steps=tuple(times), radius=self.radius
         )
         return ends.numpy()
 

@@ -7,12 +7,10 @@ a loss of power; ``is_whole`` tells a file that was damaged later.
 
 import numpy as np
 from PIL import Image
-from scipy import sparse
 
 from wsss.errors import InputError, reason
 from wsss.io import atomic
 from wsss.io.npz import read_arrays
-from wsss.metrics import Confusions
 
 IGNORE = 255  # the value of a label map that no score and no loss counts
 
@@ -104,41 +102,4 @@ def load_marginals(path):
         raise InputError(
             f"{path}: not a file of CRF probabilities ({reason(error)}); delete it and run "
             "affinity_labels"
-        ) from None
-
-
-def save_confusions(path, confusions):
-    """Keep each photo's counts, by id, so that scores of any of them can be told."""
-    counts = confusions.counts
-    with atomic.write(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(confusions.ids, np.str_),
-            classes=np.array([confusions.num_classes]),
-            starts=counts.indptr,
-            cells=counts.indices,
-            counts=counts.data,
-        )
-
-
-def load_confusions(path):
-    """The ``Confusions`` that ``save_confusions`` kept."""
-    whole = ("i", 1)
-    try:
-        found = read_arrays(
-            path, ids=("U", 1), classes=whole, starts=whole, cells=whole, counts=whole
-        )
-        (classes,), ids = found["classes"].tolist(), found["ids"].tolist()
-        if not 0 < classes < 256 or len(set(ids)) < len(ids):
-            raise ValueError(f"{classes} classes and {len(ids)} ids")
-        parts = (found["counts"].astype(np.int64), found["cells"], found["starts"])
-        counts = sparse.csr_array(parts, (len(ids), classes**2))
-        counts.check_format()
-        if counts.nnz and counts.data.min() < 0:
-            raise ValueError("counts below 0")
-        return Confusions(classes, ids=ids, counts=counts)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a file of confusion counts ({reason(error)}); run its stage again with "
-            "--force"
         ) from None

@@ -1,7 +1,7 @@
 """Networks: built (``build_cam``, ``build_affinity``, ``build_segmentation``), kept, opened."""
 
+from wsss.models.backbones.catalogue import BACKBONES
 from wsss.models.build import (
-    BACKBONES,
     build_affinity,
     build_cam,
     build_segmentation,
@@ -12,8 +12,8 @@ from wsss.models.heads import (
     CamNetwork,
     DecoderNetwork,
     LargeFovNetwork,
+    RandomWalkSegmenter,
     SegmentationNetwork,
-    WalkedNetwork,
     favour_rare,
     log_shares,
 )
@@ -26,9 +26,9 @@ __all__ = [
     "CamNetwork",
     "DecoderNetwork",
     "LargeFovNetwork",
+    "RandomWalkSegmenter",
     "SegmentationNetwork",
     "Trained",
-    "WalkedNetwork",
     "add_walk",
     "build_affinity",
     "build_cam",

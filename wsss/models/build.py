@@ -1,9 +1,9 @@
-"""The three networks over any of the trunks: ``build_cam``, ``build_affinity``,
+"""The three networks over any backbone: ``build_cam``, ``build_affinity``,
 ``build_segmentation``.
 """
 
 from wsss.errors import InputError
-from wsss.models.backbones.catalogue import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -12,9 +12,7 @@ from wsss.models.heads import (
     SegmentationNetwork,
 )
 from wsss.models.layers import freeze_batch_norm
-from wsss.models.state_dicts import fit_state, fit_trunk, load_state
-
-BACKBONES = tuple(TRUNKS)
+from wsss.models.state_dicts import fit_backbone, fit_state, load_state
 
 
 def build_cam(
@@ -33,17 +31,17 @@ def build_cam(
     Args:
         backbone: one of ``BACKBONES``.
         num_classes: object classes, without background.
-        weights: ImageNet weights for the trunk: a file that ``load_state`` reads, ``download`` for
+        weights: the backbone's ImageNet weights: a file that ``load_state`` reads, ``download`` for
             torchvision's own, or empty for random weights.
         output_stride: pixels a cell of the last level: 8, 16, or the pretrained network's own 32.
         head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
         dropout: of whole channels before the classifier.
-        frozen_levels: how many of the trunk's first levels are not trained.
+        frozen_levels: how many of the backbone's first levels are not trained.
         recompute: train in less memory and more time, see ``layers.step``.
     """
-    trunk = _trunk(backbone, output_stride, weights, recompute)
+    features = _features(backbone, output_stride, weights, recompute)
     return CamNetwork(
-        trunk, num_classes, channels=head_channels, dropout=dropout, frozen_levels=frozen_levels
+        features, num_classes, channels=head_channels, dropout=dropout, frozen_levels=frozen_levels
     )
 
 
@@ -57,12 +55,14 @@ def build_affinity(
     norm_group=0,
     recompute=False,
 ):
-    """AffinityNet (section 3.2): class-agnostic features at stride 8. Arguments as in
-    ``build_cam``.
+    """AffinityNet (section 3.2): class-agnostic features at stride 8.
 
-    ``reduced`` are the channels that each of the trunk's last levels is brought down to (their sum
-    is the number of channels of the features), ``norm_group`` the channels of each group norm after
-    that; see ``AffinityNetwork``.
+    Args:
+        reduced: channels that each of the backbone's last levels is reduced to; their sum is the
+            number of channels of the features.
+        norm_group: channels of each group norm after that; see ``AffinityNetwork``.
+
+    The other arguments are those of ``build_cam``.
     """
     if norm_group and any(channels % norm_group for channels in reduced):
         raise InputError(
@@ -70,9 +70,9 @@ def build_affinity(
             "that does, or 0"
         )
     own = {"rate": 4} if backbone == "vgg16" else {}  # as in the released code
-    trunk = _trunk(backbone, output_stride, weights, recompute, **own)
+    features = _features(backbone, output_stride, weights, recompute, **own)
     return AffinityNetwork(
-        trunk, reduced=reduced, norm_group=norm_group, frozen_levels=frozen_levels
+        features, reduced=reduced, norm_group=norm_group, frozen_levels=frozen_levels
     )
 
 
@@ -84,44 +84,53 @@ def build_segmentation(
     output_stride=16,
     frozen_levels=0,
     channels=512,
-    reach=96,
-    fine=(),
+    dilation=96,
+    low_level_channels=(),
     recompute=False,
 ):
     """The segmentation network (section 3.5). ``num_classes`` counts the background too.
 
-    ``channels`` and ``reach`` are of its head: the paper's on ResNet-38, or where ``fine`` lists
-    channels of finer levels, a decoder that joins them; see ``SegmentationNetwork`` and
-    ``DecoderNetwork``. VGG16 without ``fine`` is DeepLab-LargeFOV, the paper's other one, whose
-    fc6 has that reach.
+    The head is the paper's on ResNet-38; with ``low_level_channels`` a decoder. VGG16 without them
+    is DeepLab-LargeFOV, the paper's other network, whose fc6 has the ``dilation``.
+
+    Args:
+        channels, dilation: of the head; see ``SegmentationNetwork`` and ``DecoderNetwork``.
+        low_level_channels: channels that each finer level is reduced to for the decoder; empty has
+            no decoder.
+
+    The other arguments are those of ``build_cam``.
     """
-    large_fov = backbone == "vgg16" and not fine
-    own = {"rate": max(1, reach // 8), "pool5": True} if large_fov else {}
-    trunk = _trunk(backbone, output_stride, weights, recompute, **own)
-    if len(fine) >= len(trunk.channels):
+    large_fov = backbone == "vgg16" and not low_level_channels
+    own = {"rate": max(1, dilation // 8), "pool5": True} if large_fov else {}
+    features = _features(backbone, output_stride, weights, recompute, **own)
+    if len(low_level_channels) >= len(features.channels):
         raise InputError(
-            f"fine lists {len(fine)} levels, but {backbone} has {len(trunk.channels) - 1} before "
-            "its last; list fewer"
+            f"low_level_channels lists {len(low_level_channels)} levels, but {backbone} has "
+            f"{len(features.channels) - 1} before its last; list fewer"
         )
-    if fine:
+    if low_level_channels:
         return DecoderNetwork(
-            trunk,
+            features,
             num_classes,
-            fine=fine,
+            low_level_channels=low_level_channels,
             channels=channels,
-            reach=reach,
+            dilation=dilation,
             frozen_levels=frozen_levels,
         )
     if large_fov:
-        return LargeFovNetwork(trunk, num_classes, frozen_levels=frozen_levels)
+        return LargeFovNetwork(features, num_classes, frozen_levels=frozen_levels)
     return SegmentationNetwork(
-        trunk, num_classes, channels=channels, reach=reach, frozen_levels=frozen_levels
+        features,
+        num_classes,
+        channels=channels,
+        dilation=dilation,
+        frozen_levels=frozen_levels,
     )
 
 
 def load_into(module, path, *, prefix=""):
-    """Load one of our own checkpoints into a module, strictly; ``prefix`` picks a part of it, such
-    as ``trunk.``.
+    """Load one of our own weight files into a module, strictly; ``prefix`` selects a part of it,
+    such as ``backbone.``.
     """
     state = load_state(path)
     part = {
@@ -132,17 +141,16 @@ def load_into(module, path, *, prefix=""):
     fit_state(module, part, path)
 
 
-def _trunk(backbone, output_stride, weights, recompute, **own):
-    """A trunk with its weights; batch norm is frozen where the backbone comes pretrained.
-
-    Crops in small batches are too few and too alike to learn the norm's statistics from.
+def _features(backbone, output_stride, weights, recompute, **own):
+    """A backbone with its weights; batch norms are frozen if it comes pretrained, since small
+    batches of crops are too few and too alike to learn the statistics from.
     """
-    trunk = build_trunk(backbone, output_stride=output_stride, **own)
-    trunk.recompute = recompute
-    if weights and trunk.origin is None:
+    features = build_backbone(backbone, output_stride=output_stride, **own)
+    features.recompute = recompute
+    if weights and features.origin is None:
         raise InputError(f"backbone '{backbone}' has no ImageNet weights; leave weights empty")
     if weights:
-        print(fit_trunk(trunk, weights))
-    if trunk.origin is not None:
-        freeze_batch_norm(trunk)
-    return trunk
+        print(fit_backbone(features, weights))
+    if features.origin is not None:
+        freeze_batch_norm(features)
+    return features

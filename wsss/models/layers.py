@@ -1,4 +1,4 @@
-"""What trunks share: input normalisation, frozen batch norms, activations in one pass with their
+"""What backbones share: input normalisation, frozen batch norms, activations in one pass with their
 convolutions, steps that are computed twice.
 """
 
@@ -90,11 +90,11 @@ class FrozenNorm2d(nn.Module):
         )
 
 
-def freeze_batch_norm(trunk):
+def freeze_batch_norm(backbone):
     """Freeze every batch norm, in place: one that follows a convolution becomes part of it (a
     ``FrozenNormConv2d``), any other a ``FrozenNorm2d``.
     """
-    for parent in list(trunk.modules()):
+    for parent in list(backbone.modules()):
         children = list(parent.named_children())
         for (name, conv), (following, norm) in itertools.pairwise(children):
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
@@ -163,11 +163,11 @@ def fuse_activations(network):
                 setattr(parent, following, nn.Identity())
 
 
-def step(trunk, block, x):
-    """``block(x)``; where ``trunk.recompute`` is set, what the block computes inside is thrown away
-    and computed again on the way back, so that training holds one block's activations at a time
+def step(backbone, block, x):
+    """``block(x)``; if ``backbone.recompute`` is set, the block's inner activations are discarded
+    and recomputed in the backward pass, so that training holds one block's activations at a time
     (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
     """
-    if trunk.recompute and torch.is_grad_enabled():
+    if backbone.recompute and torch.is_grad_enabled():
         return checkpoint(block, x, use_reentrant=False)
     return block(x)

@@ -1,4 +1,6 @@
-"""A trained network in one file, with what it takes to build it again and to read its answers."""
+"""A trained network in one file, with the arguments that build it and the settings that its answers
+are read with.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +10,7 @@ from torch import nn
 
 from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
-from wsss.models.heads import WalkedNetwork
+from wsss.models.heads import RandomWalkSegmenter
 from wsss.models.state_dicts import fit_state, fitting, load_described, save_state
 
 
@@ -17,7 +19,7 @@ def _segmentation(classes, *, walk=None, **arguments):
     if walk is None:
         return network
     settings = dict(walk)
-    return WalkedNetwork(network, build_affinity(**settings.pop("affinity")), **settings)
+    return RandomWalkSegmenter(network, build_affinity(**settings.pop("affinity")), **settings)
 
 
 BUILDERS = {
@@ -25,6 +27,7 @@ BUILDERS = {
     "affinity": lambda classes, **arguments: build_affinity(**arguments),
     "segmentation": _segmentation,
 }
+RENAMED = {"reach": "dilation", "fine": "low_level_channels"}  # arguments of earlier versions
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
 
@@ -36,9 +39,9 @@ class Trained(NamedTuple):
         network: in evaluation mode, on the CPU.
         kind: ``cam``, ``affinity`` or ``segmentation``.
         classes: names of the object classes, in the order of their numbers from 1.
-        arguments: of the builder, ``backbone`` among them; ``walk`` where there is one, with those
-            of its AffinityNet as ``affinity``.
-        settings: how its answers are read, such as AffinityNet's ``reduction``; may be empty.
+        arguments: of the builder, with ``backbone``; with ``walk`` for a random walk, which holds
+            those of its AffinityNet as ``affinity``.
+        settings: for reading its answers, such as AffinityNet's ``reduction``; may be empty.
     """
 
     network: nn.Module
@@ -49,7 +52,7 @@ class Trained(NamedTuple):
 
 
 def save_network(path, network, kind, classes, *, settings=None, **arguments):
-    """Write a network's weights and its description, so that a reader sees all of it or none.
+    """Write a network's weights and its description to one file, atomically.
 
     Args:
         path: the file.
@@ -65,21 +68,21 @@ def save_network(path, network, kind, classes, *, settings=None, **arguments):
 
 
 def add_walk(path, segmentation, affinity, *, beta, steps, flip):
-    """Write a ``WalkedNetwork``, a segmentation network like any other to those who open it.
+    """Write a ``RandomWalkSegmenter``, which opens like any other segmentation network.
 
     Args:
         path: the file.
-        segmentation, affinity: the files of both networks, or the folders with them; the settings
-            that the AffinityNet was trained with are kept.
+        segmentation, affinity: the files of both networks, or their folders; the settings that the
+            AffinityNet was trained with are kept.
         beta, steps, flip: of the walk, see ``synthesis.Walk``.
     """
     scorer, walker = open_network(segmentation, "segmentation"), open_network(affinity, "affinity")
     if "walk" in scorer.arguments:
-        raise InputError(f"{segmentation}: ends in a walk already; give its train_segmentation")
+        raise InputError(f"{segmentation}: has a random walk already; give its train_segmentation")
     walk = walker.settings | {"beta": beta, "steps": steps, "flip": flip}
     save_network(
         path,
-        WalkedNetwork(scorer.network, walker.network, **walk),
+        RandomWalkSegmenter(scorer.network, walker.network, **walk),
         "segmentation",
         scorer.classes,
         **scorer.arguments,
@@ -92,15 +95,15 @@ def open_network(path, kind=None, **changes):
 
     Args:
         path: the file, or a folder with ``weights.pt``.
-        kind: what it has to be; None takes any.
-        changes: arguments of the builder that do not touch the weights, such as ``output_stride``;
-            0 keeps what it was trained with.
+        kind: the expected one; None takes any.
+        changes: arguments of the builder that do not change the weights, such as ``output_stride``;
+            0 keeps the trained value.
 
     Returns:
         ``Trained``.
 
     Raises:
-        InputError: missing, of another kind, without a description, or not fitting it.
+        InputError: missing, of another kind, or without a description that fits its weights.
     """
     path = Path(path)
     path = path / "weights.pt" if path.is_dir() else path
@@ -126,11 +129,12 @@ def open_network(path, kind=None, **changes):
             "give another file"
         )
     given = {name: value for name, value in changes.items() if value}
-    classes, arguments = tuple(description["classes"]), description["arguments"] | given
-    if _names_weights(arguments):  # a stranger's file must not name others to be read
+    built = {RENAMED.get(name, name): value for name, value in description["arguments"].items()}
+    classes, arguments = tuple(description["classes"]), built | given
+    if _names_weights(arguments):  # an untrusted file must not have others read
         raise InputError(f"{path}: its description names further weights; give another file")
     try:
-        # without memory first, as what is described may be of any size
+        # first without memory: the described network may be of any size
         with torch.device("meta"):
             wanted = BUILDERS[found](classes, **arguments)
     except InputError as fault:
@@ -140,14 +144,14 @@ def open_network(path, kind=None, **changes):
             f"{path}: describes no network that is known ({reason(error)}); give another file"
         ) from None
     fitting(wanted, state, path, hint="weights of the same architecture")
-    with torch.random.fork_rng():  # random weights that are overwritten at once
+    with torch.random.fork_rng():  # its random weights are overwritten at once
         network = BUILDERS[found](classes, **arguments)
     fit_state(network, state, path)
     return Trained(network.eval(), found, classes, arguments, description["settings"])
 
 
 def _names_weights(arguments):
-    """Whether a builder, or one within it, is told of a file of weights."""
+    """Whether the arguments of a builder, or of one within it, name a file of weights."""
     return isinstance(arguments, dict) and (
         "weights" in arguments or any(_names_weights(value) for value in arguments.values())
     )

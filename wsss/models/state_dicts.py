@@ -16,6 +16,15 @@ from wsss.models.imported.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of
+RENAMED = {  # parts of tensors' names: of earlier versions, and of today
+    "trunk": "backbone",
+    "evidence": "cam_head",
+    "presence": "image_level_head",
+    "gate": "presence_weight",
+    "squeeze": "project",
+    "around": "atrous",
+    "whole": "image_pool",
+}
 
 
 def load_state(path):
@@ -38,8 +47,8 @@ def expect_file(path):
 
 def load_described(path):
     """``(tensors, description)`` of a file: a state dict saved by torch, an MXNet ``.params`` or a
-    ``.caffemodel``, under the names that the file has; and what ``save_state`` kept beside them, or
-    None.
+    ``.caffemodel``, under the file's own names (those of our earlier versions are renamed); and
+    what ``save_state`` kept beside them, or None.
 
     Raises:
         InputError: missing, unreadable, or holding anything else than named tensors.
@@ -86,44 +95,48 @@ def load_described(path):
             f"{path}: expected at most {MOST_NUMBERS:,} numbers but it holds more; give another "
             "file"
         )
+    state = {
+        ".".join(RENAMED.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in state.items()
+    }
     return state, description
 
 
-def pretrained_state(trunk, weights):
-    """The ImageNet tensors that ``weights`` means for a trunk, by the file's own names, and the
+def pretrained_state(backbone, weights):
+    """The ImageNet tensors that ``weights`` means for a backbone, by the file's own names, and the
     file's name for messages.
 
     Args:
-        trunk: of ``backbones``, or its class.
+        backbone: of ``backbones``, or its class.
         weights: a file, ``download`` for torchvision's own, or (tensors by name, their source).
     """
     if isinstance(weights, tuple):
         return weights
     if weights != "download":
         return load_state(weights), weights
-    if not trunk.offered:
+    if not backbone.offered:
         raise InputError(
-            f"weights 'download': torchvision has none that fit; give a file: {trunk.origin}"
+            f"weights 'download': torchvision has none that fit; give a file: {backbone.origin}"
         )
     from torchvision.models import get_weight  # slow to import
 
-    url = get_weight(trunk.offered).url
+    url = get_weight(backbone.offered).url
     return load_state_dict_from_url(url, progress=True, check_hash=True), url
 
 
-def fit_trunk(trunk, weights):
-    """Load ImageNet weights into a trunk, strictly.
+def fit_backbone(backbone, weights):
+    """Load ImageNet weights into a backbone, strictly.
 
     Args:
-        trunk: of ``backbones``, its batch norms not frozen yet.
+        backbone: of ``backbones``, with its batch norms not frozen yet.
         weights: as for ``pretrained_state``.
 
     Returns:
         one line that says how many tensors were taken, and which were left out and why.
     """
-    given, source = pretrained_state(trunk, weights)
-    state, skipped = trunk.adapt(given)
-    fit_state(trunk.body, state, source, hint=trunk.origin)
+    given, source = pretrained_state(backbone, weights)
+    state, skipped = backbone.adapt(given)
+    fit_state(backbone.body, state, source, hint=backbone.origin)
     reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
     return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
 

@@ -1,33 +1,36 @@
-"""Scores: which photos, against which masks, at which threshold, by which protocol."""
+"""Scores of label maps and activation maps: which photos count, and IoU against their masks."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import nn
+from scipy import sparse
 
-from wsss.crf import CrfParams, DenseCRF
-from wsss.datasets import Devkit, tuning_split
+from wsss.datasets import Dataset, tuning_split
 from wsss.datasets.voc import read_mask
+from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, atomic
-from wsss.io.artifacts import IGNORE
-from wsss.metrics import Confusions, ThresholdSweep
-from wsss.models import WalkedNetwork
-from wsss.runtime.devices import as_batch, autocast
-from wsss.synthesis import label_map, spread
+from wsss.io import atomic
+from wsss.io.artifacts import IGNORE, load_cams
+from wsss.io.npz import read_arrays
+from wsss.metrics import ConfusionMatrix, ThresholdSweep
+from wsss.synthesis import label_map
 
 
-def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
-    """The id lists that a score is told for: of the photos that have a mask.
+def eval_splits(
+    dataset: Dataset, split: str, *, tuning_photos: int = 0, seed: int = 0
+) -> dict[str, list[str]]:
+    """The id lists that get a score, without the photos that have no mask.
+
+    Args:
+        dataset, split: whose id list.
+        tuning_photos: how many of its photos constants are chosen on.
+        seed: of the draw of these photos.
 
     Returns:
-        dict of list name to ids: the split, and where ``tuning_photos`` of it were used to choose
-        constants, also ``<split>_tuning`` and the rest as ``<split>_held_out``. Empty where no
-        photo has a mask.
+        ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, and the others as
+        ``<split>_held_out``. Empty where no photo has a mask.
     """
     ids = dataset.masked(dataset.ids(split))
     lists = {split: ids} if ids else {}
@@ -38,77 +41,201 @@ def scored_lists(dataset, split, *, tuning_photos=0, seed=0):
     return lists
 
 
-def gallery_ids(dataset, split, count=16):
-    """The fixed photos that every stage shows: evenly spaced in the split's list."""
-    ids = dataset.ids(split)
-    return [
-        ids[place]
-        for place in np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-    ]
-
-
-def told(dataset, lists, split):
-    """One line on what scores are told on: photos with a mask of how many, and which masks."""
+def describe(dataset: Dataset, split: str, *, lists: Mapping[str, Sequence[str]]) -> str:
+    """One line on the photos and masks behind the scores of ``lists``, from ``eval_splits``."""
     count, masked = len(dataset.ids(split)), len(lists.get(split, ()))
     if not masked:
         return f"no photo of {split} has a mask in {dataset.mask_folder}: no scores"
-    of = f"{masked} of the {count} photos" if masked < count else f"{count} photos"
-    return f"{split}, {of}; masks: {dataset.mask_folder}"
+    photos = f"{masked} of the {count} photos" if masked < count else f"{count} photos"
+    return f"{split}, {photos}; masks: {dataset.mask_folder}"
 
 
-def mask_if_any(dataset, id):
-    """A photo's mask, uint8 (H, W), or None where it has none."""
-    return dataset.mask(id) if dataset.masked([id]) else None
+def protocol(parameters: Mapping) -> str:
+    """The inference settings behind a network's scores, from the parameters of 70_evaluate."""
+    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)  # absent in old runs
+    return ", ".join(
+        [
+            f"scales {parameters['scales']}",
+            "flip" if parameters["flip"] else "no flip",
+            *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
+            f"dCRF {steps} steps" if steps else "no dCRF",
+        ]
+    )
 
 
-def score_labels(dataset, ids, folder):
-    """The ``Confusions`` of label maps ``folder/<id>.png`` with the dataset's masks."""
+def gallery_ids(dataset: Dataset, split: str, *, count: int = 16) -> list[str]:
+    """The photos that every stage shows: evenly spaced in the split's id list."""
+    ids = dataset.ids(split)
+    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    return [ids[place] for place in places]
+
+
+def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
+    """A photo's mask, uint8 (H, W); None where it has none."""
+    return dataset.mask(photo_id) if dataset.masked([photo_id]) else None
+
+
+class Confusions:
+    """The ``ConfusionMatrix`` of each of many photos, by id. Only nonzero counts are stored, some
+    tens a photo for any number of classes.
+
+    Args:
+        num_classes, ignore: see ``ConfusionMatrix``.
+        ids, counts: of photos counted before; see the attributes of these names.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore: int = 255,
+        *,
+        ids: Iterable[str] = (),
+        counts: sparse.csr_array | None = None,
+    ) -> None:
+        self.num_classes, self.ignore = num_classes, ignore
+        self._places = {photo_id: place for place, photo_id in enumerate(ids)}
+        self._counts, self._new = counts, []
+
+    def add(self, photo_id: str, prediction: np.ndarray, *, target: np.ndarray) -> None:
+        """Count one more photo's label map against its mask; see ``ConfusionMatrix.update``."""
+        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        matrix.update(prediction, target)
+        self._places[photo_id] = len(self._places)
+        cells = np.flatnonzero(matrix.matrix).astype(np.int32)
+        self._new.append((cells, matrix.matrix.ravel()[cells]))
+
+    @property
+    def ids(self) -> list[str]:
+        """The photos' ids, in the order in which they were added."""
+        return list(self._places)
+
+    @property
+    def counts(self) -> sparse.csr_array:
+        """int64 (photos, classes * classes), target first."""
+        if self._counts is None:
+            self._counts = sparse.csr_array((0, self.num_classes**2), dtype=np.int64)
+        if self._new:
+            cells, counts = zip(*self._new, strict=True)
+            starts = np.cumsum([0, *map(len, cells)])
+            parts = (np.concatenate(counts), np.concatenate(cells), starts)
+            more = sparse.csr_array(parts, (len(self._new), self.num_classes**2))
+            self._counts, self._new = sparse.csr_array(sparse.vstack([self._counts, more])), []
+        return self._counts
+
+    def total(self, ids: Iterable[str]) -> ConfusionMatrix:
+        """The merged ``ConfusionMatrix`` of some photos."""
+        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        rows = np.array([self._places[photo_id] for photo_id in ids], int)
+        matrix.matrix += self.counts[rows].sum(0).reshape(matrix.matrix.shape)
+        return matrix
+
+    def __contains__(self, photo_id: str) -> bool:
+        return photo_id in self._places
+
+    def __getitem__(self, photo_id: str) -> ConfusionMatrix:
+        return self.total([photo_id])
+
+
+def save_confusions(path: Path, confusions: Confusions) -> None:
+    """Write the counts of each photo, by id, to an .npz file."""
+    counts = confusions.counts
+    with atomic.write(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(confusions.ids, np.str_),
+            classes=np.array([confusions.num_classes]),
+            starts=counts.indptr,
+            cells=counts.indices,
+            counts=counts.data,
+        )
+
+
+def load_confusions(path: Path) -> Confusions:
+    """Read a file of ``save_confusions``.
+
+    Raises:
+        InputError: missing, damaged or another kind of file.
+    """
+    whole = ("i", 1)
+    try:
+        found = read_arrays(
+            path, ids=("U", 1), classes=whole, starts=whole, cells=whole, counts=whole
+        )
+        (classes,), ids = found["classes"].tolist(), found["ids"].tolist()
+        if not 0 < classes < 256 or len(set(ids)) < len(ids):
+            raise ValueError(f"{classes} classes and {len(ids)} ids")
+        parts = (found["counts"].astype(np.int64), found["cells"], found["starts"])
+        counts = sparse.csr_array(parts, (len(ids), classes**2))
+        counts.check_format()
+        if counts.nnz and counts.data.min() < 0:
+            raise ValueError("counts below 0")
+        return Confusions(classes, ids=ids, counts=counts)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a file of confusion counts ({reason(error)}); run its stage again with "
+            "--force"
+        ) from None
+
+
+def log_confusions(run, confusions: Confusions, *, name: str) -> None:
+    """Keep per-photo counts as ``confusions/<name>.npz`` of a stage's folder, and log the file.
+
+    Args:
+        run: the stage's ``StageRun``.
+        confusions, name: the counts, and what they are of.
+    """
+    path = run.folder / "confusions" / f"{name}.npz"
+    save_confusions(path, confusions)
+    run.log_file(path, "confusions")
+
+
+def score_labels(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> Confusions:
+    """Count label maps ``folder/<id>.png`` against the dataset's masks."""
     confusions = Confusions(len(dataset.classes) + 1)
-    for id in ids:
-        labels = read_mask(Path(folder) / f"{id}.png", num_classes=len(dataset.classes))
-        confusions.add(id, labels, dataset.mask(id))
+    for photo_id in ids:
+        labels = read_mask(folder / f"{photo_id}.png", num_classes=len(dataset.classes))
+        confusions.add(photo_id, labels, target=dataset.mask(photo_id))
     return confusions
 
 
-def score_cams(dataset, ids, folder, threshold):
-    """The ``Confusions`` of activation maps ``folder/<id>.npz``, at one background threshold, with
-    the masks.
-    """
+def score_cams(
+    dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
+) -> Confusions:
+    """Count activation maps ``folder/<id>.npz``, at one background threshold, against the masks."""
     confusions = Confusions(len(dataset.classes) + 1)
-    for id in ids:
-        classes, cams = artifacts.load_cams(Path(folder) / f"{id}.npz")
-        target = dataset.mask(id)
+    for photo_id in ids:
+        classes, cams = load_cams(folder / f"{photo_id}.npz")
+        target = dataset.mask(photo_id)
         maps = upsample(cams, target.shape).numpy()
         scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
-        confusions.add(id, label_map(scores, classes), target)
+        confusions.add(photo_id, label_map(scores, classes), target=target)
     return confusions
 
 
-def sweep_cams(dataset, ids, folder):
-    """Activation maps ``folder/<id>.npz`` against the masks, at every background threshold."""
+def sweep_cams(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> ThresholdSweep:
+    """Count activation maps ``folder/<id>.npz``, at every background threshold, against the
+    masks.
+    """
     sweep = ThresholdSweep(len(dataset.classes) + 1)
-    for id in ids:
-        classes, cams = artifacts.load_cams(Path(folder) / f"{id}.npz")
-        target = dataset.mask(id)
-        sweep.update(upsample(cams, target.shape).numpy(), classes, target)
+    for photo_id in ids:
+        classes, cams = load_cams(folder / f"{photo_id}.npz")
+        target = dataset.mask(photo_id)
+        sweep.update(upsample(cams, target.shape).numpy(), classes, target=target)
     return sweep
 
 
-def score_regions(dataset, ids, folder):
-    """Affinity labels against the masks: coverage and precision, in [0, 1], of objects and of
-    background.
+def score_regions(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> dict[str, float]:
+    """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks.
 
-    Coverage is the share of the pixels whose label is not neutral; precision, the share of the
-    pixels labelled as an object (as background) whose mask says the same. Pixels that the mask
-    ignores do not count.
+    Coverage is the share of pixels whose label is not neutral. Precision is the share of pixels
+    labelled as an object (as background) whose mask agrees. Pixels that the mask ignores do not
+    count.
     """
     confident = pixels = 0
     hits, labelled = np.zeros(2), np.zeros(2)
-    for id in ids:
-        labels, target = (
-            read_mask(Path(folder) / f"{id}.png", num_classes=len(dataset.classes)),
-            dataset.mask(id),
-        )
+    for photo_id in ids:
+        labels = read_mask(folder / f"{photo_id}.png", num_classes=len(dataset.classes))
+        target = dataset.mask(photo_id)
         counted = target != IGNORE
         confident += ((labels != IGNORE) & counted).sum()
         pixels += counted.sum()
@@ -124,96 +251,9 @@ def score_regions(dataset, ids, folder):
     }
 
 
-def log_confusions(run, name, confusions):
-    """Keep per-photo counts as ``confusions/<name>.npz`` of a stage's folder, and log the file.
-
-    Args:
-        run: the stage's ``StageRun``.
-    """
-    path = run.folder / "confusions" / f"{name}.npz"
-    artifacts.save_confusions(path, confusions)
-    run.log_file(path, "confusions")
-
-
-def iou_table(dataset, columns):
-    """A table of IoU in percent: a row a class and the mean, a column for each named
-    ``ConfusionMatrix``.
-    """
+def iou_table(dataset: Dataset, columns: Mapping[str, ConfusionMatrix]) -> pd.DataFrame:
+    """IoU in percent: one row per class and the mean, one column per named ``ConfusionMatrix``."""
     frame = pd.DataFrame({name: 100 * matrix.iou() for name, matrix in columns.items()})
     frame.insert(0, "class", ["background", *dataset.classes])
-    frame.loc[len(frame)] = [
-        "mean",
-        *(100 * matrix.miou() for matrix in columns.values()),
-    ]
+    frame.loc[len(frame)] = ["mean", *(100 * matrix.miou() for matrix in columns.values())]
     return frame
-
-
-@dataclass
-class SegmentJob:
-    """Photos to label maps by a segmentation network: ``folder/<id>.png``."""
-
-    dataset: Devkit
-    network: nn.Module
-    folder: Path
-    scales: tuple = (1.0,)
-    flip: bool = False
-    crf: CrfParams | None = None
-    crf_steps: int = 10
-
-    def path(self, id):
-        return Path(self.folder) / f"{id}.png"
-
-    def done(self, id):
-        return atomic.is_whole(self.path(id))
-
-    def forward(self, id):
-        return (
-            segment(
-                self.network,
-                self.dataset.image(id),
-                scales=self.scales,
-                flip=self.flip,
-            )
-            .cpu()
-            .numpy()
-        )
-
-    def finish(self, id, probabilities):
-        if self.crf:
-            probabilities = DenseCRF(self.dataset.image(id), self.crf).infer(
-                probabilities, self.crf_steps
-            )
-        artifacts.save_labels(self.path(id), label_map(probabilities, range(1, len(probabilities))))
-
-
-@torch.inference_mode()
-def segment(network, image, *, scales=(1.0,), flip=False):
-    """Class probabilities (classes, H, W) of a photo, uint8 RGB (H, W, 3), averaged over scales
-    and mirror images; those of a ``WalkedNetwork`` after its walk.
-    """
-    device = next(network.parameters()).device
-    pixels = as_batch(image, device)
-    height, width = pixels.shape[-2:]
-    total = 0
-    for scale in scales:
-        scaled = pixels
-        if scale != 1:
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            scaled = F.interpolate(
-                pixels, size, mode="bilinear", align_corners=False, antialias=scale < 1
-            )
-        if flip:
-            scaled = torch.cat([scaled, scaled.flip(-1)])
-        with autocast(device):
-            scores = network(scaled.contiguous(memory_format=torch.channels_last))
-        scores = upsample(scores.float(), scaled.shape[-2:]).softmax(1)
-        scores = scores[:1] + scores[1:].flip(-1) if flip else scores
-        if scale != 1:
-            scores = F.interpolate(
-                scores, (height, width), mode="bilinear", align_corners=False, antialias=scale > 1
-            )
-        total = total + scores[0]
-    probabilities = total / total.sum(0)
-    if isinstance(network, WalkedNetwork):
-        return spread(network, image, probabilities)
-    return probabilities

@@ -1,118 +1,137 @@
-"""What label synthesis does to each photo of a list, stage by stage, for ``infer.infer``."""
+"""What is done to each photo, and the jobs of label synthesis (paper, section 3)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
-from wsss.datasets import Devkit
+from wsss.datasets import Dataset
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
-from wsss.synthesis import Walk, alpha_marginals, crf_scores, decide, label_map, walk_scores
+from wsss.synthesis import (
+    Walk,
+    alpha_marginals,
+    combine_alphas,
+    crf_scores,
+    label_map,
+    walk_scores,
+)
 
 
 @dataclass
-class CamJob:
-    """Photos to activation maps: ``folder/<id>.npz``."""
+class Job:
+    """Photos to files, for ``map_photos.infer``.
 
-    dataset: Devkit
-    network: nn.Module
-    folder: Path
-    scales: tuple
-    flip: bool
-    power: float = 1.0
+    It is sent to other processes, so its functions must be importable there: functions of a module,
+    with ``functools.partial`` for their settings.
 
-    def path(self, id):
-        return Path(self.folder) / f"{id}.npz"
-
-    def done(self, id):
-        return atomic.is_whole(self.path(id))
-
-    def forward(self, id):
-        classes = self.dataset.labels(id)
-        cams = multi_scale_cam(
-            self.network,
-            self.dataset.image(id),
-            classes,
-            scales=self.scales,
-            flip=self.flip,
-            power=self.power,
-        )
-        return classes, cams.cpu().numpy()
-
-    def finish(self, id, payload):
-        artifacts.save_cams(self.path(id), *payload)
-
-
-@dataclass
-class AffinityLabelJob:
-    """Activation maps to confident regions: ``folder/<id>.png``, and what the CRF said of each
-    pixel, ``marginals/<id>.npz``, if that folder is given.
+    Attributes:
+        outputs: (folder, suffix) of each file of a photo, which is done when all of them are whole.
+        compute: ``(network, photo_id) -> payload``, the network's part, on its device.
+        save: ``(photo_id, payload, *paths)``, the rest, on the CPU; writes the files of
+            ``outputs``, each atomically.
+        network: prepared once in each process that computes; a ``ModuleList`` of several, or None.
     """
 
-    dataset: Devkit
-    cams: Path
-    folder: Path
-    alpha_low: float
-    alpha_high: float
-    crf: CrfParams
-    crf_steps: int
-    marginals: Path | None = None
+    outputs: Sequence[tuple[Path, str]]
+    compute: Callable
+    save: Callable
+    network: nn.Module | None = None
 
-    def path(self, id):
-        return Path(self.folder) / f"{id}.png"
+    def paths(self, photo_id: str) -> list[Path]:
+        """The files of a photo, in the order of ``outputs``."""
+        return [folder / f"{photo_id}{suffix}" for folder, suffix in self.outputs]
 
-    def done(self, id):
-        paths = [self.path(id)] + ([self.marginals / f"{id}.npz"] if self.marginals else [])
-        return all(atomic.is_whole(path) for path in paths)
+    def done(self, photo_id: str) -> bool:
+        """Whether the photo's files are there, whole."""
+        return all(map(atomic.is_whole, self.paths(photo_id)))
 
-    def forward(self, id):
-        return artifacts.load_cams(Path(self.cams) / f"{id}.npz")
+    def predict(self, photo_id: str) -> object:
+        """The network's part; returns the payload of ``postprocess``."""
+        return self.compute(self.network, photo_id)
 
-    def finish(self, id, payload):
-        classes, cams = payload
-        low, high = alpha_marginals(
-            self.dataset.image(id),
-            cams,
-            (self.alpha_low, self.alpha_high),
-            crf=self.crf,
-            crf_steps=self.crf_steps,
-        )
-        if self.marginals:
-            artifacts.save_marginals(self.marginals / f"{id}.npz", classes, low, high)
-        artifacts.save_labels(self.path(id), decide(low, high, classes))
+    def postprocess(self, photo_id: str, payload: object) -> None:
+        """The rest, on the CPU; ends with the files."""
+        self.save(photo_id, payload, *self.paths(photo_id))
 
 
-@dataclass
-class WalkJob:
-    """Activation maps and affinities to labels: ``walk/<id>.png`` before the CRF,
-    ``labels/<id>.png`` after.
+def cam_job(
+    dataset: Dataset,
+    network: nn.Module,
+    *,
+    folder: Path,
+    scales: Sequence[float],
+    flip: bool,
+    power: float = 1.0,
+) -> Job:
+    """Photos to activation maps ``folder/<id>.npz`` (section 3.1); see ``multi_scale_cam``."""
+    compute = partial(_compute_cams, dataset, scales=scales, flip=flip, power=power)
+    return Job([(folder, ".npz")], compute, _save_cams, network)
+
+
+def _compute_cams(dataset, network, photo_id, **settings):
+    classes = dataset.labels(photo_id)
+    cams = multi_scale_cam(network, dataset.image(photo_id), classes, **settings)
+    return classes, cams.cpu().numpy()
+
+
+def _save_cams(photo_id, payload, path):
+    artifacts.save_cams(path, *payload)
+
+
+def affinity_label_job(
+    dataset: Dataset,
+    cams: Path,
+    *,
+    folder: Path,
+    alpha_low: float,
+    alpha_high: float,
+    crf: CrfParams,
+    crf_steps: int,
+    marginals: Path | None = None,
+) -> Job:
+    """Activation maps ``cams/<id>.npz`` to confident regions ``folder/<id>.png`` (section 3.2.2)
+    and, if that folder is given, the CRF's marginals ``marginals/<id>.npz``.
     """
+    outputs = [(folder, ".png")] + ([(marginals, ".npz")] if marginals else [])
+    settings = {"alphas": (alpha_low, alpha_high), "crf": crf, "crf_steps": crf_steps}
+    return Job(outputs, partial(_load_cams, cams), partial(_save_regions, dataset, settings))
 
-    dataset: Devkit
-    cams: Path
-    network: nn.Module
-    folder: Path
-    walk: Walk
 
-    def path(self, id, kind="labels"):
-        return Path(self.folder) / kind / f"{id}.png"
+def _load_cams(cams, network, photo_id):
+    return artifacts.load_cams(cams / f"{photo_id}.npz")
 
-    def done(self, id):
-        return all(atomic.is_whole(self.path(id, kind)) for kind in ("labels", "walk"))
 
-    def forward(self, id):
-        classes, cams = artifacts.load_cams(Path(self.cams) / f"{id}.npz")
-        image = self.dataset.image(id)
-        affinity = self.walk.affinities(self.network, image)
-        return classes, walk_scores(cams, affinity, self.walk).cpu().numpy()
+def _save_regions(dataset, settings, photo_id, payload, path, marginals=None):
+    classes, cams = payload
+    low, high = alpha_marginals(dataset.image(photo_id), cams, **settings)
+    if marginals:
+        artifacts.save_marginals(marginals, classes, low, high)
+    artifacts.save_labels(path, combine_alphas(low, high, classes=classes))
 
-    def finish(self, id, payload):
-        classes, scores = payload
-        image = self.dataset.image(id)
-        scores = upsample(scores, image.shape[:2]).numpy()
-        artifacts.save_labels(self.path(id, "walk"), label_map(scores, classes))
-        labels = label_map(crf_scores(image, scores, self.walk), classes)
-        artifacts.save_labels(self.path(id), labels)
+
+def walk_job(dataset: Dataset, cams: Path, *, network: nn.Module, folder: Path, walk: Walk) -> Job:
+    """Activation maps ``cams/<id>.npz`` and affinities to labels (section 3.4):
+    ``folder/walk/<id>.png`` before the CRF, ``folder/labels/<id>.png`` after it.
+    """
+    outputs = [(folder / "walk", ".png"), (folder / "labels", ".png")]
+    compute = partial(_compute_walk, dataset, cams, walk)
+    return Job(outputs, compute, partial(_save_walk, dataset, walk), network)
+
+
+def _compute_walk(dataset, cams, walk, network, photo_id):
+    classes, maps = artifacts.load_cams(cams / f"{photo_id}.npz")
+    affinity = walk.affinities(network, dataset.image(photo_id))
+    return classes, walk_scores(maps, affinity, walk=walk).cpu().numpy()
+
+
+def _save_walk(dataset, walk, photo_id, payload, walked, refined):
+    classes, scores = payload
+    image = dataset.image(photo_id)
+    scores = upsample(scores, image.shape[:2]).numpy()
+    artifacts.save_labels(walked, label_map(scores, classes))
+    artifacts.save_labels(refined, label_map(crf_scores(image, scores, walk=walk), classes))

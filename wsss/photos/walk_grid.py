@@ -1,15 +1,16 @@
-"""The walk's constants compared: label quality at every combination of background alpha, beta and
-steps, one pass over the photos.
+"""Label quality at every combination of background alpha, beta and steps (equations 2, 11 and 12),
+in one pass over the photos.
 
-``T^t`` is linear: the class maps are walked once for each beta, and the background's score at
-each alpha is one map more beside them; one recurrence serves every t. Interpolation treats each
-map by itself too, so classes are brought to the photo's size, and their largest found, once for
-all alphas. All of it is what ``jobs.WalkJob`` computes, without dense CRF, and to the bit.
+``T^t`` is linear: the class maps are walked once for each beta, with one more map for the
+background score at each alpha, and one recurrence serves every t. Interpolation is linear too, so
+the classes are upsampled, and their largest found, once for all alphas. The labels are those of
+``jobs.walk_job`` without dense CRF, bit for bit.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,87 +19,92 @@ import torch
 from torch import nn
 
 from wsss import models
+from wsss.affinity import STRIDE as AFFINITY_STRIDE
+from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score
-from wsss.datasets import Devkit
+from wsss.datasets import Dataset
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, atomic, mirror
+from wsss.io import artifacts, atomic
 from wsss.io.artifacts import IGNORE
-from wsss.metrics import ConfusionMatrix
+from wsss.io.npz import read_arrays
+from wsss.metrics import mean_iou
 from wsss.photos import evaluation
+from wsss.photos.jobs import Job
 from wsss.photos.map_photos import infer
 from wsss.random_walk import random_walk
 from wsss.runtime.devices import pick_device
-from wsss.synthesis import AFFINITY_STRIDE, CAM_STRIDE, Walk, restored
+from wsss.synthesis import Walk, restore_maxima
 
 BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # of every byte, the lowest first
 
 
 class Grid(NamedTuple):
-    """The values whose combinations are compared, each ascending."""
+    """The values to combine, each in ascending order."""
 
     alphas: tuple
     betas: tuple
     steps: tuple
 
 
-@dataclass
-class WalkSweepJob:
-    """Activation maps, affinities and masks to the confusion counts of every combination:
-    ``folder/<id>.npz``, some kilobytes a photo.
+def sweep_job(
+    dataset: Dataset,
+    cams: Path,
+    *,
+    network: nn.Module | None,
+    affinities: Path,
+    folder: Path,
+    walk: Walk,
+    grid: Grid,
+) -> Job:
+    """Activation maps, affinities and masks to confusion counts of every combination.
 
-    ``affinities/<id>.npz`` is read where it is there, else computed and kept: float32, 400 KiB a
-    photo of 500 x 375. As float16 they would change ten pixels in a million.
+    Args:
+        dataset: with masks.
+        cams: folder of activation maps ``<id>.npz``.
+        network: an AffinityNet; None where all affinities are stored.
+        affinities: folder of ``<id>.npz``, read where they exist, else computed and stored as
+            float32: 400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
+        folder: of the counts, ``<id>.npz``, some kilobytes each.
+        walk: the constants that all combinations share.
+        grid: the values to combine.
     """
-
-    dataset: Devkit
-    cams: Path
-    network: nn.Module
-    walk: Walk  # what all have in common
-    grid: Grid
-    affinities: Path
-    folder: Path
-
-    def path(self, id):
-        return Path(self.folder) / f"{id}.npz"
-
-    def done(self, id):
-        return atomic.is_whole(self.path(id))
-
-    def _affinity(self, id):
-        """Affinities (K, h, w) of a photo, and its size."""
-        path = Path(self.affinities) / f"{id}.npz"
-        if atomic.is_whole(path):
-            kept = _load(path)
-            affinity = torch.from_numpy(kept["affinity"]).to(pick_device())
-            return affinity, tuple(kept["size"].tolist())
-        image = self.dataset.image(id)
-        affinity = self.walk.affinities(self.network, image)
-        with atomic.write(path) as partial, partial.open("wb") as file:
-            np.savez(file, affinity=affinity.cpu().numpy(), size=image.shape[:2])
-        return affinity, image.shape[:2]
-
-    def forward(self, id):
-        classes, cams = artifacts.load_cams(Path(self.cams) / f"{id}.npz")
-        affinity, size = self._affinity(id)
-        return classes, size, walk_all(cams, affinity, self.grid, self.walk).cpu()
-
-    def finish(self, id, payload):
-        classes, size, scores = payload
-        target = self.dataset.mask(id)
-        if target.shape != size:
-            raise InputError(
-                f"photo {id} is {size[1]}x{size[0]} but its mask is "
-                f"{target.shape[1]}x{target.shape[0]}; replace the mask"
-            )
-        targets, counts = count(scores, target, len(classes))
-        with atomic.write(self.path(id)) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
+    compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
+    return Job([(folder, ".npz")], compute, partial(_save_counts, dataset), network)
 
 
-def walk_all(cams, affinity, grid, walk):
-    """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), the
-    backgrounds first, then the C classes that they have in common.
+def _compute_walks(dataset, cams, affinities, walk, grid, network, photo_id):
+    classes, maps = artifacts.load_cams(cams / f"{photo_id}.npz")
+    path = affinities / f"{photo_id}.npz"
+    if atomic.is_whole(path):
+        kept = _load(path, affinity=("f", 3), size=("i", 1))
+        affinity, size = torch.from_numpy(kept["affinity"]).to(pick_device()), kept["size"].tolist()
+    else:
+        image = dataset.image(photo_id)
+        affinity, size = walk.affinities(network, image), image.shape[:2]
+        with atomic.write(path) as partial_file, partial_file.open("wb") as file:
+            np.savez(file, affinity=affinity.cpu().numpy(), size=size)
+    return classes, tuple(size), walk_all(maps, affinity, grid=grid, walk=walk).cpu()
+
+
+def _save_counts(dataset, photo_id, payload, path):
+    classes, size, scores = payload
+    target = dataset.mask(photo_id)
+    if target.shape != size:
+        raise InputError(
+            f"photo {photo_id} is {size[1]}x{size[0]} but its mask is "
+            f"{target.shape[1]}x{target.shape[0]}; replace the mask"
+        )
+    targets, counts = count(scores, target, classes=len(classes))
+    with atomic.write(path) as partial_file, partial_file.open("wb") as file:
+        np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
+
+
+def walk_all(
+    cams: np.ndarray | torch.Tensor, affinity: torch.Tensor, *, grid: Grid, walk: Walk
+) -> torch.Tensor:
+    """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), one
+    background per alpha first, then the C classes that all alphas share.
     """
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
@@ -108,14 +114,16 @@ def walk_all(cams, affinity, grid, walk):
         random_walk(scores, affinity, beta=beta, steps=grid.steps, radius=walk.radius)
         for beta in grid.betas
     ]
-    return restored(torch.stack(walked), walk.restore, backgrounds=len(backgrounds))
+    return restore_maxima(torch.stack(walked), walk.restore, backgrounds=len(backgrounds))
 
 
-def count(scores, target, classes):
-    """Confusion counts of the labels that scores lead to, at every combination.
+def count(
+    scores: torch.Tensor, target: np.ndarray, *, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confusion counts of the labels of every combination.
 
     Args:
-        scores: float32 (betas, steps, alphas + C, h, w), as from ``walk_all``.
+        scores: float32 (betas, steps, alphas + C, h, w), of ``walk_all``.
         target: uint8 mask (H, W), 255 ignored.
         classes: C.
 
@@ -125,19 +133,19 @@ def count(scores, target, classes):
     """
     betas, steps, alphas = *scores.shape[:2], scores.shape[2] - classes
     targets = np.bincount(target.ravel(), minlength=256)[:IGNORE].nonzero()[0].astype(np.uint8)
-    rows = np.full(256, len(targets))  # a row more for what is ignored, dropped at the end
+    rows = np.full(256, len(targets))  # one more row for ignored pixels, dropped at the end
     rows[targets] = np.arange(len(targets))
     starts = rows[target] * classes
     counts = np.empty((alphas, betas, steps, len(targets), 1 + classes), np.int32)
     for place in np.ndindex(betas, steps):
         maps = upsample(scores[place], target.shape).numpy()
         largest, winner = maps[alphas], np.zeros(target.shape, np.uint8)
-        for number, map in enumerate(maps[alphas + 1 :], 1):
-            winner[map > largest] = number  # the first of equals wins, as argmax has it
-            largest = np.maximum(largest, map)
+        for number, each in enumerate(maps[alphas + 1 :], 1):
+            winner[each > largest] = number  # the first of equals wins, as in argmax
+            largest = np.maximum(largest, each)
         cells = starts + winner << 8
         for first in range(0, alphas, len(BITS[0])):
-            # a bit for each background that wins: one histogram counts eight alphas
+            # one bit for each background that wins: one histogram counts eight alphas
             group = maps[first : min(first + len(BITS[0]), alphas)]
             wins = np.zeros(target.shape, np.uint8)
             for bit, background in enumerate(group):
@@ -153,41 +161,49 @@ def count(scores, target, classes):
     return targets, counts
 
 
-def merge(job, ids):
-    """The counts of some photos together: int64 (alphas, betas, steps, 1 + classes, 1 + classes),
-    target first.
+def merge(folder: Path, ids: Iterable[str], *, grid: Grid, num_classes: int) -> np.ndarray:
+    """Sum the counts of some photos: int64 (alphas, betas, steps, 1 + num_classes,
+    1 + num_classes), target first.
     """
-    size = len(job.dataset.classes) + 1
-    total = np.zeros((*map(len, job.grid), size, size), np.int64)
-    for id in ids:
-        kept = _load(job.path(id))
+    size = num_classes + 1
+    total = np.zeros((*map(len, grid), size, size), np.int64)
+    whole = {"targets": ("u", 1), "predictions": ("i", 1), "counts": ("i", 5)}
+    for photo_id in ids:
+        kept = _load(folder / f"{photo_id}.npz", **whole)
         total[..., kept["targets"][:, None], kept["predictions"]] += kept["counts"]
     return total
 
 
-def compare(values, combinations, *, data, folders, made, cache):
-    """What the random_walk stage scores after the walk, at several constants.
+def compare(
+    values: Mapping,
+    combinations: Sequence[tuple[float, float, int]],
+    *,
+    data: Dataset,
+    folders: Mapping[str, Path],
+    made: Mapping[str, object],
+    cache: Path,
+) -> list[dict[str, float]]:
+    """The scores of the random_walk stage after the walk, at several constants.
 
-    What is computed is kept under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in folders
-    whose names change with all that it depends on; what is there is not computed again.
+    Affinities and counts are stored under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in
+    folders named by a digest of all that they depend on, and reused.
 
     Args:
-        values: of every parameter of the stage, the folders of its inputs among them, whose stages
-            are completed.
+        values: of every parameter of the stage.
         combinations: ``(background_alpha, beta, steps)`` of each.
         data: the open dataset.
         folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
-        made: what identifies the run that each folder's files are of, by name; plain values.
+        made: plain values that identify the run of each folder's files, by name.
         cache: folder for what is computed.
 
     Returns:
-        for each combination ``{"walk_miou/<list>": percent}`` of the lists that
-        ``evaluation.scored_lists`` tells of the photos with a mask.
+        for each combination ``{"walk_miou/<list>": percent}``, of the lists of
+        ``evaluation.eval_splits``.
 
     Raises:
         InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
-    lists = evaluation.scored_lists(
+    lists = evaluation.eval_splits(
         data, values["score_split"], tuning_photos=values["tuning_photos"]
     )
     if not lists:
@@ -198,16 +214,19 @@ def compare(values, combinations, *, data, folders, made, cache):
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
     names = ("output_stride", "reduction", "radius", "border_pairs", "flip")
     affinity_key = [data.digest(), made["train_affinity"], [values[n] for n in names]]
-    job = WalkSweepJob(
+    network = models.open_network(
+        folders["train_affinity"], "affinity", output_stride=values["output_stride"]
+    ).network
+    counts_key = [affinity_key, made["infer_cam"], grid, values["restore"]]
+    folder = _folder(cache / "walk_sweeps", counts_key)
+    job = sweep_job(
         data,
         folders["infer_cam"] / "cams",
-        models.open_network(
-            folders["train_affinity"], "affinity", output_stride=values["output_stride"]
-        ).network,
-        Walk(**{name: values[name] for name in (*names[1:], "restore")}),
-        grid,
-        _folder(cache / "affinities", affinity_key),
-        _folder(cache / "walk_sweeps", [affinity_key, made["infer_cam"], grid, values["restore"]]),
+        network=network,
+        affinities=_folder(cache / "affinities", affinity_key),
+        folder=folder,
+        walk=Walk(**{name: values[name] for name in (*names[1:], "restore")}),
+        grid=grid,
     )
     infer(
         lists[values["score_split"]],
@@ -215,7 +234,10 @@ def compare(values, combinations, *, data, folders, made, cache):
         label=f"{len(combinations)} walks",
         processes=values["processes"],
     )
-    scores = {name: _miou(merge(job, members)) for name, members in lists.items()}
+    scores = {
+        name: mean_iou(merge(folder, ids, grid=grid, num_classes=len(data.classes)))
+        for name, ids in lists.items()
+    }
     return [
         {
             f"walk_miou/{name}": 100 * miou[tuple(map(tuple.index, grid, combination))]
@@ -225,27 +247,15 @@ def compare(values, combinations, *, data, folders, made, cache):
     ]
 
 
-def _miou(counts):
-    """Mean IoU in [0, 1] of confusion counts (..., classes, classes)."""
-    result = np.empty(counts.shape[:-2])
-    for place in np.ndindex(result.shape):
-        matrix = ConfusionMatrix(counts.shape[-1])
-        matrix.matrix = counts[place]
-        result[place] = matrix.miou()
-    return result
-
-
 def _folder(parent, key):
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=6).hexdigest()
     return parent / digest
 
 
-def _load(path):
+def _load(path, **wanted):
     try:
-        local = mirror.download_file(path)
-        with local.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # zip and numpy raise many kinds for a damaged file
+        return read_arrays(path, **wanted)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not readable ({reason(error)}); delete it and sweep again"
         ) from None

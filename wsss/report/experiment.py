@@ -10,21 +10,9 @@ from wsss.datasets import Devkit
 from wsss.errors import InputError
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results, stages
+from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
-
-
-def protocol(parameters: dict) -> str:
-    """The protocol of an evaluation in words, from the parameters of 70_evaluate."""
-    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)  # older runs: no walk
-    return ", ".join(
-        [
-            f"scales {parameters['scales']}",
-            "flip" if parameters["flip"] else "no flip",
-            *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
-            f"dCRF {steps} steps" if steps else "no dCRF",
-        ]
-    )
 
 
 def backbone(record: dict) -> str:

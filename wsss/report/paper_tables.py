@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic
+from wsss.io import atomic
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, results
 from wsss.lab.record import finished_runs
-from wsss.metrics import Confusions
+from wsss.metrics import iou
+from wsss.photos.evaluation import Confusions, load_confusions
 
 TITLES = {
     "table1": "Synthesized labels, image labels given",
@@ -39,15 +40,6 @@ class Score(NamedTuple):
     runs: tuple[str, ...]  # the MLflow run ids, one per seed
 
 
-def iou(counts: np.ndarray) -> np.ndarray:
-    """IoU of each class in percent (..., C), from confusion counts (..., C, C), target first; nan
-    for a class neither present nor predicted.
-    """
-    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    union = counts.sum(-1) + counts.sum(-2) - hit
-    return 100 * np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
-
-
 def score(
     confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000, seed: int = 0
 ) -> Score:
@@ -67,13 +59,13 @@ def score(
             f"runs {', '.join(run_ids)} scored different photos; compare runs of one id list"
         )
     photos, square = len(each[0].ids), (each[0].num_classes,) * 2
-    whole = np.stack([iou(one.counts.sum(0).reshape(square)) for one in each])
+    whole = np.stack([100 * iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
     random, drawn = np.random.default_rng(seed), []
     for _ in range(draws):
         times = random.multinomial(photos, np.full(photos, 1 / photos))
         counts = np.stack([times @ one.counts for one in each])  # (seeds, C * C)
-        drawn.append(np.nanmean(iou(counts.reshape(-1, *square)), -1).mean())
+        drawn.append(np.nanmean(100 * iou(counts.reshape(-1, *square)), -1).mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Score(
         mean=float(means.mean()),
@@ -109,7 +101,7 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
         for folder in lineage.siblings(inputs[stage]):
             try:
                 run = finished_runs.completed(folder)
-                counted = artifacts.load_confusions(folder / "confusions" / f"{name}.npz")
+                counted = load_confusions(folder / "confusions" / f"{name}.npz")
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise

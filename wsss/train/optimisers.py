@@ -1,4 +1,4 @@
-"""The optimisers, with their groups of parameters: trunk and head, weights and biases."""
+"""The optimisers, with their groups of parameters: backbone and head, weights and biases."""
 
 import torch
 
@@ -10,7 +10,7 @@ OPTIMISERS = ("adam", "sgd", "sgd_released")
 def build_optimiser(
     network, name, *, learning_rate, head_factor=10.0, bias_factor=1.0, weight_decay=5e-4
 ):
-    """The optimiser with its groups: the trunk, and the head at ``head_factor`` times its rate;
+    """The optimiser with its groups: the backbone, and the head at ``head_factor`` times its rate;
     where ``bias_factor`` is not 1, biases apart from weights, at that factor and without decay, as
     Caffe's recipes and the released code have them.
 
@@ -19,9 +19,9 @@ def build_optimiser(
     """
     head = network.head_parameters()
     in_head = {id(parameter) for parameter in head}
-    trunk = [p for p in network.parameters() if id(p) not in in_head and p.requires_grad]
+    backbone = [p for p in network.parameters() if id(p) not in in_head and p.requires_grad]
     groups = [
-        {"params": trunk, "lr": learning_rate},
+        {"params": backbone, "lr": learning_rate},
         {
             "params": [p for p in head if p.requires_grad],
             "lr": learning_rate * head_factor,

@@ -1,7 +1,7 @@
-"""Trunks: from an RGB photo in [0, 1] to feature maps, with the stride held back by atrous
+"""Backbones: from an RGB photo in [0, 1] to feature maps, with the stride held back by atrous
 convolution.
 
-A trunk is a module with ``channels`` (of each level it returns, coarsest last), ``strides``
+A backbone is a module with ``channels`` (of each level it returns, coarsest last), ``strides``
 (likewise), ``parts(level)``, the modules that make that level from the one before, and
 ``forward(images (B, 3, H, W) in [0, 1]) -> list of (B, channels, ceil(H/stride), ceil(W/stride))``.
 It normalises its input itself, since that belongs to the weights, and says which they are:
@@ -172,7 +172,7 @@ def without_classifier(state, beginning):
     return {name: tensor for name, tensor in state.items() if name not in skipped}, skipped
 
 
-TRUNKS = {
+BACKBONES = {
     "resnet38": ResNet38,
     "vgg16": VGG16,
     "resnet50": ResNet50,
@@ -181,18 +181,18 @@ TRUNKS = {
 }
 
 
-def build_trunk(backbone, *, output_stride=16, **own):
-    """The trunk of that name without weights; ``output_stride`` is in pixels a cell, ``own`` what
-    only this trunk takes (``VGG16``).
+def build_backbone(backbone, *, output_stride=16, **own):
+    """The backbone of that name without weights; ``output_stride`` in pixels a cell, ``own`` are
+    arguments that only this backbone takes (``VGG16``).
     """
-    if backbone not in TRUNKS:
+    if backbone not in BACKBONES:
         raise InputError(
-            f"backbone '{backbone}' is not known; expected one of: {', '.join(TRUNKS)}"
+            f"backbone '{backbone}' is not known; expected one of: {', '.join(BACKBONES)}"
         )
-    possible = TRUNKS[backbone].output_strides
+    possible = BACKBONES[backbone].output_strides
     if output_stride not in possible:
         raise InputError(
             f"output_stride {output_stride} is not supported by {backbone}; expected one of: "
             + ", ".join(map(str, possible))
         )
-    return TRUNKS[backbone](output_stride, **own)
+    return BACKBONES[backbone](output_stride, **own)

@@ -1,4 +1,4 @@
-"""ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016): the trunk of the paper and of the
+"""ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016): the backbone of the paper and of the
 authors' code.
 
 Wide and pre-activated: a block normalises, activates, then convolves. Its tensors bear the names

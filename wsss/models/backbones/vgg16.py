@@ -1,7 +1,7 @@
 """VGG16 as DeepLab changed it (Chen et al., ICLR 2015): stride 8, pools of 3, and fc6 and fc7 as
 light convolutions.
 
-The same trunk serves the released code's two networks, with ``rate`` 1 for activation maps and 4
+The same backbone serves the released code's two networks, with ``rate`` 1 for activation maps and 4
 for affinities, and DeepLab-LargeFOV, with rate 12.
 """
 

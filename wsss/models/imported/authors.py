@@ -1,6 +1,6 @@
 """Other people's weight files as ours: what a file is, and its tensors in our layout.
 
-Known are ImageNet weights of each trunk (in torchvision's, MXNet's or Caffe's names) and the
+Known are ImageNet weights of each backbone (in torchvision's, MXNet's or Caffe's names) and the
 authors' own checkpoints, ``res38_cls.pth``, ``res38_aff.pth``, ``vgg16_cls.pth`` and
 ``vgg16_aff.pth``, from which labels can be synthesized without any training.
 """
@@ -12,7 +12,7 @@ import torch
 
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, fit_state, load_state, save_state
-from wsss.models.backbones.catalogue import TRUNKS, build_trunk
+from wsss.models.backbones.catalogue import BACKBONES, build_backbone
 from wsss.models.state_dicts import fitting
 
 MOST_CHANNELS = 4096  # of any layer of theirs
@@ -37,7 +37,7 @@ class Content:
 
     Args:
         what: in words.
-        state: in our layout: of a trunk's body, or of a whole network.
+        state: in our layout: of a backbone's body, or of a whole network.
         skipped: tensors that were left out: name to reason.
     """
 
@@ -59,21 +59,22 @@ def identify(given, path):
     # the authors' classifier has no bias, unlike ImageNet's and Caffe's
     if "f9.weight" in given or ("fc8.weight" in given and "fc8.bias" not in given):
         return _authors(given, path)
-    for backbone, kind in TRUNKS.items():
+    for backbone, kind in BACKBONES.items():
         if kind.origin is None:
             continue
         state, skipped = kind.adapt(given)
         with torch.device("meta"):
-            body = build_trunk(backbone, output_stride=kind.output_strides[-1]).body
+            body = build_backbone(backbone, output_stride=kind.output_strides[-1]).body
         wanted = set(body.state_dict())
         counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
         if wanted == set(state) | counters:
             fitting(body, state, path, hint=kind.origin)
             return Content(f"ImageNet weights of {backbone}", state, skipped)
     names = ", ".join(list(given)[:3])
+    pretrained = ", ".join(name for name, kind in BACKBONES.items() if kind.origin)
     raise InputError(
         f"{path}: {len(given)} tensors ({names}, ...) of no network known here; expected ImageNet "
-        f"weights of {', '.join(name for name in TRUNKS if TRUNKS[name].origin)}, or the authors' "
+        f"weights of {pretrained}, or the authors' "
         "res38_cls.pth, res38_aff.pth, vgg16_cls.pth or vgg16_aff.pth"
     )
 
@@ -94,18 +95,18 @@ def _authors(given, path):
                 f"{path}: has '{name}' of shape {tuple(given[name].shape)}; give the authors' "
                 "checkpoint as published"
             )
-    trunk = {name: tensor for name, tensor in given.items() if name not in head}
+    body = {name: tensor for name, tensor in given.items() if name not in head}
     if affinity:
         reduced = tuple(given[name].shape[0] for name in list(AFFINITY_HEAD)[:3])
         network = build_affinity(
             backbone,
-            weights=(trunk, path),
+            weights=(body, path),
             reduced=reduced,
             norm_group=8 if backbone == "vgg16" else 0,
         )
     else:
         network = build_cam(
-            backbone, len(given["fc8.weight"]), weights=(trunk, path), output_stride=8
+            backbone, len(given["fc8.weight"]), weights=(body, path), output_stride=8
         )
     state = network.state_dict() | {ours: given[theirs] for theirs, ours in head.items()}
     fit_state(network, state, path, hint="the authors' checkpoint as published")
@@ -121,7 +122,7 @@ def load_checkpoint(network, path):
         InputError: unreadable, or of another network.
     """
     state = load_state(path)
-    if not any(name.startswith("trunk.") for name in state):
+    if not any(name.startswith("backbone.") for name in state):
         content = identify(state, path)
         print(f"{path}: {content.what}")
         state = content.state

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.errors import InputError
-from wsss.models.backbones.catalogue import TRUNKS
+from wsss.models.backbones.catalogue import BACKBONES
 from wsss.models.state_dicts import pretrained_state
 from wsss.runtime.devices import as_batch, autocast, pick_device
 from wsss.runtime.progress import progress
@@ -26,7 +26,7 @@ def recognise(network, backbone, weights, dataset, ids):
     on the photos that bear its label than on the others.
 
     Args:
-        network: a ``CamNetwork`` whose trunk has the pretrained weights.
+        network: a ``CamNetwork`` whose backbone has the pretrained weights.
         backbone, weights: as for ``build_cam``.
         dataset, ids: the training photos; only their image labels are read.
 
@@ -39,10 +39,10 @@ def recognise(network, backbone, weights, dataset, ids):
         )
     if len(network.adapt):
         raise InputError(
-            "pretrained_share needs a classifier on the trunk itself; set head_channels to 0, or "
-            "the share to 0"
+            "pretrained_share needs a classifier on the backbone itself; set head_channels or the "
+            "share to 0"
         )
-    state, source = pretrained_state(TRUNKS[backbone], weights)
+    state, source = pretrained_state(BACKBONES[backbone], weights)
     layers = [
         (state[f"{name}.weight"], state[f"{name}.bias"])
         for name in ("fc", "classifier.1")
@@ -68,7 +68,7 @@ def recognise(network, backbone, weights, dataset, ids):
             antialias=scale < 1,
         )
         with autocast(device):
-            features = network.trunk(photo.contiguous(memory_format=torch.channels_last))[-1]
+            features = network.backbone(photo.contiguous(memory_format=torch.channels_last))[-1]
         guesses.append((features.float().mean((2, 3)).cpu() @ weight.T + bias).softmax(1)[0])
     guesses = torch.stack(guesses)  # (photos, 1000)
     labels = torch.stack([torch.as_tensor(dataset.label_vector(id)) for id in ids])
