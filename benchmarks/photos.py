@@ -258,7 +258,9 @@ def _recognising(data):
     if not weights.exists():
         raise Unavailable(f"no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
-    imagenet_classifier.recognise(network, "mobilenet_v2", weights, data, data.ids("train")[:200])
+    imagenet_classifier.init_from_imagenet(
+        network, "mobilenet_v2", weights, data, data.ids("train")[:200]
+    )
     return network.eval()
 
 

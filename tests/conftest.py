@@ -16,7 +16,7 @@ settings.load_profile("same")
 
 # Files that take longest, and begin first: then no process is left with one at the end.
 LONGEST = (
-    *("test_faults.py", "test_pipeline.py", "test_own_photos.py", "test_data_parallel.py"),
+    *("test_faults.py", "test_driver.py", "test_own_photos.py", "test_distributed.py"),
     *("test_postgres.py", "test_interruptions.py", "test_launch.py", "test_memory.py"),
 )
 

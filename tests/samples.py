@@ -12,7 +12,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from tests.test_foreign import blob, field, mx_array, mx_list
+from tests.test_mxnet_caffe import blob, field, mx_array, mx_list
 from wsss import models
 from wsss.datasets.annotations import labelme as labelme_form
 from wsss.io import artifacts
@@ -39,7 +39,7 @@ EXPERIMENT = {
     "common": {"dataset": "voc", "data_root": "nowhere", "seed": 0},
     "stages": {"dataset": {}, "train_cam": {"epochs": 1}, "infer_cam": {"scales": [0.5, 1.0]}},
     "smoke": {"train_cam": {"epochs": 1}},
-    "sweep": {"grid": {"infer_cam.power": [1.0, 2.0]}, "seeds": [0, 1]},
+    "sweep": {"grid": {"infer_cam.cam_power": [1.0, 2.0]}, "seeds": [0, 1]},
 }
 DESCRIPTION = {
     "photos": "photos",

@@ -162,9 +162,11 @@ def test_a_power_is_taken_of_each_scale_before_the_sum():
         maps = F.interpolate(ramp.view(1, 1, 1, 7), size, mode="nearest-exact")
         return (maps if size[1] == 7 else maps.flip(-1)) * loudness[pixels.shape[-1]]
 
-    def maps(scales, power):
+    def maps(scales, cam_power):
         image = np.zeros((24, 28, 3), np.uint8)
-        return multi_scale_cam(Fake(answer), image, [1], scales=scales, flip=False, power=power)
+        return multi_scale_cam(
+            Fake(answer), image, [1], scales=scales, flip=False, cam_power=cam_power
+        )
 
     small, large = maps((1.0,), 0.5), maps((2.0,), 0.5)
     torch.testing.assert_close(small, maps((1.0,), 1.0).sqrt())

@@ -84,7 +84,7 @@ def test_what_goes_on_is_recorded_once(record):
     _, _, steps, *_ = seen(delivery.run_of(record.folder))
     assert [step for step, *_ in steps] == [0, 1, 2, 3]
     kinds = [entry["kind"] for entry, _ in journal.entries(record.folder)]
-    assert kinds.count("file") == 1 and kinds[-3:] == ["again", "metrics", "end"]
+    assert kinds.count("file") == 1 and kinds[-3:] == ["resumed", "metrics", "end"]
 
 
 @pytest.mark.parametrize("lost", range(1, 200, 13))
@@ -129,12 +129,12 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     parent.begin("toys", "toys", {})
     child = Journal(paths.stage_folder("walk", "0b"))
     child.begin("toys", "walk", {}, parent=parent.folder)
-    assert delivery.outstanding() == [parent.folder, child.folder]
+    assert delivery.pending() == [parent.folder, child.folder]
     with lock_of(child.folder, "driver"):  # it is at work elsewhere
-        delivery.settle()
-    assert delivery.outstanding() == [child.folder]
-    delivery.settle()
-    assert delivery.outstanding() == []
+        delivery.close_stale_runs()
+    assert delivery.pending() == [child.folder]
+    delivery.close_stale_runs()
+    assert delivery.pending() == []
     runs = {folder: delivery.run_of(folder) for folder in (parent.folder, child.folder)}
     for run_id in runs.values():
         run = mlflow_store.client().get_run(run_id)
@@ -144,7 +144,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     about = {"stage": "walk", "fingerprint": "0b", "data_digest": "d", "metrics": {}}
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
     atomic.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
-    delivery.settle()
+    delivery.close_stale_runs()
     run = mlflow_store.client().get_run(runs[child.folder])
     assert run.info.status == "FINISHED" and "wsss.error" not in run.data.tags
 
@@ -174,7 +174,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
 def test_a_record_that_cannot_be_carried_is_told_by_its_own_reason(record):
     lines = record.path.read_bytes().splitlines(keepends=True)
     record.path.write_bytes(b"".join(lines[1:]))
-    with pytest.raises(delivery.Away, match=r"has lost its beginning; run it again$"):
+    with pytest.raises(delivery.StoreUnavailable, match=r"has lost its beginning; run it again$"):
         delivery.deliver(record.folder)
 
 
@@ -187,7 +187,9 @@ def test_addresses_keep_their_passwords_to_themselves(record, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     record.metrics({"after": 1.0})
-    with pytest.raises(delivery.Away, match=r"does not answer.*start its server") as raised:
+    with pytest.raises(
+        delivery.StoreUnavailable, match=r"does not answer.*start its server"
+    ) as raised:
         delivery.deliver(record.folder)
     assert "hunter2" not in str(raised.value) and "\n" not in str(raised.value)
 
@@ -202,17 +204,17 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
     command += ["--artifacts-destination", str(place / "artifacts")]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     said = []
-    with delivery.Courier(said.append) as courier:
-        courier.carry(record.folder)
-        assert not courier.flush() and "work goes on" in said[0]
+    with delivery.Uploader(said.append) as uploader:
+        uploader.watch(record.folder)
+        assert not uploader.upload() and "work goes on" in said[0]
         with served(command, port, place / "log", ready="/health", environment=quiet):
-            assert courier.flush() and "answers again" in said[1] and courier.away == ""
+            assert uploader.upload() and "answers again" in said[1] and uploader.away == ""
             before = seen(delivery.run_of(record.folder))
         Journal(record.folder).metrics({"loss": 0.1}, 3)
-        assert not courier.flush()
+        assert not uploader.upload()
     assert delivery.waiting(record.folder)  # the block ended without the server
     with served(command, port, place / "log2", ready="/health", environment=quiet):
-        delivery.settle()
+        delivery.close_stale_runs()
         after = seen(delivery.run_of(record.folder))
     assert [step for step, *_ in after[2]] == [0, 1, 2, 3] and after[2][:3] == before[2]
     assert json.loads((record.folder / results.DELIVERED).read_text())["run_id"]

@@ -89,7 +89,7 @@ def test_threads_look_for_a_moment_and_then_sleep_unless_told_otherwise(given):
     """As the library of torch's threads says itself: it reads that when it is loaded."""
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"GOMP_SPINCOUNT": given} if given else {})
-    command = [sys.executable, "-c", "import wsss.devices"]
+    command = [sys.executable, "-c", "import wsss.runtime.devices"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" not in told.stderr:
         pytest.skip("torch's threads here are not GNU OpenMP's")

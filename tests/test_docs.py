@@ -148,7 +148,8 @@ def do(words, project):
         assert words[0] in KNOWN, f"{words}: no test runs it"
 
 
-# other programs; test_serving sends what curl would, test_postgres and test_recipes do the servers'
+# other programs; test_mlflow_model sends what curl would, test_postgres and test_recipes do those
+# of servers
 KNOWN = {"apt-get", "chmod", "conda", "curl", "echo", "export", "jq", "kubectl", "pip", "ray"}
 KNOWN |= {"sbatch", "ssh", "sudo"}
 

@@ -54,7 +54,7 @@ def pixel_loss(network, images, targets):
 SCHEDULE = Schedule(
     epochs=4,
     batch_size=4,
-    accumulate=2,
+    accumulation_steps=2,
     optimiser="adam",
     learning_rate=0.05,
     weight_decay=1e-3,
@@ -87,7 +87,7 @@ class Counted:
 
 def trained(folder, schedule, *, members=0, cut=None):
     """The final weights and losses of a training that goes on in a folder, and its steps here."""
-    network, loss = Network(), Counted(cut, schedule.accumulate)
+    network, loss = Network(), Counted(cut, schedule.accumulation_steps)
     torch.manual_seed(77)  # whatever happened before
     given = {"loss": loss, "schedule": schedule, "folder": folder}
     given["mix"] = partial(cut_mix, share=0.5)

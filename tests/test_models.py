@@ -8,7 +8,7 @@ from torchvision import models as torchvision_models
 from wsss import models
 from wsss.errors import InputError
 from wsss.models.backbones.catalogue import BACKBONES, build_backbone
-from wsss.models.layers import FrozenNormConv2d, freeze_batch_norm
+from wsss.models.backbones.layers import FrozenNormConv2d, freeze_batch_norm
 
 TORCHVISION = {
     "mobilenet_v2": torchvision_models.mobilenet_v2,
@@ -116,7 +116,10 @@ def test_group_norms_follow_the_reductions_and_must_divide_them():
 @pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "vgg16"])
 def test_recomputing_changes_no_gradient(backbone):
     torch.manual_seed(0)
-    networks = [models.build_cam(backbone, 3, recompute=r, output_stride=8) for r in (False, True)]
+    networks = [
+        models.build_cam(backbone, 3, activation_checkpointing=r, output_stride=8)
+        for r in (False, True)
+    ]
     networks[1].load_state_dict(networks[0].state_dict())
     images = torch.rand(2, 3, 40, 56)
     for network in networks:
@@ -127,7 +130,7 @@ def test_recomputing_changes_no_gradient(backbone):
 
 
 def test_frozen_levels_get_no_gradient_and_the_others_do():
-    network = models.build_cam("mobilenet_v2", 3, frozen_levels=2)
+    network = models.build_cam("mobilenet_v2", 3, frozen_stages=2)
     network(torch.rand(1, 3, 64, 64)).sum().backward()
     for level in range(4):
         for part in network.backbone.parts(level):

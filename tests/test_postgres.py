@@ -136,9 +136,9 @@ def write(number, folder, together, back):
     Journal(folder).begin("together", f"writer {number}", {})
     said = []
     together.wait()
-    with delivery.Courier(said.append) as courier:
-        courier.carry(folder)
-        courier.flush()
+    with delivery.Uploader(said.append) as uploader:
+        uploader.watch(folder)
+        uploader.upload()
         run = stage_run.StageRun("walk", {"number": number}, {}, folder, folder.name, "d")
         for step in range(STEPS):
             if step == STEPS // 2:
@@ -187,10 +187,10 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
             assert writer.exitcode == 0
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nobody")
         Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", {})
-        with pytest.raises(delivery.Away, match="does not let this user in"):
+        with pytest.raises(delivery.StoreUnavailable, match="does not let this user in"):
             delivery.deliver(paths.stage_folder("walk", "ff"))
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USERS[0])
-        delivery.settle()  # of those that had ended before it was back
+        delivery.close_stale_runs()  # of those that had ended before it was back
         client = mlflow_store.client()
         runs = client.search_runs([mlflow_store.experiment_id("together")])
         ids = {delivery.run_of(folder) for folder in folders}

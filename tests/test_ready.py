@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wsss import models
-from wsss.models.layers import ActivatedConv2d, FrozenNormConv2d
+from wsss.models.backbones.layers import ActivatedConv2d, FrozenNormConv2d
 from wsss.models.ready import ready
 from wsss.runtime.devices import autocast
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from wsss.models.backbones.catalogue import build_backbone
+from wsss.models.backbones.layers import freeze_batch_norm
 from wsss.models.backbones.resnet38 import ResNet38
-from wsss.models.layers import freeze_batch_norm
 
 # block: (channels in, of the first convolution, out, stride, dilations of the two 3x3)
 BASIC = {

@@ -52,7 +52,7 @@ def test_masks_are_kept_with_vocs_palette(small):
 
 
 def test_same_seed_same_files(small, tmp_path):
-    again = shapes.generate(tmp_path / "again", train=6, val=2)
+    again = shapes.generate(tmp_path / "resumed", train=6, val=2)
     assert files(again) == files(small)
 
 

@@ -138,8 +138,9 @@ DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 from tests import chain
-from wsss import cli, execution
-execution.EXECUTE = chain.SCRIPT
+from wsss import cli
+from wsss.lab.run import notebook
+notebook.EXECUTE = chain.SCRIPT
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -1,4 +1,4 @@
-"""Sweeps: which combinations there are; tests/test_pipeline.py runs one."""
+"""Sweeps: which combinations there are; tests/test_driver.py runs one."""
 
 import itertools
 

@@ -66,7 +66,7 @@ def test_seconds_of_training_count_as_work(tmp_path):
 def test_optimisers_are_what_their_names_say():
     def made(name):
         optimiser = build_optimiser(
-            network(), name, learning_rate=0.1, head_factor=10, weight_decay=5e-4
+            network(), name, learning_rate=0.1, head_lr_mult=10, weight_decay=5e-4
         )
         return optimiser, [
             {k: g.get(k) for k in ("lr", "momentum", "weight_decay")}
@@ -89,7 +89,7 @@ def test_optimisers_are_what_their_names_say():
 
 
 def test_every_trained_parameter_is_in_one_group():
-    net = build_cam("small", 3, frozen_levels=1)
+    net = build_cam("small", 3, frozen_stages=1)
     optimiser = build_optimiser(net, "sgd", learning_rate=0.1)
     grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
@@ -98,7 +98,7 @@ def test_every_trained_parameter_is_in_one_group():
 def test_biases_apart_are_the_four_groups_of_the_released_code():
     net = build_cam("small", 3, head_channels=4)
     optimiser = build_optimiser(
-        net, "sgd_released", learning_rate=0.1, head_factor=10, bias_factor=2, weight_decay=5e-4
+        net, "sgd_released", learning_rate=0.1, head_lr_mult=10, bias_lr_mult=2, weight_decay=5e-4
     )
     names = {id(p): name for name, p in net.named_parameters()}
     found = {
@@ -199,11 +199,11 @@ def test_resumed_training_equals_undisturbed_training(tmp_path, cut):
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_a_batch_in_parts_takes_the_same_steps(tmp_path, parts):
-    def trained(accumulate):
+    def trained(accumulation_steps):
         net = network()
         net.trunk[1].p = 0.0  # whose draws differ with the parts
-        schedule = replace(SCHEDULE, accumulate=accumulate)
-        folder = tmp_path / str(accumulate)
+        schedule = replace(SCHEDULE, accumulation_steps=accumulation_steps)
+        folder = tmp_path / str(accumulation_steps)
         history = fit(net, points(), loss=squared, schedule=schedule, folder=folder)
         return net.state_dict(), [metrics["loss"] for metrics in history]
 
@@ -262,7 +262,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         batch_size=12,
         optimiser="sgd",
         learning_rate=1.0,
-        head_factor=1,
+        head_lr_mult=1,
         weight_decay=0,
         clip_norm=0.5,
         workers=0,

@@ -92,9 +92,9 @@ def record(root, beta):
     text = "Toys, to look at."
     parent.add("experiment", name="toys", description=text, columns=list(scores))
     parent.end("FINISHED")
-    with delivery.Courier() as courier:
+    with delivery.Uploader() as uploader:
         for folder in folders.values():
-            courier.carry(folder)
+            uploader.watch(folder)
     return {label: delivery.run_of(folder) for label, folder in folders.items()}
 
 

@@ -77,9 +77,11 @@ def faults(root, words):
 
     @cache
     def in_words(name):
-        """Those of the words that a name is; a word without a sign at its end may be a part."""
+        """Those of the words that a name is; a plain word may be a part."""
         parts = f"_{name}_"
-        return [word for word in words if name == word or f"_{word}_" in parts]
+        return [
+            word for word in words if name == word or (word.isidentifier() and f"_{word}_" in parts)
+        ]
 
     found = set()
     for pattern, read in kinds:

@@ -88,7 +88,7 @@ def multi_scale_cam(
     *,
     scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
     flip: bool = True,
-    power: float = 1.0,
+    cam_power: float = 1.0,
 ) -> torch.Tensor:
     """Normalised maps of the present classes, summed over scales and mirror images (equation 1).
 
@@ -98,7 +98,7 @@ def multi_scale_cam(
         classes: numbers of the present classes, from 1.
         scales: factors of the photo's size.
         flip: also add the maps of the mirrored photo, mirrored back.
-        power: exponent of each map before the sum; the released VGG16 takes the square root.
+        cam_power: exponent of each map before the sum; the released VGG16 takes the square root.
 
     Returns:
         float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], the maximum of each map 1.
@@ -109,7 +109,7 @@ def multi_scale_cam(
     def predict(images):
         with autocast(device):
             maps = network.maps(images)  # type: ignore[operator] - of a CamNetwork
-        return upsample(maps[:, channels].float().clamp(min=0) ** power, images.shape[-2:])
+        return upsample(maps[:, channels].float().clamp(min=0) ** cam_power, images.shape[-2:])
 
     scaled = multi_scale(predict, as_batch(image, device), scales=scales, flip=flip)
     return normalise(sum((maps[:, ::STRIDE, ::STRIDE] for maps in scaled), torch.zeros(())))

@@ -299,7 +299,7 @@ def synthesize(
     *,
     scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
     flip: bool = True,
-    power: float = 1.0,
+    cam_power: float = 1.0,
     walk: Walk | None = None,
 ) -> np.ndarray:
     """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4).
@@ -309,14 +309,16 @@ def synthesize(
         classes: numbers of the photo's classes, from 1.
         cam_network, affinity_network: trained networks in evaluation mode; for many photos prepare
             them by ``models.ready.ready``.
-        scales, flip, power: of the activation maps, see ``multi_scale_cam``.
+        scales, flip, cam_power: of the activation maps, see ``multi_scale_cam``.
         walk: None takes the paper's constants.
 
     Returns:
         uint8 (H, W): 0 background, else class numbers.
     """
     walk = walk or Walk()
-    cams = multi_scale_cam(cam_network, image, classes, scales=scales, flip=flip, power=power)
+    cams = multi_scale_cam(
+        cam_network, image, classes, scales=scales, flip=flip, cam_power=cam_power
+    )
     affinity = walk.affinities(affinity_network, image)
     scores = upsample(walk_scores(cams, affinity, walk=walk), image.shape[:2]).cpu().numpy()
     return label_map(crf_scores(image, scores, walk=walk), classes)

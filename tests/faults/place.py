@@ -20,12 +20,12 @@ _TRAINED = {"epochs": 3, "batch_size": 4, "crop": 48, "workers": 1}
 # The smallest chain that leaves time to be interrupted: some seconds of work in most stages.
 STAGES = {
     "dataset": {},
-    "train_cam": {**_TRAINED, "members": 2},
+    "train_cam": {**_TRAINED, "soup_size": 2},
     "infer_cam": {"scales": [0.5]},
     "affinity_labels": {"crf_steps": 2},
     "train_affinity": _TRAINED,
     "random_walk": {"steps": 8, "crf_steps": 2},
-    "train_segmentation": {**_TRAINED, "channels": 16, "fine": [4, 8]},
+    "train_segmentation": {**_TRAINED, "channels": 16, "low_level_channels": [4, 8]},
     "evaluate": {"model_name": "faults-network"},
     "report": {},
 }

@@ -14,7 +14,11 @@ from wsss.lab.record import mlflow_store
 from wsss.synthesis import Walk
 
 STAGES = {"cam": "train_cam", "affinity": "train_affinity", "segmentation": "train_segmentation"}
-MAPS = {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, "power": 1.0}  # as ``multi_scale_cam`` has it
+MAPS = {
+    "scales": (1.0, 0.5, 1.5, 2.0),
+    "flip": True,
+    "cam_power": 1.0,
+}  # as ``multi_scale_cam`` has it
 
 
 def network_file(source, kind):
@@ -63,7 +67,7 @@ class Method(NamedTuple):
     Attributes:
         cam, affinity: files of the networks.
         strides: ``output_stride`` of both, by ``cam`` and ``affinity``; 0 as trained.
-        maps: ``scales``, ``flip`` and ``power`` of the activation maps.
+        maps: ``scales``, ``flip`` and ``cam_power`` of the activation maps.
         walk: the ``Walk``.
     """
 
@@ -168,9 +172,9 @@ def _constants(given, overrides):
             f"infer_cam.scales: expected factors below 10 but got {maps['scales']}; give some such "
             "as [0.5,1.0]"
         )
-    if not 0 < maps["power"] < math.inf:
+    if not 0 < maps["cam_power"] < math.inf:
         raise InputError(
-            f"infer_cam.power: expected a number above 0 but got {maps['power']}; change it"
+            f"infer_cam.cam_power: expected a number above 0 but got {maps['cam_power']}; change it"
         )
     walk = values["random_walk"]
     crf = CrfParams(**{name: walk[name] for name in CRF if name in walk})

@@ -36,7 +36,7 @@ def label_job(
     folder: Path,
     scales: Sequence[float],
     flip: bool,
-    power: float,
+    cam_power: float,
     walk: Walk,
 ) -> Job:
     """Photos with tags to label maps: maps, walk, dense CRF, argmax (see ``synthesize``).
@@ -45,10 +45,10 @@ def label_job(
         dataset: whose classes are the CAM network's.
         cam_network, affinity_network: trained.
         folder: of the results.
-        scales, flip, power: of the activation maps, see ``multi_scale_cam``.
+        scales, flip, cam_power: of the activation maps, see ``multi_scale_cam``.
         walk: constants of the walk and the CRF.
     """
-    maps = {"scales": scales, "flip": flip, "power": power}
+    maps = {"scales": scales, "flip": flip, "cam_power": cam_power}
     return Job(
         [(folder / "labels", ".png")],
         partial(_compute_walk, dataset, maps, walk),

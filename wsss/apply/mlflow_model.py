@@ -60,8 +60,8 @@ class SegmentationModel(PythonModel):
                     place.write_bytes(photo_bytes(photo))
                     labels = label_photo(self.network, place, **params)
                 except InputError as fault:
-                    told = str(fault).replace(str(place), place.name)
-                    raise mlflow.MlflowException.invalid_parameter_value(told) from None
+                    message = str(fault).replace(str(place), place.name)
+                    raise mlflow.MlflowException.invalid_parameter_value(message) from None
                 artifacts.save_labels(place, labels)
                 found = [self.classes[number] for number in np.unique(labels)]
                 rows.append({"labels": place.read_bytes(), "classes": found})

@@ -21,7 +21,7 @@ from wsss import models
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import atomic
-from wsss.models.layers import fold_norms
+from wsss.models.backbones.layers import fold_norms
 
 TOLERANCE = 1e-3  # of a probability: rounding differs by 1e-5, a cell out of place by far more
 SHARE = 1e-3  # of the pixels that may get another label, where two classes are as probable

@@ -9,7 +9,7 @@ from wsss.errors import InputError
 
 def _run(arguments):
     from wsss.lab import plan
-    from wsss.lab.run import driver, grid, sweep
+    from wsss.lab.run import driver, grid, notebook, sweep
 
     experiment = plan.read_experiment(arguments.experiment)
     single, several = grid.split_overrides(arguments.overrides)
@@ -26,7 +26,7 @@ def _run(arguments):
         if points:
             print(sweep.dry_run(experiment, points, overrides, **options))
         else:
-            print(plan.dry_run(plan.plan(experiment, overrides, **options)))
+            print(notebook.dry_run(plan.plan(experiment, overrides, **options)))
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:

@@ -50,16 +50,16 @@ def launch(function, *arguments, processes, **callbacks):
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     here = {"num_cpus": 0, "scheduling_strategy": node}
     with driver() as there, mirrored(arguments):
-        letters = Queue(actor_options=here)
+        queue = Queue(actor_options=here)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
         supervise = ray.remote(max_retries=0, runtime_env={"env_vars": SETTINGS}, **here)
-        run = supervise(_supervise).remote(there, sent, letters, scaling)
+        run = supervise(_supervise).remote(there, sent, queue, scaling)
         try:
-            return _answer(run, letters, callbacks)
+            return _answer(run, queue, callbacks)
         finally:
             ray.cancel(run, force=True)
-            letters.shutdown(force=True)
+            queue.shutdown(force=True)
             files, records = _records(there)
             if files.exists(records):
                 files.rm(records, recursive=True)
@@ -83,16 +83,16 @@ def _scaling(processes):
     )
 
 
-def _answer(run, letters, callbacks):
+def _answer(run, queue, callbacks):
     """What the first worker's function returned, its calls being made meanwhile."""
     begun = False
     progress.show("waiting for workers of the cluster")
     while True:
-        letter = letters.actor.get.remote()
-        ray.wait([letter, run])
-        if not ray.wait([letter], timeout=ERROR_GRACE_SECONDS)[0]:
+        message = queue.actor.get.remote()
+        ray.wait([message, run])
+        if not ray.wait([message], timeout=ERROR_GRACE_SECONDS)[0]:
             raise _given_up(run)
-        kind, value = ray.get(letter)
+        kind, value = ray.get(message)
         if kind == "error":
             raise value
         if kind == "result":
@@ -130,14 +130,14 @@ def _records(there):
     return files, f"{root}/{there.marker.name}.train"
 
 
-def _supervise(there, sent, letters, scaling):
+def _supervise(there, sent, queue, scaling):
     """Ray Train's part, from the first start of workers to the last."""
     there.prepare_worker()
     files, records = _records(there)
     folder, _, name = records.rpartition("/")
     TorchTrainer(
         _work,
-        train_loop_config={"there": there, "sent": sent, "letters": letters}
+        train_loop_config={"there": there, "sent": sent, "queue": queue}
         | {"threads": scaling["resources_per_worker"]["CPU"]},
         torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds())),
         scaling_config=ScalingConfig(**scaling),
@@ -152,29 +152,29 @@ def _supervise(there, sent, letters, scaling):
 
 def _work(config):
     """A worker's life."""
-    letters, rank = config["letters"], dist.get_rank()
+    queue, rank = config["queue"], dist.get_rank()
     try:
         config["there"].prepare_worker()
         torch.set_num_threads(config["threads"])
         function, arguments, names = ray.get(config["sent"][0])
         if rank == 0:
-            letters.put(("begun", None))
-            progress.hand_on(partial(_say, letters, "progress"))
-        callbacks = {name: ignore if rank else partial(_call, letters, name) for name in names}
+            queue.put(("begun", None))
+            progress.forward_to(partial(_say, queue, "progress"))
+        callbacks = {name: ignore if rank else partial(_call, queue, name) for name in names}
         result = function(*arguments, **callbacks)
     except PeerLost:
         raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:
         where = f"process {rank}, on {platform.node()}"
-        letters.put(("error", picklable_error(error, where)))
+        queue.put(("error", picklable_error(error, where)))
         raise
     if rank == 0:
-        letters.put(("result", result))
+        queue.put(("result", result))
 
 
-def _say(letters, kind, value):
-    letters.put((kind, value))
+def _say(queue, kind, value):
+    queue.put((kind, value))
 
 
-def _call(letters, name, *given):
-    letters.put(("call", (name, given)))
+def _call(queue, name, *given):
+    queue.put(("call", (name, given)))

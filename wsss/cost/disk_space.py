@@ -109,7 +109,7 @@ def photos_of(name: str, values: dict, *, data: datasets.Devkit) -> list[str]:
 
 def _chosen(values, *names):
     """The builders' arguments that a stage's parameters give under the same names."""
-    names = ("backbone", "output_stride", "frozen_levels", *names)
+    names = ("backbone", "output_stride", "frozen_stages", *names)
     return {name: values[name] for name in names}
 
 
@@ -122,8 +122,8 @@ NETWORKS = {  # of the stages that train: from their parameters and the number o
     ),
     "train_segmentation": lambda values, classes: models.build_segmentation(
         num_classes=classes + 1,
-        dilation=values["reach"],
-        low_level_channels=values["fine"],
+        dilation=values["dilation"],
+        low_level_channels=values["low_level_channels"],
         **_chosen(values, "channels"),
     ),
 }
@@ -165,7 +165,7 @@ def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
         return _blocks(weights)
     trained = _bytes(p for p in network.parameters() if p.requires_grad)
     checkpoint = _blocks(weights + STATES[values["optimiser"]] * trained)
-    members = values.get("members", 0)  # 0: the stage has no such parameter and saves one network
+    members = values.get("soup_size", 0)  # 0: the stage has no such parameter and saves one network
     return (1 + members) * _blocks(weights) + max(1, members) * checkpoints * checkpoint
 
 

@@ -135,7 +135,7 @@ def _from_runs(item, runs, ids, data, scenario, photos, growth):
     size = largest.bytes + round(more * largest.bulk_bytes)
     files = largest.files + round(more * largest.bulk_files)
     if name in disk_space.NETWORKS:
-        seconds = work / values.get("members", 1)
+        seconds = work / values.get("soup_size", 1)
         due = int(seconds / max(1e-6, 60 * values["checkpoint_minutes"]))
         kept = {"classes": scenario.classes, "checkpoints": min(disk_space.CHECKPOINTS, due)}
         size += disk_space.stage_bytes(name, values, data=data, **kept)
@@ -145,7 +145,7 @@ def _from_runs(item, runs, ids, data, scenario, photos, growth):
 
 def _passes(values):
     """How many times a stage goes over its photos."""
-    return values.get("epochs", 1) * values.get("members", 1)
+    return values.get("epochs", 1) * values.get("soup_size", 1)
 
 
 def _busy(values, cores):

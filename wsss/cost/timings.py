@@ -22,7 +22,7 @@ from wsss.train import losses
 FREE = (
     *disk_space.LISTS,
     *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
-    *("seed", "epochs", "members", *lineage.IRRELEVANT),
+    *("seed", "epochs", "soup_size", *lineage.IRRELEVANT),
 )
 
 
@@ -64,7 +64,7 @@ def find(planned: list, data: datasets.Devkit) -> dict[str, list[Measurement]]:
             if not record or record["data_digest"] != digest:
                 continue
             values = record["parameters"]
-            interrupted = any(entry["kind"] == "again" for entry, _ in journal.entries(folder))
+            interrupted = any(entry["kind"] == "resumed" for entry, _ in journal.entries(folder))
             if interrupted or _compared(values) != _compared(item.values):
                 continue
             manifest = record.get("manifest", ())
@@ -123,7 +123,7 @@ def _step(name, everything, data, classes):
         network.to(device).train()
         images = torch.rand(2, 3, values["crop"], values["crop"], device=device)
         labels = torch.randint(classes + 1, images[:, 0].shape, device=device)
-        loss = losses.decoder_loss if values["fine"] else losses.segmentation_loss
+        loss = losses.decoder_loss if values["low_level_channels"] else losses.segmentation_loss
 
         def train():
             loss(network, images, labels)["loss"].backward()

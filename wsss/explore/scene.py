@@ -69,7 +69,7 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
 
 
 def open_scene(
-    photo_id, *, data, networks, walk, scales=(1.0,), flip=True, power=1.0, preview_side=256
+    photo_id, *, data, networks, walk, scales=(1.0,), flip=True, cam_power=1.0, preview_side=256
 ):
     """The ``Scene`` of a photo of a dataset.
 
@@ -77,7 +77,7 @@ def open_scene(
         photo_id: of the photo.
         data, networks: of ``datasets.open`` and ``open_networks``.
         walk: a ``synthesis.Walk``, for the affinities' settings.
-        scales, flip, power: of the activation maps, see ``cam.multi_scale_cam``.
+        scales, flip, cam_power: of the activation maps, see ``cam.multi_scale_cam``.
         preview_side: see ``Scene``.
 
     Raises:
@@ -86,7 +86,9 @@ def open_scene(
     image, classes = data.image(photo_id), data.labels(photo_id)
     if not classes:
         raise InputError(f"photo {photo_id}: expected image labels but it has none; take another")
-    cams = multi_scale_cam(networks.cam, image, classes, scales=scales, flip=flip, power=power)
+    cams = multi_scale_cam(
+        networks.cam, image, classes, scales=scales, flip=flip, cam_power=cam_power
+    )
     affinity = walk.affinities(networks.affinity, image)
     return Scene(
         image,

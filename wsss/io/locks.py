@@ -14,7 +14,7 @@ def lock_of(folder, what="work"):
     return FileLock(folder.parent / f".{folder.name}.{what}.lock", thread_local=False)
 
 
-def taken(lock, seconds):
+def acquire(lock, seconds):
     """Whether a lock could be taken within some seconds."""
     try:
         lock.acquire(timeout=seconds)

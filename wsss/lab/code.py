@@ -6,12 +6,11 @@ file changes nothing. Docstrings, comments and formatting do not count: digests 
 
 The project's ``pyproject.toml`` names its package and the parts that cannot change results::
 
-    [tool.wsss.fingerprint]
+    [tool.wsss.stages]
     package = "wsss"
     without = ["lab", "viz"]
-    versions = ["numpy"]
-
-and the packages whose versions are recorded with results.
+    versions = ["numpy"]  # packages whose versions are recorded with results
+    renamed = {members = "soup_size"}  # parameters, which refuse their old names
 """
 
 import ast
@@ -38,8 +37,8 @@ def reached(cells: list[str], root: Path) -> dict[str, str]:
         file within the package to a digest of its reached definitions, sorted by file; empty where
         the project names no package.
     """
-    settings = _settings(root)
-    package, without = settings.get("package"), settings.get("without", ())
+    table = settings(root)
+    package, without = table.get("package"), table.get("without", ())
     if not package:
         return {}
     found: dict[Path, tuple[_Module, set[str]]] = {}
@@ -66,16 +65,11 @@ def digest(cells: list[str]) -> str:
     return _parsed_cells(cells).digest({EVERYTHING})
 
 
-def packages(root: Path) -> list[str]:
-    """Names of the packages whose versions are recorded with results."""
-    return _settings(root).get("versions", [])
-
-
-def _settings(root):
-    """A project's table ``tool.wsss.fingerprint``, empty where it has none."""
+def settings(root: Path) -> dict:
+    """A project's table ``tool.wsss.stages``, empty where it has none."""
     try:
         table = tomllib.loads((root / "pyproject.toml").read_text())
-        return table["tool"]["wsss"]["fingerprint"]
+        return table["tool"]["wsss"]["stages"]
     except (FileNotFoundError, KeyError):
         return {}
 

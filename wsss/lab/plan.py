@@ -2,7 +2,6 @@
 ``driver`` runs the rest.
 """
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,34 +202,3 @@ def plan(
                 "leave it out"
             )
     return list(planned.values())
-
-
-def dry_run(planned):
-    """The plain papermill commands of what would run, one a line."""
-    lines = []
-    for item in planned:
-        if item.done:
-            lines.append(f"# {item.name}: done, {item.folder}")
-            continue
-        given = [
-            f"-{'y' if isinstance(value, list) else 'p'} "
-            + (
-                shlex.quote(f"{name}: {value}")
-                if isinstance(value, list)
-                else f"{name} {shlex.quote(str(value))}"
-            )
-            for name, value in item.values.items()
-            if value != item.stage.parameters[name].default
-        ]
-        notebook = item.stage.path.relative_to(paths.project_root())
-        lines.append(
-            " ".join(
-                [
-                    "papermill",
-                    str(notebook),
-                    str(item.folder / results.NOTEBOOK),
-                    *given,
-                ]
-            )
-        )
-    return "\n".join(lines)

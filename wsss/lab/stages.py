@@ -109,7 +109,10 @@ class Stage:
         Raises:
             InputError: a name that the notebook does not have, or a value of another type.
         """
+        renamed = code.settings(paths.project_root()).get("renamed", {})
         for name in given:
+            if name not in self.parameters and renamed.get(name) in self.parameters:
+                raise InputError(f"{self.name}.{name}: is called {renamed[name]} now; rename it")
             if name not in self.parameters:
                 raise InputError(
                     f"{self.name}.{name}: no such parameter; {self.path.name} has: "

@@ -4,6 +4,7 @@
 
 from wsss.errors import InputError
 from wsss.models.backbones.catalogue import build_backbone
+from wsss.models.backbones.layers import freeze_batch_norm
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -11,7 +12,6 @@ from wsss.models.heads import (
     LargeFovNetwork,
     SegmentationNetwork,
 )
-from wsss.models.layers import freeze_batch_norm
 from wsss.models.state_dicts import fit_backbone, fit_state, load_state
 
 
@@ -23,8 +23,8 @@ def build_cam(
     output_stride=16,
     head_channels=0,
     dropout=0.5,
-    frozen_levels=0,
-    recompute=False,
+    frozen_stages=0,
+    activation_checkpointing=False,
 ):
     """The classifier whose maps localise (paper, section 3.1). ``num_classes`` counts objects only.
 
@@ -36,12 +36,12 @@ def build_cam(
         output_stride: pixels a cell of the last level: 8, 16, or the pretrained network's own 32.
         head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
         dropout: of whole channels before the classifier.
-        frozen_levels: how many of the backbone's first levels are not trained.
-        recompute: train in less memory and more time, see ``layers.step``.
+        frozen_stages: how many of the backbone's first levels are not trained.
+        activation_checkpointing: train in less memory and more time, see ``layers.step``.
     """
-    features = _features(backbone, output_stride, weights, recompute)
+    features = _features(backbone, output_stride, weights, activation_checkpointing)
     return CamNetwork(
-        features, num_classes, channels=head_channels, dropout=dropout, frozen_levels=frozen_levels
+        features, num_classes, channels=head_channels, dropout=dropout, frozen_stages=frozen_stages
     )
 
 
@@ -50,10 +50,10 @@ def build_affinity(
     *,
     weights="",
     output_stride=8,
-    frozen_levels=0,
+    frozen_stages=0,
     reduced=(64, 128, 256),
     norm_group=0,
-    recompute=False,
+    activation_checkpointing=False,
 ):
     """AffinityNet (section 3.2): class-agnostic features at stride 8.
 
@@ -70,9 +70,9 @@ def build_affinity(
             "that does, or 0"
         )
     own = {"rate": 4} if backbone == "vgg16" else {}  # as in the released code
-    features = _features(backbone, output_stride, weights, recompute, **own)
+    features = _features(backbone, output_stride, weights, activation_checkpointing, **own)
     return AffinityNetwork(
-        features, reduced=reduced, norm_group=norm_group, frozen_levels=frozen_levels
+        features, reduced=reduced, norm_group=norm_group, frozen_stages=frozen_stages
     )
 
 
@@ -82,11 +82,11 @@ def build_segmentation(
     *,
     weights="",
     output_stride=16,
-    frozen_levels=0,
+    frozen_stages=0,
     channels=512,
     dilation=96,
     low_level_channels=(),
-    recompute=False,
+    activation_checkpointing=False,
 ):
     """The segmentation network (section 3.5). ``num_classes`` counts the background too.
 
@@ -102,7 +102,7 @@ def build_segmentation(
     """
     large_fov = backbone == "vgg16" and not low_level_channels
     own = {"rate": max(1, dilation // 8), "pool5": True} if large_fov else {}
-    features = _features(backbone, output_stride, weights, recompute, **own)
+    features = _features(backbone, output_stride, weights, activation_checkpointing, **own)
     if len(low_level_channels) >= len(features.channels):
         raise InputError(
             f"low_level_channels lists {len(low_level_channels)} levels, but {backbone} has "
@@ -115,16 +115,16 @@ def build_segmentation(
             low_level_channels=low_level_channels,
             channels=channels,
             dilation=dilation,
-            frozen_levels=frozen_levels,
+            frozen_stages=frozen_stages,
         )
     if large_fov:
-        return LargeFovNetwork(features, num_classes, frozen_levels=frozen_levels)
+        return LargeFovNetwork(features, num_classes, frozen_stages=frozen_stages)
     return SegmentationNetwork(
         features,
         num_classes,
         channels=channels,
         dilation=dilation,
-        frozen_levels=frozen_levels,
+        frozen_stages=frozen_stages,
     )
 
 
@@ -141,12 +141,12 @@ def load_into(module, path, *, prefix=""):
     fit_state(module, part, path)
 
 
-def _features(backbone, output_stride, weights, recompute, **own):
+def _features(backbone, output_stride, weights, activation_checkpointing, **own):
     """A backbone with its weights; batch norms are frozen if it comes pretrained, since small
     batches of crops are too few and too alike to learn the statistics from.
     """
     features = build_backbone(backbone, output_stride=output_stride, **own)
-    features.recompute = recompute
+    features.activation_checkpointing = activation_checkpointing
     if weights and features.origin is None:
         raise InputError(f"backbone '{backbone}' has no ImageNet weights; leave weights empty")
     if weights:

@@ -16,13 +16,13 @@ class Network(nn.Module):
 
     Args:
         backbone: of ``backbones``.
-        frozen_levels: how many of the backbone's first levels keep their weights in training.
+        frozen_stages: how many of the backbone's first levels keep their weights in training.
     """
 
-    def __init__(self, backbone, *, frozen_levels=0):
+    def __init__(self, backbone, *, frozen_stages=0):
         super().__init__()
         self.backbone = backbone
-        for level in range(frozen_levels):
+        for level in range(frozen_stages):
             for part in backbone.parts(level):
                 part.requires_grad_(False)
 
@@ -41,8 +41,8 @@ class CamNetwork(Network):
         dropout: of whole channels before the classifier.
     """
 
-    def __init__(self, backbone, num_classes, *, channels=0, dropout=0.5, frozen_levels=0):
-        super().__init__(backbone, frozen_levels=frozen_levels)
+    def __init__(self, backbone, num_classes, *, channels=0, dropout=0.5, frozen_stages=0):
+        super().__init__(backbone, frozen_stages=frozen_stages)
         inputs = backbone.channels[-1]
         self.adapt = nn.Sequential()
         if channels:
@@ -76,8 +76,8 @@ class AffinityNetwork(Network):
             0 has no norm.
     """
 
-    def __init__(self, backbone, *, reduced=(64, 128, 256), norm_group=0, frozen_levels=0):
-        super().__init__(backbone, frozen_levels=frozen_levels)
+    def __init__(self, backbone, *, reduced=(64, 128, 256), norm_group=0, frozen_stages=0):
+        super().__init__(backbone, frozen_stages=frozen_stages)
         levels = backbone.channels[-len(reduced) :]
         self.reduce = nn.ModuleList(
             nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -110,8 +110,8 @@ class SegmentationNetwork(Network):
             stride 8 are 96 pixels, for photos of 500 pixels.
     """
 
-    def __init__(self, backbone, num_classes, *, channels=512, dilation=96, frozen_levels=0):
-        super().__init__(backbone, frozen_levels=frozen_levels)
+    def __init__(self, backbone, num_classes, *, channels=512, dilation=96, frozen_stages=0):
+        super().__init__(backbone, frozen_stages=frozen_stages)
         rate = max(1, dilation // backbone.strides[-1])  # cells
         self.head = nn.Sequential(
             nn.Conv2d(backbone.channels[-1], channels, 3, padding=rate, dilation=rate),
@@ -136,8 +136,8 @@ class LargeFovNetwork(Network):
     dilation of 12 cells.
     """
 
-    def __init__(self, backbone, num_classes, *, frozen_levels=0):
-        super().__init__(backbone, frozen_levels=frozen_levels)
+    def __init__(self, backbone, num_classes, *, frozen_stages=0):
+        super().__init__(backbone, frozen_stages=frozen_stages)
         self.dropout = nn.Dropout2d(0.5)
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, 1)
 
@@ -171,9 +171,9 @@ class DecoderNetwork(Network):
         low_level_channels,
         channels=256,
         dilation=96,
-        frozen_levels=0,
+        frozen_stages=0,
     ):
-        super().__init__(backbone, frozen_levels=frozen_levels)
+        super().__init__(backbone, frozen_stages=frozen_stages)
         rate = max(1, dilation // backbone.strides[-1])  # cells
         last = backbone.channels[-1]
         self.cam_head = nn.Conv2d(last, num_classes - 1, 1, bias=False)

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from wsss.models.layers import fold_norms, fuse_activations
+from wsss.models.backbones.layers import fold_norms, fuse_activations
 from wsss.runtime.devices import pick_device, precision, reuse_memory
 
 Job = TypeVar("Job")

@@ -12,7 +12,7 @@ from torch.hub import load_state_dict_from_url
 from wsss.errors import InputError, reason
 from wsss.io import atomic
 from wsss.io.atomic import is_whole
-from wsss.models.imported.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
+from wsss.models.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of

@@ -66,10 +66,10 @@ def cam_job(
     folder: Path,
     scales: Sequence[float],
     flip: bool,
-    power: float = 1.0,
+    cam_power: float = 1.0,
 ) -> Job:
     """Photos to activation maps ``folder/<id>.npz`` (section 3.1); see ``multi_scale_cam``."""
-    compute = partial(_compute_cams, dataset, scales=scales, flip=flip, power=power)
+    compute = partial(_compute_cams, dataset, scales=scales, flip=flip, cam_power=cam_power)
     return Job([(folder, ".npz")], compute, _save_cams, network)
 
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 FILE_VARIABLE = "WSSS_PROGRESS_FILE"
 
-_handed_on = None  # what this process's progress is told to, where that is not the file
+_handed_on = None  # what this process's progress is shown to, where that is not the file
 
 
-def hand_on(tell):
-    """Have a function told how far this process is, in a text, as often as the file would be."""
+def forward_to(tell):
+    """Have a function shown how far this process is, in a text, as often as the file would be."""
     global _handed_on
     _handed_on = tell
 
@@ -71,7 +71,7 @@ class Screen:
     """
 
     def __init__(self, about=None, say=print):
-        self._about, self._print, self._doing, self._told = about, say, {}, {}
+        self._about, self._print, self._doing, self._shown_at = about, say, {}, {}
         self._live, self._lock = sys.stderr.isatty(), threading.RLock()
 
     def show(self, label, text):
@@ -80,14 +80,14 @@ class Screen:
             self._doing[label] = text
             if self._live:
                 self._write(self._line())
-            elif time.monotonic() - self._told.get(label, 0.0) > 60:
-                self._told[label] = time.monotonic()
+            elif time.monotonic() - self._shown_at.get(label, 0.0) > 60:
+                self._shown_at[label] = time.monotonic()
                 print(f"{label}  {text}", file=sys.stderr, flush=True)
 
     def hide(self, label):
         """Show nothing more of a stage."""
         with self._lock:
-            for known in (self._doing, self._told):
+            for known in (self._doing, self._shown_at):
                 known.pop(label, None)
             self._write("")
 

@@ -39,14 +39,14 @@ class Schedule:
 
     epochs: int = 5
     batch_size: int = 16
-    accumulate: int = 1  # parts of a batch whose gradients are added up, for memory
+    accumulation_steps: int = 1  # parts of a batch whose gradients are added up, for memory
     optimiser: str = "sgd"  # adam, sgd, or sgd_released (see build_optimiser)
     learning_rate: float = 0.01  # of the trunk, at the first step
-    head_factor: float = 10.0  # the head learns this many times faster than the trunk
-    bias_factor: float = 1.0  # biases learn this many times faster than weights (released: 2)
+    head_lr_mult: float = 10.0  # the head learns this many times faster than the trunk
+    bias_lr_mult: float = 1.0  # biases learn this many times faster than weights (released: 2)
     weight_decay: float = 5e-4
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
-    power: float = 0.9  # of the polynomial decay to zero
+    poly_power: float = 0.9  # of the polynomial decay to zero
     workers: int = 1  # processes that decode and augment photos, per training process
     train_processes: int = 1  # processes that train together, each on its share of a batch
     seed: int = 0
@@ -137,8 +137,8 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         network,
         schedule.optimiser,
         learning_rate=schedule.learning_rate,
-        head_factor=schedule.head_factor,
-        bias_factor=schedule.bias_factor,
+        head_lr_mult=schedule.head_lr_mult,
+        bias_lr_mult=schedule.bias_lr_mult,
         weight_decay=schedule.weight_decay,
     )
     base_rates = [group["lr"] for group in optimiser.param_groups]
@@ -165,10 +165,10 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     for images, targets in batches:
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
-            group["lr"] = rate * (1 - state["step"] / total) ** schedule.power
+            group["lr"] = rate * (1 - state["step"] / total) ** schedule.poly_power
         images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
-        values = _backward(objective, images, targets, schedule.accumulate, device)
+        values = _backward(objective, images, targets, schedule.accumulation_steps, device)
         # all processes save a checkpoint when the clock of one says so
         values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
         values = distributed.sync_step(network, values)

@@ -8,10 +8,10 @@ OPTIMISERS = ("adam", "sgd", "sgd_released")
 
 
 def build_optimiser(
-    network, name, *, learning_rate, head_factor=10.0, bias_factor=1.0, weight_decay=5e-4
+    network, name, *, learning_rate, head_lr_mult=10.0, bias_lr_mult=1.0, weight_decay=5e-4
 ):
-    """The optimiser with its groups: the backbone, and the head at ``head_factor`` times its rate;
-    where ``bias_factor`` is not 1, biases apart from weights, at that factor and without decay, as
+    """The optimiser with its groups: the backbone, and the head at ``head_lr_mult`` times its rate;
+    where ``bias_lr_mult`` is not 1, biases apart from weights, at that factor and without decay, as
     Caffe's recipes and the released code have them.
 
     ``sgd`` has momentum 0.9. ``sgd_released`` is what the authors' code ran: the weight decay also
@@ -24,17 +24,17 @@ def build_optimiser(
         {"params": backbone, "lr": learning_rate},
         {
             "params": [p for p in head if p.requires_grad],
-            "lr": learning_rate * head_factor,
+            "lr": learning_rate * head_lr_mult,
         },
     ]
-    if bias_factor != 1:
+    if bias_lr_mult != 1:
         biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
         groups = [
             {"params": [p for p in group["params"] if (id(p) in biases) == apart], "lr": rate} | own
             for group in groups
             for apart, rate, own in (
                 (False, group["lr"], {}),
-                (True, group["lr"] * bias_factor, {"weight_decay": 0.0}),
+                (True, group["lr"] * bias_lr_mult, {"weight_decay": 0.0}),
             )
         ]
     groups = [group for group in groups if group["params"]]

@@ -36,7 +36,7 @@ class EpochSampler(torch.utils.data.Sampler):
             if order is None or place == 0:
                 generator = torch.Generator().manual_seed(self.schedule.seed * 100_003 + epoch)
                 order = torch.randperm(self.length, generator=generator)
-            parts = order[place * size : (place + 1) * size].chunk(self.schedule.accumulate)
+            parts = order[place * size : (place + 1) * size].chunk(self.schedule.accumulation_steps)
             shares = [part.chunk(self.schedule.train_processes)[self.rank] for part in parts]
             yield [(epoch, index) for index in torch.cat(shares).tolist()]
 
@@ -62,10 +62,10 @@ def check_shares(length: int, schedule) -> None:
     of a batch.
     """
     size, processes = min(schedule.batch_size, length), schedule.train_processes
-    parts = torch.arange(size).chunk(schedule.accumulate)
+    parts = torch.arange(size).chunk(schedule.accumulation_steps)
     if processes < 1 or any(len(part) % processes for part in parts):
         raise InputError(
             f"train_processes {processes}: expected a number that divides each part of a batch, "
             f"of {' + '.join(str(len(part)) for part in parts)} crops; change it, batch_size or "
-            "accumulate"
+            "accumulation_steps"
         )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsss.errors import InputError, masked
 from wsss.io import atomic
-from wsss.io.locks import lock_of, taken
+from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
 from wsss.lab.record import journal, mlflow_pages, mlflow_store
 
@@ -23,7 +23,7 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS",
 MARK = "wsss.journal"  # tag of a run: which journal it is from
 
 
-class Away(RuntimeError):
+class StoreUnavailable(RuntimeError):
     """The tracking store cannot be asked; the message is one line."""
 
 
@@ -53,9 +53,9 @@ def deliver(folder, *, register_model=None):
     Raises:
         Away: the store cannot be asked; the rest is carried by a later call.
     """
-    lock, told = lock_of(folder, "delivery"), []
-    if not taken(lock, 60):
-        raise Away("another process delivers the same record")
+    lock, lines = lock_of(folder, "delivery"), []
+    if not acquire(lock, 60):
+        raise StoreUnavailable("another process delivers the same record")
     try:
         state = _state(folder)
         if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
@@ -67,28 +67,28 @@ def deliver(folder, *, register_model=None):
                 if state["run_id"] is None:
                     state["run_id"] = _run(folder)
                 line = _send(Path(folder), state["run_id"], entry, register_model)
-                told += [line] if line else []
+                lines += [line] if line else []
             except mlflow.MlflowException as fault:
                 if fault.error_code not in REFUSALS:
                     raise
                 reason = str(fault).splitlines()[0]
-                told.append(masked(f"{folder}: {entry['kind']} refused: {reason}"))
+                lines.append(masked(f"{folder}: {entry['kind']} refused: {reason}"))
             except FileNotFoundError as fault:  # it was taken away, or gave way to a later one
-                told.append(f"{fault.filename}: gone before it could be delivered")
+                lines.append(f"{fault.filename}: gone before it could be delivered")
             except (InputError, OSError):
                 raise
             except Exception as fault:  # of one entry, which must not keep back all others
                 reason = masked(f"{type(fault).__name__}: {fault}")
-                told.append(f"{folder}: {entry['kind']} could not be delivered: {reason}")
+                lines.append(f"{folder}: {entry['kind']} could not be delivered: {reason}")
             state["offset"] = offset
             _save(folder, state)
     except InputError as fault:  # which says all there is to say
-        raise Away(str(fault)) from None
+        raise StoreUnavailable(str(fault)) from None
     except (mlflow.MlflowException, OSError) as fault:
-        raise Away(mlflow_store.unreachable(fault)) from None
+        raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
     finally:
         lock.release()
-    return told
+    return lines
 
 
 def _state(folder):
@@ -136,7 +136,7 @@ def _nothing(folder, run_id, entry):
     """``run``: made with the first entry that is carried."""
 
 
-def _again(folder, run_id, entry):
+def _resumed(folder, run_id, entry):
     mlflow_store.client().update_run(run_id, status="RUNNING")
     with suppress(mlflow.MlflowException):  # where there is none
         mlflow_store.client().delete_tag(run_id, "wsss.error")
@@ -213,7 +213,7 @@ def _send(folder, run_id, entry, register_model):
 
 _SENT = {
     "run": _nothing,
-    "again": _again,
+    "resumed": _resumed,
     "end": _end,
     "params": _params,
     "tags": _tags,
@@ -225,7 +225,7 @@ _SENT = {
 }
 
 
-class Courier:
+class Uploader:
     """Delivers journals in the background while a block lasts, and tries once more at its end.
 
     Attributes:
@@ -245,14 +245,14 @@ class Courier:
     def __exit__(self, *fault):
         self._over.set()
         self._thread.join()
-        self.flush()
+        self.upload()
 
-    def carry(self, folder):
+    def watch(self, folder):
         """Deliver a folder's journal from now on."""
         if folder not in self._folders:
             self._folders.append(folder)
 
-    def flush(self):
+    def upload(self):
         """Deliver all that is there now; returns whether the store took it."""
         with self._pass:
             try:
@@ -260,7 +260,7 @@ class Courier:
                     if waiting(folder):
                         for line in deliver(folder, register_model=self._register_model):
                             self._say(line)
-            except Away as fault:
+            except StoreUnavailable as fault:
                 if not self.away:
                     self._say(f"{fault}; work goes on, and its record waits on disk")
                 self.away = str(fault)
@@ -273,10 +273,10 @@ class Courier:
     def _work(self):
         pause = 1.0
         while not self._over.wait(pause):
-            pause = 1.0 if self.flush() else min(2 * pause, 30.0)
+            pause = 1.0 if self.upload() else min(2 * pause, 30.0)
 
 
-def outstanding():
+def pending():
     """The folders under ``outputs/`` whose journals are not in MLflow in full, or belong to a run
     that was cut off; the experiments' runs first.
     """
@@ -295,18 +295,18 @@ def _end_for(folder):
         journal.Journal(folder).end("FAILED", reason)
 
 
-def settle(say=print, *, register_model=None):
+def close_stale_runs(say=print, *, register_model=None):
     """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
 
     Raises:
         Away: the store cannot be asked.
     """
-    for folder in outstanding():
+    for folder in pending():
         lock, work = lock_of(folder, "driver"), lock_of(folder)
-        if not taken(lock, 0):
+        if not acquire(lock, 0):
             continue  # at work
         try:
-            if not taken(work, 0):
+            if not acquire(work, 0):
                 continue
             try:
                 if not journal.ended(folder):

@@ -30,7 +30,7 @@ def completed(folder):
     record = results.completion(folder)
     if record is None:
         raise InputError(f"{folder}: no completed stage here; run it first")
-    with suppress(delivery.Away):  # told by what follows
+    with suppress(delivery.StoreUnavailable):  # told by what follows
         delivery.deliver(folder)
     run_id = delivery.run_of(folder)
     run = run_id and mlflow_store.find_run(run_id)

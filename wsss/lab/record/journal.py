@@ -10,7 +10,7 @@ from pathlib import Path
 from wsss.io import atomic
 from wsss.lab import results
 
-STATES = ("run", "again", "end")  # kinds of entries that tell whether a run is at work
+STATES = ("run", "resumed", "end")  # kinds of entries that tell whether a run is at work
 
 
 def entries(folder, offset=0):
@@ -44,7 +44,7 @@ def ended(folder):
     return not states or states[-1] == "end"
 
 
-def opening(folder):
+def run_header(folder):
     """``(experiment, tags)`` of a folder's run, the tags as they are now; ``("", {})`` without."""
     experiment, tags = "", {}
     for entry, _ in entries(folder):
@@ -104,7 +104,7 @@ class Journal:
             parent: folder of the journal whose run this one is a child of.
         """
         if any(entry["kind"] == "run" for entry, _ in entries(self.folder)):
-            self.add("again")
+            self.add("resumed")
             self.tags(tags)
         else:
             parent = str(parent) if parent else None

@@ -62,10 +62,10 @@ def _create(database):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow to import
 
         with atomic.write(database) as partial:
-            SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts_beside(database)).engine.dispose()
+            SqlAlchemyStore(f"{SQLITE}{partial}", _artifact_folder(database)).engine.dispose()
 
 
-def _artifacts_beside(database):
+def _artifact_folder(database):
     """Where a database's runs have their files, as a URI."""
     return (database.resolve().parent / "mlartifacts").as_uri()
 
@@ -76,7 +76,7 @@ def experiment_id(name):
     if found:
         return found.experiment_id
     database = _database()
-    artifacts = database and _artifacts_beside(database)  # a server keeps them where it was told to
+    artifacts = database and _artifact_folder(database)  # a server keeps them where it was told to
     try:
         return client().create_experiment(name, artifact_location=artifacts)
     except mlflow.MlflowException as fault:

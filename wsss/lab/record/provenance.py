@@ -47,7 +47,10 @@ def tags(count=None):
 
 def versions():
     """Versions of the packages that ``pyproject.toml`` says can change results, by name."""
-    return {name: metadata.version(name) for name in code.packages(paths.project_root())}
+    return {
+        name: metadata.version(name)
+        for name in code.settings(paths.project_root()).get("versions", [])
+    }
 
 
 def other_versions(folders):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.io.locks import lock_of, taken
+from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
 from wsss.lab.record.journal import Journal
@@ -58,7 +58,7 @@ class StageRun:
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
         self._register = None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
-        if not taken(self._lock, LOCK_SECONDS):
+        if not acquire(self._lock, LOCK_SECONDS):
             raise InputError(
                 f"{folder}: another process works on the same {name}; wait for it or stop it"
             )
@@ -76,7 +76,7 @@ class StageRun:
     def log_metrics(self, metrics, step=0):
         """Log a dict of numbers; names may hold ``/``."""
         self.journal.metrics(metrics, step)
-        self._carry()
+        self._upload()
 
     def log_figure(self, figure, name):
         """Log a matplotlib figure as ``figures/<name>.png``, and keep it in the stage's folder."""
@@ -95,12 +95,12 @@ class StageRun:
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
             self.journal.file(path, kind="image", key=key)
-        self._carry()
+        self._upload()
 
     def log_file(self, path, folder=None):
         """Keep a file of the stage's folder in MLflow, under ``folder`` of the run's artifacts."""
         self.journal.file(path, folder)
-        self._carry()
+        self._upload()
 
     def log_table(self, frame, name):
         """Log a pandas table that the MLflow UI shows, as ``<name>.json``."""
@@ -108,7 +108,7 @@ class StageRun:
         with atomic.write(path) as partial:
             frame.to_json(partial, orient="split", index=False, date_format="iso")
         self.journal.file(path, kind="table")
-        self._carry()
+        self._upload()
 
     def log_model(self, description, name, register):
         """Have a model registered under a name once the record is delivered.
@@ -120,7 +120,7 @@ class StageRun:
         """
         self._register = register
         self.journal.file(description, kind="model", name=name)
-        self._carry()
+        self._upload()
 
     def complete(self, metrics=None, folders=()):
         """Mark the stage complete: its last act.
@@ -154,13 +154,13 @@ class StageRun:
         if self._owned:
             self.journal.end("FINISHED")
         self._asked = 0.0
-        self._carry()
+        self._upload()
         self._lock.release()
 
     def _tag(self, tags):
         self.journal.tags({f"wsss.{name}": value for name, value in tags.items()})
 
-    def _carry(self):
+    def _upload(self):
         """Deliver at once where no driver does it."""
         if not self._owned or time.monotonic() < self._asked:
             return
@@ -168,7 +168,7 @@ class StageRun:
 
         try:
             delivery.deliver(self.folder, register_model=self._register)
-        except delivery.Away as fault:
+        except delivery.StoreUnavailable as fault:
             self._asked = time.monotonic() + PAUSE
             if results.completion(self.folder):
                 print(

@@ -100,5 +100,5 @@ def _record(experiment, names, folder, means, say):
             journal.file(folder / name)
     journal.metrics(means)
     journal.end("FINISHED")
-    with delivery.Courier(say) as courier:
-        courier.carry(folder)
+    with delivery.Uploader(say) as uploader:
+        uploader.watch(folder)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
 from wsss.errors import InputError
-from wsss.io.locks import lock_of, taken
+from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
 from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
@@ -28,7 +28,7 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
         planned: from ``pipeline.plan``.
         project: the ``Project`` whose notebooks run.
         title: what sets this run apart from others of the experiment; empty takes the changes.
-        say: what is told to people goes through it.
+        say: what is metrics to people goes through it.
         lane: where it runs, as in ``run_stage``; None has it run alone.
 
     Raises:
@@ -40,8 +40,8 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
-        delivery.settle(say, register_model=project.register_model)
-    except delivery.Away as fault:
+        delivery.close_stale_runs(say, register_model=project.register_model)
+    except delivery.StoreUnavailable as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     if line := provenance.other_versions([item.folder for item in planned if item.done]):
         say(line)
@@ -64,7 +64,7 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
     with (
         lock_of(folder, "driver"),
-        delivery.Courier(say, register_model=project.register_model) as courier,
+        delivery.Uploader(say, register_model=project.register_model) as uploader,
     ):
         parent = Journal(folder)
         parent.begin(
@@ -74,10 +74,10 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
             | ({TRUSTED: trusted} if trusted else {})
             | provenance.tags(),
         )
-        courier.carry(folder)
+        uploader.watch(folder)
         status, error = "FAILED", None
         try:
-            headlines = _run_stages(name, planned, parent, courier, say, lane, project)
+            headlines = _run_stages(name, planned, parent, uploader, say, lane, project)
             report = _report(planned)
             text = "\n\n".join(filter(None, [description, report]))
             parent.tags({mlflow_pages.NOTE: text})
@@ -92,12 +92,12 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
         finally:
             with suppress(OSError) if status != "FINISHED" else nullcontext():
                 parent.end(status, error)
-    if courier.away:
-        say(f"{courier.away}; the record waits on disk, and the next `wsss run` delivers it")
+    if uploader.away:
+        say(f"{uploader.away}; the record waits on disk, and the next `wsss run` delivers it")
     return report
 
 
-def _run_stages(name, planned, parent, courier, say, lane, project):
+def _run_stages(name, planned, parent, uploader, say, lane, project):
     """Run what is not done; returns the names of the figures that come first."""
     headlines = []
     # a notebook becomes a page while the next one starts; leaving the block waits for all
@@ -108,16 +108,16 @@ def _run_stages(name, planned, parent, courier, say, lane, project):
                 label = f"[{place}/{len(planned)}] {item.name}"
                 with _alone(item, label, lane, say) as free:
                     if free:
-                        courier.flush()  # a report reads what earlier stages have recorded
+                        uploader.upload()  # a report reads what earlier stages have recorded
                         try:
-                            run_stage(name, item, parent.folder, label, courier, say, lane=lane)
+                            run_stage(name, item, parent.folder, label, uploader, say, lane=lane)
                         finally:
                             written.append(pages.submit(keep_notebook, item.folder))
-            courier.carry(item.folder)
+            uploader.watch(item.folder)
             parent.add("stage", name=item.name, folder=str(item.folder))
             final = results.completion(item.folder)["metrics"]
-            told = final | {"seconds": seconds_of(item.folder)}
-            parent.metrics({f"{item.name}.{metric}": value for metric, value in told.items()})
+            metrics = final | {"seconds": seconds_of(item.folder)}
+            parent.metrics({f"{item.name}.{metric}": value for metric, value in metrics.items()})
             first = mlflow_pages.headlines(final, project.scores)
             parent.metrics(first)
             headlines += first
@@ -130,10 +130,10 @@ def _run_stages(name, planned, parent, courier, say, lane, project):
 def _alone(item, label, lane, say):
     """Hold a stage's folder; gives whether there is anything left to do when it was had."""
     lock = lock_of(item.folder, "driver")
-    waited = not taken(lock, 0)
+    waited = not acquire(lock, 0)
     if waited:
         say(f"{label}: another `wsss run` works on it; waiting for that one")
-        while not taken(lock, 1):
+        while not acquire(lock, 1):
             lane.check()
     try:
         yield not (waited and results.completion(item.folder) and not results.damage(item.folder))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,7 @@ class StageFailed(RuntimeError):
     """A stage's notebook ended without completing; the message says where to look."""
 
 
-def run_stage(experiment, item, parent, label, courier, say, *, tags=None, lane=None):
+def run_stage(experiment, item, parent, label, uploader, say, *, tags=None, lane=None):
     """One notebook in a subprocess, watched, and its run's status set from what it left behind.
 
     Args:
@@ -77,7 +78,7 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None, lane=
         item: a ``pipeline.Planned`` that is not done.
         parent: folder of the journal whose run the stage's becomes a child of.
         label: for the progress line.
-        courier: the ``delivery.Courier`` that takes the record to MLflow.
+        uploader: the ``delivery.Courier`` that takes the record to MLflow.
         say: what is told to people goes through it.
         tags: more of them for the run.
         lane: where it runs, an ``Alone`` or what has its methods; None has it run alone.
@@ -90,15 +91,15 @@ def run_stage(experiment, item, parent, label, courier, say, *, tags=None, lane=
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
     with lane.stage(item) as share:
-        _run(experiment, item, parent, label, courier, say, tags or {}, lane, share)
+        _run(experiment, item, parent, label, uploader, say, tags or {}, lane, share)
 
 
-def _run(experiment, item, parent, label, courier, say, tags, lane, share):
+def _run(experiment, item, parent, label, uploader, say, tags, lane, share):
     journal = Journal(item.folder)
     tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | tags
     name = mlflow_pages.run_name(item.name, mlflow_pages.title(item.changes))
     journal.begin(experiment, name, tags | provenance.tags(share.count), parent=parent)
-    courier.carry(item.folder)
+    uploader.watch(item.folder)
     before = seconds_of(item.folder)
     parameters, notebook = item.folder / "parameters.json", item.folder / results.NOTEBOOK
     atomic.save_json(parameters, item.values)
@@ -127,7 +128,7 @@ def _run(experiment, item, parent, label, courier, say, tags, lane, share):
                 cwd=paths.project_root(),
             )
             try:
-                _watch(process, watched, label, courier, lane)
+                _watch(process, watched, label, uploader, lane)
             finally:
                 if process.poll() is None:
                     process.terminate()
@@ -166,6 +167,23 @@ def _is_complete(item, code):
     return code == 0 or not results.damage(item.folder)
 
 
+def dry_run(planned):
+    """The plain papermill commands of what would run, one per line."""
+    lines = []
+    for item in planned:
+        if item.done:
+            lines.append(f"# {item.name}: done, {item.folder}")
+            continue
+        words = ["papermill", item.stage.path.relative_to(paths.project_root())]
+        words.append(item.folder / results.NOTEBOOK)
+        for name, value in item.values.items():
+            if value != item.stage.parameters[name].default:
+                several = isinstance(value, list)
+                words += ["-y", f"{name}: {value}"] if several else ["-p", name, value]
+        lines.append(shlex.join(map(str, words)))
+    return "\n".join(lines)
+
+
 def seconds_of(folder):
     """Seconds that a stage took, all attempts at it."""
     try:
@@ -174,7 +192,7 @@ def seconds_of(folder):
         return 0.0
 
 
-def _watch(process, path, label, courier, lane):
+def _watch(process, path, label, uploader, lane):
     """Show the kernel's progress until the process ends."""
     try:
         while True:
@@ -184,7 +202,7 @@ def _watch(process, path, label, courier, lane):
                 return
             lane.check()
             text = path.read_text() if path.exists() else "starting"
-            lane.show(label, text + ("  (tracking store away)" if courier.away else ""))
+            lane.show(label, text + ("  (tracking store away)" if uploader.away else ""))
     finally:
         lane.hide(label)
 

@@ -14,7 +14,7 @@ from wsss.lab.run.resources import Shares
 from wsss.runtime.progress import Screen
 
 
-class Lanes:
+class ParallelRuns:
     """Plans, and who works on which.
 
     Args:
@@ -92,7 +92,7 @@ class Lanes:
     def _work(self, work):
         while (place := self._next()) is not None:
             try:
-                work(place, Lane(self, self.mark(place) + " " if self._jobs > 1 else ""))
+                work(place, ParallelRun(self, self.mark(place) + " " if self._jobs > 1 else ""))
             except Exception as fault:
                 self.faults[place] = fault
             finally:
@@ -152,12 +152,12 @@ class Lanes:
         return f"({done}/{self._count})", left and f"; {left}"
 
 
-class Lane:
+class ParallelRun:
     """Where one plan's stages work, as ``execution.Alone``; what is told of them has its number."""
 
-    def __init__(self, lanes, mark):
-        self._screen, self._mark = lanes.screen, mark
-        self.stage, self.check = lanes.stage, lanes.check
+    def __init__(self, runs, mark):
+        self._screen, self._mark = runs.screen, mark
+        self.stage, self.check = runs.stage, runs.check
 
     def say(self, text):
         self._screen.say(self._mark + text)

@@ -12,7 +12,7 @@ from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import run_stage
 
 TIMINGS = ("images_per_second", "seconds")  # figures that no two runs share
-TOLD = 12  # differing figures or packages that are told one by one
+MOST_LINES = 12  # differing figures or packages that are shown one by one
 
 
 def reproduce(source, *, project, say=print):
@@ -21,7 +21,7 @@ def reproduce(source, *, project, say=print):
     Args:
         source: the stage's folder, or the id of its MLflow run.
         project: the ``Project`` whose notebook it is.
-        say: what is told to people goes through it.
+        say: what is shown to people goes through it.
 
     Returns:
         whether all figures, files and weights are the same.
@@ -40,18 +40,18 @@ def reproduce(source, *, project, say=print):
     shutil.rmtree(root, ignore_errors=True)
     with (
         _elsewhere(root, record),
-        delivery.Courier(say, register_model=project.register_model) as courier,
+        delivery.Uploader(say, register_model=project.register_model) as uploader,
     ):
         item.folder = paths.stage_folder(item.name, item.fingerprint)
         label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
-        experiment = journal.opening(folder)[0] or "notebooks"
-        run_stage(experiment, item, None, label, courier, say, tags=tags)
+        experiment = journal.run_header(folder)[0] or "notebooks"
+        run_stage(experiment, item, None, label, uploader, say, tags=tags)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
-    for line in differences[:TOLD]:
+    for line in differences[:MOST_LINES]:
         say(line)
-    if len(differences) > TOLD:
-        say(f"and {len(differences) - TOLD} more")
+    if len(differences) > MOST_LINES:
+        say(f"and {len(differences) - MOST_LINES} more")
     if not differences:
         figures = sum(name not in TIMINGS for name in record["metrics"])
         files = sum(each["files"] for each in record["manifest"].values())
@@ -132,7 +132,7 @@ def _planned(folder, record, project):
 
 def _surroundings(folder):
     """What of code, packages and machine is not as it was at a stage's run."""
-    then, now = journal.opening(folder)[1], provenance.tags()
+    then, now = journal.run_header(folder)[1], provenance.tags()
     reasons = []
     for tag, name in {
         "mlflow.source.git.commit": "the commit",
@@ -149,9 +149,9 @@ def _surroundings(folder):
         others = sorted({*provenance.packages()} - packages, key=str.lower)
         gone = sorted(packages - {*provenance.packages()}, key=str.lower)
         if others or gone:
-            told = [*others[:TOLD], *(["..."] if len(others) > TOLD else [])]
+            shown = [*others[:MOST_LINES], *(["..."] if len(others) > MOST_LINES else [])]
             reasons.append(
-                f"packages: now {', '.join(told) or 'fewer'}, then {', '.join(gone[:TOLD])}"
+                f"packages: now {', '.join(shown) or 'fewer'}, then {', '.join(gone[:MOST_LINES])}"
             )
     return reasons
 

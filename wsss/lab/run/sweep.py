@@ -6,11 +6,10 @@ score many settings of the last stage in one pass (``Project.one_pass``), it doe
 
 from wsss.errors import InputError
 from wsss.lab import paths, results
-from wsss.lab import plan as plans
-from wsss.lab.run import driver
+from wsss.lab.run import driver, notebook
 from wsss.lab.run.comparison import compare
 from wsss.lab.run.grid import plan_point
-from wsss.lab.run.parallel_runs import Lanes
+from wsss.lab.run.parallel_runs import ParallelRuns
 
 
 class SweepFailed(RuntimeError):
@@ -52,15 +51,15 @@ def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=p
         return compare(experiment, rows, names, given, project=project, say=say, common=common)
     # every point is checked before anything runs
     planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
-    lanes = Lanes(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
+    runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for items in planned for item in items}
     project.check_room(list(each.values()), paths.outputs_root())
     ran = {}
 
     def work(place, lane):
         point = points[place]
-        left = lanes.left()
-        lanes.screen.say(f"{lanes.mark(place)} {point.title}{left and f', {left}'}")
+        left = runs.left()
+        runs.screen.say(f"{runs.mark(place)} {point.title}{left and f', {left}'}")
         # planned again: an earlier point may have finished some of its stages
         ran[place] = items = plan_point(experiment, point, overrides, **options)
         # where only parameters differ, their values name the run
@@ -68,7 +67,7 @@ def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=p
         title = point.title if named else ""
         driver.run(experiment, items, project=project, title=title, say=lane.say, lane=lane)
 
-    if faults := lanes.run(work):
+    if faults := runs.run(work):
         raise _failure(points, faults)
     rows = [
         point.names
@@ -84,10 +83,10 @@ def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=p
 
 def _failure(points, faults):
     """One exception for the points that failed, by their places: each reason once."""
-    told = {}
+    reasons_of = {}
     for place, fault in sorted(faults.items()):
-        told.setdefault(str(fault), []).append(points[place].title)
-    reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in told.items())
+        reasons_of.setdefault(str(fault), []).append(points[place].title)
+    reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in reasons_of.items())
     bad = all(isinstance(fault, InputError) for fault in faults.values())
     kind = InputError if bad else SweepFailed
     failure = kind(f"{len(faults)} of {len(points)} points failed, the others are done: {reasons}")
@@ -96,15 +95,15 @@ def _failure(points, faults):
 
 
 def dry_run(experiment, points, overrides, *, project, **options):
-    """What ``run`` would do, as ``plan.dry_run`` prints it."""
+    """What ``run`` would do, as ``notebook.dry_run`` prints it."""
     options["project"] = project
     first = plan_point(experiment, points[0], overrides, **options)
     if callable(_one_pass(points, first, project)):
         note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
-        return "\n".join(filter(None, [plans.dry_run(first[:-1]), note]))
+        return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
     planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
     return "\n".join(
-        f"# {point.title}\n{plans.dry_run(items)}"
+        f"# {point.title}\n{notebook.dry_run(items)}"
         for point, items in zip(points, planned, strict=True)
     )
 

@@ -7,15 +7,15 @@ A backbone is a module with ``channels`` (of each level it returns, coarsest las
 It normalises its input itself, since that belongs to the weights, and says which they are:
 ``origin`` in words (None: there are none), ``offered`` by torchvision under a name (else None),
 ``adapt(state) -> (the body's state dict, {name: why it was left out})`` from the file's own names.
-With ``recompute`` set it trains in less memory (see ``layers.step``).
+With ``activation_checkpointing`` set it trains in less memory (see ``layers.step``).
 """
 
 from torch import nn
 
 from wsss.errors import InputError
+from wsss.models.backbones.layers import Normalise, step
 from wsss.models.backbones.resnet38 import ResNet38
 from wsss.models.backbones.vgg16 import VGG16
-from wsss.models.layers import Normalise, step
 
 
 class ResNet50(nn.Module):
@@ -35,7 +35,7 @@ class ResNet50(nn.Module):
         del self.body.fc
         self.channels = (256, 512, 1024, 2048)
         self.strides = (4, 8, min(16, output_stride), output_stride)
-        self.recompute = False
+        self.activation_checkpointing = False
 
     def parts(self, level):
         body = self.body
@@ -74,7 +74,7 @@ class MobileNetV2(nn.Module):
         del self.body.classifier
         self.channels = (24, 32, 96, 1280)
         self.strides = (4, 8, min(16, output_stride), output_stride)
-        self.recompute = False
+        self.activation_checkpointing = False
         stride, dilation = 1, 1
         for module in self.body.features.modules():
             if not isinstance(module, nn.Conv2d) or module.kernel_size == (1, 1):
@@ -124,7 +124,7 @@ class Small(nn.Module):
         self.normalise = Normalise()
         self.channels = (16, 32, 64, 128)
         self.strides = (2, 4, 8, 8) if output_stride == 8 else (2, 4, 8, 16)
-        self.recompute = False
+        self.activation_checkpointing = False
         levels, inputs = [], 3
         for index, outputs in enumerate(self.channels):
             stride = 2 if index == 0 or self.strides[index] > self.strides[index - 1] else 1

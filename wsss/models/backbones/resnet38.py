@@ -11,7 +11,7 @@ import re
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.layers import Normalise, step
+from wsss.models.backbones.layers import Normalise, step
 
 # arg:res5b1_branch2a_weight, aux:bn5b1_branch2a_moving_mean: level 5, block 1, one of its layers
 MXNET = re.compile(r"(res|bn)([2-7])(?:a|b([1-5]))_(branch\w+?)_(weight|gamma|beta|moving_\w+)")
@@ -135,7 +135,7 @@ class ResNet38(nn.Module):
         self.body = Body()
         self.channels = (128, 256, 512, 1024, 4096)
         self.strides = (2, 4, 8, 8, 8)
-        self.recompute = False
+        self.activation_checkpointing = False
 
     def parts(self, level):
         return [getattr(self.body, name) for name in Body.levels[level]]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.layers import step
+from wsss.models.backbones.layers import step
 
 BLUE_GREEN_RED_MEAN = (104.008, 116.669, 122.675)  # of ImageNet, 0 to 255, as Caffe had it
 
@@ -64,7 +64,7 @@ class VGG16(nn.Module):
         self.dropout = nn.Dropout2d(0.5)
         self.channels = (64, 128, 256, 512, 512, 1024)
         self.strides = (1, 2, 4, 8, 8, 8)
-        self.recompute = False
+        self.activation_checkpointing = False
 
     def normalise(self, images):
         """RGB in [0, 1] as Caffe saw it: blue first, 0 to 255, less the mean."""

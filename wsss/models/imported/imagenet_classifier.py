@@ -19,7 +19,7 @@ LONG_SIDE = 256  # pixels; near what ImageNet classifiers are trained on
 
 
 @torch.no_grad()
-def recognise(network, backbone, weights, dataset, ids):
+def init_from_imagenet(network, backbone, weights, dataset, ids):
     """Set a CAM network's classifier from the pretrained one, in place.
 
     Each class becomes a mixture of ImageNet's classes, weighted by how much more probable they are
@@ -34,12 +34,10 @@ def recognise(network, backbone, weights, dataset, ids):
         InputError: the weights are random, or hold no classifier.
     """
     if not weights:
-        raise InputError(
-            "pretrained_share needs pretrained weights; set weights, or the share to 0"
-        )
+        raise InputError("wise_ft_alpha needs pretrained weights; set weights, or the share to 0")
     if len(network.adapt):
         raise InputError(
-            "pretrained_share needs a classifier on the backbone itself; set head_channels or the "
+            "wise_ft_alpha needs a classifier on the backbone itself; set head_channels or the "
             "share to 0"
         )
     state, source = pretrained_state(BACKBONES[backbone], weights)
@@ -51,13 +49,13 @@ def recognise(network, backbone, weights, dataset, ids):
     if not layers:
         raise InputError(
             f"{source}: has no classifier ('fc' or 'classifier.1') to start from; set "
-            "pretrained_share to 0"
+            "wise_ft_alpha to 0"
         )
     weight, bias = (tensor.float() for tensor in layers[0])
     device = pick_device()
     network.to(device, memory_format=torch.channels_last).eval()
     guesses = []
-    for id in progress(ids, "recognise", total=len(ids)):
+    for id in progress(ids, "read the ImageNet classifier", total=len(ids)):
         photo = as_batch(dataset.image(id), device)
         scale = LONG_SIDE / max(photo.shape[-2:])
         photo = F.interpolate(
@@ -83,13 +81,13 @@ def recognise(network, backbone, weights, dataset, ids):
 
 
 @torch.no_grad()
-def average(network, start, share):
+def interpolate(network, start, share):
     """Replace a trained network's weights by their mean with its start's, in place.
 
     Args:
         network: a trained ``CamNetwork``.
-        start: another of the same architecture, see ``recognise``; its classifier is first brought
-            to the trained one's length.
+        start: another of the same architecture, see ``init_from_imagenet``; its classifier is
+            first rescaled to the trained one's length.
         share: of the start, in [0, 1].
     """
     length = network.classifier.weight.norm() / start.classifier.weight.norm()

@@ -195,7 +195,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
         "train_cam": {"inputs": {}, "parameters": {}},
         "infer_cam": {
             "inputs": {"train_cam": "train_cam0"},
-            "parameters": {"scales": [0.5], "flip": False, "power": 1.0, "output_stride": 16},
+            "parameters": {"scales": [0.5], "flip": False, "cam_power": 1.0, "output_stride": 16},
         },
         "train_affinity": {"inputs": {}, "parameters": {}},
         "random_walk": {
@@ -214,7 +214,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
         tmp_path / "random_walk" / "random_walk0", {"random_walk": {"beta": 7}}
     )
     assert method.strides == {"cam": 16, "affinity": 0}
-    assert method.maps == {"scales": (0.5,), "flip": False, "power": 1.0}
+    assert method.maps == {"scales": (0.5,), "flip": False, "cam_power": 1.0}
     assert method.walk == synthesis.Walk(beta=7.0, steps=4, crf=CrfParams(bilateral_sxy=20.0))
     assert models.open_network(method.cam, "cam") and models.open_network(method.affinity)
     with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):

@@ -8,7 +8,7 @@ from wsss.errors import InputError
 from wsss.train.loop import Schedule
 from wsss.train.sampler import EpochSampler, check_shares
 
-SCHEDULE = Schedule(epochs=2, batch_size=12, accumulate=3, train_processes=2, seed=5)
+SCHEDULE = Schedule(epochs=2, batch_size=12, accumulation_steps=3, train_processes=2, seed=5)
 
 
 def test_an_epoch_is_every_photo_once_in_an_order_of_its_own():
@@ -44,7 +44,7 @@ def test_shares_of_a_part_make_up_the_part_of_one_process():
     ],
 )
 def test_shares_that_would_be_unequal_are_refused(length, size, parts, count, told):
-    schedule = Schedule(batch_size=size, accumulate=parts, train_processes=count)
+    schedule = Schedule(batch_size=size, accumulation_steps=parts, train_processes=count)
     with pytest.raises(InputError, match=told):
         check_shares(length, schedule)
     check_shares(length, replace(schedule, train_processes=1))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_foreign import blob, field, mx_array, mx_list
+from test_mxnet_caffe import blob, field, mx_array, mx_list
 from test_resnet38 import tensors as resnet38_tensors
 
 from wsss import models

@@ -118,7 +118,7 @@ def test_start_up_takes_the_same_for_any_number_of_photos(planned, forecast):
 
 def test_a_training_of_more_passes_works_longer(planned, forecast):
     found = run(planned, "train_cam", 120, 8.0, 5.0)
-    fewer = {"epochs": found.values["epochs"] // 5, "members": 1}
+    fewer = {"epochs": found.values["epochs"] // 5, "soup_size": 1}
     quick = found._replace(values=found.values | fewer)
     assert forecast("train_cam", [quick]).work == pytest.approx(5 * 8.0)
 

@@ -164,10 +164,10 @@ def fuse_activations(network):
 
 
 def step(backbone, block, x):
-    """``block(x)``; if ``backbone.recompute`` is set, the block's inner activations are discarded
-    and recomputed in the backward pass, so that training holds one block's activations at a time
-    (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
+    """``block(x)``; if ``backbone.activation_checkpointing`` is set, the block's inner activations
+    are discarded and computed again in the backward pass, so that training holds those of one
+    block at a time (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
     """
-    if backbone.recompute and torch.is_grad_enabled():
+    if backbone.activation_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, x, use_reentrant=False)
     return block(x)

@@ -20,7 +20,7 @@ from tests.toys import Noise
 from wsss.datasets.transforms import cut_mix
 from wsss.errors import InputError
 from wsss.models import build_affinity, build_cam, build_segmentation
-from wsss.models.layers import freeze_batch_norm
+from wsss.models.backbones.layers import freeze_batch_norm
 from wsss.train import checkpoints, divergence, losses
 from wsss.train.loop import Schedule, fit, fit_soup
 from wsss.train.parallel import distributed
@@ -46,7 +46,7 @@ def cells(picture):
 
 KINDS = {
     "classification": (
-        partial(build_cam, "small", 3, dropout=0.0, frozen_levels=1),
+        partial(build_cam, "small", 3, dropout=0.0, frozen_stages=1),
         losses.classification_loss,
         tags,
         0.005,
@@ -86,9 +86,9 @@ def steps_of(kind, processes, folder):
     schedule = Schedule(
         epochs=20,  # of one step each
         batch_size=12,
-        accumulate=3,
+        accumulation_steps=3,
         learning_rate=rate,
-        head_factor=1.0,
+        head_lr_mult=1.0,
         workers=0,
         train_processes=processes,
     )
@@ -289,7 +289,7 @@ class Diverging:
 def test_training_that_diverges_in_one_process_stops_in_all(tmp_path):
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    schedule = replace(TWO, accumulate=1)
+    schedule = replace(TWO, accumulation_steps=1)
     told = "at step 5 of 12: the loss is nan; the last good checkpoint is .*, of step 5; lower"
     with pytest.raises(FloatingPointError, match=told) as fault:
         fit(net, points(), loss=Diverging(), schedule=schedule, folder=tmp_path)
@@ -314,7 +314,7 @@ class Deadly:
 
 
 def test_a_killed_process_is_reported_in_one_line_and_training_resumes(tmp_path):
-    schedule = replace(TWO, accumulate=1)
+    schedule = replace(TWO, accumulation_steps=1)
     told = r"training process 1 was killed \(signal 9\).*same command again to resume"
     with pytest.raises(RuntimeError, match=told) as error:
         fit(network(), points(), loss=Deadly(tmp_path), schedule=schedule, folder=tmp_path)

@@ -27,14 +27,19 @@ SMOKE = {
     "common": {"dataset": "shapes", "processes": 1, "workers": 0},
     "stages": {
         "dataset": {},
-        "train_cam": {"epochs": 1, "members": 2, "crop": 64},
+        "train_cam": {"epochs": 1, "soup_size": 2, "crop": 64},
         "infer_cam": {"scales": [0.5], "processes": 2},
         "affinity_labels": {"crf_steps": 1},
         "train_affinity": {"epochs": 1, "crop": 64},
         "random_walk": {"steps": 8, "crf_steps": 1, "flip": True},
         "train_segmentation": {
-            **{"epochs": 1, "crop": 64, "channels": 16, "fine": [4, 8]},
-            **{"members": 2, "rare_photos": 4, "rare_strength": 0.4, "gate": 0.5},
+            **{"epochs": 1, "crop": 64, "channels": 16, "low_level_channels": [4, 8]},
+            **{
+                "soup_size": 2,
+                "rare_photos": 4,
+                "logit_adjustment": 0.4,
+                "class_presence_weight": 0.5,
+            },
         },
         "evaluate": {"model_name": "smoke-network", "train_affinity_run": "", "walk_steps": 4},
         "report": {},

@@ -11,7 +11,7 @@ import pytest
 
 from wsss.errors import InputError
 from wsss.lab.run import resources
-from wsss.lab.run.parallel_runs import Lanes
+from wsss.lab.run.parallel_runs import ParallelRuns
 from wsss.lab.run.resources import Shares
 from wsss.runtime import devices
 
@@ -72,7 +72,7 @@ def test_every_stage_runs_once_and_no_more_at_once_than_there_are_jobs(machine, 
     machine(4)
     given = plans("abc", "abd", "abe", "xyz", "xyw", "abc")
     record = Record(given)
-    assert Lanes(given, jobs=jobs).run(record.work) == {}
+    assert ParallelRuns(given, jobs=jobs).run(record.work) == {}
     assert sorted(record.ran) == sorted({item.fingerprint for plan in given for item in plan})
     assert record.most == jobs
 
@@ -82,7 +82,7 @@ def test_a_plan_that_waits_for_anothers_stage_lets_others_work(machine):
     machine(2)
     given = plans("ab", "ac", "xy")
     record = Record(given)
-    Lanes(given, jobs=2).run(record.work)
+    ParallelRuns(given, jobs=2).run(record.work)
     assert sorted(record.ran[:2]) == ["a", "x"] and record.most == 2
 
 
@@ -91,7 +91,7 @@ def test_one_that_fails_keeps_back_only_those_that_need_its_stage(machine, jobs)
     machine(2)
     given = plans("abc", "abd", "ae", "xy")
     record = Record(given, fails={"ab"})
-    faults = Lanes(given, jobs=jobs).run(record.work)
+    faults = ParallelRuns(given, jobs=jobs).run(record.work)
     assert {place: str(fault) for place, fault in faults.items()} == {0: "ab", 1: "ab"}
     assert sorted(record.ran) == ["a", "ab", "ae", "x", "xy"]
 
@@ -102,7 +102,7 @@ def test_shares_go_by_how_many_such_stages_there_are(machine):
     for plan in given[:2]:
         plan[0].done = True  # what was done before changes no share, and so no bits
     record = Record(given)
-    Lanes(given, jobs=4).run(record.work)
+    ParallelRuns(given, jobs=4).run(record.work)
     counts = {name: share.count for name, share in record.shares.items()}
     assert counts == {
         **{"a": 8, "ab": 4, "ae": 4},

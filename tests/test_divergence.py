@@ -161,7 +161,7 @@ def train_for_long(folder):
 @pytest.mark.parametrize("seconds", [0, 4])
 def test_workers_end_with_a_killed_training(tmp_path, seconds):
     """Whether its workers are at work already or still starting."""
-    code = f"import test_health; test_health.train_for_long({str(tmp_path)!r})"
+    code = f"import test_divergence; test_divergence.train_for_long({str(tmp_path)!r})"
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(

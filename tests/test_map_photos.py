@@ -80,7 +80,7 @@ PARENT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_infer import Doubling
+from test_map_photos import Doubling
 from wsss.photos.map_photos import infer
 
 if __name__ == "__main__":
@@ -107,7 +107,7 @@ def infer_fatally(folder):
 
 
 def test_a_worker_killed_while_another_starts_does_not_stop_the_end(tmp_path):
-    code = f"import test_infer; test_infer.infer_fatally({str(tmp_path)!r})"
+    code = f"import test_map_photos; test_map_photos.infer_fatally({str(tmp_path)!r})"
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -23,12 +23,12 @@ from wsss.synthesis import Walk
 from wsss.train import loop, losses
 
 SMALL = {
-    "train_cam": {"members": 2, "epochs": 1, "crop": 32},
+    "train_cam": {"soup_size": 2, "epochs": 1, "crop": 32},
     "infer_cam": {},
     "affinity_labels": {"marginals": True},
     "train_affinity": {"reduced": [8, 8, 8], "optimiser": "sgd"},
     "random_walk": {},
-    "train_segmentation": {"channels": 16, "frozen_levels": 1},
+    "train_segmentation": {"channels": 16, "frozen_stages": 1},
     "evaluate": {},
 }
 
@@ -119,7 +119,7 @@ def test_photos_that_are_not_there_yet_take_as_much_each(chain):
 
 def test_more_classes_and_fewer_checkpoints_count(chain):
     data, plan = chain
-    values = plan["train_segmentation"].values | {"frozen_levels": 0, "optimiser": "sgd"}
+    values = plan["train_segmentation"].values | {"frozen_stages": 0, "optimiser": "sgd"}
     sizes = [
         disk_space.stage_bytes(
             "train_segmentation", values, data=data, classes=80, checkpoints=count
@@ -137,16 +137,16 @@ def test_more_classes_and_fewer_checkpoints_count(chain):
 def test_networks_are_measured_without_being_built(chain, backbone):
     data, plan = chain
     for name, build in disk_space.NETWORKS.items():
-        values = plan[name].values | {"backbone": backbone, "members": 3, "optimiser": "adam"}
+        values = plan[name].values | {"backbone": backbone, "soup_size": 3, "optimiser": "adam"}
         if name == "train_affinity":
-            del values["members"]  # it has none
+            del values["soup_size"]  # it has none
         random = torch.get_rng_state()
         estimate = disk_space.stage_bytes(name, values, data=data)
         assert torch.equal(torch.get_rng_state(), random)
         network = build(values, len(data.classes))
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         trained = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
-        members = values.get("members", 0)
+        members = values.get("soup_size", 0)
         expected = weights * (1 + members) + 2 * max(1, members) * (weights + 2 * trained)
         assert expected <= estimate < 1.1 * expected + 2**20
 

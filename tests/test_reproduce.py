@@ -121,7 +121,7 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
     for record in (run, parent):
         record.end("FINISHED")
     parent.add("stage", name="toy", folder=str(folder))
-    delivery.settle()
+    delivery.close_stale_runs()
     run_id = delivery.run_of(folder)
     assert reproduce.find(run_id) == reproduce.find(str(folder)) == folder.resolve()
     with pytest.raises(InputError, match=f"its stages' runs are: {run_id}"):
@@ -141,7 +141,7 @@ def test_what_surrounded_a_run_is_compared(outputs):
     reasons = "\n".join(reproduce._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons
     assert "then torch==0.1" in reasons
-    assert journal.opening(folder)[0] == "toys"
+    assert journal.run_header(folder)[0] == "toys"
 
 
 def test_reproduce_is_a_command(capsys):

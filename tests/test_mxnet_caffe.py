@@ -8,7 +8,7 @@ import torch
 
 from wsss.errors import InputError
 from wsss.models import load_state
-from wsss.models.imported.mxnet_caffe import read_caffe, read_mxnet
+from wsss.models.mxnet_caffe import read_caffe, read_mxnet
 
 TYPES = {"f4": 0, "f8": 1, "f2": 2, "u1": 3, "i4": 4, "i1": 5, "i8": 6, "i2": 8}
 rng = np.random.default_rng(0)
