@@ -78,9 +78,10 @@ fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED 
 bench: install  ## time the hot steps beside their plain definitions: ten minutes on 2 idle cores
 	$(BIN)/python -m benchmarks
 
-lint: install  ## check style, notebooks included
+lint: install  ## check style, notebooks included, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 audit: install  ## look the installed packages up in the database of known security flaws
 	$(BIN)/python -m tests.audit

@@ -69,7 +69,7 @@ def test_there_are_notebooks():
 def test_stages_are_recorded_and_others_are_not():
     for path in NOTEBOOKS:
         sources = "".join(python(cell) for cell in code_cells(nbformat.read(path, as_version=4)))
-        for call in ("tracking.start(", "run.complete("):
+        for call in ("stage_run.start(", "run.complete("):
             assert (call in sources) == path.stem[0].isdigit(), f"{path.name}: {call}"
 
 
