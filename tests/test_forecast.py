@@ -225,7 +225,7 @@ def test_an_id_list_may_have_as_many_lines_as_the_forecast_says(tmp_path):
         io_text.read_text(path, "an id list")
 
 
-def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, **changes):
+def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, gpu=False, **changes):
     """Complete a stage as its notebook and the driver do, on four cores and a clock of its own."""
     journal, values, now = Journal(item.folder), item.values | changes, [0.0]
     for _ in range(1 + resumed):
@@ -233,6 +233,7 @@ def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, **chan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices.time, "monotonic", lambda: now[0])
         patch.setattr(stage_run, "cores", lambda: 4)
+        patch.setattr(devices.torch.cuda, "is_initialized", lambda: gpu)
         stage = stage_run.StageRun(item.name, values, {}, item.folder, item.fingerprint, digest)
         with devices.timed_work():
             now[0] += work
@@ -245,10 +246,10 @@ def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, **chan
 def test_a_completed_stage_is_measured(planned, tiny_shapes):
     data = Devkit(tiny_shapes)
     item = next(item for item in planned if item.name == "infer_cam")
-    record(item, data.digest())
+    record(item, data.digest(), gpu=True)
     (found,) = timings.find(planned, data)["infer_cam"]
     assert (found.start, found.work, found.rest) == (4.0, 4.0, 1.0)
-    assert (found.photos, found.gpu, found.cores) == (12, False, 4)
+    assert (found.photos, found.gpu, found.cores) == (12, True, 4)
     assert (found.bulk_files, found.bulk_bytes) == (1, 4096)
     assert found.bytes == disk_space.taken(disk_space.files_of(item.folder))
     assert found.memory["process"] > 2**20

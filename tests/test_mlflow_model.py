@@ -106,8 +106,8 @@ def run(tmp_path_factory, data):
         run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
         run.log_metrics({"segmentation_miou/val": 50.0})
         model_registry.prepare("toy", run, data=data, table=table)
-        told = delivery.deliver(folder)
-        assert told == [f"registered as models:/toy/{len(runs) + 1}"]
+        lines = delivery.deliver(folder, register_model=model_registry.register)
+        assert lines == [f"registered as models:/toy/{len(runs) + 1}"]
         run.run_id = delivery.run_of(folder)
         runs.append(run)
     # what an interruption has delivered again is registered once

@@ -36,7 +36,6 @@ REQUIREMENTS = (
     "pyyaml",
     "torch",
     "torchvision",
-    "tqdm",
 )
 LONG_SIDE = 1024  # pixels; twice those of the photos that networks here are trained on
 EXAMPLE_SIDE = 256  # pixels of the example photo's longer side

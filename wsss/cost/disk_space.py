@@ -33,7 +33,7 @@ def needed(planned: Iterable) -> int:
     What is there of an unfinished stage counts as written.
 
     Args:
-        planned: from ``pipeline.plan``.
+        planned: from ``lab.plan.plan``.
     """
     opened, total = {}, 0
     for item in planned:
@@ -140,7 +140,7 @@ def joined_bytes(values: dict, planned: Iterable, *, classes: int) -> int:
 
     Args:
         values: of a stage's parameters; without such a walk, 0 bytes.
-        planned: from ``pipeline.plan``.
+        planned: from ``lab.plan.plan``.
         classes: their number.
     """
     if not values.get("walk_steps"):

@@ -73,7 +73,7 @@ def forecast(planned: list, data: datasets.Devkit, *, scenario: Scenario) -> lis
     """A ``Forecast`` of each stage.
 
     Args:
-        planned: from ``pipeline.plan``.
+        planned: from ``lab.plan.plan``.
         data: the open dataset; further photos are taken to be like its own.
 
     Raises:
@@ -109,7 +109,7 @@ def forecast(planned: list, data: datasets.Devkit, *, scenario: Scenario) -> lis
 
 
 def _from_runs(item, runs, ids, data, scenario, photos, growth):
-    """The forecast of a stage from its runs; see ``measured.class_growth`` for ``growth``."""
+    """The forecast of a stage from its runs; see ``timings.class_growth`` for ``growth``."""
     name, values = item.name, item.values
     sizes, notes = sorted({run.photos for run in runs}), []
     if len(sizes) == 1 and photos > sizes[0]:
@@ -185,7 +185,7 @@ def summary(
 
     Args:
         command: the experiment's file and the changes to it, as given to ``wsss run``.
-        planned: from ``pipeline.plan``.
+        planned: from ``lab.plan.plan``.
         forecasts: from ``forecast``, for this ``data`` and ``scenario``.
     """
     known = [each for each in forecasts if each.sizes]

@@ -1,4 +1,4 @@
-"""What completed runs recorded of their own cost, from which ``plan`` forecasts larger ones."""
+"""What completed runs recorded of their own cost, from which ``forecast`` predicts larger ones."""
 
 import timeit
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def find(planned: list, data: datasets.Devkit) -> dict[str, list[Measurement]]:
     were started by hand, or that are older than such records.
 
     Args:
-        planned: from ``pipeline.plan``.
+        planned: from ``lab.plan.plan``.
         data: the experiment's open dataset.
 
     Returns:

@@ -114,6 +114,11 @@ def timed_work() -> Iterator[None]:
         _work_seconds += time.monotonic() - began
 
 
+def gpu_used() -> bool:
+    """Whether this process has used a GPU; not every stage of a machine with one does."""
+    return torch.cuda.is_initialized()
+
+
 def usage() -> dict[str, float]:
     """Seconds that this process has used up to now: ``seconds`` of the clock, ``work_seconds`` of
     these in ``timed_work``, and ``cpu_seconds`` of the processor, with its ended child processes.

@@ -16,7 +16,7 @@ from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
 from wsss.lab.record.journal import Journal
-from wsss.runtime.devices import cores, peak_memory, pick_device, usage
+from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
@@ -145,7 +145,7 @@ class StageRun:
             "inventory": results.inventory(self.folder),
             "memory": peak_memory(),
             "usage": {name: value - self._usage[name] for name, value in usage().items()},
-            "machine": {"cores": cores(), "gpu": pick_device().type == "cuda"},
+            "machine": {"cores": cores(), "gpu": gpu_used()},
             "ended": max(time.time(), lineage.last_ended(self.name) + 0.001),
         }
         atomic.save_json(self.folder / results.COMPLETE, record)
