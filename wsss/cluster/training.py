@@ -21,11 +21,11 @@ from wsss.cluster.object_store import open_store
 from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
-from wsss.train.parallel.distributed import PeerLost
 from wsss.train.parallel.messages import (
     COLLECTIVE_TIMEOUT,
     ERROR_GRACE_SECONDS,
     EXIT_TIMEOUT,
+    PeerLost,
     ignore,
     picklable_error,
 )

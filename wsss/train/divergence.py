@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
+
 from wsss.errors import reason
-from wsss.train.parallel.distributed import PeerLost, is_lost_peer
+from wsss.train.parallel.messages import PeerLost
 
 # Losses are mean negative log-likelihoods (~1 at chance). Above 100 x max(1, first loss) training
 # has diverged; on the built-in dataset no step's loss exceeded 1.1 times the first.
@@ -42,7 +44,7 @@ def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except (RuntimeError, EOFError, OSError) as error:
-        if is_lost_peer(error):
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):  # gloo's have no type
             raise PeerLost(f"another training process is gone ({reason(error)})") from error
         if not _is_dead_loader(error):
             raise

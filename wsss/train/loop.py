@@ -76,10 +76,10 @@ def fit(
         network: a module with ``head_parameters()``.
         samples: ``datasets.transforms.Samples``, or a data set with such keys.
         loss: ``(network, images, targets) -> dict of scalar tensors``. The one named "loss" is
-            minimised; every parameter that requires a gradient must take part in it.
+            minimised. Several processes need every trained parameter to take part in it.
         folder: for checkpoints: ``checkpoint.pt`` and the one before it.
-        on_epoch: called after each epoch with its number and the means of the losses, the images
-            per second and the learning rate; on resuming, for the epochs before as well.
+        on_epoch: called with each epoch's number, also of those before resuming, and the means of
+            its losses, the images per second and the learning rate.
         mix: changes each batch before it is trained on, such as ``transforms.cut_mix``. It may draw
             from torch's generator, whose state is part of a checkpoint.
 
@@ -87,8 +87,7 @@ def fit(
     ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
     and an error leaves ``network`` unchanged.
 
-    Returns:
-        the metrics of each epoch.
+    Returns the metrics of each epoch.
 
     Raises:
         InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
@@ -274,14 +273,14 @@ def fit_soup(
         on_epoch: as for ``fit``; epochs are counted through all trainings.
         network, loss, schedule, mix: as for ``fit``.
 
-    Returns:
-        the metrics of each epoch, one training after the other.
+    Returns the metrics of each epoch, one training after the other.
     """
     start = copy.deepcopy(network.state_dict())
     means, history = {}, []
     for member in range(soup_size):
         path = Path(folder) / f"member_{member}.pt"
-        report = partial(_shift_epoch, on_epoch, member * schedule.epochs)
+        before = member * schedule.epochs
+        report = partial(lambda before, epoch, metrics: on_epoch(before + epoch, metrics), before)
         if atomic.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
@@ -311,10 +310,6 @@ def fit_soup(
     network.to(pick_device(), memory_format=torch.channels_last).eval()
     network.load_state_dict(means)
     return history
-
-
-def _shift_epoch(on_epoch, before, epoch, metrics):
-    on_epoch(before + epoch, metrics)
 
 
 def _epoch_metrics(sums, steps, optimiser):

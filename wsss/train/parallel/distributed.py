@@ -14,15 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
 
-class PeerLost(RuntimeError):
-    """Another training process is gone or does not answer."""
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether nccl or gloo raised this because of a peer; gloo's errors have no type."""
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
-
-
 def rank() -> int:
     """The number of this process. Process 0 reports metrics and writes checkpoints."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -46,9 +37,9 @@ class Objective(nn.Module):
 def distribute(network: nn.Module, loss: Loss) -> Objective | DistributedDataParallel:
     """The objective of a network, whose backward pass averages gradients over the processes.
 
-    Every parameter that requires a gradient must take part in the loss. On GPUs, batch norms that
-    are not frozen are replaced in place by ones that see the whole batch. There are none for CPUs:
-    each process normalises its share, and ``sync_step`` averages the running statistics.
+    Every trained parameter must take part in the loss. On GPUs, batch norms that are not frozen are
+    replaced in place by ones that see the whole batch. torch has none for CPUs: each process
+    normalises its share, and ``sync_step`` averages the running statistics.
     """
     if not dist.is_initialized():
         return Objective(network, loss)

@@ -24,22 +24,18 @@ from wsss.train.parallel import messages
 
 
 def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
-    """Run a function in several processes of this machine, joined by torch.distributed: gloo on
-    CPUs, nccl on GPUs with one GPU each. One process is a plain call. If a Ray cluster was chosen
-    (``wsss.runtime.engine``), its workers run the function instead.
+    """Run a function in several processes and return what process 0 returned. One process is a
+    plain call. If a Ray cluster was chosen (``wsss.runtime.engine``), its workers run the function.
 
-    Processes are spawned. Each gets copies of the arguments and an equal number of threads, and
-    exits when this process does.
+    Processes are spawned and joined by gloo on CPUs, by nccl on GPUs, one GPU each. They get copies
+    of the arguments and an equal number of threads, and exit when this process does.
 
     Args:
         function: importable, its arguments picklable. A script that calls this must do so under
             ``if __name__ == "__main__":``.
         processes: 1 or more; at most the number of GPUs, if any.
         callbacks: keyword arguments of ``function``. Calls by process 0 run here, in order, while
-            it goes on; calls by the others are dropped.
-
-    Returns:
-        what process 0 returned.
+            it continues; calls by the others are dropped.
 
     Raises:
         InputError: this number of processes is not possible here.
@@ -68,10 +64,9 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
         try:
             started = spawn(_run, (folder, their_ends), processes, join=False).processes
             for end in their_ends:
-                end.close()  # then a process that dies is an end of file
-            for end in ends:
-                # as an argument of ``spawn`` its tensors would be shared, not copied
-                with suppress(OSError):  # dead already, which _serve reports
+                end.close()  # so that a process that dies is an end of file
+            for end in ends:  # not by spawn, which would share tensors instead of copying them
+                with suppress(OSError):  # _serve reports who died
                     end.send_bytes(task)
             result = _serve(ends, started, callbacks)
             for end in ends:
@@ -86,12 +81,12 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
 
 
 def _serve(ends, started, callbacks):
-    """Run the callbacks until process 0 returns a result, which this returns too."""
+    """Run the callbacks until process 0 returns; returns its result."""
     error = None
     while ready := wait(ends, messages.ERROR_GRACE_SECONDS if error else None):
         for end in ready:
             try:
-                name, given = end.recv()
+                name, *given = end.recv()
             except (EOFError, OSError):
                 rank = ends.index(end)
                 raise _death(rank, started[rank]) from None
@@ -118,11 +113,14 @@ def _death(rank, process):
 
 def _run(rank, folder, ends):
     """Run the function in a process of its own and report how it ended."""
+
+    def send(*message):
+        ends[rank].send_bytes(pickle.dumps(message))
+
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends this process
     for end in ends[:rank] + ends[rank + 1 :]:
         end.close()
-    send = partial(_send, ends[rank])
     try:
         function, arguments, names = ends[rank].recv()
         _join_group(rank, len(ends), folder)
@@ -136,21 +134,16 @@ def _run(rank, folder, ends):
         dist.destroy_process_group()
 
 
-def _send(end, name, *given):
-    end.send_bytes(pickle.dumps((name, given)))
-
-
 def _join_group(rank, processes, folder):
     torch.set_num_threads(max(1, cores() // processes))
-    gpu = torch.cuda.is_available()
-    if gpu:
+    if gpu := torch.cuda.is_available():
         torch.cuda.set_device(rank)
     # no other machine is contacted, and none can connect
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     dist.init_process_group(
         "nccl" if gpu else "gloo",
-        store=dist.FileStore(f"{folder}/store", processes),
+        init_method=f"file://{folder}/store",
         rank=rank,
         world_size=processes,
         timeout=messages.COLLECTIVE_TIMEOUT,

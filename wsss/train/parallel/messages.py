@@ -14,6 +14,10 @@ ERROR_GRACE_SECONDS = 1
 EXIT_TIMEOUT = 30  # seconds for processes to exit after the result; on 2 cores they take one
 
 
+class PeerLost(RuntimeError):
+    """Another training process is gone or does not answer."""
+
+
 def ignore(*_: object) -> None:
     """Do nothing: the callbacks of every process but the first."""
 
