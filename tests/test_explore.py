@@ -311,7 +311,7 @@ def test_settings_beyond_the_sliders_ends_are_kept():
     assert (panel.x.value, panel.y.value) == (82, 59)
 
 
-def save_runs(outputs, classes, dataset="shapes"):
+def save_runs(outputs, classes, dataset="shapes", data_digest="d"):
     """Small untrained networks, in the form of completed stages."""
     torch.manual_seed(0)
     cam = models.build_cam("small", len(classes))
@@ -325,7 +325,7 @@ def save_runs(outputs, classes, dataset="shapes"):
             folder / "weights.pt", network, name, classes, backbone="small", **arguments
         )
         record = {
-            **{"stage": f"train_{name}", "fingerprint": folder.name, "data_digest": "d"},
+            **{"stage": f"train_{name}", "fingerprint": folder.name, "data_digest": data_digest},
             **{"parameters": {"dataset": dataset}, "inputs": {}, "metrics": {}, "ended": 1.0},
         }
         (folder / "complete.json").write_text(json.dumps(record))
@@ -337,7 +337,10 @@ def test_networks_of_the_latest_runs(tmp_path, tiny_shapes, monkeypatch):
     with pytest.raises(InputError, match=r"run first: wsss run experiments/shapes\.yaml") as fault:
         explore_scene.open_networks(data, "shapes")
     assert "train_cam" in str(fault.value) and "\n" not in str(fault.value)
-    save_runs(tmp_path, data.classes)
+    save_runs(tmp_path, data.classes)  # on other data
+    with pytest.raises(InputError, match="holds no completed train_cam"):
+        explore_scene.open_networks(data, "shapes")
+    save_runs(tmp_path, data.classes, data_digest=data.digest())
     assert explore_scene.open_networks(data, "shapes").settings == {"radius": 3}
     given = {"train_cam_run": str(tmp_path / "train_cam" / "0123456789ab")}
     save_runs(tmp_path, ("fish", "bird"))

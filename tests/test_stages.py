@@ -109,20 +109,20 @@ def test_the_real_chain_is_connected():
         assert all(parameter.comment for parameter in stage.parameters.values())
 
 
-def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypatch):
+def test_latest_finds_the_newest_completed_run_on_the_same_data(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
-    with pytest.raises(InputError, match="no completed run on dataset 'shapes'"):
-        lineage.latest("train_cam", "shapes")
-    for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
+    with pytest.raises(InputError, match=r"no completed run on this data \(d1\)"):
+        lineage.latest("train_cam", "d1")
+    for name, digest, ended in [("a", "d1", 1), ("b", "d1", 3), ("c", "d2", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
         record = {
-            **{"stage": "train_cam", "fingerprint": name, "data_digest": "d", "metrics": {}},
-            **{"parameters": {"dataset": dataset}, "inputs": {}, "ended": ended},
+            **{"stage": "train_cam", "fingerprint": name, "data_digest": digest, "metrics": {}},
+            **{"parameters": {}, "inputs": {}, "ended": ended},
         }
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
-    assert lineage.latest("train_cam", "shapes").name == "b"
+    assert lineage.latest("train_cam", "d1").name == "b"
 
 
 def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
