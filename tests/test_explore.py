@@ -343,7 +343,7 @@ def test_networks_of_the_latest_runs(tmp_path, tiny_shapes, monkeypatch):
     save_runs(tmp_path, data.classes, data_digest=data.digest())
     assert explore_scene.open_networks(data, "shapes").settings == {"radius": 3}
     given = {"train_cam_run": str(tmp_path / "train_cam" / "0123456789ab")}
-    save_runs(tmp_path, ("fish", "bird"))
+    save_runs(tmp_path, ("fish", "bird"), data_digest=data.digest())
     with pytest.raises(InputError, match="knows the classes fish, bird, but the dataset has"):
         explore_scene.open_networks(data, "shapes", **given)
 
@@ -353,7 +353,8 @@ def place(tmp_path, tiny_shapes, monkeypatch):
     """The notebook with the tiny dataset and untrained networks in its parameters, and the
     environment of a kernel for it.
     """
-    save_runs(tmp_path / "outputs", datasets.open("shapes", tiny_shapes).classes)
+    data = datasets.open("shapes", tiny_shapes)
+    save_runs(tmp_path / "outputs", data.classes, data_digest=data.digest())
     (tmp_path / "work").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
