@@ -98,13 +98,13 @@ def test_results_are_compared_to_the_last_bit(tmp_path):
     for folder in (first, second):
         completed("toy", folder.name, metrics=figures)
         torch.save({"a": torch.zeros(2), "b": torch.ones(1)}, folder / "weights.pt")
-    assert reproduce.compare(first, second) == []
+    assert reproduce.compare(first, second) + PROJECT.compare_files(first, second) == []
     record = results.completion(second)
     record["metrics"] |= {"loss": 0.3, "images_per_second": 6.0}
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
     atomic.save_json(second / results.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
-    lines = reproduce.compare(first, second)
+    lines = reproduce.compare(first, second) + PROJECT.compare_files(first, second)
     assert lines == [
         "loss: 0.3, and was 0.30000000000000004",
         "cams/: files differ",
