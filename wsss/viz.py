@@ -140,11 +140,11 @@ def sweep_map(frame: pd.DataFrame, names: Sequence[str], *, figure_name: str) ->
     Args:
         frame: one row per combination, with the columns ``names`` and ``figure_name``.
     """
-    columns = [name for name in names if frame[name].nunique() > 1] or list(names)
+    columns = [name for name in names if len(frame[name].dropna().unique()) > 1] or list(names)
     if len(columns) in (2, 3):
         return _heat_maps(frame, columns, figure_name)
     figure, axis = plt.subplots(figsize=(6, max(3, 1 + 0.2 * len(frame))), layout="constrained")
-    if len(columns) == 1 and pd.api.types.is_numeric_dtype(frame[columns[0]]):
+    if len(columns) == 1 and all(isinstance(v, int | float) for v in frame[columns[0]]):
         axis.plot(frame[columns[0]], frame[figure_name], marker="o")
         axis.set(xlabel=columns[0], ylabel=f"{figure_name} (%)")
     else:
