@@ -172,14 +172,14 @@ def joined_bytes(values: dict, planned: Collection[Planned], *, classes: int) ->
 
 
 def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
-    """The weights, and of each member its own and its checkpoints with the optimiser's tensors."""
+    """The weights, and of each training its own and its checkpoints with optimiser states."""
     weights = _bytes(network.state_dict().values())
     if values.get("checkpoint"):  # nothing is trained
         return _blocks(weights)
     trained = _bytes(p for p in network.parameters() if p.requires_grad)
     checkpoint = _blocks(weights + STATES[values["optimiser"]] * trained)
-    members = values.get("soup_size", 0)  # 0: the stage has no such parameter and saves one network
-    return (1 + members) * _blocks(weights) + max(1, members) * checkpoints * checkpoint
+    trainings = values.get("soup_size", 0)  # 0: the stage has no such parameter
+    return (1 + trainings) * _blocks(weights) + max(1, trainings) * checkpoints * checkpoint
 
 
 def _bytes(tensors):
