@@ -311,10 +311,9 @@ def test_settings_beyond_the_sliders_ends_are_kept():
     assert (panel.x.value, panel.y.value) == (82, 59)
 
 
-def save_runs(outputs, data, classes=None):
-    """Small untrained networks, in the form of completed stages on a dataset."""
+def save_runs(outputs, classes, dataset="shapes", data_digest="d"):
+    """Small untrained networks, in the form of completed stages."""
     torch.manual_seed(0)
-    classes = classes or data.classes
     cam = models.build_cam("small", len(classes))
     affinity = models.build_affinity("small", reduced=(8, 8, 8))
     for name, network, arguments in (
@@ -326,8 +325,8 @@ def save_runs(outputs, data, classes=None):
             folder / "weights.pt", network, name, classes, backbone="small", **arguments
         )
         record = {
-            **{"stage": f"train_{name}", "fingerprint": folder.name, "ended": 1.0},
-            **{"data_digest": data.digest(), "parameters": {}, "inputs": {}, "metrics": {}},
+            **{"stage": f"train_{name}", "fingerprint": folder.name, "data_digest": data_digest},
+            **{"parameters": {"dataset": dataset}, "inputs": {}, "metrics": {}, "ended": 1.0},
         }
         (folder / "complete.json").write_text(json.dumps(record))
 
@@ -338,10 +337,13 @@ def test_networks_of_the_latest_runs(tmp_path, tiny_shapes, monkeypatch):
     with pytest.raises(InputError, match=r"run first: wsss run experiments/shapes\.yaml") as fault:
         explore_scene.open_networks(data, "shapes")
     assert "train_cam" in str(fault.value) and "\n" not in str(fault.value)
-    save_runs(tmp_path, data)
+    save_runs(tmp_path, data.classes)  # on other data
+    with pytest.raises(InputError, match="holds no completed train_cam"):
+        explore_scene.open_networks(data, "shapes")
+    save_runs(tmp_path, data.classes, data_digest=data.digest())
     assert explore_scene.open_networks(data, "shapes").settings == {"radius": 3}
     given = {"train_cam_run": str(tmp_path / "train_cam" / "0123456789ab")}
-    save_runs(tmp_path, data, ("fish", "bird"))
+    save_runs(tmp_path, ("fish", "bird"), data_digest=data.digest())
     with pytest.raises(InputError, match="knows the classes fish, bird, but the dataset has"):
         explore_scene.open_networks(data, "shapes", **given)
 
@@ -351,7 +353,8 @@ def place(tmp_path, tiny_shapes, monkeypatch):
     """The notebook with the tiny dataset and untrained networks in its parameters, and the
     environment of a kernel for it.
     """
-    save_runs(tmp_path / "outputs", datasets.open("shapes", tiny_shapes))
+    data = datasets.open("shapes", tiny_shapes)
+    save_runs(tmp_path / "outputs", data.classes, data_digest=data.digest())
     (tmp_path / "work").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
