@@ -1,13 +1,21 @@
 """Overlays, contact sheets, curves. Arrays in, arrays or figures out."""
 
+from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsss.geometry import upsample
 from wsss.io.artifacts import voc_palette
+from wsss.metrics import ConfusionMatrix
 
 
-def overlay_labels(image, labels, *, strength=0.6):
+def overlay_labels(
+    image: np.ndarray, labels: np.ndarray | None, *, strength: float = 0.6
+) -> np.ndarray:
     """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
     white. uint8 (H, W, 3); blank where ``labels`` is None.
     """
@@ -19,16 +27,22 @@ def overlay_labels(image, labels, *, strength=0.6):
     return (image * (1 - weight) + palette[labels] * weight).round().astype(np.uint8)
 
 
-def overlay_map(image, heat):
+def overlay_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A map (h, w) in [0, 1], of any resolution, as colours over its photo: uint8 (H, W, 3)."""
     heat = upsample(np.asarray(heat, np.float32)[None], image.shape[:2]).numpy()[0].clip(0, 1)
     colours = plt.get_cmap("inferno")(heat)[..., :3] * 255
     return (0.45 * image + 0.55 * colours).round().astype(np.uint8)
 
 
-def contact_sheet(rows, titles, *, names=None, width=2.2):
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    width: float = 2.2,
+) -> Figure:
     """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, one title per column, optionally
-    one name per row.
+    one name per row. ``width`` of a picture is in inches.
     """
     figure, axes = plt.subplots(
         len(rows),
@@ -36,42 +50,36 @@ def contact_sheet(rows, titles, *, names=None, width=2.2):
         figsize=(width * len(titles), 0.8 * width * len(rows)),
         squeeze=False,
         layout="constrained",
+        subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
     )
-    for place, row in enumerate(rows):
-        for axis, picture in zip(axes[place], row, strict=True):
-            axis.imshow(picture)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-        if names:
-            axes[place][0].set_ylabel(names[place], fontsize=8)
+    for axis, picture in zip(axes.flat, (each for row in rows for each in row), strict=True):
+        axis.imshow(picture)
+    for axis, name in zip(axes[:, 0], names or [""] * len(rows), strict=True):
+        axis.set_ylabel(name, fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
 
 
-def curves(history, names, *, title):
-    """A figure of training's metrics over epochs; ``history`` is what ``train.fit`` returns."""
+def _lines(table, **more):
+    """A figure of a line per column, and its axis."""
     figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-    for name in names:
-        axis.plot(
-            range(1, len(history) + 1),
-            [metrics[name] for metrics in history],
-            marker="o",
-            label=name,
-        )
-    axis.set(xlabel="epoch", ylabel="loss", title=title)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    table.plot(ax=axis, **more)
     axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], *, title: str) -> Figure:
+    """A figure of training's metrics over epochs; ``history`` is from ``train.loop.fit``."""
+    epochs = pd.RangeIndex(1, len(history) + 1, name="epoch")
+    table = pd.DataFrame(history, index=epochs, columns=list(names))
+    figure, axis = _lines(table, marker="o", ylabel="loss", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-def confusion(matrix, classes, *, title):
-    """A figure of a ``ConfusionMatrix``: the share of each class's pixels predicted as each
-    class.
-    """
+def confusion(matrix: ConfusionMatrix, classes: Sequence[str], *, title: str) -> Figure:
+    """A figure of the share of each class's pixels predicted as each class."""
     import seaborn as sns  # slow to import, and not for every figure
 
     counts = matrix.matrix / np.maximum(matrix.matrix.sum(1, keepdims=True), 1)
@@ -79,10 +87,8 @@ def confusion(matrix, classes, *, title):
     size = 2.5 + 0.33 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     sns.heatmap(
-        100 * counts,
+        pd.DataFrame(100 * counts, names, names),
         ax=axis,
-        xticklabels=names,
-        yticklabels=names,
         cmap="rocket_r",
         vmin=0,
         vmax=100,
@@ -94,8 +100,8 @@ def confusion(matrix, classes, *, title):
     return figure
 
 
-def iou_bars(table, *, title):
-    """A figure of an IoU table (see ``evaluation.iou_table``): bars per class, one colour per
+def iou_bars(table: pd.DataFrame, *, title: str) -> Figure:
+    """A figure of a table by ``photos.evaluation.iou_table``: bars per class, one colour per
     column.
     """
     import seaborn as sns
@@ -110,53 +116,53 @@ def iou_bars(table, *, title):
     return figure
 
 
-def sweep(thresholds, columns, *, fixed, title):
-    """A figure of mIoU over the background threshold, one line per named list, with the threshold
-    ``fixed`` beforehand.
+def sweep(
+    thresholds: Sequence[float],
+    columns: Mapping[str, Sequence[float]],
+    *,
+    fixed: float,
+    title: str,
+) -> Figure:
+    """A figure of mIoU over the background threshold, one line per named list of numbers in
+    [0, 1], with the threshold ``fixed`` beforehand.
     """
-    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-    for name, values in columns.items():
-        axis.plot(thresholds, 100 * np.asarray(values), label=name)
+    table = 100 * pd.DataFrame(columns, index=pd.Index(thresholds, name="background threshold"))
+    figure, axis = _lines(table, ylabel="mIoU (%)", title=title)
     axis.axvline(fixed, color="grey", linestyle="--", label="fixed beforehand")
-    axis.set(xlabel="background threshold", ylabel="mIoU (%)", title=title)
     axis.legend()
-    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def sweep_map(frame, names, *, figure_name):
+def sweep_map(frame: pd.DataFrame, names: Sequence[str], *, figure_name: str) -> Figure:
     """A figure of one score over a sweep: heat maps over two swept parameters (one per value of a
     third), a line over a single numeric one, else bars.
 
     Args:
         frame: one row per combination, with the columns ``names`` and ``figure_name``.
     """
-    import seaborn as sns
-
-    columns = [name for name in names if frame[name].nunique() > 1] or names
+    columns = [name for name in names if len(frame[name].dropna().unique()) > 1] or list(names)
     if len(columns) in (2, 3):
         return _heat_maps(frame, columns, figure_name)
     figure, axis = plt.subplots(figsize=(6, max(3, 1 + 0.2 * len(frame))), layout="constrained")
-    numbers = all(isinstance(value, int | float) for value in frame[columns[0]])
-    if len(columns) == 1 and numbers:
+    if len(columns) == 1 and all(isinstance(v, int | float) for v in frame[columns[0]]):
         axis.plot(frame[columns[0]], frame[figure_name], marker="o")
         axis.set(xlabel=columns[0], ylabel=f"{figure_name} (%)")
     else:
-        labels = frame[columns].astype(str).agg(", ".join, axis=1)
-        sns.barplot(x=frame[figure_name], y=labels, ax=axis)
-        axis.set(xlabel=f"{figure_name} (%)", ylabel="")
+        axis.barh(frame[columns].astype(str).agg(", ".join, axis=1), frame[figure_name])
+        axis.invert_yaxis()  # the first on top
+        axis.set_xlabel(f"{figure_name} (%)")
     axis.set_title(figure_name)
-    sns.despine(figure)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _heat_maps(frame, columns, figure_name):
+def _heat_maps(frame, columns, score):
     """A heat map over two columns for each value of a third (the one with the fewest), on one
     colour scale; the highest score is framed.
     """
     import seaborn as sns
 
-    groups, (down, across) = [(figure_name, frame)], columns[:2]
+    groups, (down, across) = [(score, frame)], columns[:2]
     if len(columns) == 3:
         third = min(columns[::-1], key=lambda name: frame[name].nunique())
         down, across = [name for name in columns if name != third]
@@ -166,21 +172,18 @@ def _heat_maps(frame, columns, figure_name):
     width, height = 2 + 0.7 * frame[across].nunique(), 1.6 + 0.45 * frame[down].nunique()
     size = (wide * width, high * height)
     figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False, layout="constrained")
-    low, top = frame[figure_name].min(), frame[figure_name].max()
+    low, top = frame[score].min(), frame[score].max()
     look = {"annot": True, "fmt": ".1f", "cmap": "rocket", "vmin": low, "vmax": top, "cbar": False}
     for axis, (title, group) in zip(axes.flat, groups, strict=False):
-        table = group.pivot_table(figure_name, down, across, sort=False)
+        table = group.pivot_table(score, down, across, sort=False)
         sns.heatmap(table, ax=axis, **look)
         axis.tick_params(axis="y", rotation=0)
         axis.set_title(title)
         for row, column in np.argwhere(table.to_numpy() == top):
-            axis.add_patch(
-                plt.Rectangle(
-                    (column, row), 1, 1, fill=False, edgecolor="cyan", linewidth=2, clip_on=False
-                )
-            )
+            frame_of = {"fill": False, "edgecolor": "cyan", "linewidth": 2, "clip_on": False}
+            axis.add_patch(plt.Rectangle((column, row), 1, 1, **frame_of))
     for axis in axes.flat[len(groups) :]:
         axis.remove()
     if len(groups) > 1:
-        figure.suptitle(figure_name)
+        figure.suptitle(score)
     return figure

@@ -1,9 +1,10 @@
-"""The room on the disk that an experiment's files will take, checked before the first stage starts;
-also for photos that are not there yet.
+"""Disk space that an experiment will take, checked before the first stage starts; also for more
+photos than the dataset has.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import chain
 from math import ceil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.lab import paths
+from wsss.lab.plan import Planned
 
 MIB = 2**20
 BLOCK = 4096  # bytes that a file system allocates at once
@@ -27,13 +29,9 @@ CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
 
 
-def needed(planned: Iterable) -> int:
-    """The bytes that the stages of a plan will still write into the outputs folder, estimated.
-
-    What is there of an unfinished stage counts as written.
-
-    Args:
-        planned: from ``lab.plan.plan``.
+def needed(planned: Collection[Planned]) -> int:
+    """Estimate the bytes that the stages of a plan will still write into the outputs folder. The
+    files of an unfinished stage count as written.
     """
     opened, total = {}, 0
     for item in planned:
@@ -47,11 +45,11 @@ def needed(planned: Iterable) -> int:
     return total
 
 
-def check(planned: Iterable, folder: Path) -> None:
+def check(planned: Collection[Planned], folder: Path) -> None:
     """Check that ``folder`` has room for what a plan will write.
 
     Raises:
-        InputError: it has not.
+        InputError: it does not.
     """
     path = Path(folder).absolute()
     existing = next(each for each in (path, *path.parents) if each.exists())
@@ -67,7 +65,7 @@ def stage_bytes(
     name: str,
     values: dict,
     *,
-    data: datasets.Devkit,
+    data: datasets.Dataset,
     times: float = 1.0,
     classes: int | None = None,
     checkpoints: int = CHECKPOINTS,
@@ -78,33 +76,48 @@ def stage_bytes(
         name: of the stage.
         values: of its parameters.
         data: the open dataset.
-        times: how many times as many photos as in the dataset, and like them.
+        times: factor on the dataset's number of photos.
         classes: their number; None takes the dataset's.
         checkpoints: that each training keeps while it runs.
     """
     if name in NETWORKS:
         return _training(_network(name, values, classes or len(data.classes)), values, checkpoints)
-    kinds = PER_PHOTO.get(name, ())
-    if name == "affinity_labels" and values["marginals"]:
-        kinds = (*kinds, _marginals)
-    ids = photos_of(name, values, data=data) if kinds else []
+    if name not in PER_PHOTO:
+        return 0
+    ids = photos_of(name, values, data=data)
     # the mean of some photos stands for all
     sample = [ids[place] for place in np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)]
-    sizes = [(*data.image(id).shape[:2], len(data.labels(id))) for id in sample]
-    total = sum(_blocks(kind(*size)) for kind in kinds for size in sizes)
+    total = 0
+    for photo_id in sample:
+        height, width = data.image(photo_id).shape[:2]
+        total += _photo_bytes(name, values, height, width, len(data.labels(photo_id)))
     return ceil(times * len(ids) * total / max(1, len(sample)))
 
 
-def photos_of(name: str, values: dict, *, data: datasets.Devkit) -> list[str]:
+PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")
+
+
+def _photo_bytes(name, values, height, width, classes):
+    """The bytes of the files that a stage writes of one photo."""
+    pixels = height * width
+    label_map = _blocks(1024 + PNG * pixels)
+    marginals = _blocks(TENSOR + MARGINALS * 2 * (1 + classes) * pixels)
+    return {
+        "infer_cam": _blocks(TENSOR + 2 * classes * ceil(height / 4) * ceil(width / 4)),
+        "affinity_labels": label_map + marginals * values.get("marginals", 0),
+        "random_walk": 2 * label_map,
+        "evaluate": label_map,
+    }[name]
+
+
+def photos_of(name: str, values: dict, *, data: datasets.Dataset) -> list[str]:
     """The ids of the photos that a stage works on, sorted.
 
     Args:
-        name: of the stage.
         values: of its parameters.
-        data: the open dataset.
     """
     lists = ("train_split",) if name == "affinity_labels" else LISTS  # its others are only scored
-    return sorted({id for each in lists if each in values for id in data.ids(values[each])})
+    return sorted({*chain.from_iterable(data.ids(values[k]) for k in lists if k in values)})
 
 
 def _chosen(values, *names):
@@ -134,7 +147,7 @@ def _network(name, values, classes):
         return NETWORKS[name](values, classes)
 
 
-def joined_bytes(values: dict, planned: Iterable, *, classes: int) -> int:
+def joined_bytes(values: dict, planned: Collection[Planned], *, classes: int) -> int:
     """The bytes of the joint network that evaluate saves where a walk follows: a second copy of
     those of train_segmentation and train_affinity, written already or not yet.
 
@@ -159,40 +172,18 @@ def joined_bytes(values: dict, planned: Iterable, *, classes: int) -> int:
 
 
 def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
-    """The weights, and of each member its own and its checkpoints with the optimiser's tensors."""
+    """The weights, and of each training its own and its checkpoints with optimiser states."""
     weights = _bytes(network.state_dict().values())
     if values.get("checkpoint"):  # nothing is trained
         return _blocks(weights)
     trained = _bytes(p for p in network.parameters() if p.requires_grad)
     checkpoint = _blocks(weights + STATES[values["optimiser"]] * trained)
-    members = values.get("soup_size", 0)  # 0: the stage has no such parameter and saves one network
-    return (1 + members) * _blocks(weights) + max(1, members) * checkpoints * checkpoint
+    trainings = values.get("soup_size", 0)  # 0: the stage has no such parameter
+    return (1 + trainings) * _blocks(weights) + max(1, trainings) * checkpoints * checkpoint
 
 
 def _bytes(tensors):
     return sum(TENSOR + tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _cams(height, width, classes):
-    return TENSOR + 2 * classes * ceil(height / 4) * ceil(width / 4)
-
-
-def _labels(height, width, classes):
-    return 1024 + PNG * height * width
-
-
-def _marginals(height, width, classes):
-    return TENSOR + MARGINALS * 2 * (1 + classes) * height * width
-
-
-# stage to the bytes of each file that it writes per photo: functions of the photo's height and
-# width, and of the number of classes that it shows
-PER_PHOTO = {
-    "infer_cam": (_cams,),
-    "affinity_labels": (_labels,),
-    "random_walk": (_labels, _labels),
-    "evaluate": (_labels,),
-}
 
 
 def _blocks(size):

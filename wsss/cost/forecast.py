@@ -1,5 +1,5 @@
-"""Forecast of an experiment: hours, disk and memory of each stage for photos that are not there
-yet, on a line through what completed runs recorded; and what breaks first.
+"""Forecast of an experiment: hours, disk and memory of each stage for more photos, from a line
+through the costs of completed runs; and what breaks first.
 """
 
 import statistics
@@ -50,8 +50,8 @@ def line(points: list[tuple[float, float]], size: float) -> float:
 
     Args:
         points: ``(size, cost)`` pairs. Only the least cost at each size counts, since noise adds to
-            it. From one size the whole cost grows with the size, which is an upper bound; a line
-            that falls is taken as level.
+            it. From one size the whole cost grows with the size, which is an upper bound; a falling
+            line counts as level.
     """
     least = dict(sorted(points, reverse=True))  # the last pair of each size has its least cost
     sizes, costs = list(least), list(least.values())
@@ -74,7 +74,7 @@ def forecast(planned: list, data: datasets.Devkit, *, scenario: Scenario) -> lis
 
     Args:
         planned: from ``lab.plan.plan``.
-        data: the open dataset; further photos are taken to be like its own.
+        data: the open dataset; further photos are assumed to be like its own.
 
     Raises:
         InputError: more classes than a label map can hold, or no photos to train on.
@@ -144,28 +144,28 @@ def _from_runs(item, runs, ids, data, scenario, photos, growth):
 
 
 def _passes(values):
-    """How many times a stage goes over its photos."""
+    """Passes of a stage over its photos."""
     return values.get("epochs", 1) * values.get("soup_size", 1)
 
 
 def _busy(values, cores):
-    """How many of so many cores a stage's work uses without a GPU: one per process, or all."""
+    """Cores that a stage's work uses without a GPU: one per process, or all."""
     return min(values.get("processes") or cores, cores)
 
 
 def _speed(run, values, scenario):
-    """How many times as fast as in a run the work will be, and what limits it."""
+    """The work's speed over that of a run, and what limits it."""
     cpus = _busy(values, scenario.cpus) / _busy(run.values, run.cores), "CPUs"
     if not run.gpu:
         return cpus
     gpus = scenario.gpus, "GPUs"
-    # the network of one photo runs beside the dense CRF of another
+    # the network of one photo runs while another is in dense CRF
     return min(gpus, cpus) if values.get("crf_steps") else gpus
 
 
 def _memory(name, values, run, ids, data, scenario, more):
-    """Bytes of all processes: of one, with what it keeps per further file and per further photo
-    that has a mask, and of a worker per process.
+    """Bytes of all processes: the first one, which keeps more per further file and per further
+    photo with a mask, and a worker per process.
     """
     if not run.memory:
         return 0

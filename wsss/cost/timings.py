@@ -1,4 +1,4 @@
-"""What completed runs recorded of their own cost, from which ``forecast`` predicts larger ones."""
+"""Costs that completed runs recorded, from which ``forecast`` predicts those of larger runs."""
 
 import timeit
 from typing import NamedTuple
@@ -17,8 +17,7 @@ from wsss.photos.segmentation import segment
 from wsss.runtime.devices import pick_device
 from wsss.train import losses
 
-# parameters in which runs may differ and still be compared: they set how much there is to do, or
-# take no time; all others must agree
+# parameters in which compared runs may differ: they set the amount of work or take no time
 FREE = (
     *disk_space.LISTS,
     *("data_root", "weights", "corrected_folder", "tuning_photos", "model_name"),
@@ -27,7 +26,7 @@ FREE = (
 
 
 class Measurement(NamedTuple):
-    """What a completed run of a stage took."""
+    """The cost of a completed run of a stage."""
 
     values: dict  # of its parameters
     photos: int  # that it worked on
@@ -47,8 +46,8 @@ def find(planned: list, data: datasets.Devkit) -> dict[str, list[Measurement]]:
     """Completed runs of an experiment's stages under ``outputs/``: on the same data, with the same
     parameters but for ``FREE`` ones.
 
-    Left out are runs that were interrupted, since their record covers only the last attempt, that
-    were started by hand, or that are older than such records.
+    Interrupted runs, whose record covers only the last attempt, runs started by hand and runs
+    without such a record are left out.
 
     Args:
         planned: from ``lab.plan.plan``.
@@ -99,8 +98,8 @@ def _compared(values):
 
 
 def class_growth(name: str, everything: dict, *, data: datasets.Devkit, classes: int) -> float:
-    """How many times as long a stage takes per step or photo with ``classes`` as with those of the
-    dataset, timed here with random weights; 1 for stages that only see each photo's classes.
+    """The time of a stage per step or photo with ``classes`` over that with the dataset's, timed
+    here with random weights; 1 for stages that only see each photo's classes.
 
     Args:
         name: of the stage.

@@ -5,41 +5,32 @@ import traitlets
 
 
 class ClickableImage(anywidget.AnyWidget):
-    """A PNG that tells where it was clicked: (x, y) as shares of its width and height."""
+    """A PNG that reports where it was clicked: (x, y) as fractions of its width and height."""
 
     _esm = """
     function render({ model, el }) {
       const image = document.createElement("img");
-      let address;
       const show = () => {
-        const old = address;
-        address = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
-        image.src = address;
-        image.style.width = model.get("width");
-        if (old) URL.revokeObjectURL(old);
+        URL.revokeObjectURL(image.src);
+        image.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
       };
-      image.alt = "The photo; a click chooses a pixel";
-      image.draggable = false;
-      image.style.display = "block";
-      image.style.cursor = "crosshair";
+      Object.assign(image, { alt: "The photo; a click chooses a pixel", draggable: false });
+      Object.assign(image.style, { display: "block", width: "100%", cursor: "crosshair" });
       image.addEventListener("click", (event) => {
         const box = image.getBoundingClientRect();
-        model.set("point", [
-          (event.clientX - box.left) / box.width,
-          (event.clientY - box.top) / box.height,
-        ]);
+        const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+        model.set("point", [x / box.width, y / box.height]);
         model.save_changes();
       });
-      model.on("change:value change:width", show);
+      model.on("change:value", show);
       show();
       el.append(image);
       return () => {
-        model.off("change:value change:width", show);
-        URL.revokeObjectURL(address);
+        model.off("change:value", show);
+        URL.revokeObjectURL(image.src);
       };
     }
     export default { render };
     """
     value = traitlets.Bytes(b"").tag(sync=True)
-    width = traitlets.Unicode("").tag(sync=True)
     point = traitlets.List(traitlets.Float(), default_value=[]).tag(sync=True)

@@ -1,5 +1,7 @@
 """One cell in detail: its affinities to its neighbours, and where a walker goes from it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from wsss.affinity import neighbour_offsets, pair_slices
 from wsss.random_walk import random_walk
 
 
-def degrees(affinity, *, beta, radius=5):
+def degrees(affinity: torch.Tensor, *, beta: float, radius: int = 5) -> torch.Tensor:
     """The sum of each cell's weights, with 1 for the cell itself: the D of ``T = D^-1 W^(beta)``
     (equation 11), float (h, w) of affinities (K, h, w).
     """
@@ -19,7 +21,14 @@ def degrees(affinity, *, beta, radius=5):
     return total
 
 
-def walker_ends(affinity, cell, *, beta, steps, radius=5):
+def walker_ends(
+    affinity: torch.Tensor,
+    cell: tuple[int, int],
+    *,
+    beta: float,
+    steps: int | Sequence[int],
+    radius: int = 5,
+) -> torch.Tensor:
     """Where a walker that starts on a cell is after t steps: row i of ``T^t`` (equation 12), which
     sums to 1.
 
@@ -29,7 +38,7 @@ def walker_ends(affinity, cell, *, beta, steps, radius=5):
     Args:
         affinity: float (K, h, w), see ``random_walk``.
         cell: (row, column).
-        beta, steps, radius: see ``random_walk``; steps may be several.
+        beta, steps, radius: see ``random_walk``.
 
     Returns:
         float (h, w) in [0, 1], or (len(steps), h, w).
@@ -41,9 +50,9 @@ def walker_ends(affinity, cell, *, beta, steps, radius=5):
     return (column * degree / degree[cell]).clamp(min=0)
 
 
-def neighbourhood(affinity, cell, *, radius=5):
+def neighbourhood(affinity: torch.Tensor, cell: tuple[int, int], *, radius: int = 5) -> np.ndarray:
     """Affinities of a cell to its neighbours: float32 (2 radius - 1, 2 radius - 1) with the cell in
-    the middle; 1 there, nan beyond the radius and outside the photo.
+    the middle, which is 1; nan beyond the radius and outside the photo.
     """
     height, width = affinity.shape[-2:]
     middle = radius - 1

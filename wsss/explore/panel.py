@@ -6,17 +6,21 @@ depend on it.
 
 import html
 import time
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import ipywidgets as widgets
+import numpy as np
 
 from wsss.errors import InputError
 from wsss.explore import pictures
 from wsss.explore.clickable_image import ClickableImage
+from wsss.explore.scene import Scene
+from wsss.synthesis import Walk
 
-WIDTH = 240  # pixels of the screen of a picture's longer side; four fit beside each other
-KEPT = 4  # photos whose slow parts are kept
+WIDTH = 240  # pixels on the screen of a picture's longer side; four fit beside each other
+CACHED = 4  # photos whose slow parts are kept
 
 TITLES = {
     "photo": "Photo: click a pixel",
@@ -37,136 +41,114 @@ class Panel:
     """Controls and pictures of one photo at a time.
 
     Args:
-        open_scene: photo id to ``explore.Scene``; may raise InputError, which is shown.
-        ids: of the photos to choose from.
-        photo_id: of the photo shown first, which need not be one of them.
-        walk: the ``synthesis.Walk`` that the sliders start from.
+        open_scene: photo id to ``Scene``; the message of an InputError is shown.
+        ids: photos to choose from.
+        photo_id: photo shown first, which need not be one of them.
+        walk: what the sliders start from.
         threshold: of the background, for labels of the maps alone.
         crf: whether the CRF is on at first.
         pixel: (x, y) chosen at first.
 
     Attributes:
         widget: to display.
-        images: name of a picture (the keys of ``TITLES``) to its widget, whose ``value`` is a PNG.
-        captions: the same of the lines below them.
+        images: name of a picture (a key of ``TITLES``) to its widget, whose ``value`` is a PNG.
+        captions: name of a picture to the widget of the line below it.
         photo, alpha, beta, steps, threshold, crf, x, y, play: the controls.
-        status: what was drawn, or what was wrong.
+        status: a message: what was drawn, or what is wrong.
     """
 
-    def __init__(self, open_scene, ids, *, photo_id, walk, threshold, crf, pixel):
-        self._open, self._walk = open_scene, walk
-        self._scenes, self._drawn, self._quiet = {}, {}, False
-        self._build(ids, photo_id, threshold, crf)
+    def __init__(
+        self,
+        open_scene: Callable[[str], Scene],
+        ids: Sequence[str],
+        *,
+        photo_id: str,
+        walk: Walk,
+        threshold: float,
+        crf: bool,
+        pixel: tuple[int, int],
+    ) -> None:
+        self._walk, self._drawn, self._scene = walk, {}, lru_cache(CACHED)(open_scene)
         self.scene = self._scene(photo_id)
+        self._build(ids if photo_id in ids else [photo_id, *ids], photo_id, threshold, crf)
         self._choose(pixel)
-        self._show()
-        for control in (self.alpha, self.beta, self.steps, self.threshold, self.crf):
-            control.observe(self._changed, "value")
-        for control in (self.x, self.y):
-            control.observe(self._changed, "value")
+        for control in self.alpha, self.beta, self.steps, self.threshold, self.crf, self.x, self.y:
+            control.observe(lambda change: self._show(), "value")
         self.photo.observe(self._picked, "value")
         self.images["photo"].observe(self._clicked, "point")
         widgets.link((self.play, "value"), (self.steps, "index"))
 
     def _build(self, ids, photo_id, threshold, crf):
-        options = ids if photo_id in ids else [photo_id, *ids]
-        self.photo = widgets.Dropdown(options=options, value=photo_id, description="photo")
-        self.alpha = _slider("background alpha", self._walk.background_alpha, 0.5, 32, 0.5)
-        self.beta = _slider("beta", self._walk.beta, 0.5, 24, 0.5)
-        self.threshold = _slider("threshold", threshold, 0.0, 1.0, 0.01)
+        self.photo = widgets.Dropdown(options=ids, value=photo_id, description="photo")
+        self.alpha = _slider("background alpha", self._walk.background_alpha, (0.5, 32), 0.5)
+        self.beta = _slider("beta", self._walk.beta, (0.5, 24), 0.5)
+        self.threshold = _slider("threshold", threshold, (0.0, 1.0), 0.01)
         times = sorted({*pictures.TIMES, self._walk.steps})
         self.steps = widgets.SelectionSlider(
             options=times, value=self._walk.steps, description="steps t", **_STYLE
         )
-        self.play = widgets.Play(
-            max=len(times) - 1, value=self.steps.index, interval=600, show_repeat=True
-        )
+        last = len(times) - 1
+        self.play = widgets.Play(max=last, value=self.steps.index, interval=600, show_repeat=True)
         self.crf = widgets.Checkbox(
             value=crf, description="dense CRF", indent=False, layout={"width": "120px"}
         )
-        self.x = widgets.BoundedIntText(description="pixel x", max=0, layout={"width": "160px"})
-        self.y = widgets.BoundedIntText(description="y", max=0, layout={"width": "160px"})
+        self.x, self.y = (
+            widgets.BoundedIntText(description=name, max=0, layout={"width": "160px"})
+            for name in ("pixel x", "y")
+        )
         self.status, self.legend = widgets.HTML(), widgets.HTML()
-        self.images = {
-            name: ClickableImage(layout={"margin": "2px"})
-            if name == "photo"
-            else widgets.Image(format="png")
-            for name in TITLES
-        }
+        photo = ClickableImage(layout={"margin": "2px"})
+        self.images = {name: widgets.Image() for name in TITLES} | {"photo": photo}
         self.captions = {name: widgets.HTML() for name in TITLES}
-        column = widgets.Layout(width=f"{WIDTH + 12}px", align_items="flex-start")
+        column = {"width": f"{WIDTH + 12}px", "align_items": "flex-start"}
         boxes = [
-            widgets.VBox(
-                [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]],
-                layout=column,
+            widgets.VBox([widgets.HTML(f"<b>{title}</b>"), *parts], layout=column)
+            for title, *parts in zip(
+                TITLES.values(), self.images.values(), self.captions.values(), strict=True
             )
-            for name, title in TITLES.items()
         ]
-        controls = (
+        rows = (
             [self.photo, self.x, self.y, self.legend],
             [self.threshold, self.alpha, self.beta],
             [self.steps, self.play, self.crf, self.status],
+            boxes,
         )
-        rows = [
-            widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "center"})
-            for row in controls
-        ]
-        self.widget = widgets.VBox([*rows, widgets.HBox(boxes, layout={"flex_flow": "row wrap"})])
-
-    def _scene(self, photo_id):
-        if photo_id not in self._scenes:
-            scene = self._open(photo_id)
-            while len(self._scenes) >= KEPT:  # drop the one opened first
-                del self._scenes[next(iter(self._scenes))]
-            self._scenes[photo_id] = scene
-        return self._scenes[photo_id]
-
-    @contextmanager
-    def _quietly(self):
-        """Set several controls without drawing; the caller then draws once."""
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
+        layout = {"flex_flow": "row wrap", "align_items": "center"}
+        layouts = [layout, layout, layout, {"flex_flow": "row wrap"}]
+        self.widget = widgets.VBox(
+            [widgets.HBox(row, layout=each) for row, each in zip(rows, layouts, strict=True)]
+        )
 
     def _choose(self, pixel):
-        """Set the number fields to a pixel (x, y), at most the photo's last."""
+        """Set the number fields to a pixel (x, y), at most the photo's last, and draw."""
         height, width = self.scene.size
-        with self._quietly():
+        with self.x.hold_trait_notifications(), self.y.hold_trait_notifications():
             for field, place, count in ((self.x, pixel[0], width), (self.y, pixel[1], height)):
                 field.max = count - 1
                 field.value = min(max(place, 0), count - 1)
+        self._show()
 
     def _picked(self, change):
-        if self._quiet:
-            return
         self.status.value = "computing maps and affinities …"
         try:
-            self.scene = self._scene(change["new"])
+            scene = self._scene(change["new"])
         except InputError as fault:
-            with self._quietly():
-                self.photo.value = change["old"]
+            self.photo.value = change["old"]
             self.status.value = f"<b>{html.escape(str(fault))}</b>"
             return
-        height, width = self.scene.size
-        self._choose((width // 2, height // 2))
-        self._show()
+        if scene is not self.scene:  # else the photo before, after one that could not be opened
+            self.scene = scene
+            self._choose((scene.size[1] // 2, scene.size[0] // 2))
 
     def _clicked(self, change):
         height, width = self.scene.size
         across, down = change["new"]
         self._choose((int(across * width), int(down * height)))
-        self._show()
-
-    def _changed(self, change):
-        if not self._quiet:
-            self._show()
 
     def _show(self):
         """Redraw the pictures that have changed."""
         began = time.perf_counter()
-        scene = self.scene
+        scene, threshold, crf = self.scene, self.threshold.value, self.crf.value
         walk = replace(
             self._walk,
             background_alpha=self.alpha.value,
@@ -175,57 +157,50 @@ class Panel:
         )
         pixel = self.x.value, self.y.value
         cell = scene.cell_at(*pixel[::-1])
-        threshold, with_crf = self.threshold.value, self.crf.value
-        self._draw("photo", pixel, lambda: (pictures.photo(scene, pixel), self._tags()))
-        self._draw(
-            "maps", (), lambda: (pictures.heat(scene, scene.largest_map), "black 0, yellow 1")
-        )
-        self._draw("map_labels", threshold, lambda: self._labels(scene.cam_labels(threshold)))
-        self._draw("mask", (), lambda: self._mask())
-        self._draw(
-            "borders",
-            (),
-            lambda: (pictures.heat(scene, scene.borders), "bright: a walker hardly crosses"),
-        )
         scores = scene.scores(walk)
-        self._draw(
-            "share",
-            walk,
-            lambda: (pictures.share(scene, scores), "after the walk; it wins above 0.5"),
-        )
-        self._draw("walk_labels", walk, lambda: self._labels(scene.plain_labels(scores)))
-        self._draw("labels", (walk, with_crf), lambda: self._final(scores, walk, with_crf))
-        self._draw(
-            "surroundings", pixel, lambda: (pictures.surroundings(scene, pixel), _place(cell))
-        )
-        self._draw(
-            "neighbours",
-            (pixel, walk.beta),
-            lambda: (
-                pictures.neighbours(scene, pixel, beta=walk.beta),
-                f"to the power of beta = {walk.beta:g}; black 0, yellow 1",
+        # name -> what the picture depends on, and what draws it with its caption
+        drawings = {
+            "photo": (pixel, lambda: (pictures.photo(scene, pixel), self._tags())),
+            "maps": ((), lambda: (pictures.heat(scene, scene.largest_map), "black 0, yellow 1")),
+            "map_labels": (threshold, lambda: self._labels(scene.cam_labels(threshold))),
+            "mask": ((), self._mask),
+            "borders": (
+                (),
+                lambda: (pictures.heat(scene, scene.borders), "bright: a walker hardly crosses"),
             ),
-        )
-        self._draw("walker", (pixel, walk), lambda: self._walker(cell, pixel, walk))
+            "share": (
+                walk,
+                lambda: (pictures.share(scene, scores), "after the walk; it wins above 0.5"),
+            ),
+            "walk_labels": (walk, lambda: self._labels(scene.plain_labels(scores))),
+            "labels": ((walk, crf), lambda: self._final(scores, walk, crf)),
+            "surroundings": (
+                pixel,
+                lambda: (
+                    pictures.surroundings(scene, pixel),
+                    f"cell: row {cell[0]}, column {cell[1]}; 8 pixels each",
+                ),
+            ),
+            "neighbours": (
+                (pixel, walk.beta),
+                lambda: (
+                    pictures.neighbours(scene, pixel, beta=walk.beta),
+                    f"to the power of beta = {walk.beta:g}; black 0, yellow 1",
+                ),
+            ),
+            "walker": ((pixel, walk), lambda: self._walker(cell, pixel, walk)),
+        }
+        for name, (key, draw) in drawings.items():
+            if self._drawn.get(name) != (scene, key):
+                picture, caption = draw()
+                share = picture.shape[1] / max(picture.shape[:2])
+                self.images[name].layout.width = f"{round(WIDTH * share)}px"
+                self.images[name].value = pictures.png(picture)
+                self.captions[name].value = f"<div style='line-height: 1.3'>{caption}</div>"
+                self._drawn[name] = scene, key
         height, width = scene.size
         seconds = time.perf_counter() - began
         self.status.value = f"{width} x {height} pixels, drawn in {seconds:.2f} s"
-
-    def _draw(self, name, key, compute):
-        """Redraw a picture and its caption if the photo or ``key`` has changed."""
-        key = self.scene, key
-        if self._drawn.get(name) != key:
-            picture, caption = compute()
-            image = self.images[name]
-            share = picture.shape[1] / max(picture.shape[:2])
-            width = f"{round(WIDTH * share)}px"
-            if name == "photo":
-                image.width = width
-            else:
-                image.layout.width = width
-            image.value = pictures.png(picture)
-            self.captions[name].value = f"<div style='line-height: 1.3'>{caption}</div>"
-            self._drawn[name] = key
 
     def _tags(self):
         colours = pictures.legend(self.scene).items()
@@ -236,13 +211,10 @@ class Panel:
         return "tagged: " + html.escape(", ".join(name for name, _ in colours))
 
     def _labels(self, labels, note=""):
-        scores = self.scene.iou(labels)
-        if scores is None:
-            caption = "no mask to score against"
-        else:
-            mean = sum(scores.values()) / len(scores)
+        caption = "no mask to score against"
+        if (scores := self.scene.iou(labels)) is not None:
             each = ", ".join(f"{html.escape(name)} {100 * v:.0f}" for name, v in scores.items())
-            caption = f"mean IoU <b>{100 * mean:.1f}</b>: {each}"
+            caption = f"mean IoU <b>{100 * np.mean(list(scores.values())):.1f}</b>: {each}"
         return pictures.labels(self.scene, labels), caption + note
 
     def _mask(self):
@@ -250,15 +222,12 @@ class Panel:
         caption = "this photo has none" if mask is None else "white: not scored"
         return pictures.labels(self.scene, mask), caption
 
-    def _final(self, scores, walk, with_crf):
-        if not with_crf:
-            labels = self.scene.plain_labels(scores)
-            return self._labels(labels, "<br>CRF off: as the walk left them")
+    def _final(self, scores, walk, crf):
+        if not crf:
+            return self._labels(self.scene.plain_labels(scores), "<br>CRF off: the walk's labels")
+        note = f"<br>previewed at {max(self.scene.small.shape[:2])} pixels"
         labels = self.scene.crf_labels(scores, walk, preview=True)
-        side = max(self.scene.small.shape[:2])
-        return self._labels(
-            labels, f"<br>previewed at {side} pixels" if self.scene.shrink > 1 else ""
-        )
+        return self._labels(labels, note if self.scene.shrink > 1 else "")
 
     def _walker(self, cell, pixel, walk):
         (ends,) = self.scene.walker(cell, walk, times=[walk.steps])
@@ -269,17 +238,9 @@ class Panel:
 _STYLE = {"style": {"description_width": "120px"}, "layout": {"width": "335px"}}
 
 
-def _slider(description, value, low, high, step):
+def _slider(name, value, ends, step):
     """A slider whose range holds the value."""
+    low, high = min(ends[0], value), max(ends[1], value)
     return widgets.FloatSlider(
-        value=value,
-        min=min(low, value),
-        max=max(high, value),
-        step=step,
-        description=description,
-        **_STYLE,
+        value=value, min=low, max=high, step=step, description=name, **_STYLE
     )
-
-
-def _place(cell):
-    return f"cell: row {cell[0]}, column {cell[1]}; 8 pixels each"

@@ -1,31 +1,37 @@
-"""Pictures of an ``explore.Scene`` for widgets and figures: uint8 RGB arrays of the preview's size,
-or a multiple of it.
+"""Pictures of a ``Scene`` for widgets and figures: uint8 RGB (H, W, 3) of the preview's size or a
+multiple of it. Sheets are arguments of ``viz.contact_sheet``: rows of pictures, and their titles.
 """
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from wsss import viz
 from wsss.affinity import STRIDE
 from wsss.explore.one_cell import neighbourhood
-from wsss.explore.scene import resized
+from wsss.explore.scene import Scene, resized
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io.artifacts import voc_palette
+from wsss.synthesis import Walk
 
-SIDE = 256  # pixels; smaller pictures are enlarged to about this, their pixels staying square
-GREY = 128  # where there is nothing: outside the photo, beyond the radius
+Pixel = tuple[int, int]  # (x, y)
+Sheet = tuple[list[list[np.ndarray]], list[str]]
+
+SIDE = 256  # pixels; smaller pictures are enlarged to about this by a whole number
+GREY = 128  # outside the photo, beyond the radius
 TIMES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # steps to choose from
 
 
-def photo(scene, pixel=None):
-    """The photo, a ring around the chosen pixel (x, y)."""
+def photo(scene: Scene, pixel: Pixel | None = None) -> np.ndarray:
+    """The photo, with a ring around the chosen pixel."""
     return _ring(_enlarge(scene.small), scene, pixel)
 
 
-def heat(scene, values, pixel=None):
+def heat(scene: Scene, values: np.ndarray | torch.Tensor, pixel: Pixel | None = None) -> np.ndarray:
     """A map in [0, 1], of pixels (H, W) or of cells (h, w), as colours over the photo: black is 0,
     yellow 1.
     """
@@ -34,7 +40,7 @@ def heat(scene, values, pixel=None):
     return _ring(_enlarge(viz.overlay_map(scene.small, shrunk)), scene, pixel)
 
 
-def share(scene, scores):
+def share(scene: Scene, scores: np.ndarray) -> np.ndarray:
     """Scores (1 + C, H, W): the best class's share of its own score plus the background's. The
     label changes at one half, at any scale of the scores.
     """
@@ -42,8 +48,8 @@ def share(scene, scores):
     return heat(scene, best / np.maximum(best + scores[0], 1e-12))
 
 
-def labels(scene, found):
-    """A label map (H, W) in VOC's colours over the photo, 255 white; grey where it is None."""
+def labels(scene: Scene, found: np.ndarray | None) -> np.ndarray:
+    """A label map (H, W) in VOC's colours over the photo, 255 white; grey for None."""
     if found is None:
         return _enlarge(np.full_like(scene.small, GREY))
     height, width = scene.small.shape[:2]
@@ -51,14 +57,12 @@ def labels(scene, found):
     return _enlarge(viz.overlay_labels(scene.small, np.asarray(shrunk)))
 
 
-def walker(scene, ends, pixel):
-    """Probabilities (h, w) of where a walker is, as the square root of each over the largest, so
-    that small ones show.
-    """
+def walker(scene: Scene, ends: np.ndarray, pixel: Pixel) -> np.ndarray:
+    """Probabilities (h, w) of a walker's cells, as roots relative to the largest."""
     return heat(scene, np.sqrt(ends / ends.max()), pixel)
 
 
-def surroundings(scene, pixel):
+def surroundings(scene: Scene, pixel: Pixel) -> np.ndarray:
     """The photo around the chosen pixel, up to the neighbours of its cell."""
     row, column = scene.cell_at(*pixel[::-1])
     margin = STRIDE * (scene.radius - 1) + STRIDE // 2
@@ -69,9 +73,9 @@ def surroundings(scene, pixel):
     return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), scene.radius)
 
 
-def neighbours(scene, pixel, *, beta):
+def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
     """The affinities ``W^(beta)`` (equation 11) of the chosen pixel's cell to its neighbours, one
-    square each: black is 0, yellow 1, grey where there is no neighbour.
+    square each: black is 0, yellow 1, grey no neighbour.
     """
     cell = scene.cell_at(*pixel[::-1])
     weights = neighbourhood(scene.affinity, cell, radius=scene.radius) ** beta
@@ -81,10 +85,8 @@ def neighbours(scene, pixel, *, beta):
     return _frame(colours.repeat(block, 0).repeat(block, 1), scene.radius)
 
 
-def labels_sheet(scene, walk, *, threshold, crf):
-    """The way from maps to labels at the settings given, the CRF at full size: a row of pictures
-    and their titles, for ``viz.contact_sheet``.
-    """
+def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sheet:
+    """From maps to labels, the CRF at full size: a row of pictures."""
     scores = scene.scores(walk)
     walked = scene.plain_labels(scores)
     row = {
@@ -101,8 +103,8 @@ def labels_sheet(scene, walk, *, threshold, crf):
     return [list(row.values())], list(row)
 
 
-def walk_sheet(scene, walk, *, times=(0, 1, 4, 16, 64, 256)):
-    """The walk over t: two rows of pictures, shares above labels, and the titles of the columns."""
+def walk_sheet(scene: Scene, walk: Walk, *, times: Sequence[int] = (0, 1, 4, 16, 64, 256)) -> Sheet:
+    """The walk over t: two rows of pictures, shares above labels."""
     rows = [[], []]
     for scores in scene.walked(walk, times):
         full = upsample(scores, scene.size).numpy()
@@ -111,9 +113,11 @@ def walk_sheet(scene, walk, *, times=(0, 1, 4, 16, 64, 256)):
     return rows, [f"t = {t}" for t in times]
 
 
-def pixel_sheet(scene, pixel, *, walk, times=(1, 8, 64, 256)):
+def pixel_sheet(
+    scene: Scene, pixel: Pixel, *, walk: Walk, times: Sequence[int] = (1, 8, 64, 256)
+) -> Sheet:
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
-    of pictures and their titles.
+    of pictures.
     """
     ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times=times)
     row = {
@@ -125,16 +129,16 @@ def pixel_sheet(scene, pixel, *, walk, times=(1, 8, 64, 256)):
     return [list(row.values())], list(row)
 
 
-def png(picture):
+def png(picture: np.ndarray) -> bytes:
     """The bytes of a PNG, packed for speed."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def legend(scene):
+def legend(scene: Scene) -> dict[str, str]:
     """Name to colour, ``#rrggbb``, of the photo's classes."""
-    palette = artifacts.voc_palette()
+    palette = voc_palette()
     return {scene.names[k - 1]: "#" + bytes(palette[k]).hex() for k in scene.classes}
 
 
@@ -148,7 +152,7 @@ def _block(radius):
 
 
 def _ring(picture, scene, pixel):
-    """A white ring with a dark edge, visible on any ground."""
+    """A white ring with a dark edge, visible on any background."""
     if pixel is None:
         return picture
     scale = picture.shape[1] / scene.size[1]
@@ -166,6 +170,7 @@ def _frame(picture, radius):
     low, high = block * (radius - 1), block * radius - 1
     drawn = Image.fromarray(picture)
     pen = ImageDraw.Draw(drawn)
-    pen.rectangle((low - 2, low - 2, high + 2, high + 2), outline="black", width=4)
-    pen.rectangle((low - 1, low - 1, high + 1, high + 1), outline="white", width=2)
+    for margin, width, colour in ((2, 4, "black"), (1, 2, "white")):
+        corners = low - margin, low - margin, high + margin, high + margin
+        pen.rectangle(corners, outline=colour, width=width)
     return np.array(drawn)

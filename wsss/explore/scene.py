@@ -4,7 +4,8 @@ Slow parts (both networks, the CRF's lattice) are computed once per photo; parts
 setting are computed again when it changes.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from wsss import models
+from wsss import datasets, models
 from wsss.affinity import STRIDE, boundaries
 from wsss.cam import multi_scale_cam
 from wsss.crf import DenseCRF
@@ -24,7 +25,7 @@ from wsss.geometry import upsample
 from wsss.lab import lineage, paths
 from wsss.metrics import ConfusionMatrix
 from wsss.models.ready import ready
-from wsss.synthesis import label_map, walk_scores
+from wsss.synthesis import Walk, label_map, walk_scores
 
 
 class Networks(NamedTuple):
@@ -35,14 +36,21 @@ class Networks(NamedTuple):
     settings: dict  # how affinities are read: arguments of ``synthesis.Walk``
 
 
-def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", output_stride=0):
+def open_networks(
+    data: datasets.Dataset,
+    dataset: str,
+    *,
+    train_cam_run: str = "",
+    train_affinity_run: str = "",
+    output_stride: int = 0,
+) -> Networks:
     """The CAM network and the AffinityNet of completed runs.
 
     Args:
-        data: the open dataset, whose classes the CAM network must know.
+        data: the open dataset, whose classes the CAM network must have.
         dataset: its name.
         train_cam_run, train_affinity_run: folders of completed stages; empty takes the latest.
-        output_stride: pixels a cell of AffinityNet's backbone; 0 keeps the trained one.
+        output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
 
     Raises:
         InputError: no completed run, or one with other classes.
@@ -69,14 +77,20 @@ def open_networks(data, dataset, *, train_cam_run="", train_affinity_run="", out
 
 
 def open_scene(
-    photo_id, *, data, networks, walk, scales=(1.0,), flip=True, cam_power=1.0, preview_side=256
-):
+    photo_id: str,
+    *,
+    data: datasets.Dataset,
+    networks: Networks,
+    walk: Walk,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = True,
+    cam_power: float = 1.0,
+    preview_side: int = 256,
+) -> "Scene":
     """The ``Scene`` of a photo of a dataset.
 
     Args:
-        photo_id: of the photo.
-        data, networks: of ``datasets.open`` and ``open_networks``.
-        walk: a ``synthesis.Walk``, for the affinities' settings.
+        walk: for the affinities' settings.
         scales, flip, cam_power: of the activation maps, see ``cam.multi_scale_cam``.
         preview_side: see ``Scene``.
 
@@ -102,98 +116,92 @@ def open_scene(
     )
 
 
+@dataclass(eq=False)
 class Scene:
-    """A photo with its maps and affinities, and their results at any setting.
+    """A photo with its maps and affinities, and their results at any setting."""
 
-    Settings are a ``synthesis.Walk``. The last scores are kept for other results that need them.
+    image: np.ndarray  # uint8 RGB (H, W, 3)
+    classes: Sequence[int]  # the present ones, from 1
+    _: KW_ONLY
+    cams: np.ndarray  # float32 (C, ceil(H/4), ceil(W/4)) in [0, 1], of the present classes
+    affinity: torch.Tensor  # float32 (K, ceil(H/8), ceil(W/8)) in [0, 1], on the CPU
+    radius: int  # of the affinities, in cells
+    names: Sequence[str]  # of all classes of the dataset, in the order of their numbers
+    mask: np.ndarray | None = None  # uint8 (H, W), 255 ignored
+    preview_side: int = 256  # pixels; largest side of pictures and of the CRF's preview
 
-    Args:
-        image: uint8 RGB (H, W, 3).
-        classes: numbers of the present classes, from 1.
-        cams: float32 (C, ceil(H/4), ceil(W/4)) in [0, 1], of the present classes.
-        affinity: float32 (K, ceil(H/8), ceil(W/8)) in [0, 1], on the CPU.
-        radius: of the affinities, in cells.
-        names: of all classes of the dataset, in the order of their numbers.
-        mask: uint8 (H, W), 255 ignored; None where there is none.
-        preview_side: pixels; largest side of pictures and of the CRF's preview.
-    """
-
-    def __init__(
-        self, image, classes, *, cams, affinity, radius, names, mask=None, preview_side=256
-    ):
-        self.image, self.classes, self.names, self.mask = image, list(classes), names, mask
-        self.cams, self.affinity, self.radius = cams, affinity, radius
-        self.size = image.shape[:2]
-        self.cells = tuple(affinity.shape[-2:])
-        self.shrink = max(1.0, max(self.size) / preview_side)  # photo's side over the preview's
+    def __post_init__(self):
+        self.size, self.cells = self.image.shape[:2], self.affinity.shape[-2:]
+        self.shrink = max(1.0, max(self.size) / self.preview_side)  # photo's side over preview's
         height, width = (max(1, round(side / self.shrink)) for side in self.size)
         # uint8 (H', W', 3)
-        self.small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-        self._scores = None, None
-        self._lattices = {}
-
-    @cached_property
-    def largest_map(self):
-        """The largest activation map at each pixel: float32 (H, W) in [0, 1]."""
-        return self._maps.max(0)
-
-    @cached_property
-    def borders(self):
-        """One minus the mean affinity of each cell to its neighbours: (h, w) in [0, 1]."""
-        return boundaries(self.affinity, radius=self.radius)
+        self.small = np.array(
+            Image.fromarray(self.image).resize((width, height), Image.Resampling.BOX)
+        )
+        self._scores, self._lattices = {}, {}
 
     @cached_property
     def _maps(self):
         return upsample(self.cams, self.size).numpy()
 
-    def cam_labels(self, threshold):
+    @cached_property
+    def largest_map(self) -> np.ndarray:
+        """The largest activation map at each pixel: float32 (H, W) in [0, 1]."""
+        return self._maps.max(0)
+
+    @cached_property
+    def borders(self) -> np.ndarray:
+        """One minus the mean affinity of each cell to its neighbours: (h, w) in [0, 1]."""
+        return boundaries(self.affinity, radius=self.radius)
+
+    def cam_labels(self, threshold: float) -> np.ndarray:
         """Labels of the maps alone, uint8 (H, W): background where none exceeds the threshold."""
         background = np.full((1, *self.size), threshold, np.float32)
-        return label_map(np.concatenate([background, self._maps]), self.classes)
+        return self.plain_labels(np.concatenate([background, self._maps]))
 
-    def walked(self, walk, times):
-        """Background and class maps after each of several numbers of steps (instead of
-        ``walk.steps``), in the time of the longest: float32 (len(times), 1 + C, h, w).
+    def walked(self, walk: Walk, times: Iterable[int]) -> torch.Tensor:
+        """Background and class maps after several numbers of steps, in the time of the longest:
+        float32 (len(times), 1 + C, h, w).
         """
         return walk_scores(self.cams, self.affinity, walk=replace(walk, steps=tuple(times)))
 
-    def scores(self, walk):
+    def scores(self, walk: Walk) -> np.ndarray:
         """Scores of every pixel after the walk: float32 (1 + C, H, W)."""
-        if self._scores[0] != walk:
+        if walk not in self._scores:  # keep the last alone
             scores = walk_scores(self.cams, self.affinity, walk=walk)
-            self._scores = walk, upsample(scores, self.size).numpy()
-        return self._scores[1]
+            self._scores = {walk: upsample(scores, self.size).numpy()}
+        return self._scores[walk]
 
-    def plain_labels(self, scores):
-        """Labels of scores (1 + C, H, W) as they are: uint8 (H, W)."""
+    def plain_labels(self, scores: np.ndarray) -> np.ndarray:
+        """Labels of scores (1 + C, H, W) without a CRF: uint8 (H, W)."""
         return label_map(scores, self.classes)
 
-    def crf_labels(self, scores, walk, *, preview=False):
-        """Labels of scores (1 + C, H, W) after dense CRF, uint8 (H, W), as ``random_walk`` makes
-        them.
+    def crf_labels(self, scores: np.ndarray, walk: Walk, *, preview: bool = False) -> np.ndarray:
+        """Labels of scores (1 + C, H, W) after dense CRF, as ``random_walk`` writes them: uint8
+        (H, W).
 
         With ``preview`` the CRF runs on the photo shrunk to ``preview_side``, with its kernels
         shrunk alike, and its marginals are enlarged: a quarter of the work at half the side. With
         blurred masks of 20 VOC photos as scores, 99.0 % of the pixels got the label of the full
         size; 96.5 % with kernels of the original width.
         """
-        if not preview or self.shrink == 1:
-            marginals = self._lattice(self.image, walk.crf).infer(
-                scores**walk.crf_sharpness, walk.crf_steps
+        image, params, small = self.image, walk.crf, preview and self.shrink > 1
+        if small:
+            image, scores = self.small, resized(scores, self.small.shape[:2])
+            params = replace(
+                params,
+                gaussian_sxy=params.gaussian_sxy / self.shrink,
+                bilateral_sxy=params.bilateral_sxy / self.shrink,
             )
-            return label_map(marginals, self.classes)
-        narrow = replace(
-            walk.crf,
-            gaussian_sxy=walk.crf.gaussian_sxy / self.shrink,
-            bilateral_sxy=walk.crf.bilateral_sxy / self.shrink,
-        )
-        shrunk = resized(scores, self.small.shape[:2]) ** walk.crf_sharpness
-        marginals = self._lattice(self.small, narrow).infer(shrunk, walk.crf_steps)
-        return label_map(resized(marginals, self.size), self.classes)
+        key = small, params
+        if key not in self._lattices:
+            self._lattices[key] = DenseCRF(image, params)
+        marginals = self._lattices[key].infer(scores**walk.crf_sharpness, walk.crf_steps)
+        return self.plain_labels(resized(marginals, self.size) if small else marginals)
 
-    def iou(self, labels):
-        """IoU of a label map (H, W) against the mask: class name to a number in [0, 1], of the
-        classes that occur in either; None without a mask.
+    def iou(self, labels: np.ndarray) -> dict[str, float] | None:
+        """IoU in [0, 1] of a label map (H, W) against the mask, per class that occurs in either;
+        None without a mask.
         """
         if self.mask is None:
             return None
@@ -202,30 +210,24 @@ class Scene:
         every = zip(("background", *self.names), matrix.iou(), strict=True)
         return {name: float(value) for name, value in every if not np.isnan(value)}
 
-    def cell_at(self, y, x):
+    def cell_at(self, y: int, x: int) -> tuple[int, int]:
         """The cell, (row, column), nearest to a pixel: cell i lies on pixel 8 i."""
-        return tuple(
+        row, column = (
             min((place + STRIDE // 2) // STRIDE, count - 1)
             for place, count in zip((y, x), self.cells, strict=True)
         )
+        return row, column
 
-    def walker(self, cell, walk, *, times):
-        """Where a walker from a cell is after each of several numbers of steps: ``walker_ends``,
+    def walker(self, cell: tuple[int, int], walk: Walk, *, times: Iterable[int]) -> np.ndarray:
+        """Where a walker from a cell is after several numbers of steps, see ``walker_ends``:
         float32 (len(times), h, w).
         """
-        ends = walker_ends(
+        return walker_ends(
             self.affinity, cell, beta=walk.beta, steps=tuple(times), radius=self.radius
-        )
-        return ends.numpy()
-
-    def _lattice(self, image, params):
-        key = image.shape, params
-        if key not in self._lattices:
-            self._lattices[key] = DenseCRF(image, params)
-        return self._lattices[key]
+        ).numpy()
 
 
-def resized(maps, size):
+def resized(maps: np.ndarray | torch.Tensor, size: Sequence[int]) -> np.ndarray:
     """Maps (C, H, W) resampled to other pixels of the same photo, float32 (C, *size)."""
     return F.interpolate(
         torch.as_tensor(maps)[None], size, mode="bilinear", align_corners=False, antialias=True

@@ -1,4 +1,4 @@
-"""An experiment's own results, from completed MLflow runs; ``tables`` adds published ones."""
+"""An experiment's own results, from completed MLflow runs; ``paper_tables`` adds published ones."""
 
 import statistics
 from collections.abc import Iterable
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss.datasets import Devkit
+from wsss.datasets import Dataset
 from wsss.errors import InputError
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results, stages
+from wsss.lab.record import finished_runs
 from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
@@ -30,61 +31,57 @@ def check_lineage(inputs: dict[str, Path]) -> None:
     Raises:
         InputError: they were not; scores of different chains must not stand side by side.
     """
-    used = {}  # by stage, and the data by "": who uses it, and which
+    used, data = {}, None  # per stage its first user with the fingerprint; the same of the data
     for name, folder in inputs.items():
-        for stage, fingerprint, record in _chain(results.completion(folder)):
+        for stage, fingerprint, record in _chain(folder):
             other, before = used.setdefault(stage, (name, fingerprint))
             if before != fingerprint:
                 raise InputError(
                     f"report: {other} builds on {stage} {before}, and {name} on {stage} "
                     f"{fingerprint}; give runs of one chain"
                 )
-            if not record:
-                continue
-            other, before = used.setdefault("", (name, record["data_digest"]))
-            if before != record["data_digest"]:
-                raise InputError(
-                    f"report: {other} was made of data {before}, and {stage} of "
-                    f"{record['data_digest']}; run the chain on one dataset"
-                )
+            if record:
+                data = data or (name, record["data_digest"])
+                other, before = data
+                if before != record["data_digest"]:
+                    raise InputError(
+                        f"report: {other} was made of data {before}, and {stage} of "
+                        f"{record['data_digest']}; run the chain on one dataset"
+                    )
 
 
-def _chain(record):
+def _chain(folder):
     """Yield ``(stage, fingerprint, record)`` of a completed stage and of those it builds on; the
     record is None where its folder is gone.
     """
+    record = results.completion(folder)
+    if not record:
+        yield folder.parent.name, folder.name, None
+        return
     yield record["stage"], record["fingerprint"], record
     for name, fingerprint in record["inputs"].items():
-        above = lineage.upstream(record, name)
-        if above:
-            yield from _chain(above)
-        else:
-            yield name, fingerprint, None
+        yield from _chain(paths.stage_folder(name, fingerprint))
 
 
-def origins(runs: Iterable) -> pd.DataFrame:
-    """Where the scores come from: a row per stage.
-
-    Args:
-        runs: ``recorded.Completed`` of the report's stages and of those they build on.
+def origins(runs: Iterable[finished_runs.Completed]) -> pd.DataFrame:
+    """Where the scores come from: a row per stage, of the report's stages and of those they build
+    on.
     """
-    rows = []
-    for run in runs:
-        changed = run.tags.get("wsss.git.dirty") == "true"
-        commit = run.tags.get("mlflow.source.git.commit", "")[:12] or "unknown"
-        rows.append(
-            {
-                "stage": run.record["stage"],
-                "run": run.run_id,
-                "commit": commit + " and source/changes.diff" * changed,
-                "data": run.record["data_digest"],
-                "seed": run.record["parameters"].get("seed", ""),
-                "fingerprint": run.record["fingerprint"],
-                "torch": run.tags.get("wsss.torch", ""),
-                "Python": run.tags.get("wsss.python", ""),
-                "machine": run.tags.get("wsss.device", ""),
-            }
-        )
+    rows = [
+        {
+            "stage": run.record["stage"],
+            "run": run.run_id,
+            "commit": (run.tags.get("mlflow.source.git.commit", "")[:12] or "unknown")
+            + " and source/changes.diff" * (run.tags.get("wsss.git.dirty") == "true"),
+            "data": run.record["data_digest"],
+            "seed": run.record["parameters"].get("seed", ""),
+            "fingerprint": run.record["fingerprint"],
+            "torch": run.tags.get("wsss.torch", ""),
+            "Python": run.tags.get("wsss.python", ""),
+            "machine": run.tags.get("wsss.device", ""),
+        }
+        for run in runs
+    ]
     return pd.DataFrame(rows)
 
 
@@ -94,19 +91,19 @@ def chain_folders(inputs: dict[str, Path]) -> list[Path]:
     Args:
         inputs: stage name to folder.
     """
-    found = {}
-    for folder in inputs.values():
-        for stage, fingerprint, record in _chain(results.completion(folder)):
-            if record:
-                found[stage] = paths.stage_folder(stage, fingerprint)
-    found |= inputs
+    found = {
+        stage: paths.stage_folder(stage, fingerprint)
+        for folder in inputs.values()
+        for stage, fingerprint, record in _chain(folder)
+        if record
+    } | inputs
     return [found[name] for name in stages.read_stages() if name in found]
 
 
 def _over_seeds(folder, metric):
     """A stage's metric, as text; with several seeds its mean and standard deviation."""
-    records = [results.completion(sibling) for sibling in lineage.siblings(folder)]
-    values = [record["metrics"][metric] for record in records if metric in record["metrics"]]
+    records = filter(None, map(results.completion, lineage.siblings(folder)))
+    values = [each["metrics"][metric] for each in records if metric in each["metrics"]]
     if len(values) < 2:
         return "".join(f"{value:.1f}" for value in values)
     spread = statistics.stdev(values)
@@ -114,13 +111,18 @@ def _over_seeds(folder, metric):
 
 
 def ours(
-    records: dict, folders: dict[str, Path], *, data: Devkit, score_split: str, val_split: str
+    records: dict[str, finished_runs.Completed],
+    folders: dict[str, Path],
+    *,
+    data: Dataset,
+    score_split: str,
+    val_split: str,
 ) -> str:
     """Label quality after each step, and the segmentation network's score, as Markdown. Stages run
     with several seeds give means, with the standard deviation of one run.
 
     Args:
-        records: stage name to ``recorded.Completed`` of infer_cam, random_walk and evaluate.
+        records: stage name to ``finished_runs.Completed`` of infer_cam, random_walk and evaluate.
         folders: stage name to the folder of each.
         data: the open dataset.
         score_split, val_split: the id lists of the scores.
@@ -162,11 +164,13 @@ def ours(
     return f"mIoU in percent on {masks}.\n\n{labels}\n\n{network}"
 
 
-def per_class(records: dict, *, score_split: str) -> pd.DataFrame | None:
+def per_class(
+    records: dict[str, finished_runs.Completed], *, score_split: str
+) -> pd.DataFrame | None:
     """IoU in percent: a row per class and one for the mean; a column for each of the maps, the
     walk, the labels and the network that could be scored. None where none could.
     """
-    frames = [records[name].iou for name in SCORED if records[name].iou is not None]
+    frames = [frame for name in SCORED if (frame := records[name].iou) is not None]
     if not frames:
         return None
     table = pd.DataFrame({"class": frames[0]["class"]})
@@ -177,11 +181,7 @@ def per_class(records: dict, *, score_split: str) -> pd.DataFrame | None:
     return table
 
 
-def final_scores(records: dict) -> dict[str, float]:
+def final_scores(records: dict[str, finished_runs.Completed]) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
-    return {
-        name: value
-        for stage in records.values()
-        for name, value in stage.metrics.items()
-        if "miou" in name
-    }
+    every = (item for stage in records.values() for item in stage.metrics.items())
+    return {name: value for name, value in every if "miou" in name}

@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
     mean: float
     spread: float  # the sample's standard deviation over the seeds, nan for one
-    low: float  # of the 95 % interval of the mean when photos are drawn with replacement
+    low: float  # end of the mean's 95 % interval over bootstrap samples of the photos
     high: float
     classes: np.ndarray  # float64 (classes,): the mean IoU of each class in percent
     photos: int
@@ -47,7 +47,7 @@ def score(
 
     Args:
         confusions: run id and counts of each run.
-        draws: how often as many photos are drawn with replacement, for the interval.
+        draws: number of bootstrap samples of the photos, for the interval.
         seed: of the draws.
 
     Raises:
@@ -83,7 +83,7 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
 
     Args:
         inputs: folders of completed runs of infer_cam, random_walk and evaluate. Runs that differ
-            from one of them only in seeds (``stages.siblings``) count too, if MLflow has them as
+            from one of them only in seeds (``lineage.siblings``) count too, if MLflow has them as
             finished.
 
     Returns:
@@ -109,7 +109,8 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
                 continue
             confusions.append((run.run_id, counted))
         found[title] = score(confusions)
-    if results.completion(inputs["random_walk"])["parameters"]["crf_steps"] == 0:
+    walk = results.completion(inputs["random_walk"])
+    if walk and walk["parameters"]["crf_steps"] == 0:
         del found["CAM+RW+dCRF"]
     return found
 
@@ -197,12 +198,12 @@ def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     paths = []
     for name, frame in tables.items():
         texts = {
-            ".md": f"**{TITLES[name]}** (mIoU in percent)\n\n{markdown(frame)}\n",
-            ".tex": latex(frame, name),
-            ".csv": frame.to_csv(index=False),
+            "md": f"**{TITLES[name]}** (mIoU in percent)\n\n{markdown(frame)}\n",
+            "tex": latex(frame, name),
+            "csv": frame.to_csv(index=False),
         }
         for suffix, text in texts.items():
-            path = folder / f"{name}{suffix}"
+            path = folder / f"{name}.{suffix}"
             with atomic.write(path) as partial:
                 partial.write_text(text)
             paths.append(path)
@@ -229,6 +230,6 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def latex(frame: pd.DataFrame, name: str) -> str:
     """A frame as a LaTeX table with the title and the label of a table."""
-    style = _short(frame).style.hide(axis="index").format(escape="latex")
-    style = style.format_index(escape="latex", axis=1)
+    style = _short(frame).style.hide(axis="index")
+    style.format(escape="latex").format_index(escape="latex", axis=1)
     return style.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}")
