@@ -154,13 +154,12 @@ def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
     other = tmp_path / "run"
-    other.mkdir()
-    (other / "parameters.json").write_text(json.dumps({"backbone": "small"}))
+    atomic.save_json(other / "complete.json", json.loads((run / "complete.json").read_text()))
     out = ["--out", str(tmp_path / "out")]
     cases = {
         ("--run", str(run)): "--run needs a folder to write to; add --out DIR",
-        ("--run", str(tmp_path / "no"), *out): "expected the folder of a completed train_segm",
-        ("--run", str(other), *out): "got KeyError: 'data_root'; give another --run",
+        ("--run", str(tmp_path / "no"), *out): "holds no completed stage; run it first",
+        ("--run", str(other), *out): "weights.pt",
         ("--run", str(run), *out, "--split", "tset"): "the lists here are: test",
         ("--run", str(run), *out, "--data-root", str(tmp_path)): "found no JPEGImages/ in it",
         ("--check", "x.tgz", "--flip"): "--flip belongs to --run",
