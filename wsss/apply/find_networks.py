@@ -77,15 +77,14 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
     """
     record = _record(str(source))
     maps = lineage.upstream(record, "infer_cam")
-    parameters = record["parameters"]
     cam = _upstream_weights(maps, "train_cam") if maps else None
     affinity = _upstream_weights(record, "train_affinity")
-    if cam is None or affinity is None:
+    if not (maps and cam and affinity):
         raise InputError(
             f"{source}: what it builds on is not in {paths.outputs_root()} any more; name the "
             "networks by --cam and --affinity"
         )
-    given = {"infer_cam": maps["parameters"], "random_walk": parameters}
+    given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
     strides = {
         kind: given[stage].get("output_stride", 0)
         for kind, stage in (("cam", "infer_cam"), ("affinity", "random_walk"))

@@ -4,7 +4,7 @@ segmentation network (``predict_job``).
 A photo gets ``labels/<id>.png``, of its own size, and a picture to look at, ``overlays/<id>.jpg``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +97,7 @@ def run(
     *,
     dataset: Folder,
     folder: Path,
-    making: Mapping[str, object],
+    making: dict[str, object],
     forms: Sequence[str] = (),
     processes: int = 0,
     faults: Iterable[str] = (),

@@ -3,7 +3,7 @@
 import importlib
 import json
 import warnings
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
@@ -56,10 +56,10 @@ def signature(parameters: dict) -> ModelSignature:
         ParamSpec("flip", DataType.boolean, parameters["flip"]),
         ParamSpec("crf_steps", DataType.long, parameters["crf_steps"]),
     ]
-    columns = [ColSpec(DataType.binary, "labels"), ColSpec(Array(DataType.string), "classes")]
     # a nameless input, so that the model takes a plain list of bytes as well as a data frame
-    photo = ColSpec(DataType.binary)
-    return ModelSignature(Schema([photo]), Schema(columns), ParamSchema(params))
+    photo = Schema([ColSpec(DataType.binary)])
+    labels = ColSpec(DataType.binary, "labels"), ColSpec(Array(DataType.string), "classes")
+    return ModelSignature(photo, Schema([*labels]), ParamSchema(params))
 
 
 def requirements() -> list[str]:
@@ -69,7 +69,7 @@ def requirements() -> list[str]:
 
 def card(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | None) -> str:
     """The model's card as Markdown, with ``RUN`` for the run's id; arguments as for ``prepare``."""
-    trained = results.completion(run.inputs["train_segmentation"])
+    trained = results.completed_in(run.inputs["train_segmentation"], "train_segmentation")
     learnt = trained["parameters"]
     cam, walk = (lineage.upstream(trained, name) for name in ("train_cam", "random_walk"))
     weights = cam["parameters"]["weights"] if cam else ""
@@ -80,7 +80,7 @@ def card(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | None)
         masks = "Some of these were corrected by hand before."
     if learnt.get("labels_folder"):
         masks = f"They were given: `{learnt['labels_folder']}`, from an unknown source."
-    template = resources.files(__package__).joinpath("model_card.md").read_text()
+    template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
         name=name,
         count=len(data.classes),

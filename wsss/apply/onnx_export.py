@@ -8,6 +8,7 @@ at scale 1. Both carry a description of the network.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def to_onnx(source: Path, out: Path) -> str:
         ) from None
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         traced(labeller), output_names=["labels", "probabilities"], verbose=False
     )
     free = program.model.graph.inputs[0].shape[:3]

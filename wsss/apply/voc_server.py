@@ -44,7 +44,10 @@ FAULTS = {  # fault and fix, in the order of the report
     "unreadable": ("unreadable label maps", "write them again as PNG"),
     "mode": ("label maps that are not palette PNGs (mode P)", "save class numbers with a palette"),
     "size": ("label maps of a wrong size", "predict at the photo's own size"),
-    "values": (f"label maps with values above {len(VOC_CLASSES)}", "ignore no pixel"),
+    "values": (
+        f"label maps with values above {len(VOC_CLASSES)}",
+        "give every pixel a class or background",
+    ),
 }
 WARNINGS = {
     "palette": ("label maps with another palette than VOC's", PALETTE_FIX),
@@ -95,7 +98,7 @@ def export(
     run, out = Path(run), Path(out)
     record = results.completed_in(run, "--run")
     network = models.open_network(run, "segmentation").network
-    data = Devkit(data_root or paths.from_root(record["parameters"]["data_root"]))
+    data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
     digest = atomic.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
@@ -211,7 +214,7 @@ def _label_map(content, photo):
                     faults.append(("size", f" is {size}, more than a photo of VOC's"))
                 if faults:
                     return faults
-                labels, palette = np.array(image), bytes(image.getpalette("RGB"))
+                labels, palette = np.array(image), bytes(image.getpalette("RGB") or ())
     except Exception as error:  # Pillow raises many kinds for a damaged file
         reason = "no PNG" if isinstance(error, UnidentifiedImageError) else error
         return [("unreadable", f" ({reason})")]

@@ -245,13 +245,12 @@ def weights() -> tuple[str, str]:
 
 def _experiments():
     """Yield an experiment's name and each block of settings in its file."""
-    from wsss.io import safe_yaml
+    from wsss.lab import plan
 
     for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
-        blocks = [safe_yaml.read(path, "an experiment")]
-        for block in blocks:  # grows meanwhile
-            yield path.stem, block
-            blocks += [inner for inner in block.values() if isinstance(inner, dict)]
+        given = plan.read_experiment(path)
+        for block in (given["common"], *given["stages"].values(), *given["smoke"].values()):
+            yield path.stem, block or {}
 
 
 def _found(named, more, fix):

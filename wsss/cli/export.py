@@ -2,6 +2,8 @@
 other people's weight files.
 """
 
+from pathlib import Path
+
 from wsss.cli.command import add_command, add_inference, refuse_faults
 from wsss.errors import InputError
 
@@ -22,7 +24,8 @@ def _voc_test(arguments):
     elif given:
         raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
     else:
-        report = voc_server.check(archive, arguments.data_root or ".", split=arguments.split)
+        root = Path(arguments.data_root or ".")
+        report = voc_server.check(archive, root, split=arguments.split)
     for line in [*(f"warning: {line}" for line in report.warnings), *report.faults]:
         print(line)
     refuse_faults([f"{archive}: {fault}" for fault in report.faults], "listed above")

@@ -15,15 +15,14 @@ def _label(arguments):
     from wsss.io import atomic
     from wsss.lab import plan
 
-    if (arguments.run is None) == (arguments.cam is None or arguments.affinity is None):
+    networks = (arguments.cam, arguments.affinity)
+    if (arguments.run is None) == (None in networks):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
     overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
         method = find_networks.method_of(arguments.run, overrides)
     else:
-        method = find_networks.method_by_networks(
-            arguments.cam, arguments.affinity, overrides=overrides
-        )
+        method = find_networks.method_by_networks(*networks, overrides=overrides)
     cam, affinity = (
         models.open_network(file, kind, output_stride=method.strides[kind])
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))

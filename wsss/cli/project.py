@@ -71,7 +71,7 @@ def _compare_walks(stage, values, swept):
         names = ("infer_cam", "train_affinity")
         folders = {name: paths.from_root(values[f"{name}_run"]) for name in names}
         # a stage that was forced to run again has the same fingerprint and ended later
-        records = {name: results.completion(folder) for name, folder in folders.items()}
+        records = {name: results.completed_in(folder, name) for name, folder in folders.items()}
         made = {name: [each["fingerprint"], each["ended"]] for name, each in records.items()}
         constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in settings]
         given = {"data": _open(values), "folders": folders, "made": made}
