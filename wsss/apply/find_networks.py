@@ -85,10 +85,8 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
             "networks by --cam and --affinity"
         )
     given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
-    strides = {
-        kind: given[stage].get("output_stride", 0)
-        for kind, stage in (("cam", "infer_cam"), ("affinity", "random_walk"))
-    }
+    stages_of = {"cam": "infer_cam", "affinity": "random_walk"}
+    strides = {kind: given[stage].get("output_stride", 0) for kind, stage in stages_of.items()}
     return Method(cam, affinity, strides, *_constants(given, overrides))
 
 

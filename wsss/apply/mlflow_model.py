@@ -5,7 +5,6 @@ MLflow runs this file with the package beside it (models from code) and unpickle
 """
 
 import base64
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
-from torch import nn
 
 from wsss import models
 from wsss.crf import CrfParams, DenseCRF
@@ -56,8 +54,8 @@ class SegmentationModel(PythonModel):
             with TemporaryDirectory() as folder:
                 path = Path(folder) / f"row {row}"
                 try:
-                    path.write_bytes(photo_bytes(photo))
-                    labels = label_photo(self.network, path, **(params or {}))
+                    path.write_bytes(_photo_bytes(photo))
+                    labels = self._label(path, **(params or {}))
                 except InputError as fault:
                     message = str(fault).replace(str(path), path.name)
                     raise mlflow.MlflowException.invalid_parameter_value(message) from None
@@ -66,8 +64,15 @@ class SegmentationModel(PythonModel):
                 rows.append({"labels": path.read_bytes(), "classes": found})
         return pd.DataFrame(rows, columns=["labels", "classes"])
 
+    def _label(self, path, *, long_side, scales, flip, crf_steps):
+        image = read_photo(path, long_side=long_side)
+        scores = segment(self.network, image, scales=scales, flip=flip).cpu().numpy()
+        if crf_steps:
+            scores = DenseCRF(image, CrfParams()).infer(scores, crf_steps)
+        return labels_at(scores, range(1, len(scores)), size=photo_size(path))
 
-def photo_bytes(given: str | bytes) -> bytes:
+
+def _photo_bytes(given):
     """A photo's bytes, decoded where they are base64: MLflow's server decodes ``dataframe_split``
     and ``dataframe_records``, but not ``inputs``.
     """
@@ -76,23 +81,6 @@ def photo_bytes(given: str | bytes) -> bytes:
         return base64.b64decode(b"".join(given.split()), validate=True)
     except ValueError:
         return given
-
-
-def label_photo(
-    network: nn.Module,
-    path: Path,
-    *,
-    long_side: int = 0,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    crf_steps: int = 0,
-) -> np.ndarray:
-    """The label map, uint8 (H, W), of a photo at its own size; arguments as in ``predict``."""
-    image = read_photo(path, long_side=long_side)
-    scores = segment(network, image, scales=scales, flip=flip).cpu().numpy()
-    if crf_steps:
-        scores = DenseCRF(image, CrfParams()).infer(scores, crf_steps)
-    return labels_at(scores, range(1, len(scores)), size=photo_size(path))
 
 
 mlflow.models.set_model(SegmentationModel())

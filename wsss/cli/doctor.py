@@ -43,12 +43,13 @@ class Line(NamedTuple):
 def examine() -> list[Line]:
     """Run all checks, in order; one that raises becomes a line with the reason."""
     lines = []
-    for subject, (check, needed) in CHECKS.items():
+    for subject, check in (NEEDED | USEFUL).items():
         try:
             mark, text = check()
         except Exception as error:
             reason = " ".join(str(error).split()) or "no reason given"
-            mark, text = MISSING if needed else NOTE, f"{type(error).__name__}: {reason}"
+            mark = MISSING if subject in NEEDED else NOTE
+            text = f"{type(error).__name__}: {reason}"
             if isinstance(error, ImportError):
                 text += "; install again: make install"
         lines.append(Line(subject, mark, text))
@@ -216,7 +217,7 @@ def data() -> tuple[str, str]:
     """Find the datasets that experiments name."""
     from wsss import datasets
 
-    named, generated = {}, set()  # path to whether it opens and the experiments
+    present, absent, generated = set(), {}, set()
     for name, settings in _experiments():
         root, kind = settings.get("data_root"), str(settings.get("dataset"))
         if root and kind.startswith("shapes"):
@@ -224,23 +225,22 @@ def data() -> tuple[str, str]:
         elif root:
             try:
                 datasets.open(kind, paths.from_root(root))
-                opens = True
+                present.add(root)
             except InputError:
-                opens = False
-            named.setdefault((root, opens), set()).add(name)
+                absent.setdefault(root, set()).add(name)
     more = f"; generated when needed: {', '.join(sorted(generated))}"
-    return _found(named, more, "README.md says how to get them (Data)")
+    return _found(present, absent, more, "README.md says how to get them (Data)")
 
 
 def weights() -> tuple[str, str]:
     """Find the weight files that experiments name."""
     named = {}
     for name, settings in _experiments():
-        for path in (settings.get("weights"), settings.get("checkpoint")):
-            if path not in (None, "", "download"):
-                exists = paths.from_root(path).exists()
-                named.setdefault((path, exists), set()).add(name)
-    return _found(named, "", "README.md says whose they are")
+        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}:
+            named.setdefault(path, set()).add(name)
+    present = {path for path in named if paths.from_root(path).exists()}
+    absent = {path: names for path, names in named.items() if path not in present}
+    return _found(present, absent, "", "README.md says whose they are")
 
 
 def _experiments():
@@ -253,16 +253,14 @@ def _experiments():
             yield path.stem, block or {}
 
 
-def _found(named, more, fix):
-    """The result for ``named``: (path, whether it is there) to names of experiments."""
-    present = sorted(path for path, there in named if there)
-    absent = []
-    for (path, there), names in named.items():
-        if not there:
-            first, *others = sorted(names)
-            absent.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    text = (", ".join(present) or "none") + more
-    return (NOTE, f"{text}; not there: {', '.join(absent)}: {fix}") if absent else (OK, text)
+def _found(present, absent, more, fix):
+    """The result for paths that are present, and absent ones with the names of experiments."""
+    text = (", ".join(sorted(present)) or "none") + more
+    parts = []
+    for path, names in absent.items():
+        first, *others = sorted(names)
+        parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
+    return (NOTE, f"{text}; not there: {', '.join(parts)}: {fix}") if absent else (OK, text)
 
 
 def browser() -> tuple[str, str]:
@@ -283,20 +281,10 @@ def git() -> tuple[str, str]:
     return OK, f"at {answer.stdout.strip()}"
 
 
-CHECKS = {  # subject to the check, which returns (mark, text), and whether the demo needs it
-    "python": (python, True),
-    "packages": (packages, True),
-    "compiler": (compiler, True),
-    "dense CRF": (dense_crf, True),
-    "torch": (torch_device, True),
-    "machine": (machine, False),
-    "disk": (disk, True),
-    "tracking": (tracking_store, True),
-    "data": (data, False),
-    "weights": (weights, False),
-    "browser": (browser, False),
-    "git": (git, False),
-}
+# Checks by subject; each returns (mark, text).
+NEEDED = {"python": python, "packages": packages, "compiler": compiler, "dense CRF": dense_crf}
+NEEDED |= {"torch": torch_device, "disk": disk, "tracking": tracking_store}  # by the demo
+USEFUL = {"machine": machine, "data": data, "weights": weights, "browser": browser, "git": git}
 
 
 def _doctor(arguments):
@@ -305,7 +293,7 @@ def _doctor(arguments):
     missing = sum(line.mark == MISSING for line in lines)
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
-    return 1 if missing else 0
+    return int(missing > 0)
 
 
 def add(commands):
