@@ -249,7 +249,7 @@ def test_stores_of_other_kinds(monkeypatch):
 
 def test_data_that_experiments_name(project):
     mark, text = doctor.data()
-    assert mark == "note" and "not there: kit (for mine)" in text and "needed: few" in text
+    assert mark == "note" and "missing: kit (for mine)" in text and "needed: few" in text
     (project / "kit" / "JPEGImages").mkdir(parents=True)
     assert doctor.data() == ("ok", "kit; generated when needed: few")
     assert not (project / "few").exists()
@@ -257,7 +257,7 @@ def test_data_that_experiments_name(project):
 
 def test_weights_that_experiments_name(project):
     mark, text = doctor.weights()
-    assert mark == "note" and "not there: net.pth (for mine)" in text
+    assert mark == "note" and "missing: net.pth (for mine)" in text
     (project / "net.pth").touch()
     assert doctor.weights() == ("ok", "net.pth")
 

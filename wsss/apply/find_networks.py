@@ -81,8 +81,8 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
     affinity = _upstream_weights(record, "train_affinity")
     if not (maps and cam and affinity):
         raise InputError(
-            f"{source}: what it builds on is not in {paths.outputs_root()} any more; name the "
-            "networks by --cam and --affinity"
+            f"{source}: the stages that it builds on are no longer in {paths.outputs_root()}; give "
+            "the networks by --cam and --affinity"
         )
     given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
     stages_of = {"cam": "infer_cam", "affinity": "random_walk"}

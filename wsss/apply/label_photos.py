@@ -1,10 +1,10 @@
 """Label maps of your own photos: from tags by the method (``label_job``), or without tags by a
 segmentation network (``predict_job``).
 
-A photo gets ``labels/<id>.png``, of its own size, and a picture to look at, ``overlays/<id>.jpg``.
+The results are ``labels/<id>.png``, of the photo's own size, and pictures, ``overlays/<id>.jpg``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,15 +34,12 @@ def label_job(
     *,
     affinity_network: nn.Module,
     folder: Path,
-    scales: Sequence[float],
-    flip: bool,
-    cam_power: float,
+    maps: Mapping,
     walk: Walk,
 ) -> Job:
-    """Tagged photos to label maps: maps, walk, dense CRF, argmax (see ``synthesize`` for the
-    arguments). The dataset has the CAM network's classes; the results go to ``folder``.
+    """Tagged photos to label maps: maps, walk, dense CRF, argmax (see ``synthesize``). The dataset
+    has the CAM network's classes; ``maps`` are ``scales``, ``flip`` and ``cam_power``.
     """
-    maps = {"scales": scales, "flip": flip, "cam_power": cam_power}
     return Job(
         [(folder / "labels", ".png")],
         partial(_compute_walk, dataset, maps, walk),
@@ -108,7 +105,7 @@ def run(
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
         ids: of photos; those that have a label map are skipped.
         dataset, folder: of the job.
-        making: what determines the labels, plain values by name, the same for the whole folder.
+        making: inputs and settings by name; a folder holds labels of one making.
         forms: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
         processes: worker processes; 0 takes one per core.
         faults: of the tags, for the report.
@@ -130,11 +127,10 @@ def run(
     except PhotosFailed as failed:
         lines += map(one_line, failed.faults.values())
     done = [photo_id for photo_id in ids if job.done(photo_id)]
-    log = folder / "faults.txt"
-    log.unlink(missing_ok=True)
+    (folder / "faults.txt").unlink(missing_ok=True)
     if lines:
-        with atomic.write(log) as partial_file:
-            partial_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with atomic.write(folder / "faults.txt") as partial_file:
+            partial_file.write_text("\n".join([*lines, ""]), encoding="utf-8")
     written = [_export(name, folder, done, dataset) for name in forms if done]
     return Report(len(done), written, lines)
 

@@ -161,16 +161,16 @@ def machine() -> tuple[str, str]:
 def disk() -> tuple[str, str]:
     """Measure the room for outputs, in bytes and in photos."""
     root = paths.outputs_root()
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
     if free < DEMO_BYTES:
         return MISSING, (
             f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: free some, or set WSSS_OUTPUTS to "
             "another folder"
         )
-    if not os.access(there, os.W_OK):
-        return MISSING, f"{there} cannot be written: set WSSS_OUTPUTS to a folder of yours"
+    if not os.access(existing, os.W_OK):
+        return MISSING, f"{existing} cannot be written: set WSSS_OUTPUTS to a folder of yours"
     return OK, text
 
 
@@ -240,7 +240,7 @@ def weights() -> tuple[str, str]:
             named.setdefault(path, set()).add(name)
     present = {path for path in named if paths.from_root(path).exists()}
     absent = {path: names for path, names in named.items() if path not in present}
-    return _found(present, absent, "", "README.md says whose they are")
+    return _found(present, absent, "", "README.md says where to get them")
 
 
 def _experiments():
@@ -260,7 +260,7 @@ def _found(present, absent, more, fix):
     for path, names in absent.items():
         first, *others = sorted(names)
         parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return (NOTE, f"{text}; not there: {', '.join(parts)}: {fix}") if absent else (OK, text)
+    return (NOTE, f"{text}; missing: {', '.join(parts)}: {fix}") if absent else (OK, text)
 
 
 def browser() -> tuple[str, str]:

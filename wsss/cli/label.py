@@ -28,16 +28,10 @@ def _label(arguments):
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
-    job = label_photos.label_job(
-        dataset,
-        cam.network,
-        affinity_network=affinity.network,
-        folder=arguments.out,
-        **method.maps,
-        walk=method.walk,
-    )
-    making = {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
-    making |= {"strides": method.strides, "maps": method.maps, "walk": method.walk}
+    given = {"folder": arguments.out, "maps": method.maps, "walk": method.walk}
+    job = label_photos.label_job(dataset, cam.network, affinity_network=affinity.network, **given)
+    making = method._asdict()
+    making |= {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
@@ -96,9 +90,8 @@ def _forms(text):
     names = tuple(filter(None, text.split(",")))
     for name in names:
         if name not in FORMS:
-            raise argparse.ArgumentTypeError(
-                f"expected some of {', '.join(FORMS)} but got {name!r}"
-            )
+            known = ", ".join(FORMS)
+            raise argparse.ArgumentTypeError(f"expected some of {known} but got {name!r}")
     return names
 
 

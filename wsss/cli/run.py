@@ -27,7 +27,7 @@ def _run(arguments):
     points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
         raise InputError(
-            f"--jobs {arguments.jobs}: expected several combinations but there is one; give a "
+            f"--jobs {arguments.jobs}: expected several combinations but got one; give a "
             "parameter several values, or seeds=0,1,2"
         )
     if arguments.dry_run:
