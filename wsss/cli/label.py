@@ -124,7 +124,6 @@ def add(commands):
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
         with_constants = f"the {name} ({source}), with the paper's constants"
         label.add_argument(option, metavar="NET", help=with_constants)
-    _add_results(label)
     predict = add_command(
         commands,
         "predict",
@@ -137,15 +136,11 @@ def add(commands):
     network = f"the segmentation network: {source}"
     predict.add_argument("--network", required=True, metavar="NET", help=network)
     add_inference(predict)
-    _add_results(predict)
 
 
 def _add_photos(command):
     photos = "the photos, or a YAML file that describes them"
     command.add_argument("photos", type=Path, metavar="DIR", help=photos)
-
-
-def _add_results(command):
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
     command.add_argument(
         "--write",
