@@ -401,9 +401,9 @@ CASES = {
         *(case("seg/complete.json", content, NO_RECORD) for content in NO_RECORDS[:2]),
         case("seg/weights.pt", pickled, "not a state dict of plain tensors"),
         case("seg/weights.pt", samples.network("cam"), "found: CAM network"),
-        Case(
-            {"seg/parameters.json": "[]", "seg/complete.json": None},
-            *("expected the folder of a completed train_segmentation", (), "seg"),
+        case(
+            *("seg/complete.json", None, "expected the folder of a completed train_segmentation"),
+            names="seg",
         ),
         word("--split", "test", told="the lists here are: train", names="test.txt"),
     ],

@@ -96,7 +96,9 @@ def export(
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
     """
     run, out = Path(run), Path(out)
-    record = results.completed_in(run, "--run")
+    if not (record := results.completion(run)):
+        fault = results.damage(run) or "expected the folder of a completed train_segmentation"
+        raise InputError(f"{run}: {fault}; run its stage again, or give another --run")
     network = models.open_network(run, "segmentation").network
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
