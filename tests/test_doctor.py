@@ -17,7 +17,7 @@ import torch
 
 import wsss
 from wsss import cli
-from wsss.cli import doctor_checks
+from wsss.cli import doctor
 from wsss.crf import DenseCRF
 from wsss.lab import paths
 
@@ -51,7 +51,7 @@ def without(monkeypatch, *programs):
 def test_the_command_reports_every_check_and_exits_with_0(capsys):
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    for subject in doctor_checks.CHECKS:
+    for subject in doctor.NEEDED | doctor.USEFUL:
         assert f" {subject} " in shown
     assert "MISSING" not in shown
     assert max(map(len, shown.splitlines())) <= 110
@@ -67,21 +67,19 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
     def broken():
         raise ImportError("libcudart.so.99:\nno such file")
 
-    checks = {"torch": (broken, True), "git": (broken, False), "disk": doctor_checks.CHECKS["disk"]}
-    monkeypatch.setattr(doctor_checks, "CHECKS", checks)
-    first, second, third = doctor_checks.examine()
+    monkeypatch.setattr(doctor, "NEEDED", {"torch": broken, "disk": doctor.disk})
+    monkeypatch.setattr(doctor, "USEFUL", {"git": broken})
+    first, second, third = doctor.examine()
     assert first == (
         "torch",
         "MISSING",
         "ImportError: libcudart.so.99: no such file; install again: make install",
     )
-    assert (second.mark, third.mark) == ("note", "ok")
+    assert (second.mark, third.mark) == ("ok", "note")
 
 
 def test_long_lines_go_on_below():
-    shown = doctor_checks.report(
-        [doctor_checks.Line("disk", "MISSING", "word " * 40 + "/path" * 50)]
-    )
+    shown = doctor.report([doctor.Line("disk", "MISSING", "word " * 40 + "/path" * 50)])
     first, *others = shown.splitlines()
     assert first.startswith("MISSING disk      word")
     assert others and max(map(len, [first, *others])) <= 110
@@ -90,7 +88,7 @@ def test_long_lines_go_on_below():
 
 def test_an_old_python(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
-    mark, text = doctor_checks.python()
+    mark, text = doctor.python()
     assert mark == "MISSING" and "3.10.4" in text and "make install PYTHON=" in text
 
 
@@ -119,23 +117,23 @@ def test_packages_out_of_bounds(monkeypatch, versions, mark, expected):
     requires += ['ray[default,train]>=2.52; extra == "cluster"']
     monkeypatch.setattr(metadata, "requires", lambda name: requires)
     monkeypatch.setattr(metadata, "version", version)
-    found, text = doctor_checks.packages()
+    found, text = doctor.packages()
     assert found == mark and expected in text
     assert (text.endswith("make install") or ": pip install" in text) == (mark != "ok")
 
 
 def test_no_compiler_is_missed_only_until_pydensecrf_is_built(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    mark, text = doctor_checks.compiler()
+    mark, text = doctor.compiler()
     assert mark == "note" and "install g++" in text
-    monkeypatch.setattr(doctor_checks, "find_spec", lambda name: None)
-    mark, text = doctor_checks.compiler()
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    mark, text = doctor.compiler()
     assert mark == "MISSING" and "install g++" in text
 
 
 def test_a_dense_crf_that_computes_nonsense(monkeypatch):
     monkeypatch.setattr(DenseCRF, "infer", lambda self, scores, steps: np.full_like(scores, np.nan))
-    mark, text = doctor_checks.dense_crf()
+    mark, text = doctor.dense_crf()
     assert mark == "MISSING" and "pip install --force-reinstall" in text
 
 
@@ -143,14 +141,14 @@ def test_a_gpu_is_named(monkeypatch):
     card = SimpleNamespace(name="Test GPU", total_memory=80 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    mark, text = doctor_checks.torch_device()
+    mark, text = doctor.torch_device()
     assert mark == "ok" and "Test GPU, 80 GiB, bfloat16" in text
 
 
 def test_little_memory(monkeypatch):
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**19}
     monkeypatch.setattr(os, "sysconf", pages.get)
-    mark, text = doctor_checks.machine()
+    mark, text = doctor.machine()
     assert mark == "note" and "2.0 GiB" in text and "processes=1" in text
 
 
@@ -163,7 +161,7 @@ def test_a_small_disk(monkeypatch, tmp_path):
         return usage(2**30, 2**30 - 2**28, 2**28)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    mark, text = doctor_checks.disk()
+    mark, text = doctor.disk()
     assert mark == "MISSING" and "0.2 GiB" in text and "set WSSS_OUTPUTS" in text
     assert asked == [tmp_path]  # outputs/ is not there yet
     assert "1,747 photos" in text  # 2**28 bytes, 150 KiB each
@@ -171,20 +169,20 @@ def test_a_small_disk(monkeypatch, tmp_path):
 
 def test_a_folder_that_is_not_ours(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    mark, text = doctor_checks.disk()
+    mark, text = doctor.disk()
     assert mark == "MISSING" and "set WSSS_OUTPUTS" in text
 
 
 def test_a_store_in_a_file(monkeypatch, tmp_path):
     path = tmp_path / "mlflow.db"
-    assert doctor_checks.tracking_store()[0] == "ok"
+    assert doctor.tracking_store()[0] == "ok"
     assert not path.exists()
     store = sqlite3.connect(path)
     store.execute("CREATE TABLE runs (id)")
-    assert doctor_checks.tracking_store()[0] == "ok"
-    monkeypatch.setattr(doctor_checks, "SERVER_SECONDS", 0.1)
+    assert doctor.tracking_store()[0] == "ok"
+    monkeypatch.setattr(doctor, "SERVER_SECONDS", 0.1)
     store.execute("BEGIN IMMEDIATE")
-    mark, text = doctor_checks.tracking_store()
+    mark, text = doctor.tracking_store()
     assert mark == "MISSING" and "locked" in text and "MLFLOW_TRACKING_URI" in text
     store.close()
 
@@ -198,7 +196,7 @@ def test_a_store_that_cannot_be_written(monkeypatch, tmp_path, kind):
         path.parent.mkdir()
         path.write_bytes(b"not a database" * 99)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-    mark, text = doctor_checks.tracking_store()
+    mark, text = doctor.tracking_store()
     assert mark == "MISSING" and "set MLFLOW_TRACKING_URI" in text
 
 
@@ -228,47 +226,47 @@ def server():
 def test_a_server(monkeypatch, server):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{server}/")
-    assert doctor_checks.tracking_store() == ("ok", f"http://{server}/")
+    assert doctor.tracking_store() == ("ok", f"http://{server}/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}/deeper")
-    mark, text = doctor_checks.tracking_store()
+    mark, text = doctor.tracking_store()
     assert mark == "note" and "401" in text
 
 
 def test_a_server_that_is_not_there(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # a port for other things
-    mark, text = doctor_checks.tracking_store()
+    mark, text = doctor.tracking_store()
     assert mark == "MISSING" and "does not answer" in text and "set MLFLOW_TRACKING_URI" in text
 
 
 def test_stores_of_other_kinds(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:secret@host/runs")
-    mark, text = doctor_checks.tracking_store()
+    mark, text = doctor.tracking_store()
     assert mark == "note" and "secret" not in text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///runs")
-    assert doctor_checks.tracking_store()[0] == "MISSING"
+    assert doctor.tracking_store()[0] == "MISSING"
 
 
 def test_data_that_experiments_name(project):
-    mark, text = doctor_checks.data()
-    assert mark == "note" and "not there: kit (for mine)" in text and "needed: few" in text
+    mark, text = doctor.data()
+    assert mark == "note" and "missing: kit (for mine)" in text and "needed: few" in text
     (project / "kit" / "JPEGImages").mkdir(parents=True)
-    assert doctor_checks.data() == ("ok", "kit; generated when needed: few")
+    assert doctor.data() == ("ok", "kit; generated when needed: few")
     assert not (project / "few").exists()
 
 
 def test_weights_that_experiments_name(project):
-    mark, text = doctor_checks.weights()
-    assert mark == "note" and "not there: net.pth (for mine)" in text
+    mark, text = doctor.weights()
+    assert mark == "note" and "missing: net.pth (for mine)" in text
     (project / "net.pth").touch()
-    assert doctor_checks.weights() == ("ok", "net.pth")
+    assert doctor.weights() == ("ok", "net.pth")
 
 
 def test_no_browser_and_no_git(monkeypatch):
     without(monkeypatch, "chromium", "git")
     for check, fix in (
-        (doctor_checks.browser, "apt install chromium"),
-        (doctor_checks.git, "install git"),
+        (doctor.browser, "apt install chromium"),
+        (doctor.git, "install git"),
     ):
         mark, text = check()
         assert mark == "note" and fix in text
@@ -276,13 +274,13 @@ def test_no_browser_and_no_git(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 def test_a_project_outside_git(project):
-    mark, text = doctor_checks.git()
+    mark, text = doctor.git()
     assert mark == "note" and "not a git repository" in text
     subprocess.run(["git", "init", "-q", project], check=True)
     who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
     commit = [*who, "commit", "-q", "--allow-empty", "-m", "first"]
     subprocess.run(["git", "-C", project, *commit], check=True)
-    assert doctor_checks.git()[0] == "ok"
+    assert doctor.git()[0] == "ok"
 
 
 def test_it_starts_without_torch_and_without_numpy():

@@ -220,5 +220,5 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):
         find_networks.method_of(tmp_path / "infer_cam" / "infer_cam0")
     (tmp_path / "train_affinity" / "train_affinity0" / "weights.pt").unlink()
-    with pytest.raises(InputError, match="what it builds on is not in"):
+    with pytest.raises(InputError, match="the stages that it builds on are no longer in"):
         find_networks.method_of(tmp_path / "random_walk" / "random_walk0")

@@ -131,7 +131,7 @@ def test_room_is_asked_for_all_points_before_anything_starts(place, monkeypatch,
 
 def test_jobs_without_a_sweep_are_refused(place, monkeypatch, capsys):
     assert run(place, "out", monkeypatch, "random_walk.beta=2", "--jobs", "2") == 2
-    assert "--jobs 2: expected several combinations but there is one" in capsys.readouterr().err
+    assert "--jobs 2: expected several combinations but got one" in capsys.readouterr().err
 
 
 DRIVER = """

@@ -65,7 +65,6 @@ def run(tmp_path_factory, devkit, network):
         **ARCHITECTURE,
     )
     parameters = ARCHITECTURE | {"backbone": "small", "data_root": str(devkit), "epochs": 1}
-    atomic.save_json(folder / "parameters.json", parameters)
     record = {
         **{"stage": "train_segmentation", "fingerprint": folder.name, "parameters": parameters},
         **{"inputs": {}, "data_digest": "d", "metrics": {}, "ended": 1.0},
@@ -154,13 +153,12 @@ def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
     other = tmp_path / "run"
-    other.mkdir()
-    (other / "parameters.json").write_text(json.dumps({"backbone": "small"}))
+    atomic.save_json(other / "complete.json", json.loads((run / "complete.json").read_text()))
     out = ["--out", str(tmp_path / "out")]
     cases = {
         ("--run", str(run)): "--run needs a folder to write to; add --out DIR",
         ("--run", str(tmp_path / "no"), *out): "expected the folder of a completed train_segm",
-        ("--run", str(other), *out): "got KeyError: 'data_root'; give another --run",
+        ("--run", str(other), *out): "weights.pt",
         ("--run", str(run), *out, "--split", "tset"): "the lists here are: test",
         ("--run", str(run), *out, "--data-root", str(tmp_path)): "found no JPEGImages/ in it",
         ("--check", "x.tgz", "--flip"): "--flip belongs to --run",
@@ -198,14 +196,6 @@ def test_overrides_of_run_may_stand_behind_options(monkeypatch):
     assert seen == [["a.b=1", "c.d=2"]]
     with pytest.raises(SystemExit):
         cli.main(["run", "x.yaml", "--dry-run", "c.d"])
-
-
-def test_a_stage_run_by_hand_has_its_record_alone(tmp_path, run):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("weights.pt", "complete.json"):
-        (folder / name).write_bytes((run / name).read_bytes())
-    assert voc_server.export(folder, tmp_path / "out", processes=1).count == 3
 
 
 def png(id, value=3, *, mode="P", size=None, palette=None):

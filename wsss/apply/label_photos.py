@@ -1,7 +1,7 @@
 """Label maps of your own photos: from tags by the method (``label_job``), or without tags by a
 segmentation network (``predict_job``).
 
-A photo gets ``labels/<id>.png``, of its own size, and a picture to look at, ``overlays/<id>.jpg``.
+The results are ``labels/<id>.png``, of the photo's own size, and pictures, ``overlays/<id>.jpg``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import nn
 from wsss import viz
 from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
-from wsss.datasets.annotations import formats as annotations_formats
+from wsss.datasets.annotations import formats
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
 from wsss.geometry import upsample
@@ -34,21 +34,12 @@ def label_job(
     *,
     affinity_network: nn.Module,
     folder: Path,
-    scales: Sequence[float],
-    flip: bool,
-    cam_power: float,
+    maps: Mapping,
     walk: Walk,
 ) -> Job:
-    """Photos with tags to label maps: maps, walk, dense CRF, argmax (see ``synthesize``).
-
-    Args:
-        dataset: whose classes are the CAM network's.
-        cam_network, affinity_network: trained.
-        folder: of the results.
-        scales, flip, cam_power: of the activation maps, see ``multi_scale_cam``.
-        walk: constants of the walk and the CRF.
+    """Tagged photos to label maps: maps, walk, dense CRF, argmax (see ``synthesize``). The dataset
+    has the CAM network's classes; ``maps`` are ``scales``, ``flip`` and ``cam_power``.
     """
-    maps = {"scales": scales, "flip": flip, "cam_power": cam_power}
     return Job(
         [(folder / "labels", ".png")],
         partial(_compute_walk, dataset, maps, walk),
@@ -59,7 +50,7 @@ def label_job(
 
 def predict_job(dataset: Folder, network: nn.Module, *, folder: Path, **settings) -> Job:
     """Photos, tagged or not, to label maps by a segmentation network; ``settings`` are those of
-    ``segmentation.segment_job``.
+    ``segment_job``.
     """
     save = partial(_save, dataset, folder)
     return segment_job(dataset, network, folder=folder / "labels", save=save, **settings)
@@ -80,7 +71,7 @@ def _save_walk(dataset, folder, walk, photo_id, payload, path):
 
 
 def _save(dataset, folder, photo_id, scores, *, image, classes, path):
-    """Write the labels of scores (1 + C, h, w) on a photo as it was read, uint8 (h, w, 3)."""
+    """Write the labels of scores (1 + C, h, w) on the read photo, uint8 (h, w, 3)."""
     labels = labels_at(scores, classes, size=photo_size(dataset.image_path(photo_id)))
     overlay = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes)))
     overlay.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
@@ -90,17 +81,11 @@ def _save(dataset, folder, photo_id, scores, *, image, classes, path):
 
 
 class Report(NamedTuple):
-    """The result of ``run``.
+    """The result of ``run``."""
 
-    Attributes:
-        done: number of label maps in the folder.
-        written: further files and folders.
-        faults: lines of text, one per problem.
-    """
-
-    done: int
-    written: list[Path]
-    faults: list[str]
+    done: int  # label maps in the folder
+    written: list[Path]  # further files and folders
+    faults: list[str]  # one line per problem
 
 
 def run(
@@ -109,22 +94,21 @@ def run(
     *,
     dataset: Folder,
     folder: Path,
-    making: Mapping[str, object],
-    formats: Sequence[str] = (),
+    making: dict[str, object],
+    forms: Sequence[str] = (),
     processes: int = 0,
     faults: Iterable[str] = (),
 ) -> Report:
-    """Label photos, continue past those that fail, and write the labels in further formats.
+    """Label photos, continue past those that fail, and write the labels in further forms.
 
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
         ids: of photos; those that have a label map are skipped.
         dataset, folder: of the job.
-        making: what determines the labels, plain values by name; a folder holds labels of one
-            making.
-        formats: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
-        processes: worker processes; 0 takes one a core.
-        faults: further lines for the report, of the tags.
+        making: inputs and settings by name; a folder holds labels of one making.
+        forms: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
+        processes: worker processes; 0 takes one per core.
+        faults: of the tags, for the report.
 
     Returns:
         a ``Report``; its faults are also in ``faults.txt``.
@@ -137,33 +121,31 @@ def run(
     atomic.claim(folder / "making.json", making)
     with atomic.write(folder / "classes.txt") as partial_file:
         partial_file.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
-    failed = {}
+    lines = [one_line(fault) for fault in faults]
     try:
         infer(ids, job, label="label", processes=processes)
-    except PhotosFailed as photos:
-        failed = photos.faults
+    except PhotosFailed as failed:
+        lines += map(one_line, failed.faults.values())
     done = [photo_id for photo_id in ids if job.done(photo_id)]
-    lines = [one_line(fault) for fault in (*faults, *failed.values())]
-    log = folder / "faults.txt"
-    log.unlink(missing_ok=True)
+    (folder / "faults.txt").unlink(missing_ok=True)
     if lines:
-        with atomic.write(log) as partial_file:
-            partial_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    written = [_export(name, folder, done, dataset) for name in formats if done]
+        with atomic.write(folder / "faults.txt") as partial_file:
+            partial_file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    written = [_export(name, folder, done, dataset) for name in forms if done]
     return Report(len(done), written, lines)
 
 
 def _export(name, folder, ids, dataset):
-    """Write the label maps of some photos in a further format; returns where."""
+    """Write the label maps of some photos in a further form; returns the path."""
     given = (dataset.classes, dataset.image_path)
     if name == "coco":
-        annotations_formats.write_coco(folder / "labels", folder / "coco.json", ids, *given)
+        formats.write_coco(folder / "labels", folder / "coco.json", ids, *given)
         return folder / "coco.json"
     out = folder / name
     if name == "labelme":
         # existing files may have been corrected
         new = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
-        annotations_formats.write_labelme(folder / "labels", out, new, *given)
+        formats.write_labelme(folder / "labels", out, new, *given)
     else:
-        annotations_formats.write_cvat(folder / "labels", out, ids, *given)
+        formats.write_cvat(folder / "labels", out, ids, *given)
     return out

@@ -8,7 +8,7 @@ at scale 1. Both carry a description of the network.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,22 +28,8 @@ SHARE = 1e-3  # of the pixels that may get another label, where two classes are 
 SIZES = ((2, 97, 130), (1, 160, 96), (1, 201, 333))  # (B, H, W) of the photos that are compared
 
 
-class Difference(NamedTuple):
-    """How far an export is from its network on the compared photos."""
-
-    largest: float  # of a probability
-    share: float  # of the pixels with another label
-    photos: int
-
-    def __str__(self):
-        return (
-            f"probabilities differ by at most {self.largest:.1e}, labels at {self.share:.3%} of "
-            f"the pixels, on {self.photos} photos of {len(SIZES)} sizes"
-        )
-
-
 class Labeller(nn.Module):
-    """A segmentation network from decoded photos to labels, without anything beside it."""
+    """A segmentation network from decoded photos to labels."""
 
     def __init__(self, network):
         super().__init__()
@@ -64,15 +50,18 @@ class Labeller(nn.Module):
         return scores.argmax(1).to(torch.uint8), scores
 
 
-def to_onnx(source: Path, out: Path) -> Difference:
+def to_onnx(source: Path, out: Path) -> str:
     """Write a trained network as ONNX, with its weights in the same file.
 
     Args:
         source: its weights file, or the folder with it.
-        out: the file, which appears once onnxruntime computes the same from it as the network.
+        out: the file; it appears once onnxruntime computes the network's results from it.
+
+    Returns:
+        the difference from the network, see ``compare``.
 
     Raises:
-        InputError: no segmentation network there, no ONNX installed, or other results.
+        InputError: not a segmentation network, ONNX is not installed, or the results differ.
     """
     try:
         import onnx  # noqa: F401 - torch writes ONNX through it and onnxscript
@@ -85,7 +74,7 @@ def to_onnx(source: Path, out: Path) -> Difference:
         ) from None
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         traced(labeller), output_names=["labels", "probabilities"], verbose=False
     )
     free = program.model.graph.inputs[0].shape[:3]
@@ -97,11 +86,11 @@ def to_onnx(source: Path, out: Path) -> Difference:
         return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out=out)
 
 
-def to_torch(source: Path, out: Path) -> Difference:
-    """Write a trained network as torch's exported program, which torch runs without wsss.
+def to_torch(source: Path, out: Path) -> str:
+    """Write a trained network as torch's exported program, which torch runs without wsss:
+    ``torch.export.load(out).module()(photos)``. ``description.json`` in it is the description.
 
-    Arguments, result and errors as for ``to_onnx``. ``torch.export.load(out).module()`` is called
-    with photos. The description is in the file as ``description.json``.
+    Arguments, result and errors as for ``to_onnx``.
     """
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)
@@ -111,11 +100,7 @@ def to_torch(source: Path, out: Path) -> Difference:
             torch.export.save(traced(labeller), file, extra_files=kept)
         with partial.open("rb") as file:
             module = torch.export.load(file).module()
-        return compare(
-            labeller,
-            lambda photos: [part.numpy() for part in module(torch.tensor(photos))],
-            out=out,
-        )
+        return compare(labeller, lambda photos: module(torch.tensor(photos)), out=out)
 
 
 def description(trained: models.Trained) -> dict[str, str]:
@@ -132,7 +117,7 @@ def description(trained: models.Trained) -> dict[str, str]:
 
 @torch.no_grad()
 def traced(labeller: Labeller) -> torch.export.ExportedProgram:
-    """The exported program of a ``Labeller``, for any number and size of photos."""
+    """Export a ``Labeller`` for any number and size of photos."""
     return torch.export.export(
         labeller,
         (torch.from_numpy(photos(2, 97, 130)),),  # one photo would be taken for a constant
@@ -141,9 +126,7 @@ def traced(labeller: Labeller) -> torch.export.ExportedProgram:
 
 
 def photos(count: int, height: int, width: int) -> np.ndarray:
-    """Generated photos with soft blots and grain, uint8 (count, height, width, 3); the same ones
-    for the same arguments.
-    """
+    """Generate photos with soft blots and grain, uint8 (count, height, width, 3), seed 0."""
     noise = torch.Generator().manual_seed(0)
     blots = torch.rand(count, 3, 5, 5, generator=noise)
     blots = F.interpolate(blots, (height, width), mode="bilinear", align_corners=True)
@@ -152,29 +135,33 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def compare(labeller: Labeller, export: Callable, *, out: Path) -> Difference:
-    """The ``Difference`` of an export from its network, on photos of ``SIZES``.
+def compare(labeller: Labeller, export: Callable, *, out: Path) -> str:
+    """How far an export is from its network on photos of ``SIZES``, as text.
 
     Args:
         labeller: in float32, as the export computes.
-        export: photos to ``[labels, probabilities]``, arrays.
+        export: photos to ``(labels, probabilities)``, arrays or tensors.
         out: the file's name, for the message.
 
     Raises:
         InputError: the difference is beyond ``TOLERANCE`` or ``SHARE``.
     """
-    largest, other, pixels = 0.0, 0, 0
+    largest, unequal, pixels = 0.0, 0, 0
     for size in SIZES:
         given = photos(*size)
         labels, scores = (part.numpy() for part in labeller(torch.from_numpy(given)))
-        theirs = export(given)
-        if theirs[1].shape != scores.shape or theirs[0].shape != labels.shape:
+        exported_labels, exported_scores = map(np.asarray, export(given))
+        if exported_scores.shape != scores.shape or exported_labels.shape != labels.shape:
             raise InputError(f"{out}: gives maps of another size than the network; not written")
-        largest = float(np.maximum(largest, np.abs(theirs[1] - scores).max()))  # nan stays
-        other += int((theirs[0] != labels).sum())
+        largest = float(np.maximum(largest, np.abs(exported_scores - scores).max()))  # nan stays
+        unequal += int((exported_labels != labels).sum())
         pixels += labels.size
-    difference = Difference(largest, other / pixels, sum(size[0] for size in SIZES))
-    if not (difference.largest <= TOLERANCE and difference.share <= SHARE):  # nan too
+    share, count = unequal / pixels, sum(size[0] for size in SIZES)
+    difference = (
+        f"probabilities differ by at most {largest:.1e}, labels at {share:.3%} of the pixels, on "
+        f"{count} photos of {len(SIZES)} sizes"
+    )
+    if not (largest <= TOLERANCE and share <= SHARE):  # nan too
         raise InputError(
             f"{out}: expected the network's results (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
             f"pixels), but {difference}; not written: export with another version of torch"

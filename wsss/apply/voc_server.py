@@ -6,7 +6,6 @@ numbers, and fails at the first map of another size or with a value above 20.
 """
 
 import gzip
-import json
 import tarfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -30,40 +29,38 @@ from wsss.photos.segmentation import segment_job
 VOC_ONLY = PurePosixPath("results/VOC2012/Segmentation/comp5_test_cls")
 OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than VOC's own photos
 
-# Bounds on what is read of an archive: VOC's largest photo has 250,000 pixels.
+# Bounds: VOC's largest photo has 250,000 pixels.
 MEMBER_BYTES = 2**22  # of a label map's file
 PIXELS = 2**24  # of a label map whose photo is missing
 
-FAULTS = {  # what is wrong and the fix, in the order of the report
-    "unsafe": ("unsafe members", "pack plain files and folders alone, by relative names"),
-    "outside": (f"members outside {VOC_ONLY} or {OTHER_DATA.name}", "put label maps there alone"),
+PALETTE_FIX = "the server reads indices, not colours: check that the indices are class numbers"
+FAULTS = {  # fault and fix, in the order of the report
+    "unsafe": ("unsafe members", "pack only plain files and folders, with relative names"),
+    "outside": (f"members outside {VOC_ONLY} or {OTHER_DATA.name}", "put only label maps there"),
     "both": ("label maps in both folders", "keep one of them"),
     "missing": ("missing label maps", "predict every photo of the id list"),
     "extra": ("members that are not on the id list", "leave them out"),
     "duplicate": ("label maps packed twice", "pack each once"),
     "unreadable": ("unreadable label maps", "write them again as PNG"),
-    "mode": ("label maps that are no palette PNG (mode P)", "save class numbers with a palette"),
+    "mode": ("label maps that are not palette PNGs (mode P)", "save class numbers with a palette"),
     "size": ("label maps of a wrong size", "predict at the photo's own size"),
     "values": (
         f"label maps with values above {len(VOC_CLASSES)}",
-        "give every pixel a class or background, since a prediction ignores nothing",
+        "give every pixel a class or background",
     ),
 }
 WARNINGS = {
-    "palette": (
-        "label maps with another palette than VOC's",
-        "the server reads indices, not colours: check that the indices are class numbers",
-    ),
+    "palette": ("label maps with another palette than VOC's", PALETTE_FIX),
     "unsized": ("label maps of unknown size", "their photos are not in the data root"),
 }
 
 
 class Report(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
     count: int  # label maps in the archive
     faults: list[str]
-    warnings: list[str]  # what the server accepts although the score may suffer
+    warnings: list[str]  # the server accepts these, but the score may suffer
 
 
 def export(
@@ -81,15 +78,14 @@ def export(
     kept.
 
     They are palette PNGs, uint8 (H, W) of the photo's size, values 0 to 20, and go under comp6:
-    comp5 is for networks that were trained on VOC's photos only, not even on ImageNet's.
+    comp5 excludes training on other photos, ImageNet's included.
 
     Args:
         run: folder of a completed train_segmentation.
-        out: folder for ``results/``, the archive, and ``export.json``, which records what made
-            them.
+        out: folder for ``results/``, the archive, and ``export.json``, the settings.
         data_root: the devkit folder with the photos; None takes the run's own.
         split: id list.
-        scales, flip: factors of the photo's size and whether to add mirror images, averaged.
+        scales, flip: see ``segment``.
         crf: whether dense CRF follows, with the paper's parameters.
         processes: worker processes; None takes one per core.
 
@@ -100,22 +96,19 @@ def export(
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
     """
     run, out = Path(run), Path(out)
-    data = Devkit(data_root or paths.from_root(_data_root(run)))
-    ids = data.ids(split)
+    if not (record := results.completion(run)):
+        fault = results.damage(run) or "expected the folder of a completed train_segmentation"
+        raise InputError(f"{run}: {fault}; run its stage again, or give another --run")
     network = models.open_network(run, "segmentation").network
+    data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
+    ids = data.ids(split)
     digest = atomic.digest(run / "weights.pt")
     protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
     atomic.claim(out / "export.json", {"weights": digest, **protocol})
-    job = segment_job(
-        data,
-        network,
-        folder=out / OTHER_DATA,
-        scales=scales,
-        flip=flip,
-        crf=CrfParams() if crf else None,
-    )
+    settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
+    job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
     map_photos.infer(ids, job, label="predict", processes=processes)
-    pack(out / "results.tgz", out, names=[OTHER_DATA / f"{id}.png" for id in ids])
+    pack(out / "results.tgz", out, names=[OTHER_DATA / f"{photo_id}.png" for photo_id in ids])
     return check(out / "results.tgz", data.root, split=split)
 
 
@@ -145,28 +138,10 @@ def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
             tar.addfile(member, BytesIO(content))
 
 
-def _data_root(run):
-    """The devkit folder that a completed train_segmentation was trained on."""
-    try:
-        if record := results.completion(run):  # a stage run by hand leaves no parameters.json
-            return record["parameters"]["data_root"]
-        if fault := results.damage(run):
-            raise InputError(f"{run}: {fault}; run its stage again")
-        return json.loads((run / "parameters.json").read_text())["data_root"]
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{run}: expected the folder of a completed train_segmentation (weights.pt, "
-            f"parameters.json) but got {type(error).__name__}: {error}; give another --run"
-        ) from None
-
-
 def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
-    """Check an archive for the server, tar or tar.gz and made by anyone, without unpacking it.
+    """Check an archive for the server, tar or tar.gz from any program, without unpacking it.
 
     Args:
-        archive: its path.
         data_root: the devkit folder with the id list; sizes are compared with the photos there.
         split: id list.
 
@@ -184,9 +159,8 @@ def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
     faults = []
     try:
         with Path(archive).open("rb") as file:
-            for member, content in archives.members(
-                file, count=2 * len(ids) + 100, size=MEMBER_BYTES
-            ):
+            limits = {"count": 2 * len(ids) + 100, "size": MEMBER_BYTES}
+            for member, content in archives.members(file, **limits):
                 for key, name in _member(member, content, data, ids, seen):
                     found.setdefault(key, []).append(name)
         found["missing"] = sorted(ids - {path.stem for path in seen})
@@ -207,7 +181,7 @@ def _line(names, what, fix):
 
 
 def _member(member, content, data, ids, seen):
-    """What is wrong with a member: pairs of a key and a name. Its path is added to ``seen``."""
+    """Faults of a member, as pairs of a key and a name; adds its path to ``seen``."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (content or member.isdir()):
         return [("unsafe", repr(member.name))]
@@ -225,15 +199,14 @@ def _member(member, content, data, ids, seen):
 
 
 def _label_map(content, photo):
-    """What is wrong with a PNG's bytes: pairs of a key and what to add to the name.
-
-    ``photo`` is the size (W, H) of its photo, None where that is missing.
+    """Faults of a PNG's bytes, as pairs of a key and what to add to the name; ``photo`` is the size
+    (W, H) of its photo, None where that is missing.
     """
     faults = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as Pillow's about huge pictures
-            with Image.open(BytesIO(content), formats=["PNG"]) as image:  # its header alone
+            with Image.open(BytesIO(content), formats=["PNG"]) as image:  # reads the header only
                 size = "{}x{}".format(*image.size)
                 if image.mode != "P":
                     faults.append(("mode", f" is {image.mode}"))
@@ -243,7 +216,7 @@ def _label_map(content, photo):
                     faults.append(("size", f" is {size}, more than a photo of VOC's"))
                 if faults:
                     return faults
-                labels, palette = np.array(image), bytes(image.getpalette("RGB"))
+                labels, palette = np.array(image), bytes(image.getpalette("RGB") or ())
     except Exception as error:  # Pillow raises many kinds for a damaged file
         reason = "no PNG" if isinstance(error, UnidentifiedImageError) else error
         return [("unreadable", f" ({reason})")]
@@ -253,9 +226,7 @@ def _label_map(content, photo):
     if wrong.size:
         faults.append(("values", f" has {', '.join(map(str, wrong[:-4:-1]))}"))
     # a shorter palette must have the colours of the values that occur
-    colours = palette[: 3 * (len(VOC_CLASSES) + 1)]
-    if len(palette) <= 3 * int(labels.max()) or not artifacts.voc_palette().tobytes().startswith(
-        colours
-    ):
+    colours, known = palette[: 3 * (len(VOC_CLASSES) + 1)], artifacts.voc_palette().tobytes()
+    if len(palette) <= 3 * int(labels.max()) or not known.startswith(colours):
         faults.append(("palette", ""))
     return faults

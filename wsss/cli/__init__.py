@@ -1,34 +1,29 @@
-"""The command line, a file for each command.
-
-Exit code 2 for bad input, 1 for a failure.
-"""
+"""The command line. Exit code 2 for bad input, 1 for a failure."""
 
 import argparse
 import errno
 import os
 import sys
 
-from wsss.cli import bench, data, doctor, export, forecast, label, reproduce, run, weights
+from wsss.cli import data, doctor, export, label, run
 from wsss.errors import InputError, masked, one_line
 
-# each has ``add(commands)``
-COMMANDS = (run, forecast, reproduce, data, label, weights, export, bench, doctor)
-# of a path that was given, not of the machine
-OF_A_PATH = (
+COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
+# errors of a given path, not of the machine
+PATH_ERRORS = (
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
     *(errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM, errno.EROFS),
 )
 
 
 class Grammar(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the whole usage before it."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
-def parser():
-    """The command line's grammar."""
+def parser() -> argparse.ArgumentParser:
     top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
     commands = top.add_subparsers(
         title="commands", dest="command", required=True, metavar="command"
@@ -38,11 +33,11 @@ def parser():
     return top
 
 
-def main(arguments=None):
-    """Run a command; returns the exit code."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command (by default, that of the command line); returns the exit code."""
     grammar = parser()
     parsed, rest = grammar.parse_known_args(arguments)
-    # argparse takes positional arguments in one go: those behind an option come back as a rest
+    # argparse takes positional arguments in one go and returns those after an option in ``rest``
     fits = hasattr(parsed, "overrides") and all(
         not text.startswith("-") and "=" in text for text in rest
     )
@@ -54,25 +49,18 @@ def main(arguments=None):
         code = parsed.action(parsed) or 0
         sys.stdout.flush()  # while a closed pipe can still be caught
         return code
-    except InputError as fault:
-        if parsed.debug:
-            raise
-        print(f"wsss: {masked(str(fault))}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as failure:  # no such place, no permission, no room
-        if parsed.debug:
-            raise
-        reason = masked(one_line(failure))
-        print(f"wsss: {reason}; fix that, or give another path", file=sys.stderr)
-        return 2 if failure.errno in OF_A_PATH else 1
     except KeyboardInterrupt:
-        print("wsss: stopped; the same command goes on from here", file=sys.stderr)
+        print("wsss: stopped; run the same command again to resume", file=sys.stderr)
         return 130
-    except RuntimeError as failure:
+    except (InputError, OSError, RuntimeError) as failure:
         if parsed.debug:
             raise
-        print(f"wsss: {masked(one_line(failure))}", file=sys.stderr)
-        return 1
+        text, code = one_line(failure), 2 if isinstance(failure, InputError) else 1
+        if isinstance(failure, OSError):
+            text += "; fix that, or give another path"
+            code = 2 if failure.errno in PATH_ERRORS else 1
+        print(f"wsss: {masked(text)}", file=sys.stderr)
+        return code

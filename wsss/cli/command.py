@@ -1,32 +1,46 @@
-"""What commands have in common."""
+"""Options and checks that several commands share."""
 
 import argparse
+from collections.abc import Callable
+
+from wsss.errors import InputError
+
+TAGS = (
+    "CSV (id,labels), JSON or COCO's instances; otherwise DIR/tags.csv, DIR/tags.json, or one "
+    "folder per tag"
+)
 
 
-def add_command(commands, name, action, **texts):
-    """Add a command with what all of them have."""
+def add_command(commands, name: str, action: Callable, **texts) -> argparse.ArgumentParser:
+    """Add a command that calls ``action`` with its parsed arguments."""
     command = commands.add_parser(name, **texts)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(action=action)
     return command
 
 
-def count(text):
-    """An option's value that is a whole number from 0."""
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 but got {text!r}")
+def add_inference(command: argparse.ArgumentParser) -> None:
+    """Add the options of a segmentation network's inference."""
+    factors = "of the photo's size, averaged, such as 0.5,1.0 (1.0)"
+    command.add_argument("--scales", type=scales, metavar="FACTORS", help=factors)
+    command.add_argument("--flip", action="store_true", help="average with the mirrored photo")
+    command.add_argument("--crf", action="store_true", help="dense CRF on the result")
+
+
+def count(text: str, *, least: int = 0) -> int:
+    """Parse a whole number from ``least``."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} but got {text!r}")
     return int(text)
 
 
-def positive(text):
-    """An option's value that is a whole number from 1."""
-    if not text.isdecimal() or len(text) > 9 or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 but got {text!r}")
-    return int(text)
+def positive(text: str) -> int:
+    """Parse a whole number from 1."""
+    return count(text, least=1)
 
 
-def scales(text):
-    """An option's value such as ``0.5,1.0`` as a tuple of factors."""
+def scales(text: str) -> tuple[float, ...]:
+    """Parse factors such as ``0.5,1.0``."""
     try:
         factors = tuple(float(factor) for factor in text.split(","))
     except ValueError:
@@ -36,16 +50,8 @@ def scales(text):
     return factors
 
 
-def formats(known):
-    """What reads an option's value such as ``coco,labelme`` as a tuple of known names."""
-
-    def read(text):
-        names = tuple(filter(None, text.split(",")))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(
-                    f"expected some of {', '.join(known)} but got {name!r}"
-                )
-        return names
-
-    return read
+def refuse_faults(faults: list[str], listed: str) -> None:
+    """Raise an InputError with the first fault, if any; ``listed`` says where the others are."""
+    if faults:
+        more = len(faults) - 1
+        raise InputError(faults[0] + (f" (and {more} more, {listed})" if more else ""))

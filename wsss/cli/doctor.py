@@ -1,17 +1,299 @@
-"""``wsss doctor``: what is missing on this machine."""
+"""``wsss doctor``: what this machine lacks for the demo and the experiments, and the fix.
+
+Each check imports what it needs inside, so that a missing or broken package stops that check alone.
+"""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from wsss.cli.command import add_command
+from wsss.errors import InputError
+from wsss.lab import paths
+
+WIDTH = 110  # characters of a line
+OK, NOTE, MISSING = "ok", "note", "MISSING"  # the demo runs despite a note
+SERVER_SECONDS = 3  # a tracking server may take to answer
+DEMO_BYTES = 500 * 2**20  # the demo's outputs, its record and a margin
+# per photo of 500 x 375: activation maps of one or two classes 24 KiB each, probabilities 80, and
+# four label maps of 3 to 10
+PHOTO_BYTES = 150 * 2**10
+LITTLE_MEMORY = 4 * 2**30  # a stage's process takes one or two GB, each of its workers about one
+
+
+class Line(NamedTuple):
+    """The result of a check; ``text`` ends with the fix where one is due."""
+
+    subject: str
+    mark: str  # ``OK``, ``NOTE`` or ``MISSING``
+    text: str
+
+
+def examine() -> list[Line]:
+    """Run all checks, in order; one that raises becomes a line with the reason."""
+    lines = []
+    for subject, check in (NEEDED | USEFUL).items():
+        try:
+            mark, text = check()
+        except Exception as error:
+            reason = " ".join(str(error).split()) or "no reason given"
+            mark = MISSING if subject in NEEDED else NOTE
+            text = f"{type(error).__name__}: {reason}"
+            if isinstance(error, ImportError):
+                text += "; install again: make install"
+        lines.append(Line(subject, mark, text))
+    return lines
+
+
+def report(lines: list[Line]) -> str:
+    """Format lines as text, wrapped at 110 characters."""
+    indent = {"subsequent_indent": " " * 18, "break_on_hyphens": False}
+    return "\n".join(
+        textwrap.fill(f"{mark:8}{subject:10}{text}", WIDTH, **indent)
+        for subject, mark, text in lines
+    )
+
+
+def python() -> tuple[str, str]:
+    """Check the version of Python."""
+    from packaging.specifiers import SpecifierSet
+
+    wanted = metadata.metadata("wsss")["Requires-Python"]
+    version = ".".join(map(str, sys.version_info[:3]))
+    if version in SpecifierSet(wanted):
+        return OK, f"{version} in {sys.prefix}"
+    return MISSING, f"{version}, but wsss needs {wanted}: make install PYTHON=python3.12"
+
+
+def packages() -> tuple[str, str]:
+    """Compare installed versions with ``pyproject.toml``; those of an extra other than ``dev`` may
+    be absent, but not too old.
+    """
+    from packaging.requirements import Requirement
+
+    faults, count = {}, 0  # by extra, "" for packages that everybody needs
+    for requirement in map(Requirement, metadata.requires("wsss") or ()):
+        extra = str(requirement.marker or "").partition("extra == ")[2].strip('"')
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            if extra not in ("", "dev"):
+                continue
+            version = None
+        count += 1
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            found = f"{requirement.name} {version or 'is not installed'}"
+            faults.setdefault(extra, []).append(f"{found} (needs {requirement.specifier})")
+    if not faults:
+        return OK, f"{count} packages, all within the bounds of pyproject.toml"
+    extra = min(faults)
+    fix = "make install" if extra in ("", "dev") else f"pip install -e '.[{extra}]'"
+    text = f"{', '.join(faults[extra])}: {fix}"
+    return (NOTE, f"for {extra} only: {text}") if extra else (MISSING, text)
+
+
+def compiler() -> tuple[str, str]:
+    """Find a C++ compiler, which builds pydensecrf2."""
+    if path := shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
+        return OK, path
+    fix = "install g++ or clang++ (Debian: apt install g++)"
+    if find_spec("pydensecrf"):
+        return NOTE, f"no C++ compiler; pydensecrf2 is built already. To build it again: {fix}"
+    return MISSING, f"no C++ compiler, and pydensecrf2 is not built yet: {fix}"
+
+
+def dense_crf() -> tuple[str, str]:
+    """Run pydensecrf on 2 x 2 pixels; a build for another numpy fails only when it computes."""
+    import numpy as np
+
+    from wsss.crf import CrfParams, DenseCRF
+
+    given = np.array([0.9, 0.1], np.float32)[:, None, None].repeat(2, 1).repeat(2, 2)
+    found = DenseCRF(np.zeros((2, 2, 3), np.uint8), CrfParams()).infer(given, 2)
+    if found.shape == given.shape and np.allclose(found.sum(0), 1) and (found[0] > 0.5).all():
+        return OK, "pydensecrf computes"
+    return MISSING, (
+        "pydensecrf gives wrong probabilities; build it again: "
+        "pip install --force-reinstall --no-binary :all: --no-deps pydensecrf2"
+    )
+
+
+def torch_device() -> tuple[str, str]:
+    """Find the device that torch runs networks on, and the precision."""
+    import torch
+
+    from wsss.runtime.devices import pick_device, precision
+
+    device = pick_device()
+    short = str(precision(device)).removeprefix("torch.")
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        memory = properties.total_memory / 2**30
+        return OK, f"{torch.__version__} on {properties.name}, {memory:.0f} GiB, {short}"
+    units = "with" if short == "bfloat16" else "without"
+    return OK, f"{torch.__version__}, no GPU (the demo needs none), cores {units} bfloat16 units"
+
+
+def machine() -> tuple[str, str]:
+    """Count the cores that this process may use, and its memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and limit.read_text().strip().isdigit():
+        memory = min(memory, int(limit.read_text()))
+    text = f"{cores} cores, {memory / 2**30:.1f} GiB of memory"
+    if memory < LITTLE_MEMORY:
+        return NOTE, f"{text}, which is little: set processes=1 and workers=0 for each stage"
+    return OK, text
+
+
+def disk() -> tuple[str, str]:
+    """Measure the room for outputs, in bytes and in photos."""
+    root = paths.outputs_root()
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
+    if free < DEMO_BYTES:
+        return MISSING, (
+            f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: free some, or set WSSS_OUTPUTS to "
+            "another folder"
+        )
+    if not os.access(existing, os.W_OK):
+        return MISSING, f"{existing} cannot be written: set WSSS_OUTPUTS to a folder of yours"
+    return OK, text
+
+
+def tracking_store() -> tuple[str, str]:
+    """Check that runs can be recorded in a file, or that a server answers."""
+    from wsss.lab.record import mlflow_store
+
+    uri = mlflow_store.tracking_uri()
+    parts = urlsplit(uri)
+    if uri.startswith("sqlite:///"):
+        fault = _sqlite_fault(Path(uri.removeprefix("sqlite:///")))
+    elif parts.scheme in ("http", "https"):
+        uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+        try:
+            with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS):
+                return OK, uri
+        except HTTPError as answer:
+            return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
+        except OSError as error:
+            fault = f"does not answer ({getattr(error, 'reason', error)})"
+    elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
+        return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
+    else:
+        fault = "is not a store for runs"
+    if fault:
+        example = "sqlite:////home/me/mlflow.db"
+        return MISSING, f"{uri} {fault}: fix it, or set MLFLOW_TRACKING_URI, such as to {example}"
+    return OK, uri
+
+
+def _sqlite_fault(path):
+    if not path.exists():  # the first run creates it
+        folder = path.absolute().parent
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
+        return None if writable else "cannot be created: its folder is missing or not yours"
+    try:
+        with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
+            store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
+    except sqlite3.Error as error:
+        return f"cannot be written ({error})"
+
+
+def data() -> tuple[str, str]:
+    """Find the datasets that experiments name."""
+    from wsss import datasets
+
+    present, absent, generated = set(), {}, set()
+    for name, settings in _experiments():
+        root, kind = settings.get("data_root"), str(settings.get("dataset"))
+        if root and kind.startswith("shapes"):
+            generated.add(root)
+        elif root:
+            try:
+                datasets.open(kind, paths.from_root(root))
+                present.add(root)
+            except InputError:
+                absent.setdefault(root, set()).add(name)
+    more = f"; generated when needed: {', '.join(sorted(generated))}"
+    return _found(present, absent, more, "README.md says how to get them (Data)")
+
+
+def weights() -> tuple[str, str]:
+    """Find the weight files that experiments name."""
+    named = {}
+    for name, settings in _experiments():
+        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}:
+            named.setdefault(path, set()).add(name)
+    present = {path for path in named if paths.from_root(path).exists()}
+    absent = {path: names for path, names in named.items() if path not in present}
+    return _found(present, absent, "", "README.md says where to get them")
+
+
+def _experiments():
+    """Yield an experiment's name and each block of settings in its file."""
+    from wsss.lab import plan
+
+    for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
+        given = plan.read_experiment(path)
+        for block in (given["common"], *given["stages"].values(), *given["smoke"].values()):
+            yield path.stem, block or {}
+
+
+def _found(present, absent, more, fix):
+    """The result for paths that are present, and absent ones with the names of experiments."""
+    text = (", ".join(sorted(present)) or "none") + more
+    parts = []
+    for path, names in absent.items():
+        first, *others = sorted(names)
+        parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
+    return (NOTE, f"{text}; missing: {', '.join(parts)}: {fix}") if absent else (OK, text)
+
+
+def browser() -> tuple[str, str]:
+    """Find the browser that some tests drive."""
+    if path := shutil.which("chromium"):
+        return OK, f"{path}, for tests"
+    return NOTE, "no chromium, so tests in a browser are skipped (Debian: apt install chromium)"
+
+
+def git() -> tuple[str, str]:
+    """Check that runs can record their commit."""
+    if shutil.which("git") is None:
+        return NOTE, "no git, so runs cannot record their commit: install git"
+    command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        return NOTE, "not a git repository, so runs cannot record their commit: clone it with git"
+    return OK, f"at {answer.stdout.strip()}"
+
+
+# Checks by subject; each returns (mark, text).
+NEEDED = {"python": python, "packages": packages, "compiler": compiler, "dense CRF": dense_crf}
+NEEDED |= {"torch": torch_device, "disk": disk, "tracking": tracking_store}  # by the demo
+USEFUL = {"machine": machine, "data": data, "weights": weights, "browser": browser, "git": git}
 
 
 def _doctor(arguments):
-    from wsss.cli import doctor_checks
-
-    lines = doctor_checks.examine()
-    print(doctor_checks.report(lines))
-    missing = sum(line.mark == doctor_checks.MISSING for line in lines)
+    lines = examine()
+    print(report(lines))
+    missing = sum(line.mark == MISSING for line in lines)
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
-    return 1 if missing else 0
+    return int(missing > 0)
 
 
 def add(commands):
@@ -21,7 +303,7 @@ def add(commands):
         _doctor,
         help="report what is missing on this machine",
         description="Check Python, packages, compiler, dense CRF, torch, memory, disk, tracking "
-        "store, data, weights, browser and git. Nothing is changed. Exit code 1 if the demo cannot "
+        "store, data, weights, browser and git. Changes nothing. Exit code 1 if the demo cannot "
         "run.",
         epilog="example: wsss doctor",
     )

@@ -1,102 +1,123 @@
-"""``wsss export``: results in the form that others expect."""
+"""``wsss export`` writes results in the forms that other programs expect; ``wsss weights`` reads
+other people's weight files.
+"""
 
-from wsss.cli.command import add_command, scales
+from pathlib import Path
+
+from wsss.cli.command import add_command, add_inference, refuse_faults
 from wsss.errors import InputError
 
 
-def _export_voc_test(arguments):
+def _voc_test(arguments):
     from wsss.apply import voc_server  # slow to import
 
     given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
     given = {name: value for name, value in given.items() if value}
-    checks = arguments.check is not None
-    if checks and given:
-        raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
-    if checks:
-        report = voc_server.check(
-            arguments.check, arguments.data_root or ".", split=arguments.split
-        )
-    elif "out" in given:
+    archive = arguments.check
+    if archive is None:
+        if "out" not in given:
+            raise InputError("--run needs a folder to write to; add --out DIR")
+        archive = f"{arguments.out}/results.tgz"
         report = voc_server.export(
             arguments.run, data_root=arguments.data_root, split=arguments.split, **given
         )
+    elif given:
+        raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
     else:
-        raise InputError("--run needs a folder to write to; add --out DIR")
+        root = Path(arguments.data_root or ".")
+        report = voc_server.check(archive, root, split=arguments.split)
     for line in [*(f"warning: {line}" for line in report.warnings), *report.faults]:
         print(line)
-    if report.faults:
-        archive = arguments.check if checks else f"{arguments.out}/results.tgz"
-        more = len(report.faults) - 1
-        raise InputError(
-            f"{archive}: {report.faults[0]}" + (f" (and {more} more, above)" if more else "")
-        )
+    refuse_faults([f"{archive}: {fault}" for fault in report.faults], "listed above")
     print(f"sound: {report.count} label maps")
 
 
-def _export_network(arguments):
+def _network(arguments):
     from wsss.apply import find_networks, onnx_export  # slow to import
 
-    write = onnx_export.to_onnx if arguments.format == "onnx" else onnx_export.to_torch
+    write = onnx_export.to_onnx if arguments.form == "onnx" else onnx_export.to_torch
     difference = write(find_networks.network_file(arguments.run, "segmentation"), arguments.out)
     print(f"{arguments.out}: {difference}")
+
+
+def _show_weights(arguments):
+    from wsss.models import load_state
+    from wsss.models.imported import authors
+
+    given = load_state(arguments.file)
+    for name, tensor in given.items():
+        print(f"{name:50} {'x'.join(map(str, tensor.shape)):20} {str(tensor.dtype)[6:]}")
+    print(f"{arguments.file}: {authors.identify(given, arguments.file).what}")
+
+
+def _convert_weights(arguments):
+    from wsss.models.imported import authors
+
+    content = authors.convert(arguments.source, arguments.target)
+    print(f"{arguments.source}: {content.what}")
+    print(f"{arguments.target}: {len(content.state)} tensors")
+    for name, reason in content.skipped.items():
+        print(f"left out: {name} ({reason})")
 
 
 def add(commands):
     export = commands.add_parser("export", help="write results in the form that others expect")
     exports = export.add_subparsers(title="what to export", required=True, metavar="what")
-    _add_voc_test(exports)
-    _add_network(exports, "onnx", "network.onnx", "ONNX, for any of its runtimes")
-    _add_network(exports, "torch", "network.pt2", "torch's exported program, to run without wsss")
-
-
-def _add_network(exports, format, example, what):
-    command = add_command(
-        exports,
-        format,
-        _export_network,
-        help=f"the segmentation network as {what}",
-        description=f"Write a trained segmentation network as {what}: photos of any size, uint8 "
-        "RGB (batch, height, width, 3), to labels and probabilities. The file is compared with the "
-        "network before it appears.",
-        epilog=f"example: wsss export {format} --run models:/shapes-segmentation/1 --out {example}",
-    )
-    command.add_argument(
-        "--run",
-        required=True,
-        metavar="NETWORK",
-        help="weights file, folder of a completed train_segmentation, an MLflow run's id, or "
-        "models:/NAME/VERSION",
-    )
-    command.add_argument("--out", required=True, metavar="FILE", help=f"such as {example}")
-    command.set_defaults(format=format)
-
-
-def _add_voc_test(exports):
     command = add_command(
         exports,
         "voc-test",
-        _export_voc_test,
+        _voc_test,
         help="label maps for the PASCAL VOC evaluation server",
         description="Predict the test photos and pack them for the PASCAL VOC evaluation server, "
-        "or check any archive that is to be uploaded there.",
+        "or check any archive before you upload it there.",
         epilog="example: wsss export voc-test --run outputs/train_segmentation/0123456789ab "
         "--out voc-test --scales 0.5,1.0 --flip",
     )
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="FOLDER", help="of a completed train_segmentation")
-    what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, made by anyone")
+    what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, from any program")
     command.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
-    command.add_argument(
-        "--data-root",
-        metavar="DIR",
-        help="devkit folder; otherwise the run's own, or with --check the current folder",
-    )
+    root = "devkit folder (the run's; with --check the current folder)"
+    command.add_argument("--data-root", metavar="DIR", help=root)
     command.add_argument("--split", default="test", help="id list (test)")
-    command.add_argument(
-        "--scales",
-        type=scales,
-        metavar="FACTORS",
-        help="of the photo's size, averaged, such as 0.5,1.0 (1.0)",
+    add_inference(command)
+    _add_network(exports, "onnx", "network.onnx", "ONNX, for any of its runtimes")
+    _add_network(exports, "torch", "network.pt2", "torch's exported program, to run without wsss")
+
+    top = commands.add_parser("weights", help="read other people's weight files")
+    weights = top.add_subparsers(title="commands", required=True, metavar="command")
+    kinds = "MXNet's .params, a .caffemodel, or torch's .pth"
+    show = add_command(
+        weights,
+        "show",
+        _show_weights,
+        help="identify a file and list its tensors",
+        epilog="example: wsss weights show ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
     )
-    command.add_argument("--flip", action="store_true", help="average with the mirrored photo")
-    command.add_argument("--crf", action="store_true", help="dense CRF on the result")
+    show.add_argument("file", help=kinds)
+    convert = add_command(
+        weights,
+        "convert",
+        _convert_weights,
+        help="write a file's tensors in the layout of this project",
+        epilog="example: wsss weights convert res38_cls.pth weights/res38_cls.pt",
+    )
+    convert.add_argument("source", help=kinds)
+    convert.add_argument("target", help="the file to write; an existing one is kept")
+
+
+def _add_network(exports, form, example, what):
+    command = add_command(
+        exports,
+        form,
+        _network,
+        help=f"the segmentation network as {what}",
+        description=f"Write a trained segmentation network as {what}: photos of any size, uint8 "
+        "RGB (batch, height, width, 3), to labels and probabilities. The file is compared with the "
+        "network before it appears.",
+        epilog=f"example: wsss export {form} --run models:/shapes-segmentation/1 --out {example}",
+    )
+    sources = "weights file, completed train_segmentation, MLflow run, or models:/NAME/VERSION"
+    command.add_argument("--run", required=True, metavar="NETWORK", help=sources)
+    command.add_argument("--out", required=True, metavar="FILE", help=f"such as {example}")
+    command.set_defaults(form=form)

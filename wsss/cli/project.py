@@ -1,9 +1,9 @@
-"""This project as the lab sees it: how data is opened, what stages need, and what scores mean."""
+"""This project's hooks for the lab: how data opens, what stages need, what scores mean."""
 
 from wsss.lab import paths, results
 from wsss.lab.project import Project
 
-SCORES = {  # final metric -> (its stage, its title in MLflow); titles sort before all other names
+SCORES = {  # final metric to (stage, title in MLflow); titles sort before all other names
     "cam_miou": ("infer_cam", "1 CAM mIoU"),
     "cam_miou_best_threshold": ("infer_cam", ""),
     "walk_miou": ("random_walk", "2 walk mIoU"),
@@ -20,7 +20,7 @@ def _open(values):
 
 
 def _check_files(planned):
-    """Refuse missing weights now rather than in the stage, hours later, that reads them."""
+    """Refuse missing weights before the first stage, not hours later."""
     from wsss import models
 
     for item in planned:
@@ -42,7 +42,7 @@ def _register_model(name, description, *, run_id):
 
 
 def _compare_weights(folder, other):
-    """A line where the weights of two runs differ, tensor by tensor."""
+    """A line if the weights of two runs differ in any tensor."""
     if not (folder / "weights.pt").exists():
         return []
     import torch
@@ -59,7 +59,7 @@ def _compare_weights(folder, other):
 
 
 def _compare_walks(stage, values, swept):
-    """The walk's constants are compared in one pass over the photos where no dense CRF follows."""
+    """Compare the walk's constants in one pass over the photos, if no dense CRF follows."""
     if stage != "random_walk" or not swept.issubset(WALK_CONSTANTS):
         return None
     if values["crf_steps"]:
@@ -68,21 +68,14 @@ def _compare_walks(stage, values, swept):
     def score(settings):
         from wsss.photos import walk_grid
 
-        folders = {
-            name: paths.from_root(values[f"{name}_run"]) for name in ("infer_cam", "train_affinity")
-        }
+        names = ("infer_cam", "train_affinity")
+        folders = {name: paths.from_root(values[f"{name}_run"]) for name in names}
         # a stage that was forced to run again has the same fingerprint and ended later
-        records = {name: results.completion(folder) for name, folder in folders.items()}
+        records = {name: results.completed_in(folder, name) for name, folder in folders.items()}
         made = {name: [each["fingerprint"], each["ended"]] for name, each in records.items()}
         constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in settings]
-        return walk_grid.compare(
-            values,
-            constants,
-            data=_open(values),
-            folders=folders,
-            made=made,
-            cache=paths.outputs_root(),
-        )
+        given = {"data": _open(values), "folders": folders, "made": made}
+        return walk_grid.compare(values, constants, **given, cache=paths.outputs_root())
 
     return score
 

@@ -1,10 +1,17 @@
-"""``wsss run``: an experiment's stages."""
+"""``wsss run``, ``forecast``, ``reproduce`` and ``bench``: experiments and what they cost."""
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 from wsss.cli.command import add_command, count, positive
 from wsss.cli.project import PROJECT
 from wsss.errors import InputError
+
+OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
+REPOSITORY = Path(__file__).parents[2]
 
 
 def _run(arguments):
@@ -15,11 +22,12 @@ def _run(arguments):
     single, several = grid.split_overrides(arguments.overrides)
     overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until", "trust_code")
-    options = {name: vars(arguments)[name] for name in names} | {"project": PROJECT}
+    options: dict[str, Any] = {name: vars(arguments)[name] for name in names}
+    options["project"] = PROJECT
     points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
         raise InputError(
-            f"--jobs {arguments.jobs}: expected several combinations but there is one; give a "
+            f"--jobs {arguments.jobs}: expected several combinations but got one; give a "
             "parameter several values, or seeds=0,1,2"
         )
     if arguments.dry_run:
@@ -30,12 +38,11 @@ def _run(arguments):
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
-        shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
-        report = sweep.run(experiment, points, overrides, **shared, **options)
+        options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
+        report = sweep.run(experiment, points, overrides, **options)
     else:
-        report = driver.run(
-            experiment, plan.plan(experiment, overrides, **options), project=PROJECT
-        )
+        planned = plan.plan(experiment, overrides, **options)
+        report = driver.run(experiment, planned, project=PROJECT)
     if report:
         print("\n" + report)
     print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
@@ -58,6 +65,48 @@ def _choose_engine(name, address, *, mirror):
     session.start(address, mirror)
 
 
+def _forecast(arguments):
+    import shlex
+
+    import torch
+
+    from wsss import datasets
+    from wsss.cost import forecast  # slow to import
+    from wsss.lab import paths, plan
+    from wsss.runtime.devices import cores
+
+    if arguments.command == OLD_FORECAST:
+        print("wsss plan is now wsss forecast; the old name will be removed", file=sys.stderr)
+    experiment = plan.read_experiment(arguments.experiment)
+    planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides), project=PROJECT)
+    values = planned[0].values
+    data = datasets.open(values["dataset"], paths.from_root(values["data_root"]))
+    scenario = forecast.Scenario(
+        arguments.photos or len(forecast.trained_on(planned, data)),
+        arguments.classes or len(data.classes),
+        arguments.cpus or cores(),
+        torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
+    )
+    forecasts = forecast.forecast(planned, data, scenario=scenario)
+    command = shlex.join([arguments.experiment, *arguments.overrides])
+    print(forecast.summary(command, planned, data=data, scenario=scenario, forecasts=forecasts))
+
+
+def _reproduce(arguments):
+    from wsss.lab.run import reproduce  # slow to import
+
+    return 0 if reproduce.reproduce(arguments.run, project=PROJECT) else 1
+
+
+def _bench(arguments):
+    if not (REPOSITORY / "benchmarks").is_dir():
+        raise InputError(
+            f"{REPOSITORY}: no benchmarks/; run `make bench` in the repository of wsss"
+        )
+    command = [sys.executable, "-m", "benchmarks", "--only", arguments.only]
+    return subprocess.call(command, cwd=REPOSITORY)
+
+
 def add(commands):
     run = add_command(
         commands,
@@ -68,61 +117,67 @@ def add(commands):
         epilog="examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run "
         "experiments/shapes.yaml random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2",
     )
-    run.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
-    run.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="stage.parameter=value",
-        help="changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
+    _add_experiment(
+        run,
+        "changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
         "each and compare; seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from "
         "that stage on",
     )
-    run.add_argument(
-        "--from",
-        dest="start",
-        metavar="STAGE",
-        help="start here; with --force, run again from here",
-    )
+    start = "start here; with --force, run again from here"
+    run.add_argument("--from", dest="start", metavar="STAGE", help=start)
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    run.add_argument(
-        "--jobs",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="run so many combinations at the same time, each with its share of the cores",
-    )
-    run.add_argument(
-        "--gpus-per-job",
-        type=count,
-        default=0,
-        metavar="G",
-        help="GPUs of each job's own; with several jobs on a machine with GPUs, 1 by default",
-    )
+    jobs = "combinations to run at the same time, each with its share of the cores (1)"
+    run.add_argument("--jobs", type=positive, default=1, metavar="N", help=jobs)
+    gpus = "GPUs of each job's own (1 with several jobs on a machine with GPUs)"
+    run.add_argument("--gpus-per-job", type=count, default=0, metavar="G", help=gpus)
     run.add_argument("--force", action="store_true", help="run stages again that are done")
-    run.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="reuse results that other code computed; MLflow marks these runs",
-    )
-    run.add_argument(
-        "--smoke",
-        action="store_true",
-        help="the experiment's smallest size, to see that it runs",
-    )
-    run.add_argument(
-        "--engine",
-        choices=("processes", "ray"),
-        default="processes",
-        help="what works on photos: processes of this machine (default), or a Ray cluster",
-    )
-    run.add_argument(
-        "--address", help="of the Ray cluster, HOST:PORT; without it, the one this machine is in"
-    )
-    run.add_argument(
-        "--mirror",
-        metavar="URL",
-        help="where the cluster's machines find files if they see no folder in common, such as "
-        "s3://BUCKET/wsss",
-    )
+    trust = "reuse results that other code computed; MLflow marks these runs"
+    run.add_argument("--trust-code", action="store_true", help=trust)
+    smoke = "the experiment's smallest size, to see that it runs"
+    run.add_argument("--smoke", action="store_true", help=smoke)
+    engine = "where photos are computed: processes of this machine (default), or a Ray cluster"
+    run.add_argument("--engine", choices=("processes", "ray"), default="processes", help=engine)
+    run.add_argument("--address", help="HOST:PORT of the Ray cluster (the one of this machine)")
+    mirror = "storage for files that the cluster's machines do not share, such as s3://BUCKET/wsss"
+    run.add_argument("--mirror", metavar="URL", help=mirror)
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
+
+    forecast = add_command(
+        commands,
+        "forecast",
+        _forecast,
+        aliases=[OLD_FORECAST],
+        help="forecast what an experiment will cost",
+        description="Forecast hours, disk and memory of each stage for more photos, from completed "
+        "runs with the same parameters: runs at two sizes separate fixed from growing costs, one "
+        "gives an upper bound. Runs nothing.",
+        epilog="example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 "
+        "--cpus 128",
+    )
+    _add_experiment(forecast, "changes to its parameters")
+    photos = "training photos; the other id lists grow by the same factor (the dataset's)"
+    forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
+    forecast.add_argument("--classes", type=positive, metavar="N", help="(the dataset's)")
+    forecast.add_argument("--cpus", type=positive, metavar="N", help="in all (this machine's)")
+    forecast.add_argument("--gpus", type=count, metavar="N", help="in all (this machine's)")
+
+    reproduce = add_command(
+        commands,
+        "reproduce",
+        _reproduce,
+        help="run a recorded stage again and compare",
+        description="Run a completed stage again from its record, with its parameters and inputs, "
+        "in a folder of its own. Reports changes of code, packages, data and machine, and whether "
+        "figures, files and weights are the same. Exit code 1 if they are not.",
+        epilog="example: wsss reproduce outputs/random_walk/0123456789ab",
+    )
+    reproduce.add_argument("run", help="the stage's folder, or the id of its MLflow run")
+
+    bench = add_command(commands, "bench", _bench, help="time the hot steps of the method")
+    bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")
+
+
+def _add_experiment(command, overrides):
+    command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
+    command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=overrides)
