@@ -258,8 +258,9 @@ def _recognising(data):
     if not weights.exists():
         raise Unavailable(f"no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
+    ids = data.ids("train")[:200]
     imagenet_classifier.init_from_imagenet(
-        network, "mobilenet_v2", weights, data, data.ids("train")[:200]
+        network, "mobilenet_v2", weights=weights, dataset=data, ids=ids
     )
     return network.eval()
 
