@@ -27,32 +27,24 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ConfusionMatrix",
-    "CrfParams",
-    "DenseCRF",
-    "InputError",
-    "Walk",
-    "background_score",
-    "build_affinity",
-    "build_cam",
-    "build_segmentation",
-    "multi_scale_cam",
-    "open_network",
-    "synthesize",
-]
-_HOMES = {
-    "cam": ("background_score", "multi_scale_cam"),
-    "crf": ("CrfParams", "DenseCRF"),
-    "errors": ("InputError",),
-    "metrics": ("ConfusionMatrix",),
-    "models": ("build_affinity", "build_cam", "build_segmentation", "open_network"),
-    "synthesis": ("Walk", "synthesize"),
+_HOMES = {  # name to the module that defines it
+    "ConfusionMatrix": "metrics",
+    "CrfParams": "crf",
+    "DenseCRF": "crf",
+    "InputError": "errors",
+    "Walk": "synthesis",
+    "background_score": "cam",
+    "build_affinity": "models",
+    "build_cam": "models",
+    "build_segmentation": "models",
+    "multi_scale_cam": "cam",
+    "open_network": "models",
+    "synthesize": "synthesis",
 }
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"wsss.{module}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"wsss.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'wsss' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from torch import nn
 
 from wsss.errors import InputError
 from wsss.models.backbones.catalogue import build_backbone
-from wsss.models.backbones.layers import Backbone, freeze_batch_norm
+from wsss.models.backbones.layers import freeze_batch_norm
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -112,20 +112,15 @@ def build_segmentation(
     )
     if large_fov:
         return LargeFovNetwork(features, num_classes)
+    head = {"channels": channels, "dilation": dilation}
     if not low_level_channels:
-        return SegmentationNetwork(features, num_classes, channels=channels, dilation=dilation)
+        return SegmentationNetwork(features, num_classes, **head)
     if len(low_level_channels) >= len(features.channels):
         raise InputError(
             f"low_level_channels lists {len(low_level_channels)} levels, but {backbone} has "
             f"{len(features.channels) - 1} before its last; list fewer"
         )
-    return DecoderNetwork(
-        features,
-        num_classes,
-        low_level_channels=low_level_channels,
-        channels=channels,
-        dilation=dilation,
-    )
+    return DecoderNetwork(features, num_classes, low_level_channels=low_level_channels, **head)
 
 
 def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
@@ -137,9 +132,7 @@ def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
     fit_state(module, part, path)
 
 
-def _backbone(
-    name, output_stride, weights, frozen_stages, activation_checkpointing, **own
-) -> Backbone:
+def _backbone(name, output_stride, weights, frozen_stages, activation_checkpointing, **own):
     """A backbone with its weights; batch norms are frozen if it has pretrained weights, since small
     batches of crops are too few and too alike to learn the statistics from.
     """

@@ -50,16 +50,8 @@ def save_network(
     Args:
         kind, classes, settings, arguments: see ``Trained``; plain values and lists.
     """
-    save_state(
-        network,
-        path,
-        description={
-            "kind": kind,
-            "classes": list(classes),
-            "arguments": arguments,
-            "settings": settings or {},
-        },
-    )
+    description = {"kind": kind, "classes": list(classes), "arguments": arguments}
+    save_state(network, path, description=description | {"settings": settings or {}})
 
 
 def add_walk(

@@ -28,16 +28,7 @@ class Block(nn.Module):
     changes.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        middle: int,
-        outputs: int,
-        *,
-        stride: int = 1,
-        first_dilation: int = 1,
-        dilation: int = 1,
-    ) -> None:
+    def __init__(self, inputs, middle, outputs, *, stride=1, first_dilation=1, dilation=1):
         super().__init__()
         self.bn_branch2a = nn.BatchNorm2d(inputs)
         self.conv_branch2a = conv3x3(inputs, middle, stride=stride, dilation=first_dilation)
