@@ -58,7 +58,7 @@ def test_a_class_is_what_its_photos_are_taken_for(tiny_shapes, pretrained):
 def test_without_a_pretrained_classifier_the_mend_is_named(tiny_shapes, pretrained, tmp_path):
     data = Devkit(tiny_shapes)
     network = models.build_cam("small", 5)
-    with pytest.raises(InputError, match="set weights, or the share to 0"):
+    with pytest.raises(InputError, match="set weights, or wise_ft_alpha to 0"):
         imagenet_classifier.init_from_imagenet(
             network, "small", weights="", dataset=data, ids=data.ids("train")
         )

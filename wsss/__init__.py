@@ -22,7 +22,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 # How often torch's threads (GNU OpenMP) look for work before they sleep; read when torch is first
 # imported. The default is milliseconds, in which they hold a core that a loader's worker or another
-# program needs: RESULTS.md has what that costs.
+# program needs: RESULTS.md has the cost.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ STRIDE = 8  # pixels per cell of AffinityNet's features, and of the random walk
 NEUTRAL = 255  # label of a pixel that is not confidently an object or background
 IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
 KINDS = OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT  # in the order of the loss's terms
-RELEASED_FLOOR = 1e-5  # what the released code adds inside the logarithms
+RELEASED_FLOOR = 1e-5  # the released code adds it inside the logarithms
 
 
 def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
@@ -30,14 +30,8 @@ def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
 def pair_slices(
     offset: tuple[int, int], size: Sequence[int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Select the cells of a grid that have a partner at an offset, and these partners.
-
-    Args:
-        offset: (dy, dx) of ``neighbour_offsets``.
-        size: (H, W) of the grid.
-
-    Returns:
-        ``(source, partner)``, each a pair (row slice, column slice).
+    """``(source, partner)``, each (row slice, column slice): the cells of a grid (H, W) that have a
+    partner at an offset (dy, dx) of ``neighbour_offsets``, and these partners.
     """
     (dy, dx), (height, width) = offset, size
     rows, columns = max(height - dy, 0), max(width - abs(dx), 0)

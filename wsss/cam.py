@@ -11,7 +11,7 @@ from torch import nn
 from wsss.geometry import rescale, upsample
 from wsss.runtime.devices import as_batch, autocast
 
-STRIDE = 4  # pixels a cell of the maps that are kept
+STRIDE = 4  # pixels per cell of the maps that are kept
 
 Maps = TypeVar("Maps", np.ndarray, torch.Tensor)
 

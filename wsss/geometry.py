@@ -62,7 +62,7 @@ def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int)
     Args:
         level: float (B, C, h, w).
         size: (H, W) of the grid.
-        stride, onto: pixels a cell of the level and of the grid, both powers of two.
+        stride, onto: pixels per cell of the level and of the grid, both powers of two.
 
     Returns:
         (B, C, H, W).

@@ -41,7 +41,7 @@ def write(path: Path | str) -> Iterator[Path]:
 
 
 def temp_path(path: Path) -> Path:
-    """Where this thread of this process writes what then becomes ``path``."""
+    """Where this thread of this process writes, before the file is renamed to ``path``."""
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
 
 

@@ -175,7 +175,7 @@ def _mapped(path, expected) -> Iterator[Bytes]:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of {expected}") from None
-    except ValueError:  # what mmap raises for an empty file
+    except ValueError:  # mmap's for an empty file
         raise InputError(f"{path}: is empty; give {expected}") from None
     try:
         yield Bytes(content)

@@ -48,8 +48,8 @@ def load_described(path: Path | str) -> tuple[State, Any]:
     """``(tensors, description)`` of a file.
 
     The tensors are a state dict saved by torch, an MXNet ``.params`` or a ``.caffemodel``, by the
-    file's own names (those of our earlier versions are renamed). The description is what
-    ``save_state`` kept beside them, not checked, or None.
+    file's own names (those of our earlier versions are renamed). The description is the one
+    that ``save_state`` kept beside them, not checked, or None.
 
     Raises:
         InputError: missing, unreadable, or holding anything but named tensors.
@@ -159,7 +159,7 @@ def fit_state(
 
     Args:
         state: batch norms' counters of batches may be absent, as in other frameworks' files:
-            nothing here reads them.
+            nothing reads them.
         source: the file's name, for messages.
         hint: names a file that fits, for messages.
     """

@@ -1,4 +1,4 @@
-"""The backbones by name, and those that stand on torchvision's networks or are small."""
+"""The backbones by name: torchvision's networks, a small one, and those of the other files."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Other people's weight files: what a file is, and its tensors by our names.
+"""Other people's weight files: which network a file is of, and its tensors by our names.
 
 Known are ImageNet weights of each backbone (by torchvision's, MXNet's or Caffe's names) and the
 authors' own checkpoints, ``res38_cls.pth``, ``res38_aff.pth``, ``vgg16_cls.pth`` and
@@ -17,7 +17,7 @@ from wsss.models.backbones.catalogue import BACKBONES, build_backbone
 from wsss.models.backbones.layers import State
 from wsss.models.state_dicts import fitting
 
-MOST_CHANNELS = 4096  # of any layer of theirs
+MOST_CHANNELS = 4096  # of any of the authors' layers
 AS_PUBLISHED = "the authors' checkpoint as published"
 # the authors' names of the heads' tensors, and ours
 CAM_HEAD = {"fc8.weight": "classifier.weight"}
@@ -98,7 +98,7 @@ def _authors(given, path) -> Content:
     else:
         what = f"CAM network of {len(given['fc8.weight'])} classes"
         network = build_cam(backbone, len(given["fc8.weight"]), weights=weights, output_stride=8)
-    state = network.state_dict() | {ours: given[theirs] for theirs, ours in head.items()}
+    state = network.state_dict() | {name: given[other] for other, name in head.items()}
     fit_state(network, state, path, hint=AS_PUBLISHED)
     return Content(f"the authors' {what} over {backbone}", state, {})
 

@@ -18,7 +18,7 @@ from wsss.models.state_dicts import Weights, pretrained_state
 from wsss.runtime.devices import as_batch, autocast, pick_device
 from wsss.runtime.progress import progress
 
-LONG_SIDE = 256  # pixels; near what ImageNet classifiers are trained on
+LONG_SIDE = 256  # pixels; about as in the training of ImageNet classifiers
 
 
 @torch.no_grad()
@@ -44,24 +44,22 @@ def init_from_imagenet(
         InputError: the weights are random, or hold no classifier.
     """
     if not weights:
-        raise InputError("wise_ft_alpha needs pretrained weights; set weights, or the share to 0")
+        raise InputError(
+            "wise_ft_alpha needs pretrained weights; set weights, or wise_ft_alpha to 0"
+        )
     if len(network.adapt):
         raise InputError(
-            "wise_ft_alpha needs a classifier on the backbone itself; set head_channels or the "
-            "share to 0"
+            "wise_ft_alpha needs a classifier on the backbone itself; set head_channels or "
+            "wise_ft_alpha to 0"
         )
     state, source = pretrained_state(BACKBONES[backbone], weights)
-    layers = [
-        (state[f"{name}.weight"], state[f"{name}.bias"])
-        for name in ("fc", "classifier.1")
-        if f"{name}.weight" in state
-    ]
+    layers = [name for name in ("fc", "classifier.1") if f"{name}.weight" in state]
     if not layers:
         raise InputError(
             f"{source}: has no classifier ('fc' or 'classifier.1') to start from; set "
             "wise_ft_alpha to 0"
         )
-    weight, bias = (tensor.float() for tensor in layers[0])
+    weight, bias = (state[f"{layers[0]}.{part}"].float() for part in ("weight", "bias"))
     device = pick_device()
     network.to(device).to(memory_format=torch.channels_last).eval()
     guesses = []
