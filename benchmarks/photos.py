@@ -58,7 +58,9 @@ def crf_pool():
     cams = _folder()
     for id in ids:
         classes = data.labels(id)
-        artifacts.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
+        artifacts.save_cams(
+            cams / f"{id}.npz", classes, cams=_heat(len(classes), data.image(id).shape)
+        )
 
     def run(processes):
         job = partial(affinity_label_job, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())

@@ -83,7 +83,7 @@ def test_every_tensor_of_the_authors_checkpoints_finds_its_place(tmp_path, name)
         if name.endswith("cls")
         else models.build_affinity(backbone, norm_group=8 if backbone == "vgg16" else 0)
     )
-    models.fit_state(network, content.state, name)
+    models.fit_state(network, content.state, source=name)
     if backbone == "resnet38":  # a frozen norm is what its four tensors say
         mean, var, weight, bias = (
             float(given[f"b3.bn_branch2b1.{t}"].flatten()[0])

@@ -206,7 +206,7 @@ def test_label_map_names_the_present_classes():
 
 def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):
     cams = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
-    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams)
+    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams=cams)
     classes, again = artifacts.load_cams(tmp_path / "a.npz")
     assert classes == [3, 20] and again.dtype == np.float32
     np.testing.assert_allclose(again, cams, atol=5e-4)

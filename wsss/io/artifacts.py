@@ -24,7 +24,7 @@ def voc_palette() -> np.ndarray:
     return np.packbits(np.arange(256)[:, None, None] >> places & 1, axis=1)[:, 0]
 
 
-def save_cams(path: Path | str, classes: Sequence[int], cams: np.ndarray) -> None:
+def save_cams(path: Path | str, classes: Sequence[int], *, cams: np.ndarray) -> None:
     """Keep maps (C, h, w) in [0, 1] of the present classes (numbers from 1) as float16."""
     _save(np.savez, path, classes, cams=np.asarray(cams, np.float16))
 
@@ -48,7 +48,7 @@ def save_labels(path: Path | str, labels: np.ndarray) -> None:
 
 
 def save_marginals(
-    path: Path | str, classes: Sequence[int], low: np.ndarray, high: np.ndarray
+    path: Path | str, classes: Sequence[int], *, low: np.ndarray, high: np.ndarray
 ) -> None:
     """Keep the CRF's marginals (1 + C, H, W) at both alphas, in steps of 1/255: about 80 KiB per
     photo of 500 x 375.

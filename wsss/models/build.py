@@ -129,7 +129,7 @@ def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
     """
     state = load_state(path).items()
     part = {name.removeprefix(prefix): each for name, each in state if name.startswith(prefix)}
-    fit_state(module, part, path)
+    fit_state(module, part, source=path)
 
 
 def _backbone(name, output_stride, weights, frozen_stages, activation_checkpointing, **own):

@@ -39,9 +39,9 @@ class Trained(NamedTuple):
 def save_network(
     path: Path | str,
     network: nn.Module,
+    *,
     kind: str,
     classes: Sequence[str],
-    *,
     settings: dict | None = None,
     **arguments: Any,
 ) -> None:
@@ -57,8 +57,8 @@ def save_network(
 def add_walk(
     path: Path | str,
     segmentation: Path | str,
-    affinity: Path | str,
     *,
+    affinity: Path | str,
     beta: float,
     steps: int,
     flip: bool,
@@ -77,8 +77,8 @@ def add_walk(
     save_network(
         path,
         RandomWalkSegmenter(scorer.network, walker.network, **walk),
-        "segmentation",
-        scorer.classes,
+        kind="segmentation",
+        classes=scorer.classes,
         **scorer.arguments,
         walk=walk | {"affinity": walker.arguments},
     )
@@ -135,10 +135,10 @@ def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> T
         raise InputError(
             f"{path}: describes an unknown network ({reason(error)}); give another file"
         ) from None
-    fitting(wanted, state, path, hint="weights of the same architecture")
+    fitting(wanted, state, source=path, hint="weights of the same architecture")
     with torch.random.fork_rng():  # its random weights are overwritten at once
         network = _build(found, classes, **arguments)
-    fit_state(network, state, path)
+    fit_state(network, state, source=path)
     return Trained(network.eval(), found, classes, arguments, settings)
 
 

@@ -132,7 +132,7 @@ def fit_backbone(backbone: Backbone, weights: Weights) -> str:
     """
     given, source = pretrained_state(backbone, weights)
     state, skipped = backbone.adapt(given)
-    fit_state(backbone.body, state, source, hint=backbone.origin)
+    fit_state(backbone.body, state, source=source, hint=backbone.origin)
     reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
     return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
 
@@ -151,8 +151,8 @@ def save_state(
 def fit_state(
     module: nn.Module,
     state: State,
-    source: Path | str,
     *,
+    source: Path | str,
     hint: str = "weights of the same architecture",
 ) -> None:
     """Load named tensors strictly; the error names the first that does not fit.
@@ -163,10 +163,10 @@ def fit_state(
         source: the file's name, for messages.
         hint: names a file that fits, for messages.
     """
-    module.load_state_dict(fitting(module, state, source, hint=hint))
+    module.load_state_dict(fitting(module, state, source=source, hint=hint))
 
 
-def fitting(module: nn.Module, state: State, source: Path | str, *, hint: str) -> State:
+def fitting(module: nn.Module, state: State, *, source: Path | str, hint: str) -> State:
     """The tensors that ``fit_state`` would load, with the same errors."""
     wanted = module.state_dict()
     counters = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")}

@@ -68,7 +68,7 @@ def identify(given: State, path: Path | str) -> Content:
         wanted = body.state_dict()
         counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
         if set(wanted) == set(state) | counters:
-            fitting(body, state, path, hint=kind.origin)
+            fitting(body, state, source=path, hint=kind.origin)
             return Content(f"ImageNet weights of {backbone}", state, skipped)
     raise InputError(
         f"{path}: {len(given)} tensors ({', '.join(list(given)[:3])}, ...) of an unknown network; "
@@ -99,7 +99,7 @@ def _authors(given, path) -> Content:
         what = f"CAM network of {len(given['fc8.weight'])} classes"
         network = build_cam(backbone, len(given["fc8.weight"]), weights=weights, output_stride=8)
     state = network.state_dict() | {name: given[other] for other, name in head.items()}
-    fit_state(network, state, path, hint=AS_PUBLISHED)
+    fit_state(network, state, source=path, hint=AS_PUBLISHED)
     return Content(f"the authors' {what} over {backbone}", state, {})
 
 
@@ -115,7 +115,7 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> None:
         content = identify(state, path)
         print(f"{path}: {content.what}")
         state = content.state
-    fit_state(network, state, path, hint="a checkpoint of this network")
+    fit_state(network, state, source=path, hint="a checkpoint of this network")
     network.eval()
 
 
