@@ -58,7 +58,9 @@ def crf_pool():
     cams = _folder()
     for id in ids:
         classes = data.labels(id)
-        artifacts.save_cams(cams / f"{id}.npz", classes, _heat(len(classes), data.image(id).shape))
+        artifacts.save_cams(
+            cams / f"{id}.npz", classes, cams=_heat(len(classes), data.image(id).shape)
+        )
 
     def run(processes):
         job = partial(affinity_label_job, data, cams, alpha_low=4, alpha_high=24, crf=CrfParams())
@@ -258,8 +260,9 @@ def _recognising(data):
     if not weights.exists():
         raise Unavailable(f"no {WEIGHTS}")
     network = models.build_cam("mobilenet_v2", len(data.classes), weights=weights)
+    ids = data.ids("train")[:200]
     imagenet_classifier.init_from_imagenet(
-        network, "mobilenet_v2", weights, data, data.ids("train")[:200]
+        network, "mobilenet_v2", weights=weights, dataset=data, ids=ids
     )
     return network.eval()
 

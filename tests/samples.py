@@ -94,12 +94,12 @@ def kept(write, name="file"):
 
 
 def cams():
-    return kept(lambda path: artifacts.save_cams(path, [1, 2], np.full((2, 6, 8), 0.5)))
+    return kept(lambda path: artifacts.save_cams(path, [1, 2], cams=np.full((2, 6, 8), 0.5)))
 
 
 def marginals():
     maps = np.full((3, 6, 8), 1 / 3)
-    return kept(lambda path: artifacts.save_marginals(path, [1, 2], maps, maps))
+    return kept(lambda path: artifacts.save_marginals(path, [1, 2], low=maps, high=maps))
 
 
 def confusions():
@@ -142,7 +142,7 @@ def network(kind="cam", classes=CLASSES):
     settings = {"radius": 4, "reduction": "sum"} if kind == "affinity" else {}
     return kept(
         lambda path: models.save_network(
-            path, built, kind, classes, settings=settings, **shape, **own
+            path, built, kind=kind, classes=classes, settings=settings, **shape, **own
         )
     )
 

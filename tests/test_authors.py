@@ -83,7 +83,7 @@ def test_every_tensor_of_the_authors_checkpoints_finds_its_place(tmp_path, name)
         if name.endswith("cls")
         else models.build_affinity(backbone, norm_group=8 if backbone == "vgg16" else 0)
     )
-    models.fit_state(network, content.state, name)
+    models.fit_state(network, content.state, source=name)
     if backbone == "resnet38":  # a frozen norm is what its four tensors say
         mean, var, weight, bias = (
             float(given[f"b3.bn_branch2b1.{t}"].flatten()[0])
@@ -138,14 +138,17 @@ def test_a_caffemodel_serves_as_weights_and_converts(tmp_path, capsys):
         "vgg16", 3, weights=tmp_path / "vgg16_20M.caffemodel", output_stride=8
     )
     said = capsys.readouterr().out
-    assert "took 30 tensors, left out fc8.weight (a classifier), fc8.bias (a classifier)" in said
+    assert "took 30 tensors, left out fc8.weight (ImageNet's classifier), fc8.bias (" in said
     for name, tensor in network.backbone.body.state_dict().items():
         assert torch.equal(tensor, state[name])
     target = tmp_path / "out" / "vgg16.pt"
     command = ["weights", "convert", str(tmp_path / "vgg16_20M.caffemodel"), str(target)]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "ImageNet weights of vgg16" in said and "left out: fc8.weight (a classifier)" in said
+    assert (
+        "ImageNet weights of vgg16" in said
+        and "left out: fc8.weight (ImageNet's classifier)" in said
+    )
     again = models.build_cam("vgg16", 3, weights=target, output_stride=8)
     assert torch.equal(again.backbone.body.fc6.weight, state["fc6.weight"])
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
@@ -165,7 +168,7 @@ def test_mxnet_names_of_another_network_are_refused_with_what_is_known(tmp_path,
     assert main(["weights", "show", str(tmp_path / "a.params")]) == 2
     said = capsys.readouterr()
     assert "arg:fc1_weight" in said.out
-    assert "1 tensors (arg:fc1_weight, ...) of no network known here" in said.err
+    assert "1 tensors (arg:fc1_weight, ...) of an unknown network" in said.err
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "resnet38"])

@@ -67,7 +67,13 @@ def networks(tmp_path_factory):
     }
     for kind, (network, more) in built.items():
         models.save_network(
-            folder / f"{kind}.pt", network, kind, VOC_CLASSES, backbone="small", **shape, **more
+            folder / f"{kind}.pt",
+            network,
+            kind=kind,
+            classes=VOC_CLASSES,
+            backbone="small",
+            **shape,
+            **more,
         )
     return folder
 

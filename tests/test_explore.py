@@ -322,7 +322,12 @@ def save_runs(outputs, classes, dataset="shapes", data_digest="d"):
     ):
         folder = outputs / f"train_{name}" / "0123456789ab"
         models.save_network(
-            folder / "weights.pt", network, name, classes, backbone="small", **arguments
+            folder / "weights.pt",
+            network,
+            kind=name,
+            classes=classes,
+            backbone="small",
+            **arguments,
         )
         record = {
             **{"stage": f"train_{name}", "fingerprint": folder.name, "data_digest": data_digest},

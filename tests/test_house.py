@@ -340,3 +340,26 @@ def test_help_waits_for_no_heavy_package():
     heavy = ("numpy", "torch", "pandas", "scipy", *OUTSIDE_THE_METHOD)
     code = f"import sys, wsss.cli\nprint(*sys.modules.keys() & {{*{heavy}}})"
     assert not subprocess.check_output([sys.executable, "-c", code], text=True).split()
+
+
+# --- the front door ---
+
+
+@pytest.mark.parametrize("name", wsss.__all__)
+def test_every_name_at_the_front_door_is_the_one_of_its_module(name):
+    found = getattr(wsss, name)
+    assert found is getattr(sys.modules[found.__module__], name)
+    assert not (house.PACKAGE / f"{name}.py").exists(), "a name must not hide a module"
+
+
+def test_the_front_door_names_what_type_checkers_and_fingerprints_see():
+    tree = ast.parse((house.PACKAGE / "__init__.py").read_text())
+    named = {name for module, name in house.imports(tree, "wsss") if module.startswith("wsss.")}
+    assert named == set(wsss.__all__)
+    with pytest.raises(AttributeError, match="module 'wsss' has no attribute 'utils'"):
+        _ = wsss.utils
+
+
+def test_the_front_door_opens_without_torch():
+    code = "import sys, wsss\nprint(*sys.modules.keys() & {'torch', 'numpy', 'mlflow'})"
+    assert not subprocess.check_output([sys.executable, "-c", code], text=True).split()

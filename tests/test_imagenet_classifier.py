@@ -26,7 +26,9 @@ def test_a_class_is_what_its_photos_are_taken_for(tiny_shapes, pretrained):
     data = Devkit(tiny_shapes)
     ids = data.ids("train")[:6]
     network = models.build_cam("mobilenet_v2", 5, weights=path, output_stride=32)
-    imagenet_classifier.init_from_imagenet(network, "mobilenet_v2", path, data, ids)
+    imagenet_classifier.init_from_imagenet(
+        network, "mobilenet_v2", weights=path, dataset=data, ids=ids
+    )
     guesses = {}
     for id in ids:
         photo = torch.tensor(data.image(id)).permute(2, 0, 1)[None] / 255
@@ -56,13 +58,19 @@ def test_a_class_is_what_its_photos_are_taken_for(tiny_shapes, pretrained):
 def test_without_a_pretrained_classifier_the_mend_is_named(tiny_shapes, pretrained, tmp_path):
     data = Devkit(tiny_shapes)
     network = models.build_cam("small", 5)
-    with pytest.raises(InputError, match="set weights, or the share to 0"):
-        imagenet_classifier.init_from_imagenet(network, "small", "", data, data.ids("train"))
+    with pytest.raises(InputError, match="set weights, or wise_ft_alpha to 0"):
+        imagenet_classifier.init_from_imagenet(
+            network, "small", weights="", dataset=data, ids=data.ids("train")
+        )
     state = pretrained[1].features.state_dict()
     torch.save({f"features.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth: has no classifier .* set wise_ft_alpha to 0"):
         imagenet_classifier.init_from_imagenet(
-            network, "mobilenet_v2", tmp_path / "w.pth", data, data.ids("train")
+            network,
+            "mobilenet_v2",
+            weights=tmp_path / "w.pth",
+            dataset=data,
+            ids=data.ids("train"),
         )
 
 
@@ -71,7 +79,7 @@ def test_the_mean_of_two_networks():
     trained, start = models.build_cam("small", 5), models.build_cam("small", 5)
     torch.nn.init.normal_(start.classifier.weight, std=9)
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-    imagenet_classifier.interpolate(trained, start, 0.25)
+    imagenet_classifier.interpolate(trained, start, alpha=0.25)
     after, begun = trained.state_dict(), start.state_dict()
     name = "backbone.levels.2.0.weight"
     torch.testing.assert_close(after[name], 0.75 * before[name] + 0.25 * begun[name])

@@ -57,12 +57,12 @@ def networks(tmp_path_factory, data):
         "small", len(classes) + 1, output_stride=8, channels=8, dilation=24
     )
     files = {kind: folder / kind / "weights.pt" for kind in find_networks.STAGES}
-    models.save_network(files["cam"], cam, "cam", classes, **shape)
+    models.save_network(files["cam"], cam, kind="cam", classes=classes, **shape)
     models.save_network(
         files["affinity"],
         affinity,
-        "affinity",
-        classes,
+        kind="affinity",
+        classes=classes,
         settings={"radius": 4, "reduction": "sum", "border_pairs": True},
         reduced=[4, 8, 8],
         **shape,
@@ -70,8 +70,8 @@ def networks(tmp_path_factory, data):
     models.save_network(
         files["segmentation"],
         segmentation,
-        "segmentation",
-        classes,
+        kind="segmentation",
+        classes=classes,
         channels=8,
         dilation=24,
         **shape,

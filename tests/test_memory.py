@@ -57,7 +57,7 @@ def run_regions(folder, photos, processes):
     from wsss.photos import jobs, map_photos
 
     cams, ids = Path(folder + "_cams"), [str(n) for n in range(photos)]
-    artifacts.save_cams(cams / "0.npz", [1, 2], np.random.default_rng(0).random((2, 12, 16)))
+    artifacts.save_cams(cams / "0.npz", [1, 2], cams=np.random.default_rng(0).random((2, 12, 16)))
     for id in ids[1:]:
         os.link(cams / "0.npz", cams / f"{id}.npz")
     settings = {"alpha_low": 4, "alpha_high": 16, "crf": crf.CrfParams(), "crf_steps": 2}

@@ -65,7 +65,7 @@ KINDS = {  # file to what makes it, and what reads it
     "mask.png": (lambda p: artifacts.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
     "list.txt": (lambda p: p.write_text("a\nb"), lambda p: text.read_text(p, "a list")),
     "maps.npz": (
-        lambda p: artifacts.save_cams(p, [2], np.full((1, 3, 4), 0.5)),
+        lambda p: artifacts.save_cams(p, [2], cams=np.full((1, 3, 4), 0.5)),
         lambda p: artifacts.load_cams(p)[1],
     ),
     "counts.npz": (
@@ -236,7 +236,7 @@ def test_an_object_store_takes_a_folders_place(bucket, tmp_path, elsewhere):
     object_store.choose(bucket)
     folder = tmp_path / "data"
     for number in range(40):
-        artifacts.save_cams(folder / f"{number}.npz", [1 + number], np.full((1, 2, 2), 0.5))
+        artifacts.save_cams(folder / f"{number}.npz", [1 + number], cams=np.full((1, 2, 2), 0.5))
     object_store.upload([folder])
     elsewhere(folder)
     for number in range(40):

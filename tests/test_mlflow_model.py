@@ -92,7 +92,9 @@ def run(tmp_path_factory, data):
     }
     network = models.build_segmentation(num_classes=6, **arguments)
     torch.nn.init.normal_(network.classifier.weight, std=5.0)  # so that pixels differ in class
-    models.save_network(trained / "weights.pt", network, "segmentation", data.classes, **arguments)
+    models.save_network(
+        trained / "weights.pt", network, kind="segmentation", classes=data.classes, **arguments
+    )
     matrix = ConfusionMatrix(6)
     matrix.update(np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1]))
     runs = []

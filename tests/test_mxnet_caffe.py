@@ -78,13 +78,13 @@ def sparse(storage):
     return out + bytes(12) + b"".join(bytes(8 * n) for n in indices)
 
 
-def test_sparse_and_empty_arrays_are_refused_by_name(tmp_path):
+def test_sparse_and_empty_arrays_are_refused(tmp_path):
     dense = mx_array(ARRAYS["arg:half"], 2)
     empty = struct.pack("<IiI", 0xF993FAC9, 0, 0)
     for array, reason in (
-        (sparse(1), "array 'emb' is row-sparse; only dense"),
-        (sparse(2), "array 'emb' is compressed-sparse-row"),
-        (empty, "array 'emb' is empty"),
+        (sparse(1), r"storage 1; only dense arrays \(0\)"),
+        (sparse(2), "storage 2; only dense"),
+        (empty, "an array without a shape"),
     ):
         path = write(tmp_path / "a.params", mx_list([dense, array, dense], ["x", "emb", "y"]))
         with pytest.raises(InputError, match=reason):
@@ -118,7 +118,7 @@ def test_a_params_file_cut_anywhere_is_refused_in_one_line(tmp_path):
         ),
         (
             mx_list([struct.pack("<IIqiii", 0xF993FAC8, 1, 1, 1, 0, 77)], ["a"]),
-            "unknown storage 0 or type 77",
+            "unknown type 77",
         ),
     ],
 )
@@ -199,14 +199,14 @@ def test_a_caffemodel_cut_anywhere_is_refused_or_has_lost_whole_layers(tmp_path)
     ("content", "reason"),
     [
         (field(1, b"VGG"), "holds no layer with weights"),
-        (varint(100 << 3 | 2) + varint(2**50), "ends early"),
-        (varint(1 << 3 | 3), "unknown kind 3"),
-        (b"\x80" * 11, "more than ten bytes"),
+        (varint(100 << 3 | 2) + varint(2**50), "is cut short"),
+        (varint(1 << 3 | 3), "of another format"),
+        (b"\x80" * 11, "of another format"),
         (
             field(100, field(7, field(7, field(1, varint(9))) + field(5, bytes(8)))),
             r"shape \(9,\) with 2 values",
         ),
-        (field(100, field(7, field(5, bytes(7)))), "7 bytes of values of 4"),
+        (field(100, field(7, field(5, bytes(7)))), "of another format"),
     ],
 )
 def test_caffe_files_that_lie_are_refused(tmp_path, content, reason):

@@ -38,7 +38,9 @@ def network_file(folder, backbone="small", fine=()):
         ]
         scores = torch.cat([network(pixels).flatten(2).mean(2) for pixels in given])
         network.classifier.bias -= scores.mean(0)
-    models.save_network(folder / "weights.pt", network, "segmentation", CLASSES, **arguments)
+    models.save_network(
+        folder / "weights.pt", network, kind="segmentation", classes=CLASSES, **arguments
+    )
     return folder / "weights.pt"
 
 
@@ -141,7 +143,9 @@ def test_without_onnx_the_mend_is_told(tmp_path, monkeypatch, capsys, missing):
 def test_another_network_is_refused(tmp_path, capsys):
     network = models.build_cam("small", 3, output_stride=8)
     file = tmp_path / "w.pt"
-    models.save_network(file, network, "cam", CLASSES, backbone="small", output_stride=8)
+    models.save_network(
+        file, network, kind="cam", classes=CLASSES, backbone="small", output_stride=8
+    )
     given = ["--run", str(file), "--out", str(tmp_path / "a.pt2")]
     assert cli.main(["export", "torch", *given]) == 2
     assert "expected: segmentation network, found: CAM network" in capsys.readouterr().err
@@ -151,8 +155,10 @@ def test_a_network_with_a_walk_is_refused(tmp_path, capsys):
     """Rather than exported without it, which would be another protocol."""
     network = models.build_affinity("small", output_stride=8)
     affinity, file = tmp_path / "a.pt", tmp_path / "w.pt"
-    models.save_network(affinity, network, "affinity", CLASSES, backbone="small", output_stride=8)
-    models.add_walk(file, network_file(tmp_path), affinity, beta=1.0, steps=2, flip=False)
+    models.save_network(
+        affinity, network, kind="affinity", classes=CLASSES, backbone="small", output_stride=8
+    )
+    models.add_walk(file, network_file(tmp_path), affinity=affinity, beta=1.0, steps=2, flip=False)
     for format in ("onnx", "torch"):
         out = tmp_path / f"x.{format}"
         assert cli.main(["export", format, "--run", str(file), "--out", str(out)]) == 2

@@ -254,7 +254,7 @@ def kept(write, read, name):
 def test_maps_come_back_to_half_precision(classes, data):
     cams = data.draw(unit(len(classes), 3, 4))
     found, again = kept(
-        lambda path: artifacts.save_cams(path, classes, cams), artifacts.load_cams, "a.npz"
+        lambda path: artifacts.save_cams(path, classes, cams=cams), artifacts.load_cams, "a.npz"
     )
     assert found == classes and again.dtype == np.float32
     np.testing.assert_array_equal(again, cams.astype(np.float16).astype(np.float32))
@@ -265,7 +265,7 @@ def test_maps_come_back_to_half_precision(classes, data):
 def test_marginals_come_back_in_steps(classes, data):
     low, high = (data.draw(unit(1 + len(classes), 3, 4)) for _ in range(2))
     found, again = kept(
-        lambda path: artifacts.save_marginals(path, classes, low, high),
+        lambda path: artifacts.save_marginals(path, classes, low=low, high=high),
         artifacts.load_marginals,
         "a.npz",
     )

@@ -30,7 +30,7 @@ def test_what_anchors_stand_for_is_counted_each_time():
         patch.setattr(safe_yaml, "MOST_VALUES", values)
         assert len(safe_yaml.parse(text, "here")["b"]) == 10
         patch.setattr(safe_yaml, "MOST_VALUES", values - 1)
-        with pytest.raises(InputError, match="stands for more than"):
+        with pytest.raises(InputError, match="expands to more than"):
             safe_yaml.parse(text, "here")
 
 

@@ -24,7 +24,13 @@ def test_a_network_comes_back_from_its_file_alone(tmp_path, kind):
     network = build("small", **counts, **arguments).eval()
     path = tmp_path / "weights.pt"
     models.save_network(
-        path, network, kind, CLASSES, settings={"radius": 4}, backbone="small", **arguments
+        path,
+        network,
+        kind=kind,
+        classes=CLASSES,
+        settings={"radius": 4},
+        backbone="small",
+        **arguments,
     )
     state = torch.get_rng_state()
     trained = models.open_network(tmp_path, kind)
@@ -40,7 +46,9 @@ def test_a_network_comes_back_from_its_file_alone(tmp_path, kind):
 def test_the_stride_may_differ_and_nought_keeps_the_trained_one(tmp_path):
     network = models.build_cam("small", 3, output_stride=8)
     path = tmp_path / "w.pt"
-    models.save_network(path, network, "cam", CLASSES, backbone="small", output_stride=8)
+    models.save_network(
+        path, network, kind="cam", classes=CLASSES, backbone="small", output_stride=8
+    )
     assert models.open_network(path, output_stride=0).network.backbone.strides[-1] == 8
     assert models.open_network(path, output_stride=16).network.backbone.strides[-1] == 16
 
@@ -49,7 +57,7 @@ def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
     """torch loads tensors of zeros without a word where a block never reached the disk."""
     network = models.build_cam("small", 2)
     path = tmp_path / "weights.pt"
-    models.save_network(path, network, "cam", ["a", "b"], backbone="small")
+    models.save_network(path, network, kind="cam", classes=["a", "b"], backbone="small")
     content = bytearray(path.read_bytes())
     block = max(network.parameters(), key=torch.numel).detach().numpy().tobytes()[:4096]
     place = bytes(content).index(block)
@@ -65,7 +73,9 @@ def test_files_of_earlier_versions_open_under_todays_names(tmp_path):
     network = models.build_segmentation("small", 4, **arguments).eval()
     network.presence_weight.fill_(0.3)
     path = tmp_path / "weights.pt"
-    models.save_network(path, network, "segmentation", CLASSES, backbone="small", **arguments)
+    models.save_network(
+        path, network, kind="segmentation", classes=CLASSES, backbone="small", **arguments
+    )
     kept = torch.load(path, weights_only=True)
     before = {
         **{"backbone": "trunk", "cam_head": "evidence", "image_level_head": "presence"},
@@ -102,13 +112,15 @@ def walked(tmp_path):
         models.save_network(
             files[-1],
             build("small", **counts, **arguments),
-            kind,
-            CLASSES,
+            kind=kind,
+            classes=CLASSES,
             settings=settings if kind == "affinity" else None,
             backbone="small",
             **arguments,
         )
-    models.add_walk(tmp_path / "weights.pt", *files, beta=0.5, steps=3, flip=True)
+    models.add_walk(
+        tmp_path / "weights.pt", files[0], affinity=files[1], beta=0.5, steps=3, flip=True
+    )
     return tmp_path / "weights.pt", *files
 
 
@@ -134,12 +146,18 @@ def test_a_walk_is_kept_with_both_networks(walked):
 def test_no_second_walk_and_no_further_files(walked, tmp_path):
     joined, _, affinity = walked
     with pytest.raises(InputError, match="has a random walk already; give its train_segmentation"):
-        models.add_walk(tmp_path / "more.pt", joined, affinity, beta=1.0, steps=2, flip=False)
+        models.add_walk(
+            tmp_path / "more.pt", joined, affinity=affinity, beta=1.0, steps=2, flip=False
+        )
     trained = models.open_network(joined)
     walk = trained.arguments["walk"]
     walk["affinity"] = {**walk["affinity"], "weights": "/some/other/file.pth"}
     models.save_network(
-        joined, trained.network, "segmentation", CLASSES, **{**trained.arguments, "walk": walk}
+        joined,
+        trained.network,
+        kind="segmentation",
+        classes=CLASSES,
+        **{**trained.arguments, "walk": walk},
     )
     with pytest.raises(InputError, match="names further weights; give another file"):
         models.open_network(joined)

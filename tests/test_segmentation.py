@@ -9,7 +9,7 @@ from wsss import models
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import Devkit, read_mask
 from wsss.photos.segmentation import segment, segment_job
-from wsss.synthesis import affinities
+from wsss.synthesis import Walk
 
 
 def test_probabilities_have_the_photos_size_and_sum_to_one():
@@ -39,7 +39,7 @@ def test_probabilities_walk_along_affinities(flip):
     after = segment(models.RandomWalkSegmenter(scorer, walker, **walk), image, scales=(0.5, 1.0))
     assert after.shape == before.shape == (4, 43, 61)
     torch.testing.assert_close(after.sum(0), torch.ones(43, 61), atol=1e-5, rtol=0)
-    affinity = affinities(walker, image, flip=flip)
+    affinity = Walk(flip=flip).affinities(walker, image)
     wanted = dense_walk(before[:, ::8, ::8], affinity, 0.5, 6, 5)
     assert np.abs(wanted - before[:, ::8, ::8].numpy()).max() > 0.01  # there is something to see
     np.testing.assert_allclose(after[:, ::8, ::8], wanted, atol=1e-5)

@@ -28,9 +28,10 @@ def written(folder, kind):
     random = np.random.default_rng(0)
     path = folder / kind
     if kind == "cams.npz":
-        artifacts.save_cams(path, [3, 20], random.random((2, 9, 8), np.float32))
+        artifacts.save_cams(path, [3, 20], cams=random.random((2, 9, 8), np.float32))
     elif kind == "marginals.npz":
-        artifacts.save_marginals(path, [3], *random.random((2, 2, 9, 8)))
+        low, high = random.random((2, 2, 9, 8))
+        artifacts.save_marginals(path, [3], low=low, high=high)
     elif kind == "labels.png":
         artifacts.save_labels(path, random.integers(0, 21, (30, 40)))
     else:

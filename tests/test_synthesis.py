@@ -19,7 +19,6 @@ from wsss.io import artifacts
 from wsss.photos.jobs import affinity_label_job, cam_job, walk_job
 from wsss.synthesis import (
     Walk,
-    affinities,
     alpha_marginals,
     cell_regions,
     combine_alphas,
@@ -87,12 +86,12 @@ def test_with_flip_a_photo_and_its_mirror_image_agree(width):
     image = np.random.default_rng(0).integers(0, 256, (33, width, 3), dtype=np.uint8)
     columns = 41  # as many as the grid of 6 cells reaches over
     mirrored = np.concatenate([image[:, columns - 1 :: -1], image[:, columns:]], 1)
-    there = boundaries(affinities(network, mirrored, flip=True))[:, ::-1]
-    here = boundaries(affinities(network, image, flip=True))
+    there = boundaries(Walk(flip=True).affinities(network, mirrored))[:, ::-1]
+    here = boundaries(Walk(flip=True).affinities(network, image))
     assert here.shape == (5, 6)
     if width == columns:
         np.testing.assert_allclose(here, there, atol=1e-2)  # networks run in bfloat16 where native
-        plain = boundaries(affinities(network, image))
+        plain = boundaries(Walk().affinities(network, image))
         assert np.abs(plain - here).max() > 5e-2
 
 
@@ -207,7 +206,7 @@ def test_label_map_names_the_present_classes():
 
 def test_kept_maps_come_back_and_damaged_files_are_refused(tmp_path):
     cams = np.random.default_rng(0).random((2, 5, 6), dtype=np.float32)
-    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams)
+    artifacts.save_cams(tmp_path / "a.npz", [3, 20], cams=cams)
     classes, again = artifacts.load_cams(tmp_path / "a.npz")
     assert classes == [3, 20] and again.dtype == np.float32
     np.testing.assert_allclose(again, cams, atol=5e-4)

@@ -77,4 +77,4 @@ def test_caffes_biases_are_flattened_and_its_last_layer_left_out():
     given = {"conv1_1.bias": torch.arange(3.0).view(1, 1, 1, 3), "fc8_voc12.weight": 0}
     found, skipped = VGG16.adapt(given)
     assert list(found) == ["conv1_1.bias"] and found["conv1_1.bias"].tolist() == [0, 1, 2]
-    assert skipped == {"fc8_voc12.weight": "a classifier"}
+    assert skipped == {"fc8_voc12.weight": "ImageNet's classifier"}

@@ -59,8 +59,8 @@ def run(tmp_path_factory, devkit, network):
     models.save_network(
         folder / "weights.pt",
         network,
-        "segmentation",
-        VOC_CLASSES,
+        kind="segmentation",
+        classes=VOC_CLASSES,
         backbone="small",
         **ARCHITECTURE,
     )

@@ -52,7 +52,7 @@ def cams(tmp_path_factory, tiny_shapes):
         maps = ((maps - 0.4).clamp(min=0) / 0.6).numpy()
         if place == 0:
             maps[2] = maps[1]  # the first of equals wins
-        artifacts.save_cams(folder / f"{id}.npz", classes, maps)
+        artifacts.save_cams(folder / f"{id}.npz", classes, cams=maps)
     return folder
 
 
@@ -161,8 +161,8 @@ def sheet(tmp_path, monkeypatch, tiny_shapes, cams, network):
         if item.name == "infer_cam":
             (item.folder / "cams").symlink_to(cams)
         elif item.name == "train_affinity":
-            given = (network, "affinity", Devkit(tiny_shapes).classes)
-            models.save_network(item.folder / "weights.pt", *given, backbone="small")
+            given = {"kind": "affinity", "classes": Devkit(tiny_shapes).classes}
+            models.save_network(item.folder / "weights.pt", network, **given, backbone="small")
     return path
 
 

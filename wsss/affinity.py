@@ -7,10 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-STRIDE = 8  # pixels a cell of AffinityNet's features, and of the random walk
-NEUTRAL = 255  # label of a pixel that is neither surely an object nor surely background
+STRIDE = 8  # pixels per cell of AffinityNet's features, and of the random walk
+NEUTRAL = 255  # label of a pixel that is not confidently an object or background
 IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_targets
-RELEASED_FLOOR = 1e-5  # what the released code adds inside the logarithms
+KINDS = OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT  # in the order of the loss's terms
+RELEASED_FLOOR = 1e-5  # the released code adds it inside the logarithms
 
 
 def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
@@ -29,14 +30,8 @@ def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
 def pair_slices(
     offset: tuple[int, int], size: Sequence[int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Select the cells of a grid that have a partner at an offset, and these partners.
-
-    Args:
-        offset: (dy, dx) of ``neighbour_offsets``.
-        size: (H, W) of the grid.
-
-    Returns:
-        ``(source, partner)``, each a pair (row slice, column slice).
+    """``(source, partner)``, each (row slice, column slice): the cells of a grid (H, W) that have a
+    partner at an offset (dy, dx) of ``neighbour_offsets``, and these partners.
     """
     (dy, dx), (height, width) = offset, size
     rows, columns = max(height - dy, 0), max(width - abs(dx), 0)
@@ -66,7 +61,7 @@ def pair_distance(
         ValueError: another reduction.
     """
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction '{reduction}' is not known; expected mean or sum")
+        raise ValueError(f"unknown reduction '{reduction}'; expected mean or sum")
     distance = _PairDistance.apply(
         features, radius, 1 / features.shape[1] if reduction == "mean" else 1.0
     )
@@ -84,9 +79,7 @@ def _near_edges(grid, radius):
 
 
 class _PairDistance(torch.autograd.Function):
-    """Autograd through K shifted differences would keep K copies of the features; this keeps the
-    features.
-    """
+    """Keeps the features for the backward pass; plain autograd would keep K differences of them."""
 
     @staticmethod
     def forward(context, features, radius, factor):
@@ -165,10 +158,10 @@ def pair_targets(
     batch, height, width = labels.shape
     row = width + radius - 1
     cells = height * row
-    # below the image and in the gaps all is neutral
+    # neutral below the image and in the gaps
     flat = F.pad(labels, (0, radius - 1, 0, radius), value=NEUTRAL).flatten(1)
-    # 3 where both labels are known, minus 2 or 1 where they are equal; in bytes, which a processor
-    # handles by the dozen
+    # 3 where both labels are known, minus 2 or 1 where they are equal; in bytes, of which vector
+    # instructions handle dozens at once
     known = (flat != NEUTRAL).to(torch.uint8) * DIFFERENT
     less = torch.where(flat == 0, DIFFERENT - BACKGROUND_PAIR, DIFFERENT - OBJECT_PAIR)
     less = less.to(torch.uint8).masked_fill_(flat == NEUTRAL, 0)[:, :cells]
@@ -185,9 +178,7 @@ def pair_targets(
 def pair_counts(targets: torch.Tensor) -> torch.Tensor:
     """Count object pairs, background pairs and different pairs: float32 (3,)."""
     kinds = targets.float()  # comparing and summing floats is several times as fast as bytes
-    return torch.stack(
-        [(kinds == kind).float().sum() for kind in (OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT)]
-    )
+    return torch.stack([(kinds == kind).float().sum() for kind in KINDS])
 
 
 class AffinityLoss(NamedTuple):
@@ -230,8 +221,8 @@ def affinity_loss(
 class _MeanCosts(torch.autograd.Function):
     """The mean costs of object pairs, of background pairs and of different pairs.
 
-    The cost of every pair is computed, and the costs of one kind are summed as a dot product with
-    zeros and ones. Selecting the pairs of a kind by index takes several times as long.
+    The costs of one kind are summed as a dot product of all costs with zeros and ones. Selecting
+    pairs by index takes several times as long.
     """
 
     @staticmethod
@@ -253,8 +244,7 @@ class _MeanCosts(torch.autograd.Function):
         kinds = targets.to(distance.dtype)
         chosen = torch.empty_like(kinds)
         sums, found = [], []
-        costs = ((OBJECT_PAIR, same), (BACKGROUND_PAIR, same), (DIFFERENT, different))
-        for kind, cost in costs:
+        for kind, cost in zip(KINDS, (same, same, different), strict=True):
             torch.eq(kinds, kind, out=chosen)
             found.append(chosen.sum())
             sums.append(torch.dot(chosen.flatten(), cost.flatten()))
@@ -274,7 +264,7 @@ class _MeanCosts(torch.autograd.Function):
             slope = kept.reciprocal().sub_(1).div_(-2)  # -1 / (exp(d) - 1)
         chosen = torch.eq(kinds, DIFFERENT, out=torch.empty_like(kinds))
         gradient = slope.mul_(chosen).mul_(weights[2])
-        for kind, weight in ((OBJECT_PAIR, weights[0]), (BACKGROUND_PAIR, weights[1])):
+        for kind, weight in zip(KINDS[:2], weights[:2], strict=True):
             torch.eq(kinds, kind, out=chosen)
             if context.released:
                 chosen.mul_(kept / (kept + RELEASED_FLOOR))  # of -log(W + 1e-5)
@@ -287,8 +277,8 @@ def cell_labels(labels: torch.Tensor, stride: int, *, majority: bool = False) ->
     ``stride`` x ``stride`` pixels whose upper left corner it is.
 
     Args:
-        labels: (H, W) integers.
-        stride: pixels a cell.
+        labels: integers (H, W).
+        stride: pixels per cell.
 
     Returns:
         (ceil(H / stride), ceil(W / stride)) of the same type.
@@ -300,10 +290,3 @@ def cell_labels(labels: torch.Tensor, stride: int, *, majority: bool = False) ->
     padded = F.pad(labels[None, None].float(), (0, right, 0, below), mode="replicate")[0, 0]
     blocks = padded.unfold(0, stride, stride).unfold(1, stride, stride)  # (h, w, stride, stride)
     return blocks.flatten(-2).mode().values.to(labels.dtype)
-
-
-def cell_means(values: torch.Tensor, stride: int) -> torch.Tensor:
-    """Means over each cell's ``stride`` x ``stride`` pixels, fewer at the right and lower edge:
-    float (C, ceil(H / stride), ceil(W / stride)) of (C, H, W).
-    """
-    return F.avg_pool2d(values[None], stride, ceil_mode=True)[0]

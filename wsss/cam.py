@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.geometry import upsample
+from wsss.geometry import rescale, upsample
 from wsss.runtime.devices import as_batch, autocast
 
-STRIDE = 4  # pixels a cell of the maps that are kept
+STRIDE = 4  # pixels per cell of the maps that are kept
 
 Maps = TypeVar("Maps", np.ndarray, torch.Tensor)
 
@@ -60,15 +60,7 @@ def multi_scale(
     """
     size = pixels.shape[-2:]
     for scale in scales:
-        scaled = pixels
-        if scale != 1:
-            scaled = F.interpolate(
-                pixels,
-                [max(1, round(side * scale)) for side in size],
-                mode="bilinear",
-                align_corners=False,
-                antialias=scale < 1,
-            )
+        scaled = rescale(pixels, scale)
         if flip:
             scaled = torch.cat([scaled, scaled.flip(-1)])
         maps = predict(scaled.contiguous(memory_format=torch.channels_last))

@@ -35,12 +35,7 @@ class CrfParams:
 
 
 class DenseCRF:
-    """A fully connected CRF over one photo.
-
-    Args:
-        image: uint8 RGB (H, W, 3).
-        params: ``CrfParams``.
-    """
+    """A fully connected CRF over one photo, uint8 RGB (H, W, 3)."""
 
     def __init__(self, image: np.ndarray, params: CrfParams = CrfParams()) -> None:
         # pydensecrf wants a writable, contiguous image
@@ -51,8 +46,8 @@ class DenseCRF:
     def infer(self, scores: np.ndarray, steps: int = 10) -> np.ndarray:
         """Mean-field marginals of scores, normalised or not.
 
-        Maps of absent classes can be left out: they cost time and do not change the result. Several
-        sets in one call take two thirds of the time of one call each.
+        Leave out maps of absent classes: they cost time and do not change the result. Several sets
+        in one call take two thirds of the time of one call each.
 
         Args:
             scores: float (C, H, W), or several sets (S, C, H, W); not negative. The unary energy is
@@ -66,10 +61,10 @@ class DenseCRF:
             ValueError: the scores are not of the image's size.
         """
         scores = np.asarray(scores, np.float32)
-        if scores.shape[-2:] != self._image.shape[:2]:
+        size, expected = scores.shape[-2:], self._image.shape[:2]
+        if size != expected:
             raise ValueError(
-                f"scores are {scores.shape[-2]}x{scores.shape[-1]} but the image is "
-                f"{self._image.shape[0]}x{self._image.shape[1]}"
+                f"scores are {size[0]}x{size[1]} but the image is {expected[0]}x{expected[1]}"
             )
         unary = -np.log(np.maximum(scores, FLOOR)).reshape(*scores.shape[:-2], -1)
         together = self._params.gaussian_compat + self._params.bilateral_compat <= TOGETHER
@@ -113,18 +108,14 @@ class DenseCRF:
     def _model(self, count):
         """The model with ``count`` labels, built once."""
         if count not in self._models:
-            self._models[count] = self._build(count)
+            (height, width), params = self._image.shape[:2], self._params
+            model = densecrf.DenseCRF2D(width, height, count)
+            model.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+            model.addPairwiseBilateral(
+                sxy=params.bilateral_sxy,
+                srgb=params.bilateral_srgb,
+                rgbim=self._image,
+                compat=params.bilateral_compat,
+            )
+            self._models[count] = model
         return self._models[count]
-
-    def _build(self, count):
-        height, width = self._image.shape[:2]
-        params = self._params
-        model = densecrf.DenseCRF2D(width, height, count)
-        model.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-        model.addPairwiseBilateral(
-            sxy=params.bilateral_sxy,
-            srgb=params.bilateral_srgb,
-            rgbim=self._image,
-            compat=params.bilateral_compat,
-        )
-        return model

@@ -1,22 +1,22 @@
-"""The one exception for what a person gave us: its message is one line, with the mend."""
+"""The one exception for bad input: its message is one line, with the fix."""
 
 import re
 
 
 class InputError(ValueError):
-    """Something given by a person (a file, a parameter, a name) is wrong.
+    """Something that a person gave (a file, a parameter, a name) is wrong.
 
-    The message says what was expected, what came and how to mend it, in one line. The command line
+    The message says what was expected, what came and how to fix it, in one line. The command line
     prints it without a traceback and exits with code 2.
     """
 
-    def __init__(self, message):
+    def __init__(self, message: object) -> None:
         super().__init__(one_line(message))
 
 
-def one_line(text):
-    """A text in which everything that is not to be seen is told by its code: names of files may
-    hold line ends, colours for terminals and halves of characters.
+def one_line(text: object) -> str:
+    """A text with unprintable characters as escapes: names of files may contain line ends,
+    terminal colours and halves of surrogate pairs.
     """
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
@@ -24,12 +24,11 @@ def one_line(text):
     )
 
 
-def reason(error):
-    """What an exception of a library says, its first line, for the middle of a message."""
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+def reason(error: BaseException) -> str:
+    """The first line of a library's exception, for the middle of a message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def masked(text):
-    """A text without the credentials of the addresses in it, such as a tracking server's."""
+def masked(text: str) -> str:
+    """A text without the credentials in its addresses, such as a tracking server's."""
     return re.sub(r"(?<=://)[^/\s@]+(?=@)", "***", text)

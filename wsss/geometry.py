@@ -45,6 +45,16 @@ def upsample(
     return batch[0] if maps.ndim == 3 else batch
 
 
+def rescale(images: torch.Tensor, scale: float) -> torch.Tensor:
+    """Resize images (B, C, H, W) by a factor, bilinear; antialiased where they shrink. Sides are
+    rounded, to at least 1.
+    """
+    if scale == 1:
+        return images
+    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=scale < 1)
+
+
 def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int) -> torch.Tensor:
     """Resample a backbone's level to a grid: subsample a finer level, interpolate a coarser one;
     each cell keeps its place.
@@ -52,7 +62,7 @@ def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int)
     Args:
         level: float (B, C, h, w).
         size: (H, W) of the grid.
-        stride, onto: pixels a cell of the level and of the grid, both powers of two.
+        stride, onto: pixels per cell of the level and of the grid, both powers of two.
 
     Returns:
         (B, C, H, W).

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from wsss.affinity import NEUTRAL, cell_means, pair_distance
+from wsss.affinity import NEUTRAL, pair_distance
 from wsss.affinity import STRIDE as AFFINITY_STRIDE
 from wsss.cam import STRIDE as CAM_STRIDE
 from wsss.cam import background_score, multi_scale_cam
@@ -28,15 +29,15 @@ def label_map(scores: np.ndarray | torch.Tensor, classes: Iterable[int]) -> np.n
 
 
 def labels_at(scores: np.ndarray, classes: Iterable[int], *, size: Sequence[int]) -> np.ndarray:
-    """Argmax of scores at another size, one class at a time.
+    """Argmax of scores at another size, one class at a time, in 7 bytes of memory per pixel.
 
     Args:
         scores: float (1 + C, h, w) in [0, 1], background first.
         classes: numbers of the C classes.
-        size: (H, W) of the result; takes seven bytes of memory a pixel, for any C.
+        size: (H, W) of the result.
 
     Returns:
-        uint8 (H, W); ``label_map`` of the scores where the size is theirs.
+        uint8 (H, W); ``label_map`` of the scores if they have this size.
     """
     height, width = size
     if scores.shape[1:] == (height, width):
@@ -67,7 +68,6 @@ def alpha_marginals(
         cams: float (C, h, w) in [0, 1], of the present classes.
         alphas: exponents of the background score; for confident regions, a low one that amplifies
             the background and a high one that weakens it.
-        crf, crf_steps: of the dense CRF.
 
     Returns:
         float32 (len(alphas), 1 + C, H, W), background first.
@@ -110,12 +110,15 @@ def cell_regions(
     Args:
         low, high: (1 + C, H, W) of any scale, background first; all zero outside the photo.
         classes: numbers of the C classes.
-        stride: pixels a cell.
+        stride: pixels per cell.
 
     Returns:
         uint8 (ceil(H / stride), ceil(W / stride)), 255 where neutral or outside the photo.
     """
-    low, high = (cell_means(torch.as_tensor(each).float(), stride).numpy() for each in (low, high))
+    low, high = (
+        F.avg_pool2d(torch.as_tensor(each).float()[None], stride, ceil_mode=True)[0].numpy()
+        for each in (low, high)
+    )
     regions = combine_alphas(low, high, classes=classes)
     return np.where(low.sum(0) > 0, regions, NEUTRAL).astype(np.uint8)
 
@@ -135,81 +138,57 @@ class Walk:
     reduction: str = "mean"  # of the L1 distance over channels
     radius: int = 5  # cells; of the affinities
     border_pairs: bool = True  # see ``affinity.pair_distance``
-    flip: bool = False  # see ``affinities``
+    # average AffinityNet's features of the photo and of its mirror image, mirrored back; distances
+    # get smaller, so the walk needs a larger beta
+    flip: bool = False
     restore: float = 0.0  # see ``restore_maxima``
     crf: CrfParams = field(default_factory=CrfParams)
     crf_steps: int = 10  # 0 skips the CRF
     crf_sharpness: float = 1.0  # exponent of the scores before the CRF
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("background_alpha", 0, math.inf),
-            ("beta", 0, math.inf),
-            ("steps", 0, 10**6),
-            ("restore", 0, 1),
-            ("radius", 2, 30),  # cells; with 1 there are no neighbours, with 30 some 1,400
-            ("crf_steps", 0, 10**4),
-            ("crf_sharpness", 0, math.inf),
-        ):
+        limits = {"steps": (0, 10**6), "restore": (0, 1), "crf_steps": (0, 10**4)}
+        limits["radius"] = 2, 30  # cells; 1 has no neighbours, 30 has about 1,400
+        for name in ("background_alpha", "beta", "crf_sharpness", *limits):
+            least, most = limits.get(name, (0, math.inf))
             value = getattr(self, name)
             several = value if isinstance(value, tuple) else (value,)  # of steps
             if not all(least <= each <= most and math.isfinite(each) for each in several):
-                limits = (
-                    f"from {least} to {most:,}" if math.isfinite(most) else f"of {least} or more"
-                )
-                raise InputError(f"{name}: expected a number {limits} but got {value}; change it")
+                span = f"from {least} to {most:,}" if name in limits else f"of {least} or more"
+                raise InputError(f"{name}: expected a number {span} but got {value}; change it")
         if self.reduction not in ("mean", "sum"):
             raise InputError(
                 f"reduction: expected mean or sum but got '{self.reduction}'; change it"
             )
 
+    @torch.inference_mode()
     def affinities(self, affinity_network: nn.Module, image: np.ndarray) -> torch.Tensor:
-        """``affinities`` with this walk's constants."""
-        return affinities(
-            affinity_network,
-            image,
+        """Affinities of a photo's cells (equation 3).
+
+        Args:
+            affinity_network: an AffinityNet in evaluation mode.
+            image: uint8 RGB (H, W, 3).
+
+        Returns:
+            float32 (K, ceil(H / 8), ceil(W / 8)) in [0, 1], on the network's device.
+        """
+        device = next(affinity_network.parameters()).device
+        pixels = as_batch(image, device).contiguous(memory_format=torch.channels_last)
+        with autocast(device):
+            features = affinity_network(pixels).float()
+            if self.flip:
+                # only the columns from the first cell to the last, so that mirrored cells meet
+                columns = AFFINITY_STRIDE * (features.shape[-1] - 1) + 1
+                mirrored = pixels[..., :columns].flip(-1)
+                mirrored = affinity_network(mirrored.contiguous(memory_format=torch.channels_last))
+                features = (features + mirrored.float().flip(-1)) / 2
+        distance = pair_distance(
+            features,
             radius=self.radius,
             reduction=self.reduction,
             border_pairs=self.border_pairs,
-            flip=self.flip,
         )
-
-
-@torch.inference_mode()
-def affinities(
-    affinity_network: nn.Module,
-    image: np.ndarray,
-    *,
-    radius: int = 5,
-    reduction: str = "mean",
-    border_pairs: bool = True,
-    flip: bool = False,
-) -> torch.Tensor:
-    """Affinities of a photo's cells (equation 3).
-
-    Args:
-        affinity_network: an AffinityNet in evaluation mode.
-        image: uint8 RGB (H, W, 3).
-        radius, reduction, border_pairs: see ``affinity.pair_distance``.
-        flip: average the features of the photo and of its mirror image, mirrored back. Their
-            distances are smaller, so the walk needs a larger beta.
-
-    Returns:
-        float32 (K, ceil(H / 8), ceil(W / 8)) in [0, 1], on the network's device.
-    """
-    device = next(affinity_network.parameters()).device
-    pixels = as_batch(image, device)
-    with autocast(device):
-        features = affinity_network(pixels.contiguous(memory_format=torch.channels_last)).float()
-        if flip:
-            # only the columns from the first cell to the last, so that mirrored cells meet cells
-            columns = AFFINITY_STRIDE * (features.shape[-1] - 1) + 1
-            mirrored = pixels[..., :columns].flip(-1).contiguous(memory_format=torch.channels_last)
-            features = (features + affinity_network(mirrored).float().flip(-1)) / 2
-    distance = pair_distance(
-        features, radius=radius, reduction=reduction, border_pairs=border_pairs
-    )
-    return torch.exp(-distance)[0]
+        return torch.exp(-distance)[0]
 
 
 def walk_scores(
@@ -236,13 +215,13 @@ def restore_maxima(scores: torch.Tensor, share: float, *, backgrounds: int = 1) 
     """Divide each class's map by its maximum to the power of ``share``, after a walk: 0 changes
     nothing, 1 restores the maximum of 1 that the map had before.
 
-    Not in the paper. The walk dilutes each map, so its maximum drops. Without this, the map of a
-    small object, or of one in an ambiguous region, can fall below the background score.
+    Not in the paper. The walk dilutes each map, so that of a small object, or of one in an
+    ambiguous region, can fall below the background score.
 
     Args:
         scores: float (..., backgrounds + C, h, w), the backgrounds first.
         share: in [0, 1].
-        backgrounds: number of background maps, which stay as they are.
+        backgrounds: number of background maps, which do not change.
 
     Returns:
         float of the shape of ``scores``.
@@ -307,8 +286,8 @@ def synthesize(
     Args:
         image: uint8 RGB (H, W, 3).
         classes: numbers of the photo's classes, from 1.
-        cam_network, affinity_network: trained networks in evaluation mode; for many photos prepare
-            them by ``models.ready.ready``.
+        cam_network, affinity_network: trained networks in evaluation mode; prepare them by
+            ``models.ready.ready`` for many photos.
         scales, flip, cam_power: of the activation maps, see ``multi_scale_cam``.
         walk: None takes the paper's constants.
 

@@ -1,9 +1,10 @@
-"""The files that one stage hands to the next: activation maps (.npz), label maps (palette PNG),
-JSON.
-
-Every writer writes beside the target and renames, so a reader sees a whole file or none, also after
-a loss of power; ``is_whole`` tells a file that was damaged later.
+"""The files that one stage hands to the next: activation maps and CRF marginals (.npz), label maps
+(palette PNG). Each is written atomically; ``atomic.is_whole`` detects later damage.
 """
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,57 +16,30 @@ from wsss.io.npz import read_arrays
 IGNORE = 255  # the value of a label map that no score and no loss counts
 
 
-def voc_palette():
+def voc_palette() -> np.ndarray:
     """VOC's colours, uint8 (256, 3): the bits of a class number, dealt to red, green and blue in
     turn.
     """
-    number = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((number >> (3 * bit + channel)) & 1).astype(np.uint8) << (
-                7 - bit
-            )
-    return palette
+    places = 3 * np.arange(8)[:, None] + np.arange(3)  # (8 bits, 3 channels), highest bit first
+    return np.packbits(np.arange(256)[:, None, None] >> places & 1, axis=1)[:, 0]
 
 
-def save_cams(path, classes, cams):
+def save_cams(path: Path | str, classes: Sequence[int], *, cams: np.ndarray) -> None:
     """Keep maps (C, h, w) in [0, 1] of the present classes (numbers from 1) as float16."""
-    with atomic.write(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            classes=np.asarray(classes, np.uint8),
-            cams=np.asarray(cams, np.float16),
-        )
+    _save(np.savez, path, classes, cams=np.asarray(cams, np.float16))
 
 
-def load_cams(path):
-    """``(classes, cams)``: a list of numbers and float32 (C, h, w), as ``save_cams`` kept them."""
-    try:
+def load_cams(path: Path | str) -> tuple[list[int], np.ndarray]:
+    """``(classes, cams)``: class numbers and float32 (C, h, w), as ``save_cams`` kept them."""
+    with _reading(path, "activation maps", stage="infer_cam on its split"):
         found = read_arrays(path, classes=("iu", 1), cams=("f", 3))
-        classes, cams = found["classes"].tolist(), found["cams"].astype(np.float32)
-        _check_classes(classes, len(cams))
-        # a comparison with what is no number is false
-        if not ((cams >= 0) & (cams <= 1)).all():
-            raise ValueError("maps of values that are not 0 to 1")
-        return classes, cams
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no activation maps of this photo; run infer_cam on its split"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a file of activation maps ({reason(error)}); delete it and run infer_cam"
-        ) from None
+        cams = found["cams"].astype(np.float32)
+        if not ((cams >= 0) & (cams <= 1)).all():  # nan neither
+            raise ValueError("maps with values outside 0 to 1")
+        return _checked(found["classes"], len(cams)), cams
 
 
-def _check_classes(classes, count):
-    """Refuse numbers of classes, one for each of so many maps, that no dataset has."""
-    if len(classes) != count or not all(0 < number < 255 for number in classes):
-        raise ValueError(f"classes {classes} of {count} maps")
-
-
-def save_labels(path, labels):
+def save_labels(path: Path | str, labels: np.ndarray) -> None:
     """Write a label map (H, W) of values 0 to 255 as a PNG with VOC's palette."""
     image = Image.fromarray(np.asarray(labels, np.uint8), mode="P")
     image.putpalette(voc_palette().tobytes())
@@ -73,33 +47,50 @@ def save_labels(path, labels):
         image.save(partial, format="PNG")
 
 
-def save_marginals(path, classes, low, high):
-    """Keep the CRF's marginals (1 + C, H, W) at both alphas, in steps of 1/255: some 80 KiB a
+def save_marginals(
+    path: Path | str, classes: Sequence[int], *, low: np.ndarray, high: np.ndarray
+) -> None:
+    """Keep the CRF's marginals (1 + C, H, W) at both alphas, in steps of 1/255: about 80 KiB per
     photo of 500 x 375.
     """
     steps = np.rint(255 * np.stack([low, high])).astype(np.uint8)
-    with atomic.write(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, classes=np.asarray(classes, np.uint8), marginals=steps)
+    _save(np.savez_compressed, path, classes, marginals=steps)
 
 
-def load_marginals(path):
-    """``(classes, marginals)``: a list of numbers and uint8 (2, 1 + C, H, W), of 255, as
+def load_marginals(path: Path | str) -> tuple[list[int], np.ndarray]:
+    """``(classes, marginals)``: class numbers and uint8 (2, 1 + C, H, W), 255 for probability 1, as
     ``save_marginals`` kept them.
     """
-    try:
+    stage = "affinity_labels with affinity_labels.marginals=true"
+    with _reading(path, "CRF probabilities", stage=stage):
         found = read_arrays(path, classes=("iu", 1), marginals=("u", 4))
-        classes, marginals = found["classes"].tolist(), found["marginals"]
+        marginals = found["marginals"]
         if len(marginals) != 2:
             raise ValueError(f"marginals of shape {marginals.shape}")
-        _check_classes(classes, marginals.shape[1] - 1)
-        return classes, marginals
+        return _checked(found["classes"], marginals.shape[1] - 1), marginals
+
+
+def _save(save, path, classes, **arrays):
+    with atomic.write(path) as partial, partial.open("wb") as file:
+        save(file, classes=np.asarray(classes, np.uint8), **arrays)
+
+
+@contextmanager
+def _reading(path, what, *, stage) -> Iterator[None]:
+    """What is wrong with a file becomes one line, with the stage that writes it."""
+    try:
+        yield
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no CRF probabilities of this photo; run affinity_labels with "
-            "affinity_labels.marginals=true"
-        ) from None
+        raise InputError(f"{path}: no {what} of this photo; run {stage}") from None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a file of CRF probabilities ({reason(error)}); delete it and run "
-            "affinity_labels"
+            f"{path}: not a file of {what} ({reason(error)}); delete it and run {stage}"
         ) from None
+
+
+def _checked(classes, count):
+    """Class numbers as a list, one for each of ``count`` maps."""
+    numbers = classes.tolist()
+    if len(numbers) != count or not all(0 < number < 255 for number in numbers):
+        raise ValueError(f"classes {numbers} of {count} maps")
+    return numbers

@@ -6,24 +6,23 @@ import os
 import re
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.io import mirror
 from wsss.runtime.processes import is_running
 
-PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the number of the process that writes it
-# What a damaged archive raises, depending on where it is damaged.
-DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error)
-DAMAGE += (zipfile.BadZipFile,)
+PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")  # with the number of its writer's process
+CHECKSUMMED = {".npz", ".pt", ".png"}  # files with a checksum for each part
+END_OF_PNG = b"IEND\xaeB`\x82"
 
 
 @contextmanager
-def write(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` if the block succeeds and is removed if not.
+def write(path: Path | str) -> Iterator[Path]:
+    """A path to write to, renamed to ``path`` if the block succeeds and removed if not.
 
     The contents reach the disk before the name does, and the name before this returns.
     """
@@ -42,7 +41,7 @@ def write(path: Path) -> Iterator[Path]:
 
 
 def temp_path(path: Path) -> Path:
-    """Where this thread of this process writes what then becomes ``path``."""
+    """Where this thread of this process writes, before the file is renamed to ``path``."""
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
 
 
@@ -56,11 +55,8 @@ def _flush(path, mode):
 
 
 def sweep_partials(folder: Path | str) -> int:
-    """Remove what killed processes left half-written in a folder and below: files whose writer has
-    ended, or has the number of this process, which has not started to write in that folder.
-
-    Returns:
-        how many files were removed.
+    """Remove partial files of killed processes in a folder and below, and count them: files whose
+    writer has ended, or has the number of this process, which has not written there yet.
     """
     count = 0
     for path in Path(folder).rglob(".*.partial"):
@@ -71,55 +67,34 @@ def sweep_partials(folder: Path | str) -> int:
     return count
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file exists and is intact, by the checksums in its format.
-
-    Args:
-        path: of a PNG, or else of an archive (``.npz``, or as torch writes it); both have a
-            checksum for each part.
-    """
+def is_whole(path: Path | str) -> bool:
+    """Whether a file exists and is intact, by the checksums in its format, one of CHECKSUMMED."""
     path = mirror.download_file(path)
     try:
-        return _png_whole(path) if path.suffix == ".png" else _archive_whole(path)
-    except DAMAGE:  # or missing
+        if path.suffix == ".png":
+            return _png_whole(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist()) and archive.testzip() is None
+    except Exception:  # missing, or one of many kinds, depending on where it is damaged
         return False
 
 
-def _archive_whole(path):
-    with zipfile.ZipFile(path) as archive:
-        return bool(archive.namelist()) and archive.testzip() is None
+def _png_whole(content):
+    from PIL.PngImagePlugin import PngImageFile  # not needed for text files
 
-
-def _png_whole(path):
-    content = path.read_bytes()
-    place = 8 if content.startswith(b"\x89PNG\r\n\x1a\n") else len(content)
-    while place < len(content):  # chunks: length, kind, content, checksum of these two
-        end = place + 12 + int.from_bytes(content[place : place + 4])
-        chunk, checksum = content[place + 4 : end - 4], content[end - 4 : end]
-        if len(checksum) < 4 or zlib.crc32(chunk) != int.from_bytes(checksum):
-            return False
-        if chunk.startswith(b"IEND"):
-            return True
-        place = end
-    return False
-
-
-CHECKSUMMED = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole}
+    PngImageFile(BytesIO(content)).verify()  # all but the last checksum
+    return content.endswith(END_OF_PNG)
 
 
 def save_json(path: Path, value: object) -> None:
-    """Write a value as JSON; what JSON has no form for is written as its ``str``."""
+    """Write a value as JSON; values of other types become their ``str``."""
     with write(path) as partial:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
 def claim(path: Path, record: dict) -> None:
-    """Write to ``path`` which network and settings the files of its folder come from, so that files
-    of two of them are never mixed.
-
-    Args:
-        path: of the JSON file.
-        record: plain values by name.
+    """Record as JSON which network and settings the files of ``path``'s folder come from, so that
+    a folder never mixes two of them.
 
     Raises:
         InputError: the file exists with another record.

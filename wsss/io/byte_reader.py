@@ -1,6 +1,9 @@
 """Reading untrusted bytes: each length in them is checked against the bytes that are left."""
 
+import mmap
 import struct
+
+Buffer = bytes | memoryview | mmap.mmap
 
 
 class Fault(Exception):
@@ -10,9 +13,9 @@ class Fault(Exception):
 class Bytes:
     """A cursor over bytes that refuses to read past their end."""
 
-    def __init__(self, data: bytes, start: int = 0, *, end: int | None = None):
-        self.data, self.place = data, start
-        self.end = len(data) if end is None else end
+    def __init__(self, data: Buffer, start: int = 0, *, end: int | None = None) -> None:
+        self.data, self.place = memoryview(data), start
+        self.end = len(self.data) if end is None else end
 
     @property
     def left(self) -> int:
@@ -28,13 +31,13 @@ class Bytes:
         if count < 0 or count > self.left:
             raise Fault(f"ends early: {count} bytes expected at {self.place}")
         self.place += count
-        return memoryview(self.data)[self.place - count : self.place]
+        return self.data[self.place - count : self.place]
 
     def part(self, count: int) -> "Bytes":
         """A cursor over the next bytes alone."""
         self.take(count)
         return Bytes(self.data, self.place - count, end=self.place)
 
-    def number(self, kind: str, order: str = "<") -> int | float:
-        """One number, by ``struct``'s letters of its kind and byte order."""
+    def number(self, kind: str, order: str = "<") -> int:
+        """One whole number, by ``struct``'s letters of its kind and byte order."""
         return struct.unpack(f"{order}{kind}", self.take(struct.calcsize(f"<{kind}")))[0]

@@ -1,20 +1,18 @@
-"""One process at a time works in a folder: a lock that goes with the process that held it, however
-it ended.
-"""
+"""Locks that let one process at a time work in a folder, released whenever that process ends."""
 
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 
-def lock_of(folder, what="work"):
-    """The lock of a folder, beside it, since the folder itself may be removed and made anew."""
+def lock_of(folder: Path | str, what: str = "work") -> FileLock:
+    """A folder's lock, a file beside it: the folder itself may be removed and created again."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.{what}.lock", thread_local=False)
 
 
-def acquire(lock, seconds):
+def acquire(lock: FileLock, seconds: float) -> bool:
     """Whether a lock could be taken within some seconds."""
     try:
         lock.acquire(timeout=seconds)

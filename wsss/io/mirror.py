@@ -1,7 +1,8 @@
 """Where files are on a machine that works from copies. Without a mirror, they are where their path
 says, and nothing is copied.
 
-A mirror is a module with the three functions below; ``MIRROR`` holds its name.
+A mirror is a module with the three functions below; the environment variable MIRROR holds its name.
+Each raises ``InputError`` where the mirror does not answer.
 """
 
 from pathlib import Path
@@ -18,21 +19,12 @@ def local_path(path: Path | str) -> Path:
 
 
 def download_file(path: Path | str) -> Path:
-    """The path on this machine from which a file is read, once it is downloaded.
-
-    Raises:
-        InputError: the mirror does not answer.
-    """
+    """The path on this machine from which a file is read, once it is downloaded."""
     mirror = handed_in(MIRROR)
     return mirror.download_file(path) if mirror else Path(path)
 
 
 def upload_file(path: Path | str) -> None:
-    """Upload a file that was written at ``local_path(path)``.
-
-    Raises:
-        InputError: the mirror does not accept it.
-    """
-    mirror = handed_in(MIRROR)
-    if mirror:
+    """Upload a file that was written at ``local_path(path)``."""
+    if mirror := handed_in(MIRROR):
         mirror.upload_file(path)

@@ -14,7 +14,6 @@ def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.nda
     """Arrays of an .npz file, by name; nothing is unpickled.
 
     Args:
-        path: the file.
         wanted: name to ``(kinds, dimensions)``: the accepted ``dtype.kind`` letters, such as ``u``
             or ``iu``, and the number of axes.
 

@@ -15,7 +15,6 @@ def read(path: Path | str, what: str) -> object:
     """The plain values (dicts, lists, texts, numbers, dates) in a YAML file.
 
     Args:
-        path: the file.
         what: names the expected contents in messages, such as ``an experiment``.
 
     Raises:
@@ -28,11 +27,10 @@ def parse(text: str, where: Path | str) -> object:
     """The plain values in a text of YAML; an empty text gives None.
 
     Values are counted at each use of their anchor: ten lines of lists that refer to each other can
-    stand for a billion values.
+    expand to a billion values.
 
     Args:
-        text: the YAML.
-        where: the text comes from, for messages.
+        where: the source of the text, for messages.
 
     Raises:
         InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
@@ -63,8 +61,8 @@ def parse(text: str, where: Path | str) -> object:
 
 
 def _count(node, known, where):
-    """How many values a node stands for; ``known`` has the counts of nodes seen, None for the nodes
-    that this one is inside of.
+    """Count the values of a node, each as often as it is used; ``known`` has the counts of nodes
+    seen before, None for the nodes around this one.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
@@ -85,6 +83,6 @@ def _count(node, known, where):
     known[place] = 1 + sum(_count(part, known, where) for part in parts)
     if known[place] > MOST_VALUES:
         raise InputError(
-            f"{where}: the YAML stands for more than {MOST_VALUES:,} values; use fewer anchors"
+            f"{where}: the YAML expands to more than {MOST_VALUES:,} values; use fewer anchors"
         )
     return known[place]

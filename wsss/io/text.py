@@ -17,7 +17,6 @@ def read_bytes(path: Path | str, what: str, *, most: int = MOST_BYTES) -> bytes:
     """The contents of a small file.
 
     Args:
-        path: the file.
         what: names the expected contents in messages, such as ``an id list``.
         most: bytes.
 

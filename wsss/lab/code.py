@@ -186,6 +186,9 @@ class _Module:
 
 
 def _imports(statement):
+    """Whether a statement imports, be it for type checkers alone."""
+    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+        return True
     return isinstance(statement, ast.Import | ast.ImportFrom)
 
 

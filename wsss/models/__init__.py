@@ -1,12 +1,7 @@
 """Networks: built (``build_cam``, ``build_affinity``, ``build_segmentation``), kept, opened."""
 
 from wsss.models.backbones.catalogue import BACKBONES
-from wsss.models.build import (
-    build_affinity,
-    build_cam,
-    build_segmentation,
-    load_into,
-)
+from wsss.models.build import build_affinity, build_cam, build_segmentation, load_into
 from wsss.models.heads import (
     AffinityNetwork,
     CamNetwork,
@@ -19,27 +14,3 @@ from wsss.models.heads import (
 )
 from wsss.models.saved import Trained, add_walk, open_network, save_network
 from wsss.models.state_dicts import expect_file, fit_state, load_state, save_state
-
-__all__ = [
-    "BACKBONES",
-    "AffinityNetwork",
-    "CamNetwork",
-    "DecoderNetwork",
-    "LargeFovNetwork",
-    "RandomWalkSegmenter",
-    "SegmentationNetwork",
-    "Trained",
-    "add_walk",
-    "build_affinity",
-    "build_cam",
-    "build_segmentation",
-    "expect_file",
-    "favour_rare",
-    "fit_state",
-    "load_into",
-    "load_state",
-    "log_shares",
-    "open_network",
-    "save_network",
-    "save_state",
-]

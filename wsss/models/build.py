@@ -2,6 +2,11 @@
 ``build_segmentation``.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
 from wsss.errors import InputError
 from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.layers import freeze_batch_norm
@@ -12,55 +17,54 @@ from wsss.models.heads import (
     LargeFovNetwork,
     SegmentationNetwork,
 )
-from wsss.models.state_dicts import fit_backbone, fit_state, load_state
+from wsss.models.state_dicts import Weights, fit_backbone, fit_state, load_state
 
 
 def build_cam(
-    backbone,
-    num_classes,
+    backbone: str,
+    num_classes: int,
     *,
-    weights="",
-    output_stride=16,
-    head_channels=0,
-    dropout=0.5,
-    frozen_stages=0,
-    activation_checkpointing=False,
-):
-    """The classifier whose maps localise (paper, section 3.1). ``num_classes`` counts objects only.
+    weights: Weights = "",
+    output_stride: int = 16,
+    head_channels: int = 0,
+    dropout: float = 0.5,
+    frozen_stages: int = 0,
+    activation_checkpointing: bool = False,
+) -> CamNetwork:
+    """The classifier whose maps localise (paper, section 3.1).
 
     Args:
         backbone: one of ``BACKBONES``.
         num_classes: object classes, without background.
         weights: the backbone's ImageNet weights: a file that ``load_state`` reads, ``download`` for
             torchvision's own, or empty for random weights.
-        output_stride: pixels a cell of the last level: 8, 16, or the pretrained network's own 32.
+        output_stride: pixels per cell of the last level: 8, 16, or the pretrained network's own 32.
         head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
         dropout: of whole channels before the classifier.
-        frozen_stages: how many of the backbone's first levels are not trained.
-        activation_checkpointing: train in less memory and more time, see ``layers.step``.
+        frozen_stages: number of the backbone's first levels that are not trained.
+        activation_checkpointing: train in less memory and more time, see ``Backbone``.
+
+    Raises:
+        InputError: an unknown backbone or stride, or weights that do not fit.
     """
-    features = _features(backbone, output_stride, weights, activation_checkpointing)
-    return CamNetwork(
-        features, num_classes, channels=head_channels, dropout=dropout, frozen_stages=frozen_stages
-    )
+    features = _backbone(backbone, output_stride, weights, frozen_stages, activation_checkpointing)
+    return CamNetwork(features, num_classes, channels=head_channels, dropout=dropout)
 
 
 def build_affinity(
-    backbone,
+    backbone: str,
     *,
-    weights="",
-    output_stride=8,
-    frozen_stages=0,
-    reduced=(64, 128, 256),
-    norm_group=0,
-    activation_checkpointing=False,
-):
+    weights: Weights = "",
+    output_stride: int = 8,
+    frozen_stages: int = 0,
+    reduced: Sequence[int] = (64, 128, 256),
+    norm_group: int = 0,
+    activation_checkpointing: bool = False,
+) -> AffinityNetwork:
     """AffinityNet (section 3.2): class-agnostic features at stride 8.
 
     Args:
-        reduced: channels that each of the backbone's last levels is reduced to; their sum is the
-            number of channels of the features.
-        norm_group: channels of each group norm after that; see ``AffinityNetwork``.
+        reduced, norm_group: see ``AffinityNetwork``.
 
     The other arguments are those of ``build_cam``.
     """
@@ -70,30 +74,31 @@ def build_affinity(
             "that does, or 0"
         )
     own = {"rate": 4} if backbone == "vgg16" else {}  # as in the released code
-    features = _features(backbone, output_stride, weights, activation_checkpointing, **own)
-    return AffinityNetwork(
-        features, reduced=reduced, norm_group=norm_group, frozen_stages=frozen_stages
+    features = _backbone(
+        backbone, output_stride, weights, frozen_stages, activation_checkpointing, **own
     )
+    return AffinityNetwork(features, reduced=reduced, norm_group=norm_group)
 
 
 def build_segmentation(
-    backbone,
-    num_classes,
+    backbone: str,
+    num_classes: int,
     *,
-    weights="",
-    output_stride=16,
-    frozen_stages=0,
-    channels=512,
-    dilation=96,
-    low_level_channels=(),
-    activation_checkpointing=False,
-):
-    """The segmentation network (section 3.5). ``num_classes`` counts the background too.
+    weights: Weights = "",
+    output_stride: int = 16,
+    frozen_stages: int = 0,
+    channels: int = 512,
+    dilation: int = 96,
+    low_level_channels: Sequence[int] = (),
+    activation_checkpointing: bool = False,
+) -> SegmentationNetwork | DecoderNetwork | LargeFovNetwork:
+    """The segmentation network (section 3.5).
 
     The head is the paper's on ResNet-38; with ``low_level_channels`` a decoder. VGG16 without them
     is DeepLab-LargeFOV, the paper's other network, whose fc6 has the ``dilation``.
 
     Args:
+        num_classes: with the background.
         channels, dilation: of the head; see ``SegmentationNetwork`` and ``DecoderNetwork``.
         low_level_channels: channels that each finer level is reduced to for the decoder; empty has
             no decoder.
@@ -102,55 +107,44 @@ def build_segmentation(
     """
     large_fov = backbone == "vgg16" and not low_level_channels
     own = {"rate": max(1, dilation // 8), "pool5": True} if large_fov else {}
-    features = _features(backbone, output_stride, weights, activation_checkpointing, **own)
+    features = _backbone(
+        backbone, output_stride, weights, frozen_stages, activation_checkpointing, **own
+    )
+    if large_fov:
+        return LargeFovNetwork(features, num_classes)
+    head = {"channels": channels, "dilation": dilation}
+    if not low_level_channels:
+        return SegmentationNetwork(features, num_classes, **head)
     if len(low_level_channels) >= len(features.channels):
         raise InputError(
             f"low_level_channels lists {len(low_level_channels)} levels, but {backbone} has "
             f"{len(features.channels) - 1} before its last; list fewer"
         )
-    if low_level_channels:
-        return DecoderNetwork(
-            features,
-            num_classes,
-            low_level_channels=low_level_channels,
-            channels=channels,
-            dilation=dilation,
-            frozen_stages=frozen_stages,
-        )
-    if large_fov:
-        return LargeFovNetwork(features, num_classes, frozen_stages=frozen_stages)
-    return SegmentationNetwork(
-        features,
-        num_classes,
-        channels=channels,
-        dilation=dilation,
-        frozen_stages=frozen_stages,
-    )
+    return DecoderNetwork(features, num_classes, low_level_channels=low_level_channels, **head)
 
 
-def load_into(module, path, *, prefix=""):
+def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
     """Load one of our own weight files into a module, strictly; ``prefix`` selects a part of it,
     such as ``backbone.``.
     """
-    state = load_state(path)
-    part = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    fit_state(module, part, path)
+    state = load_state(path).items()
+    part = {name.removeprefix(prefix): each for name, each in state if name.startswith(prefix)}
+    fit_state(module, part, source=path)
 
 
-def _features(backbone, output_stride, weights, activation_checkpointing, **own):
-    """A backbone with its weights; batch norms are frozen if it comes pretrained, since small
+def _backbone(name, output_stride, weights, frozen_stages, activation_checkpointing, **own):
+    """A backbone with its weights; batch norms are frozen if it has pretrained weights, since small
     batches of crops are too few and too alike to learn the statistics from.
     """
-    features = build_backbone(backbone, output_stride=output_stride, **own)
-    features.activation_checkpointing = activation_checkpointing
-    if weights and features.origin is None:
-        raise InputError(f"backbone '{backbone}' has no ImageNet weights; leave weights empty")
+    backbone = build_backbone(name, output_stride=output_stride, **own)
+    backbone.activation_checkpointing = activation_checkpointing
+    if weights and not backbone.origin:
+        raise InputError(f"backbone '{name}' has no ImageNet weights; leave weights empty")
     if weights:
-        print(fit_backbone(features, weights))
-    if features.origin is not None:
-        freeze_batch_norm(features)
-    return features
+        print(fit_backbone(backbone, weights))
+    if backbone.origin:
+        freeze_batch_norm(backbone)
+    for level in range(frozen_stages):
+        for part in backbone.parts(level):
+            part.requires_grad_(False)
+    return backbone

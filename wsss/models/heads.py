@@ -3,37 +3,32 @@ affinities (3.2) or segmentation (3.5). Segmentation has one of the paper's two 
 and optionally a random walk on its probabilities.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from wsss.affinity import STRIDE
 from wsss.geometry import on_grid
+from wsss.models.backbones.layers import Backbone
 
 
 class Network(nn.Module):
-    """A backbone and a head; ``head_parameters`` learn faster than the pretrained backbone's.
+    """A backbone and a head; ``head_parameters`` learn faster than the pretrained backbone's."""
 
-    Args:
-        backbone: of ``backbones``.
-        frozen_stages: how many of the backbone's first levels keep their weights in training.
-    """
-
-    def __init__(self, backbone, *, frozen_stages=0):
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        for level in range(frozen_stages):
-            for part in backbone.parts(level):
-                part.requires_grad_(False)
 
-    def head_parameters(self):
+    def head_parameters(self) -> list[nn.Parameter]:
         backbone = {id(parameter) for parameter in self.backbone.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in backbone]
 
 
 class CamNetwork(Network):
-    """A multi-label classifier whose last layer is a 1x1 convolution, so that it also yields
-    maps.
+    """A multi-label classifier whose last layer is a 1x1 convolution, so that it yields maps too.
 
     Args:
         channels: of a 3x3 convolution before the classifier, 512 in the paper; 0 has none, as the
@@ -41,8 +36,10 @@ class CamNetwork(Network):
         dropout: of whole channels before the classifier.
     """
 
-    def __init__(self, backbone, num_classes, *, channels=0, dropout=0.5, frozen_stages=0):
-        super().__init__(backbone, frozen_stages=frozen_stages)
+    def __init__(
+        self, backbone: Backbone, num_classes: int, *, channels: int = 0, dropout: float = 0.5
+    ) -> None:
+        super().__init__(backbone)
         inputs = backbone.channels[-1]
         self.adapt = nn.Sequential()
         if channels:
@@ -52,23 +49,20 @@ class CamNetwork(Network):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels or inputs, num_classes, 1, bias=False)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class scores before the sigmoid, (B, classes): the maps' mean over all positions."""
         features = self.adapt(self.backbone(images)[-1])
         pooled = self.dropout(F.adaptive_avg_pool2d(features, 1))
         return self.classifier(pooled).flatten(1)
 
-    def maps(self, images):
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Equation 1 before normalisation: ``w_c . f_cam(p)``, (B, classes, h, w), any sign."""
         return self.classifier(self.adapt(self.backbone(images)[-1]))
 
 
 class AffinityNetwork(Network):
-    """The backbone's last levels, each reduced by a 1x1 convolution, concatenated, and mixed by
-    another.
-
-    The result is one feature map at stride 8. The affinity of two cells is ``exp`` of minus the L1
-    distance of their features (equation 3).
+    """Features whose distances are affinities (``affinity.pair_distance``): the backbone's last
+    levels, each reduced by a 1x1 convolution, concatenated at stride 8, and mixed by another.
 
     Args:
         reduced: channels that each of the backbone's last levels is reduced to.
@@ -76,8 +70,8 @@ class AffinityNetwork(Network):
             0 has no norm.
     """
 
-    def __init__(self, backbone, *, reduced=(64, 128, 256), norm_group=0, frozen_stages=0):
-        super().__init__(backbone, frozen_stages=frozen_stages)
+    def __init__(self, backbone: Backbone, *, reduced: Sequence[int], norm_group: int = 0) -> None:
+        super().__init__(backbone)
         levels = backbone.channels[-len(reduced) :]
         self.reduce = nn.ModuleList(
             nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -89,7 +83,7 @@ class AffinityNetwork(Network):
         )
         self.mix = nn.Conv2d(sum(reduced), sum(reduced), 1, bias=False)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of shape (B, channels, ceil(H/8), ceil(W/8))."""
         levels = self.backbone(images)[-len(self.reduce) :]
         size = [-(-side // STRIDE) for side in images.shape[-2:]]
@@ -110,8 +104,10 @@ class SegmentationNetwork(Network):
             stride 8 are 96 pixels, for photos of 500 pixels.
     """
 
-    def __init__(self, backbone, num_classes, *, channels=512, dilation=96, frozen_stages=0):
-        super().__init__(backbone, frozen_stages=frozen_stages)
+    def __init__(
+        self, backbone: Backbone, num_classes: int, *, channels: int, dilation: int
+    ) -> None:
+        super().__init__(backbone)
         rate = max(1, dilation // backbone.strides[-1])  # cells
         self.head = nn.Sequential(
             nn.Conv2d(backbone.channels[-1], channels, 3, padding=rate, dilation=rate),
@@ -121,10 +117,10 @@ class SegmentationNetwork(Network):
         )
 
     @property
-    def classifier(self):
+    def classifier(self) -> nn.Module:
         return self.head[-1]
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class scores before the softmax, (B, classes with background, h, w) at the output
         stride.
         """
@@ -136,12 +132,12 @@ class LargeFovNetwork(Network):
     dilation of 12 cells.
     """
 
-    def __init__(self, backbone, num_classes, *, frozen_stages=0):
-        super().__init__(backbone, frozen_stages=frozen_stages)
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone)
         self.dropout = nn.Dropout2d(0.5)
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, 1)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class scores before the softmax, (B, classes with background, h, w) at stride 8."""
         return self.classifier(self.dropout(self.backbone(images)[-1]))
 
@@ -150,9 +146,9 @@ class DecoderNetwork(Network):
     """Context from the last level and edges from the finer levels, concatenated at stride 8 (after
     DeepLabv3+, Chen et al., ECCV 2018, with one light mixing step), added to the activation maps.
 
-    It can start from the CAM network's last layer, twice: the maps of ``cam_head`` are added to the
-    objects' scores; ``image_level_head`` predicts which classes the photo shows. The logarithm of
-    that probability, times ``presence_weight`` (0 until it is set), is added to a class's scores.
+    The CAM network's last layer can initialise two heads: the maps of ``cam_head`` are added to the
+    objects' scores; ``image_level_head`` predicts which classes the photo shows, and the logarithm
+    of that probability, times ``presence_weight`` (initially 0), is added to the class's scores.
 
     Args:
         channels: of the context, and of the mixture that the classifier reads.
@@ -165,15 +161,14 @@ class DecoderNetwork(Network):
 
     def __init__(
         self,
-        backbone,
-        num_classes,
+        backbone: Backbone,
+        num_classes: int,
         *,
-        low_level_channels,
-        channels=256,
-        dilation=96,
-        frozen_stages=0,
-    ):
-        super().__init__(backbone, frozen_stages=frozen_stages)
+        low_level_channels: Sequence[int],
+        channels: int,
+        dilation: int,
+    ) -> None:
+        super().__init__(backbone)
         rate = max(1, dilation // backbone.strides[-1])  # cells
         last = backbone.channels[-1]
         self.cam_head = nn.Conv2d(last, num_classes - 1, 1, bias=False)
@@ -196,13 +191,13 @@ class DecoderNetwork(Network):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         self.register_buffer("presence_weight", torch.zeros(()))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class scores before the softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
         scores, presence = self.with_presence(images)
         lowered = self.presence_weight * F.logsigmoid(presence.float())
         return scores + F.pad(lowered, (1, 0))[:, :, None, None]
 
-    def with_presence(self, images):
+    def with_presence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class scores as in ``forward`` but without the image-level term, and the image-level
         score of each object class before the sigmoid, (B, object classes).
         """
@@ -225,28 +220,27 @@ class DecoderNetwork(Network):
 
 
 class RandomWalkSegmenter(nn.Module):
-    """A segmentation network and an AffinityNet: the class probabilities of a photo take a random
-    walk along its affinities, as the maps do in label synthesis; see
-    ``synthesis.walk_probabilities``.
+    """A segmentation network and an AffinityNet, along whose affinities the class probabilities
+    take a random walk (``synthesis.walk_probabilities``).
 
-    The walk runs on the whole photo, after scales and mirror images are averaged, so it is no part
-    of ``forward``.
+    The walk is not in ``forward``: it runs once per photo, after scales and mirror images are
+    averaged.
 
     Args:
         segmentation, affinity: both trained.
         walk: arguments of ``synthesis.Walk``: ``beta``, ``steps`` and those of the affinities.
     """
 
-    def __init__(self, segmentation, affinity, **walk):
+    def __init__(self, segmentation: nn.Module, affinity: nn.Module, **walk: Any) -> None:
         super().__init__()
         self.segmentation, self.affinity, self.walk = segmentation, affinity, walk
 
-    def forward(self, images):
-        """Class scores of the segmentation network, before the softmax and the walk."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class scores before the softmax and the walk."""
         return self.segmentation(images)
 
 
-def log_shares(shares):
+def log_shares(shares: Sequence[float] | torch.Tensor) -> torch.Tensor:
     """The logarithm of each class's share of the training pixels, float32 (classes,); 0 for a class
     without pixels, whose score is not corrected.
     """
@@ -255,7 +249,7 @@ def log_shares(shares):
 
 
 @torch.no_grad()
-def favour_rare(network, shares, *, strength):
+def favour_rare(network: nn.Module, shares: Sequence[float], *, strength: float) -> None:
     """Subtract ``strength`` times the logarithm of each class's share from a segmentation network's
     scores, in place (logit adjustment, Menon et al., ICLR 2021).
 
@@ -269,5 +263,5 @@ def favour_rare(network, shares, *, strength):
             all classes as equally frequent; for one trained with them as a prior (see
             ``losses.segmentation_loss``), -1 restores them and 0 changes nothing.
     """
-    bias = network.classifier.bias
+    bias = network.get_parameter("classifier.bias")
     bias -= strength * log_shares(shares).to(bias)

@@ -1,263 +1,183 @@
-"""Weight files of MXNet and Caffe, read byte by byte, without either framework.
+"""Weight files of MXNet and Caffe, read without either framework.
 
-Nothing in them is executed, and no length in them is believed before it was held against the file.
+Nothing in them is executed, and each length in them is checked against the file.
 """
 
+import math
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from wsss.errors import InputError
 from wsss.io.byte_reader import Bytes, Fault
 
 MXNET_LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # of an array; older ones begin with their rank
-SPARSE = {1: "row-sparse", 2: "compressed-sparse-row"}
-MXNET_TYPES = {
-    0: np.float32,
-    1: np.float64,
-    2: np.float16,
-    3: np.uint8,
-    4: np.int32,
-    5: np.int8,
-    6: np.int64,
-    7: np.bool_,
-    8: np.int16,
-    12: np.uint16,  # bfloat16, which numpy lacks: read as bits
-}
 BFLOAT16 = 12
+MXNET_TYPES: dict[int, str] = {
+    **dict(enumerate(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2"))),
+    BFLOAT16: "u2",  # numpy lacks it: read as bits
+}
+
+FIELD = descriptor_pb2.FieldDescriptorProto
+# Messages of caffe.proto, with the fields that are read: name to number and type. Layers have two
+# forms, of Caffe's current and of its earlier (V1) format.
+CAFFE = {
+    "Shape": {"dim": (1, FIELD.TYPE_INT64)},
+    "Blob": {
+        **{f"side{place}": (place, FIELD.TYPE_INT32) for place in (1, 2, 3, 4)},  # in old files
+        "data": (5, FIELD.TYPE_FLOAT),
+        "shape": (7, "Shape"),
+        "double_data": (8, FIELD.TYPE_DOUBLE),
+    },
+    "Layer": {"name": (1, FIELD.TYPE_BYTES), "blobs": (7, "Blob")},
+    "V1Layer": {"name": (4, FIELD.TYPE_BYTES), "blobs": (6, "Blob")},
+    "Net": {"layers": (2, "V1Layer"), "layer": (100, "Layer")},
+}
 
 
-def is_mxnet(path):
+def is_mxnet(path: Path | str) -> bool:
     """Whether a file begins as a list of MXNet arrays does."""
     with Path(path).open("rb") as file:
         return file.read(8) == MXNET_LIST.to_bytes(8, "little")
 
 
-def read_mxnet(path):
-    """The arrays of an MXNet ``.params`` file, without mxnet.
-
-    All versions of the format are read: arrays without a version (32-bit shapes) and versions 1 to
-    3.
-
-    Args:
-        path: the file.
-
-    Returns:
-        dict of name, as the file has it (``arg:conv1a_weight``), to tensor.
+def read_mxnet(path: Path | str) -> dict[str, torch.Tensor]:
+    """The arrays of an MXNet ``.params`` file of any version, by the file's names, such as
+    ``arg:conv1a_weight``.
 
     Raises:
-        InputError: not such a file, cut short, or an array is sparse or of an unknown type.
+        InputError: not such a file, cut short, or an array is sparse, empty or of an unknown type.
     """
     with _mapped(path, "an MXNet .params file") as data:
-        bytes_ = Bytes(data)
-        if len(data) < 16 or bytes_.number("Q") != MXNET_LIST:
+        if data.left < 16 or data.number("Q") != MXNET_LIST:
             raise Fault("does not begin as a list of MXNet arrays does")
-        bytes_.number("Q")  # reserved
-        arrays = [_mxnet_array(bytes_) for _ in range(_count(bytes_, 4))]
+        data.number("Q")  # reserved
+        arrays = [_mxnet_array(data) for _ in range(_count(data, 4))]
         names = [
-            str(bytes_.take(_count(bytes_, 1)), "utf-8", "replace")
-            for _ in range(_count(bytes_, 8))
+            str(data.take(_count(data, 1)), "utf-8", "replace") for _ in range(_count(data, 8))
         ]
         if len(names) != len(arrays):
             raise Fault(f"holds {len(arrays)} arrays but {len(names)} names")
-        if bytes_.place != len(data):
-            raise Fault(f"goes on for {len(data) - bytes_.place} bytes after its last name")
-        for name, array in zip(names, arrays, strict=True):
-            if isinstance(array, str):
-                raise Fault(f"array '{name}' is {array}; only dense arrays can be read")
+        if data.left:
+            raise Fault(f"goes on for {data.left} bytes after its last name")
         return dict(zip(names, arrays, strict=True))
 
 
-def _count(bytes_, size):
-    """A number of things of at least ``size`` bytes that are still to come."""
-    count = bytes_.number("Q")
-    if count * size > bytes_.left:
+def _count(data, size):
+    """A number of things of at least ``size`` bytes that follow."""
+    count = data.number("Q")
+    if count * size > data.left:
         raise Fault(f"announces {count} entries, more than it has bytes for")
     return count
 
 
-def _mxnet_array(bytes_):
-    """A tensor, or the reason why there is none."""
-    version = bytes_.number("I")
-    storage = 0
-    if version in (V2, V3):
-        storage = bytes_.number("i")
-        stored = _shape(bytes_) if storage in SPARSE else None
-        shape = _shape(bytes_)
-    elif version == V1:
-        shape = _shape(bytes_)
-    else:
-        shape = tuple(bytes_.number("I") for _ in range(_rank(version)))
-    # an array without a shape has no more than that; only version 3 knows arrays of rank 0
-    if shape is None or (not shape and version != V3):
-        return "empty"
-    bytes_.take(8)  # the device that it was on
-    kind = bytes_.number("i")
-    if storage not in (0, *SPARSE) or kind not in MXNET_TYPES:
-        raise Fault(f"has an array of unknown storage {storage} or type {kind}")
-    if storage in SPARSE:
-        sizes = [(kind, stored)]
-        for _ in range(storage):  # row-sparse has one array of indices, the other two
-            sizes.append((bytes_.number("i"), _shape(bytes_)))
-        for index, size in sizes:
-            if index not in MXNET_TYPES:
-                raise Fault(f"has indices of unknown type {index}")
-            bytes_.take(np.dtype(MXNET_TYPES[index]).itemsize * _elements(size or ()))
-        return SPARSE[storage]
+def _mxnet_array(data):
+    version = data.number("I")
+    if version in (V2, V3) and (storage := data.number("i")) != 0:
+        raise Fault(f"has an array of storage {storage}; only dense arrays (0) can be read")
+    wide = version in (V1, V2, V3)
+    rank = data.number("i") if wide else version
+    if rank == -1 or (rank == 0 and version != V3):  # not known; only version 3 has rank 0
+        raise Fault("has an array without a shape")
+    if not 0 <= rank <= 32:
+        raise Fault(f"has an array of {rank} dimensions")
+    shape = tuple(data.number("q" if wide else "I") for _ in range(rank))
+    data.take(8)  # the device that it was on
+    kind = data.number("i")
+    if kind not in MXNET_TYPES:
+        raise Fault(f"has an array of unknown type {kind}")
     dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
-    values = np.frombuffer(bytes_.take(dtype.itemsize * _elements(shape)), dtype)
-    tensor = _tensor(values, shape)
+    tensor = _tensor(np.frombuffer(data.take(dtype.itemsize * _elements(shape)), dtype), shape)
     return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
-
-
-def _rank(number):
-    if number > 32:
-        raise Fault(f"has an array of {number} dimensions")
-    return number
-
-
-def _shape(bytes_):
-    rank = bytes_.number("i")
-    if rank == -1:  # not known when it was written
-        return None
-    return tuple(bytes_.number("q") for _ in range(_rank(rank & 0xFFFFFFFF)))
 
 
 def _elements(shape):
     if any(side < 0 for side in shape):
         raise Fault(f"has an array of shape {shape}")
-    count = 1
-    for side in shape:
-        count *= side
-    return count
+    return math.prod(shape)
 
 
 def _tensor(values, shape):
-    """Values in little-endian order as a tensor of a shape that has as many."""
+    """Values as a tensor of a shape with as many elements."""
     try:
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")).reshape(shape))
     except (OverflowError, RuntimeError, ValueError):  # of too many or too long sides beside a 0
-        raise Fault(f"has an array of shape {shape}, as none can be") from None
+        raise Fault(f"has an array of the impossible shape {shape}") from None
 
 
-def read_caffe(path):
-    """The blobs of a ``.caffemodel`` file, without caffe or protobuf.
+def read_caffe(path: Path | str) -> dict[str, torch.Tensor]:
+    """The blobs of a ``.caffemodel`` file.
 
-    Args:
-        path: the file, of Caffe's current or of its earlier (V1) layer format.
-
-    Returns:
-        dict of name to tensor: a layer's first blob is ``<layer>.weight``, its second
-        ``<layer>.bias``, others ``<layer>.<number>``; shapes as the file has them (in old files
-        always four numbers, a bias (1, 1, 1, n)).
+    A layer's first blob is ``<layer>.weight``, its second ``<layer>.bias``, others
+    ``<layer>.<number>``; shapes are the file's (in old files always four numbers, a bias
+    (1, 1, 1, n)).
 
     Raises:
         InputError: not such a file, cut short, or holding no blobs.
     """
     with _mapped(path, "a .caffemodel file") as data:
+        try:
+            net = _caffe_net().FromString(data.take(data.left))
+        except DecodeError:
+            raise Fault("is cut short, or of another format") from None
         state = {}
-        for field, value in _fields(Bytes(data)):
-            # NetParameter: layers in field 100, V1 layers in field 2; each with its name and blobs
-            if field not in (2, 100) or not isinstance(value, Bytes):
-                continue
-            name, blobs = "", []
-            at_name, at_blobs = (1, 7) if field == 100 else (4, 6)
-            for part, content in _fields(value):
-                if part == at_name and isinstance(content, Bytes):
-                    name = str(content.take(content.left), "utf-8", "replace")
-                elif part == at_blobs and isinstance(content, Bytes):
-                    blobs.append(_blob(content))
-            for index, blob in enumerate(blobs):
-                state[f"{name}.{('weight', 'bias')[index] if index < 2 else index}"] = blob
+        for layer in (*net.layers, *net.layer):
+            name = layer.name[-1].decode("utf-8", "replace") if layer.name else ""
+            for index, blob in enumerate(layer.blobs):
+                part = ("weight", "bias")[index] if index < 2 else index
+                state[f"{name}.{part}"] = _caffe_blob(blob)
         if not state:
             raise Fault("holds no layer with weights")
         return state
 
 
-def _blob(bytes_):
-    """BlobProto: shape in field 7, or in fields 1 to 4; values in 5 (float) or 8 (double)."""
-    shape, old, values = None, {}, []
-    for field, value in _fields(bytes_):
-        if field == 7 and isinstance(value, Bytes):
-            shape = []
-            for dim, size in _fields(value):
-                if dim == 1:
-                    shape += _varints(size) if isinstance(size, Bytes) else [size]
-        elif field in (1, 2, 3, 4) and isinstance(value, int):
-            old[field] = value
-        elif field in (5, 8):
-            if isinstance(value, int):
-                raise Fault("has whole numbers where values should be")
-            kind = "<f4" if field == 5 else "<f8"
-            if isinstance(value, Bytes):
-                value = value.take(value.left)
-            if len(value) % int(kind[-1]):
-                raise Fault(f"has {len(value)} bytes of values of {kind[-1]} bytes each")
-            values.append(np.frombuffer(value, kind))
-    shape = tuple(old.get(field, 1) for field in (1, 2, 3, 4)) if shape is None else tuple(shape)
-    values = np.concatenate(values) if values else np.zeros(0, "<f4")
+def _caffe_blob(blob):
+    old = tuple((getattr(blob, f"side{place}") or [1])[-1] for place in (1, 2, 3, 4))
+    shape = tuple(blob.shape[-1].dim) if blob.shape else old
+    double = np.array(blob.double_data, np.float64)
+    values = double if double.size else np.array(blob.data, np.float32)
     if _elements(shape) != values.size:
         raise Fault(f"has a blob of shape {shape} with {values.size} values")
     return _tensor(values, shape)
 
 
-def _fields(bytes_):
-    """The fields of a protobuf message: (number, an int, four or eight raw bytes, or ``Bytes``)."""
-    while bytes_.place < bytes_.end:
-        key = _varint(bytes_)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise Fault("has a field without a number")
-        if kind == 0:
-            yield number, _varint(bytes_)
-        elif kind == 2:
-            length = _varint(bytes_)
-            yield number, bytes_.part(length)
-        elif kind in (1, 5):
-            yield number, bytes_.take(8 if kind == 1 else 4)
-        else:
-            raise Fault(f"has a field of unknown kind {kind}")
+@cache
+def _caffe_net() -> Any:
+    """The message class of ``Net`` in CAFFE."""
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
+    for message, fields in CAFFE.items():
+        described = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            field = described.field.add(name=name, number=number, label=FIELD.LABEL_REPEATED)
+            if isinstance(kind, str):
+                field.type_name = f".caffe.{kind}"
+            else:
+                field.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.Net"))
 
 
-def _varint(bytes_):
-    result = 0
-    for shift in range(0, 70, 7):
-        byte = bytes_.take(1)[0]
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result
-    raise Fault("has a number of more than ten bytes")
-
-
-def _varints(bytes_):
-    numbers = []
-    while bytes_.place < bytes_.end:
-        numbers.append(_varint(bytes_))
-    return numbers
-
-
-class _mapped:
-    """A file's bytes, mapped; a ``Fault`` inside becomes one line with the file and the mend."""
-
-    def __init__(self, path, expected):
-        self.path, self.expected = Path(path), expected
-
-    def __enter__(self):
-        try:
-            with self.path.open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: {error.strerror}; give the path of {self.expected}"
-            ) from None
-        except ValueError:  # what mmap says of an empty file
-            raise InputError(f"{self.path}: is empty; give {self.expected}") from None
-
-    def __exit__(self, kind, fault, traceback):
-        if isinstance(fault, Fault):
-            raise InputError(
-                f"{self.path}: {fault}; expected {self.expected}, give another copy"
-            ) from None
+@contextmanager
+def _mapped(path, expected) -> Iterator[Bytes]:
+    """A file's bytes; a ``Fault`` inside becomes one line with the file and the fix."""
+    try:
+        with Path(path).open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of {expected}") from None
+    except ValueError:  # mmap's for an empty file
+        raise InputError(f"{path}: is empty; give {expected}") from None
+    try:
+        yield Bytes(content)
+    except Fault as fault:
+        raise InputError(f"{path}: {fault}; expected {expected}, give another copy") from None

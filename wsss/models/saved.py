@@ -1,9 +1,8 @@
-"""A trained network in one file, with the arguments that build it and the settings that its answers
-are read with.
-"""
+"""A trained network in one file, with the arguments that build it and its inference settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,65 +12,60 @@ from wsss.models.build import build_affinity, build_cam, build_segmentation
 from wsss.models.heads import RandomWalkSegmenter
 from wsss.models.state_dicts import fit_state, fitting, load_described, save_state
 
-
-def _segmentation(classes, *, walk=None, **arguments):
-    network = build_segmentation(num_classes=len(classes) + 1, **arguments)
-    if walk is None:
-        return network
-    settings = dict(walk)
-    return RandomWalkSegmenter(network, build_affinity(**settings.pop("affinity")), **settings)
-
-
-BUILDERS = {
-    "cam": lambda classes, **arguments: build_cam(num_classes=len(classes), **arguments),
-    "affinity": lambda classes, **arguments: build_affinity(**arguments),
-    "segmentation": _segmentation,
-}
 RENAMED = {"reach": "dilation", "fine": "low_level_channels"}  # arguments of earlier versions
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
 
 
 class Trained(NamedTuple):
-    """A network as ``open_network`` finds it.
+    """A network that ``open_network`` read.
 
     Attributes:
         network: in evaluation mode, on the CPU.
         kind: ``cam``, ``affinity`` or ``segmentation``.
         classes: names of the object classes, in the order of their numbers from 1.
-        arguments: of the builder, with ``backbone``; with ``walk`` for a random walk, which holds
+        arguments: of the builder, with ``backbone``; with a random walk also ``walk``, which holds
             those of its AffinityNet as ``affinity``.
-        settings: for reading its answers, such as AffinityNet's ``reduction``; may be empty.
+        settings: for inference, such as AffinityNet's ``reduction``; may be empty.
     """
 
     network: nn.Module
     kind: str
-    classes: tuple
-    arguments: dict
-    settings: dict
+    classes: tuple[str, ...]
+    arguments: dict[str, Any]
+    settings: dict[str, Any]
 
 
-def save_network(path, network, kind, classes, *, settings=None, **arguments):
+def save_network(
+    path: Path | str,
+    network: nn.Module,
+    *,
+    kind: str,
+    classes: Sequence[str],
+    settings: dict | None = None,
+    **arguments: Any,
+) -> None:
     """Write a network's weights and its description to one file, atomically.
 
     Args:
-        path: the file.
         kind, classes, settings, arguments: see ``Trained``; plain values and lists.
     """
-    description = {
-        "kind": kind,
-        "classes": list(classes),
-        "arguments": arguments,
-        "settings": settings or {},
-    }
-    save_state(network, path, description=description)
+    description = {"kind": kind, "classes": list(classes), "arguments": arguments}
+    save_state(network, path, description=description | {"settings": settings or {}})
 
 
-def add_walk(path, segmentation, affinity, *, beta, steps, flip):
+def add_walk(
+    path: Path | str,
+    segmentation: Path | str,
+    *,
+    affinity: Path | str,
+    beta: float,
+    steps: int,
+    flip: bool,
+) -> None:
     """Write a ``RandomWalkSegmenter``, which opens like any other segmentation network.
 
     Args:
-        path: the file.
         segmentation, affinity: the files of both networks, or their folders; the settings that the
             AffinityNet was trained with are kept.
         beta, steps, flip: of the walk, see ``synthesis.Walk``.
@@ -83,14 +77,14 @@ def add_walk(path, segmentation, affinity, *, beta, steps, flip):
     save_network(
         path,
         RandomWalkSegmenter(scorer.network, walker.network, **walk),
-        "segmentation",
-        scorer.classes,
+        kind="segmentation",
+        classes=scorer.classes,
         **scorer.arguments,
         walk=walk | {"affinity": walker.arguments},
     )
 
 
-def open_network(path, kind=None, **changes):
+def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> Trained:
     """A network that ``save_network`` wrote, ready for inference.
 
     Args:
@@ -98,9 +92,6 @@ def open_network(path, kind=None, **changes):
         kind: the expected one; None takes any.
         changes: arguments of the builder that do not change the weights, such as ``output_stride``;
             0 keeps the trained value.
-
-    Returns:
-        ``Trained``.
 
     Raises:
         InputError: missing, of another kind, or without a description that fits its weights.
@@ -110,8 +101,8 @@ def open_network(path, kind=None, **changes):
     state, description = load_described(path)
     if description is None:
         raise InputError(
-            f"{path}: holds tensors but not which network they are of; name it as `checkpoint` of "
-            "train_cam or train_affinity, and take the file that the stage writes"
+            f"{path}: holds tensors but no description of their network; name it as `checkpoint` "
+            "of train_cam or train_affinity, and take the file that the stage writes"
         )
     if (
         not isinstance(description, dict)
@@ -122,32 +113,46 @@ def open_network(path, kind=None, **changes):
         raise InputError(
             f"{path}: expected a description with {', '.join(sorted(KEYS))}; give another file"
         )
-    found = description["kind"]
-    if found not in BUILDERS or (kind and found != kind):
+    found, settings = description["kind"], description["settings"]
+    if found not in NAMES or (kind and found != kind):
         raise InputError(
-            f"{path}: expected: {NAMES.get(kind, 'a network')}, found: {NAMES.get(found, found)}; "
-            "give another file"
+            f"{path}: expected: {NAMES.get(kind or '', 'a network')}, "
+            f"found: {NAMES.get(found, found)}; give another file"
         )
-    given = {name: value for name, value in changes.items() if value}
-    built = {RENAMED.get(name, name): value for name, value in description["arguments"].items()}
-    classes, arguments = tuple(description["classes"]), built | given
-    if _names_weights(arguments):  # an untrusted file must not have others read
+    own: dict[str, Any] = description["arguments"]
+    arguments = {RENAMED.get(name, name): value for name, value in own.items()}
+    arguments |= {name: value for name, value in changes.items() if value}
+    classes = tuple(description["classes"])
+    if _names_weights(arguments):  # an untrusted file must not make others be read
         raise InputError(f"{path}: its description names further weights; give another file")
     try:
         # first without memory: the described network may be of any size
         with torch.device("meta"):
-            wanted = BUILDERS[found](classes, **arguments)
+            wanted = _build(found, classes, **arguments)
     except InputError as fault:
-        raise InputError(f"{path}: describes no network that can be built: {fault}") from None
+        raise InputError(f"{path}: describes a network that cannot be built: {fault}") from None
     except Exception as error:  # wrong values fail in many ways
         raise InputError(
-            f"{path}: describes no network that is known ({reason(error)}); give another file"
+            f"{path}: describes an unknown network ({reason(error)}); give another file"
         ) from None
-    fitting(wanted, state, path, hint="weights of the same architecture")
+    fitting(wanted, state, source=path, hint="weights of the same architecture")
     with torch.random.fork_rng():  # its random weights are overwritten at once
-        network = BUILDERS[found](classes, **arguments)
-    fit_state(network, state, path)
-    return Trained(network.eval(), found, classes, arguments, description["settings"])
+        network = _build(found, classes, **arguments)
+    fit_state(network, state, source=path)
+    return Trained(network.eval(), found, classes, arguments, settings)
+
+
+def _build(kind, classes, **arguments) -> nn.Module:
+    if kind == "cam":
+        return build_cam(num_classes=len(classes), **arguments)
+    if kind == "affinity":
+        return build_affinity(**arguments)
+    walk = arguments.pop("walk", None)
+    network = build_segmentation(num_classes=len(classes) + 1, **arguments)
+    if walk is None:
+        return network
+    settings = dict(walk)
+    return RandomWalkSegmenter(network, build_affinity(**settings.pop("affinity")), **settings)
 
 
 def _names_weights(arguments):

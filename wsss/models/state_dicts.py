@@ -1,22 +1,25 @@
-"""Reading weights, torch's and other people's: nothing is unpickled beyond tensors, and a file that
-does not fit is refused by name.
+"""Reading weights, torch's and other people's: nothing is unpickled beyond tensors, and the first
+tensor that does not fit is named.
 """
 
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError, reason
 from wsss.io import atomic
-from wsss.io.atomic import is_whole
+from wsss.models.backbones.layers import Backbone, State
 from wsss.models.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 
+Weights = str | Path | tuple[State, str]  # see ``pretrained_state``
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
-DESCRIBED = {"description", "state"}  # keys of a file that says what its tensors are of
-RENAMED = {  # parts of tensors' names: of earlier versions, and of today
+DESCRIBED = {"description", "state"}  # keys of a file with a description beside the tensors
+RENAMED = {  # parts of tensors' names in earlier versions
     "trunk": "backbone",
     "evidence": "cam_head",
     "presence": "image_level_head",
@@ -27,17 +30,8 @@ RENAMED = {  # parts of tensors' names: of earlier versions, and of today
 }
 
 
-def load_state(path):
-    """The named tensors in a file, as ``load_described`` finds them."""
-    return load_described(path)[0]
-
-
-def expect_file(path):
-    """Refuse a path where there is no file.
-
-    Raises:
-        InputError: there is none.
-    """
+def expect_file(path: Path | str) -> None:
+    """Refuse a path without a file by an ``InputError``."""
     if not Path(path).is_file():
         raise InputError(
             f"{path}: no such weight file; give the path of a state dict saved by torch.save, an "
@@ -45,13 +39,20 @@ def expect_file(path):
         )
 
 
-def load_described(path):
-    """``(tensors, description)`` of a file: a state dict saved by torch, an MXNet ``.params`` or a
-    ``.caffemodel``, under the file's own names (those of our earlier versions are renamed); and
-    what ``save_state`` kept beside them, or None.
+def load_state(path: Path | str) -> State:
+    """The named tensors in a file, as ``load_described`` finds them."""
+    return load_described(path)[0]
+
+
+def load_described(path: Path | str) -> tuple[State, Any]:
+    """``(tensors, description)`` of a file.
+
+    The tensors are a state dict saved by torch, an MXNet ``.params`` or a ``.caffemodel``, by the
+    file's own names (those of our earlier versions are renamed). The description is the one
+    that ``save_state`` kept beside them, not checked, or None.
 
     Raises:
-        InputError: missing, unreadable, or holding anything else than named tensors.
+        InputError: missing, unreadable, or holding anything but named tensors.
     """
     path = Path(path)
     if path.suffix == ".caffemodel":
@@ -61,22 +62,21 @@ def load_described(path):
         if is_mxnet(path):
             return read_mxnet(path), None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of forms that are refused below
+            warnings.simplefilter("ignore")  # about forms that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        # of a pickle of other things torch says how to run it
-        why = (
-            "it holds other things" if isinstance(error, pickle.UnpicklingError) else reason(error)
-        )
+        # torch's own message explains how to execute such a pickle
+        pickled = isinstance(error, pickle.UnpicklingError)
         raise InputError(
-            f"{path}: not a state dict of plain tensors ({why}); give another file"
+            f"{path}: not a state dict of plain tensors "
+            f"({'it holds other things' if pickled else reason(error)}); give another file"
         ) from None
     description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
         state, description = state["state"], state["description"]
-        if not is_whole(path):  # torch reads past wrong checksums
+        if not atomic.is_whole(path):  # torch reads past wrong checksums
             raise InputError(
                 f"{path}: damaged since it was written; run its stage again with --force"
             )
@@ -89,25 +89,25 @@ def load_described(path):
         )
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise InputError(f"{path}: '{name}' is no plain tensor of numbers; give another file")
+            raise InputError(f"{path}: '{name}' is not a plain tensor; give another file")
     if sum(tensor.numel() for tensor in state.values()) > MOST_NUMBERS:  # a few bytes can say so
         raise InputError(
             f"{path}: expected at most {MOST_NUMBERS:,} numbers but it holds more; give another "
             "file"
         )
-    state = {
-        ".".join(RENAMED.get(part, part) for part in name.split(".")): tensor
-        for name, tensor in state.items()
-    }
-    return state, description
+    return {_renamed(name): tensor for name, tensor in state.items()}, description
 
 
-def pretrained_state(backbone, weights):
-    """The ImageNet tensors that ``weights`` means for a backbone, by the file's own names, and the
-    file's name for messages.
+def _renamed(name: str) -> str:
+    return ".".join(RENAMED.get(part, part) for part in name.split("."))
+
+
+def pretrained_state(
+    backbone: Backbone | type[Backbone], weights: Weights
+) -> tuple[State, str | Path]:
+    """A backbone's ImageNet tensors by the file's own names, and the file's name for messages.
 
     Args:
-        backbone: of ``backbones``, or its class.
         weights: a file, ``download`` for torchvision's own, or (tensors by name, their source).
     """
     if isinstance(weights, tuple):
@@ -124,51 +124,50 @@ def pretrained_state(backbone, weights):
     return load_state_dict_from_url(url, progress=True, check_hash=True), url
 
 
-def fit_backbone(backbone, weights):
-    """Load ImageNet weights into a backbone, strictly.
-
-    Args:
-        backbone: of ``backbones``, with its batch norms not frozen yet.
-        weights: as for ``pretrained_state``.
+def fit_backbone(backbone: Backbone, weights: Weights) -> str:
+    """Load ImageNet weights into a backbone whose batch norms are not frozen yet, strictly.
 
     Returns:
-        one line that says how many tensors were taken, and which were left out and why.
+        one line: how many tensors were taken, and which were left out and why.
     """
     given, source = pretrained_state(backbone, weights)
     state, skipped = backbone.adapt(given)
-    fit_state(backbone.body, state, source, hint=backbone.origin)
+    fit_state(backbone.body, state, source=source, hint=backbone.origin)
     reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
     return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
 
 
-def save_state(module, path, *, description=None):
-    """Write a module's state dict, or a dict of name to tensor, so that a reader sees all of it or
-    none.
-
-    Args:
-        description: a dict of plain values and lists kept beside the tensors; None keeps the
-            tensors alone.
+def save_state(
+    module: nn.Module | State, path: Path | str, *, description: dict | None = None
+) -> None:
+    """Write a module's state dict, or named tensors, atomically, with an optional description of
+    plain values and lists beside them.
     """
     state = module if isinstance(module, dict) else module.state_dict()
-    with atomic.write(path) as partial:
+    with atomic.write(Path(path)) as partial:
         torch.save({"description": description, "state": state} if description else state, partial)
 
 
-def fit_state(module, state, source, *, hint="weights of the same architecture"):
-    """Load named tensors strictly, naming the first that does not fit.
+def fit_state(
+    module: nn.Module,
+    state: State,
+    *,
+    source: Path | str,
+    hint: str = "weights of the same architecture",
+) -> None:
+    """Load named tensors strictly; the error names the first that does not fit.
 
     Args:
-        module: what the tensors are for.
-        state: dict of name to tensor. Batch norms' counters of batches may be absent, as they are
-            from files of other frameworks: nothing here reads them.
+        state: batch norms' counters of batches may be absent, as in other frameworks' files:
+            nothing reads them.
         source: the file's name, for messages.
-        hint: which file would have fitted, for messages.
+        hint: names a file that fits, for messages.
     """
-    module.load_state_dict(fitting(module, state, source, hint=hint))
+    module.load_state_dict(fitting(module, state, source=source, hint=hint))
 
 
-def fitting(module, state, source, *, hint):
-    """The tensors that ``fit_state`` would load, refused where they do not fit."""
+def fitting(module: nn.Module, state: State, *, source: Path | str, hint: str) -> State:
+    """The tensors that ``fit_state`` would load, with the same errors."""
     wanted = module.state_dict()
     counters = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
     given = counters | state
@@ -182,13 +181,10 @@ def fitting(module, state, source, *, hint):
     faults = faults or [
         f"has '{name}' of numbers that are not finite, or not real"
         for name, tensor in given.items()
-        if wanted[name].is_floating_point() and not _is_finite(tensor)
+        if wanted[name].is_floating_point()
+        and (tensor.is_complex() or not torch.isfinite(tensor).all())
     ]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise InputError(f"{source}: {faults[0]}{more}; give {hint}")
     return given
-
-
-def _is_finite(tensor):
-    return not tensor.is_complex() and bool(torch.isfinite(tensor).all())

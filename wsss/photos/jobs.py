@@ -80,7 +80,8 @@ def _compute_cams(dataset, network, photo_id, **settings):
 
 
 def _save_cams(photo_id, payload, path):
-    artifacts.save_cams(path, *payload)
+    classes, cams = payload
+    artifacts.save_cams(path, classes, cams=cams)
 
 
 def affinity_label_job(
@@ -110,7 +111,7 @@ def _save_regions(dataset, settings, photo_id, payload, path, marginals=None):
     classes, cams = payload
     low, high = alpha_marginals(dataset.image(photo_id), cams, **settings)
     if marginals:
-        artifacts.save_marginals(marginals, classes, low, high)
+        artifacts.save_marginals(marginals, classes, low=low, high=high)
     artifacts.save_labels(path, combine_alphas(low, high, classes=classes))
 
 

@@ -1,25 +1,98 @@
-"""What backbones share: input normalisation, frozen batch norms, activations in one pass with their
-convolutions, steps that are computed twice.
+"""What backbones share: their interface, batch norms that are frozen, and activations in one pass
+with their convolutions.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+State = dict[str, torch.Tensor]  # tensors by name
 
-class Normalise(nn.Module):
-    """Subtract the mean and divide by the standard deviation that the weights were trained with."""
 
-    def __init__(self, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+class Backbone(nn.Module):
+    """From RGB photos to feature maps, the stride held back by atrous convolution.
+
+    Attributes:
+        origin: names the ImageNet weights that fit, for messages; empty where there are none.
+        offered: torchvision's name for these weights; empty where it does not offer them.
+        classifier: prefix of the names of these weights' classifier.
+        output_strides: supported strides of the last level, in pixels.
+        channels, strides: of each level, coarsest last.
+        body: all layers with weights.
+        activation_checkpointing: in training, discard the activations inside a block and compute
+            them again in the backward pass, so that memory holds those of one block at a time
+            (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
+    """
+
+    origin = offered = classifier = ""
+    output_strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    body: Any  # a module
+    activation_checkpointing = False
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):  # ImageNet's, red first
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images):
+    def parts(self, level: int) -> list[nn.Module]:
+        """The modules that make a level from the one before."""
+        raise NotImplementedError
+
+    def blocks(self, level: int) -> Sequence[Callable[[torch.Tensor], torch.Tensor]]:
+        """The functions that make a level from the one before."""
+        return self.parts(level)
+
+    def output(self, level: int, x: torch.Tensor) -> torch.Tensor:
+        """The features that a level returns."""
+        return x
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """The input that the weights were trained with, of images (B, 3, H, W) in [0, 1]."""
         return (images - self.mean) / self.std
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Features (B, channels, ceil(H / stride), ceil(W / stride)) of each level.
+
+        Args:
+            images: float (B, 3, H, W), RGB in [0, 1].
+        """
+        x, features = self.normalise(images), []
+        for level in range(len(self.channels)):
+            for block in self.blocks(level):
+                if self.activation_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            features.append(self.output(level, x))
+        return features
+
+    @classmethod
+    def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
+        """``(the body's state dict, {name: why it was left out})`` of ImageNet weights by their
+        file's own names.
+        """
+        skipped = {n: "ImageNet's classifier" for n in state if n.startswith(cls.classifier)}
+        return {name: tensor for name, tensor in state.items() if name not in skipped}, skipped
+
+
+def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias, padded so that each cell keeps its place."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
+    """The arguments of a convolution's constructor, but for its bias."""
+    names = "in_channels out_channels kernel_size stride padding dilation groups"
+    return {name: getattr(conv, name) for name in names.split()}
 
 
 class FrozenNormConv2d(nn.Conv2d):
@@ -29,45 +102,23 @@ class FrozenNormConv2d(nn.Conv2d):
     steps as with a batch norm in evaluation mode.
     """
 
-    def __init__(self, conv, norm):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=False,
-        )
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__(**_geometry(conv), bias=False)
         self.weight = conv.weight
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        scale = norm.weight / torch.sqrt(variance + norm.eps)
         self.register_buffer("scale", scale.detach().view(-1, 1, 1, 1).clone())
-        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach().clone())
+        self.register_buffer("shift", (norm.bias - mean * scale).detach().clone())
 
-    def forward(self, x):
-        return F.conv2d(
-            x,
-            self.weight * self.scale,
-            self.shift,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.weight * self.scale, self.shift)
 
-    def folded(self):
+    def folded(self) -> nn.Conv2d:
         """The same as a plain convolution, whose weights can no longer be trained."""
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            device="meta",  # without weights of its own
-        )
+        conv = nn.Conv2d(**_geometry(self), device="meta")  # without weights of its own
         conv.weight = nn.Parameter((self.weight * self.scale).detach(), requires_grad=False)
         conv.bias = nn.Parameter(self.shift.clone(), requires_grad=False)
         return conv
@@ -78,25 +129,25 @@ class FrozenNorm2d(nn.Module):
     float32 whatever the activations' format.
     """
 
-    def __init__(self, norm):
+    names = ("running_mean", "running_var", "weight", "bias")
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.eps = norm.eps
-        for name in ("running_mean", "running_var", "weight", "bias"):
+        for name in self.names:
             self.register_buffer(name, getattr(norm, name).detach().clone())
 
-    def forward(self, x):
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, variance, weight, bias = map(self.get_buffer, self.names)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
 
 
-def freeze_batch_norm(backbone):
+def freeze_batch_norm(backbone: nn.Module) -> None:
     """Freeze every batch norm, in place: one that follows a convolution becomes part of it (a
     ``FrozenNormConv2d``), any other a ``FrozenNorm2d``.
     """
     for parent in list(backbone.modules()):
-        children = list(parent.named_children())
-        for (name, conv), (following, norm) in itertools.pairwise(children):
+        for (name, conv), (following, norm) in itertools.pairwise(list(parent.named_children())):
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, FrozenNormConv2d(conv, norm))
                 setattr(parent, following, nn.Identity())
@@ -105,7 +156,7 @@ def freeze_batch_norm(backbone):
                 setattr(parent, name, FrozenNorm2d(norm))
 
 
-def fold_norms(network):
+def fold_norms(network: nn.Module) -> None:
     """Put each frozen norm into the weights of its convolution, in place, for inference alone."""
     for parent in list(network.modules()):
         for name, conv in list(parent.named_children()):
@@ -115,41 +166,33 @@ def fold_norms(network):
 
 class ActivatedConv2d(nn.Module):
     """A convolution and the activation after it in one pass over the data, by oneDNN, for inference
-    on a processor. Rounding apart, the result is that of the two one after the other.
+    on a processor; equal to the two one after the other but for rounding.
 
     Args:
-        conv: a convolution with all that it needs, whose weights are in the format to compute in.
+        conv: with weights in the format to compute in.
         activation: an ``nn.ReLU`` or ``nn.ReLU6``.
     """
 
-    def __init__(self, conv, activation):
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
         super().__init__()
         self.conv = conv
         limited = isinstance(activation, nn.ReLU6)
-        self.activation, self.limits = ("hardtanh", [0.0, 6.0]) if limited else ("relu", [])
+        self.activation = ("hardtanh", [0.0, 6.0], "") if limited else ("relu", [], "")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
+        x = x.to(conv.weight.dtype)  # autocast does not know this operator
+        geometry = conv.padding, conv.stride, conv.dilation, conv.groups
         return torch.ops.mkldnn._convolution_pointwise(
-            x.to(conv.weight.dtype),  # as autocast does, which does not know of this
-            conv.weight,
-            conv.bias,
-            conv.padding,
-            conv.stride,
-            conv.dilation,
-            conv.groups,
-            self.activation,
-            self.limits,
-            "",
+            x, conv.weight, conv.bias, *geometry, *self.activation
         )
 
 
-def fuse_activations(network):
+def fuse_activations(network: nn.Module) -> None:
     """Let each convolution of a sequence apply the activation after it, in place, for inference
-    alone; a torch that was built without oneDNN leaves the network as it is.
+    alone; without oneDNN in this build of torch, change nothing.
 
-    By itself an activation takes as long as the data takes to come from memory and to go back, a
-    sixth of MobileNetV2's time.
+    A separate activation reads and writes the data once more, a sixth of MobileNetV2's time.
     """
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return
@@ -161,13 +204,3 @@ def fuse_activations(network):
             if type(conv) is nn.Conv2d and type(activation) in (nn.ReLU, nn.ReLU6):
                 setattr(parent, name, ActivatedConv2d(conv, activation))
                 setattr(parent, following, nn.Identity())
-
-
-def step(backbone, block, x):
-    """``block(x)``; if ``backbone.activation_checkpointing`` is set, the block's inner activations
-    are discarded and computed again in the backward pass, so that training holds those of one
-    block at a time (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
-    """
-    if backbone.activation_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, use_reentrant=False)
-    return block(x)

@@ -1,17 +1,17 @@
 """ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016): the backbone of the paper and of the
 authors' code.
 
-Wide and pre-activated: a block normalises, activates, then convolves. Its tensors bear the names
-of the authors' checkpoints (``b5_1.conv_branch2a.weight``), which are those of the original MXNet
-file in another spelling.
+Wide and pre-activated: a block normalises, activates, then convolves. Tensors are named as in the
+authors' checkpoints (``b5_1.conv_branch2a.weight``), which respell the original MXNet file's names.
 """
 
 import re
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.backbones.layers import Normalise, step
+from wsss.models.backbones.layers import Backbone, State, conv3x3
 
 # arg:res5b1_branch2a_weight, aux:bn5b1_branch2a_moving_mean: level 5, block 1, one of its layers
 MXNET = re.compile(r"(res|bn)([2-7])(?:a|b([1-5]))_(branch\w+?)_(weight|gamma|beta|moving_\w+)")
@@ -31,29 +31,15 @@ class Block(nn.Module):
     def __init__(self, inputs, middle, outputs, *, stride=1, first_dilation=1, dilation=1):
         super().__init__()
         self.bn_branch2a = nn.BatchNorm2d(inputs)
-        self.conv_branch2a = nn.Conv2d(
-            inputs,
-            middle,
-            3,
-            stride,
-            padding=first_dilation,
-            dilation=first_dilation,
-            bias=False,
-        )
+        self.conv_branch2a = conv3x3(inputs, middle, stride=stride, dilation=first_dilation)
         self.bn_branch2b1 = nn.BatchNorm2d(middle)
-        self.conv_branch2b1 = nn.Conv2d(
-            middle, outputs, 3, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv_branch2b1 = conv3x3(middle, outputs, dilation=dilation)
         self.conv_branch1 = None
         if inputs != outputs or stride != 1:
             self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
-    def activate(self, x):
-        """What the block's convolutions see of its input."""
-        return F.relu(self.bn_branch2a(x))
-
-    def forward(self, x):
-        active = self.activate(x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = activate(self, x)
         beside = x if self.conv_branch1 is None else self.conv_branch1(active)
         x = F.relu(self.bn_branch2b1(self.conv_branch2a(active)))
         return beside + self.conv_branch2b1(x)
@@ -62,29 +48,28 @@ class Block(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions, the last two behind dropout, beside a 1x1 convolution."""
 
-    def __init__(self, inputs, outputs, *, dilation, dropout):
+    def __init__(self, inputs: int, outputs: int, *, dilation: int, dropout: float) -> None:
         super().__init__()
         quarter, half = outputs // 4, outputs // 2
         self.bn_branch2a = nn.BatchNorm2d(inputs)
         self.conv_branch2a = nn.Conv2d(inputs, quarter, 1, bias=False)
         self.bn_branch2b1 = nn.BatchNorm2d(quarter)
-        self.conv_branch2b1 = nn.Conv2d(
-            quarter, half, 3, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv_branch2b1 = conv3x3(quarter, half, dilation=dilation)
         self.bn_branch2b2 = nn.BatchNorm2d(half)
         self.conv_branch2b2 = nn.Conv2d(half, outputs, 1, bias=False)
         self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.dropout = nn.Dropout2d(dropout)
 
-    def activate(self, x):
-        """What the block's convolutions see of its input."""
-        return F.relu(self.bn_branch2a(x))
-
-    def forward(self, x):
-        active = self.activate(x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = activate(self, x)
         x = F.relu(self.bn_branch2b1(self.conv_branch2a(active)))
         x = F.relu(self.bn_branch2b2(self.conv_branch2b1(self.dropout(x))))
         return self.conv_branch1(active) + self.conv_branch2b2(self.dropout(x))
+
+
+def activate(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The input of a block's convolutions."""
+    return F.relu(block.get_submodule("bn_branch2a")(x))
 
 
 class Body(nn.Module):
@@ -98,9 +83,9 @@ class Body(nn.Module):
         ("b6", "b7", "bn7"),
     )
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.conv1a = conv3x3(3, 64)
         inputs = 64
         for level, width in zip(self.levels[:3], (128, 256, 512), strict=True):
             for name in level:
@@ -108,7 +93,7 @@ class Body(nn.Module):
                     stride = 1 if inputs == width else 2
                     self.add_module(name, Block(inputs, width, width, stride=stride))
                     inputs = width
-        # from here on the stride is held back and the taps move apart instead
+        # from here on the stride stays and the convolutions are dilated instead
         self.b5 = Block(512, 512, 1024, dilation=2)
         self.b5_1 = Block(1024, 512, 1024, first_dilation=2, dilation=2)
         self.b5_2 = Block(1024, 512, 1024, first_dilation=2, dilation=2)
@@ -117,47 +102,36 @@ class Body(nn.Module):
         self.bn7 = nn.BatchNorm2d(4096)
 
 
-class ResNet38(nn.Module):
+class ResNet38(Backbone):
     """ResNet-38 with the last levels atrous, stride 8; 105 M parameters.
 
-    A level's features are those that the next block's convolutions see, after its norm and
-    activation, as in the released code: ``conv4``, ``conv5`` and ``conv6`` there are the last three
-    here.
+    As in the released code, a level's features are the input of the next block's convolutions,
+    after its norm and activation: the last three levels are its ``conv4``, ``conv5``, ``conv6``.
     """
 
     origin = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params, the MXNet file of 'Wider or Deeper'"
-    offered = None
     output_strides = (8,)
 
-    def __init__(self, output_stride):
+    def __init__(self, output_stride: int) -> None:
         super().__init__()
-        self.normalise = Normalise()
         self.body = Body()
         self.channels = (128, 256, 512, 1024, 4096)
         self.strides = (2, 4, 8, 8, 8)
-        self.activation_checkpointing = False
 
-    def parts(self, level):
+    def parts(self, level: int) -> list[nn.Module]:
         return [getattr(self.body, name) for name in Body.levels[level]]
 
-    def forward(self, images):
-        body = self.body
-        x = self.normalise(images)
-        features = []
-        following = [getattr(body, level[0]).activate for level in Body.levels[1:]]
-        following.append(lambda x: F.relu(body.bn7(x)))
-        for level, activate in zip(Body.levels, following, strict=True):
-            for name in level:
-                if name != "bn7":
-                    x = step(self, getattr(body, name), x)
-            features.append(activate(x))
-        return features
+    def blocks(self, level: int) -> list[nn.Module]:
+        return self.parts(level)[: -1 if level == 4 else None]  # without bn7
 
-    @staticmethod
-    def adapt(state):
-        """Tensors under the original MXNet file's names by the body's; those that bear the body's
-        names already stay as they are.
-        """
+    def output(self, level: int, x: torch.Tensor) -> torch.Tensor:
+        if level == 4:
+            return F.relu(self.body.bn7(x))
+        return activate(self.parts(level + 1)[0], x)
+
+    @classmethod
+    def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
+        """As ``Backbone.adapt``, from the names of the MXNet file or the body's own."""
         found, skipped = {}, {}
         for name, tensor in state.items():
             plain = name.removeprefix("arg:").removeprefix("aux:")
@@ -169,8 +143,8 @@ class ResNet38(nn.Module):
 
 
 def _torch_name(name):
-    """``bn5b1_branch2a_moving_mean`` -> ``b5_1.bn_branch2a.running_mean``; an unknown name stays as
-    it is, to be refused by it.
+    """``bn5b1_branch2a_moving_mean`` -> ``b5_1.bn_branch2a.running_mean``; an unknown name stays
+    unchanged, for the message that refuses it.
     """
     if name == "conv1a_weight":
         return "conv1a.weight"

@@ -5,13 +5,14 @@ The same backbone serves the released code's two networks, with ``rate`` 1 for a
 for affinities, and DeepLab-LargeFOV, with rate 12.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.backbones.layers import step
+from wsss.models.backbones.layers import Backbone, State
 
 BLUE_GREEN_RED_MEAN = (104.008, 116.669, 122.675)  # of ImageNet, 0 to 255, as Caffe had it
 
@@ -28,7 +29,7 @@ class Body(nn.Module):
         ("fc6", "fc7"),
     )
 
-    def __init__(self, rate):
+    def __init__(self, rate: int) -> None:
         super().__init__()
         inputs = 3
         for level, width in zip(self.levels[:5], (64, 128, 256, 512, 512), strict=True):
@@ -40,46 +41,37 @@ class Body(nn.Module):
         self.fc7 = nn.Conv2d(1024, 1024, 1)
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """DeepLab's VGG16, 20 M parameters.
 
     Args:
-        output_stride: 8 pixels a cell.
-        rate: cells between the taps of fc6.
+        output_stride: 8 pixels per cell.
+        rate: dilation of fc6, in cells.
         pool5: pool before fc6, by maximum and then by mean, as DeepLab-LargeFOV does and the
             released code does not.
     """
 
     origin = "vgg16_20M.caffemodel, DeepLab's own ImageNet weights"
-    offered = None
+    classifier = "fc8"
     output_strides = (8,)
 
-    def __init__(self, output_stride, *, rate=1, pool5=False):
-        super().__init__()
-        self.register_buffer(
-            "mean", torch.tensor(BLUE_GREEN_RED_MEAN).view(1, 3, 1, 1), persistent=False
-        )
+    def __init__(self, output_stride: int, *, rate: int = 1, pool5: bool = False) -> None:
+        super().__init__(mean=BLUE_GREEN_RED_MEAN)
         self.body = Body(rate)
         self.pool5 = pool5
         self.dropout = nn.Dropout2d(0.5)
         self.channels = (64, 128, 256, 512, 512, 1024)
         self.strides = (1, 2, 4, 8, 8, 8)
-        self.activation_checkpointing = False
 
-    def normalise(self, images):
-        """RGB in [0, 1] as Caffe saw it: blue first, 0 to 255, less the mean."""
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """RGB in [0, 1] to Caffe's input: blue first, 0 to 255, minus the mean."""
         return 255 * images.flip(1) - self.mean
 
-    def parts(self, level):
+    def parts(self, level: int) -> list[nn.Module]:
         return [getattr(self.body, name) for name in Body.levels[level]]
 
-    def forward(self, images):
-        x = self.normalise(images)
-        features = []
-        for level in range(len(Body.levels)):
-            x = step(self, partial(self._level, level), x)
-            features.append(x)
-        return features
+    def blocks(self, level: int) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        return [partial(self._level, level)]
 
     def _level(self, level, x):
         if 0 < level < 5:
@@ -92,13 +84,8 @@ class VGG16(nn.Module):
                 x = self.dropout(x)
         return x
 
-    @staticmethod
-    def adapt(state):
-        """Caffe kept biases as (1, 1, 1, n); a last layer, of whatever classes, stays behind."""
-        found, skipped = {}, {}
-        for name, tensor in state.items():
-            if name.startswith("fc8"):
-                skipped[name] = "a classifier"
-            else:
-                found[name] = tensor.flatten() if name.endswith(".bias") else tensor
-        return found, skipped
+    @classmethod
+    def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
+        """As ``Backbone.adapt``; Caffe kept biases as (1, 1, 1, n)."""
+        found, skipped = super().adapt(state)
+        return {n: t.flatten() if n.endswith(".bias") else t for n, t in found.items()}, skipped
