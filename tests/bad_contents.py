@@ -242,9 +242,9 @@ def mat_file(content):
 NO_MASKS = [  # what .mat files may hold instead of SBD's masks
     ({"GTinst": {"Segmentation": np.ones((2, 3), np.uint8)}}, "has no GTcls"),
     ({"GTcls": {"Boundaries": 1}}, "has no field Segmentation"),
-    ({"GTcls": np.ones((2, 3), np.uint8)}, "holds no struct of one element"),
-    ({"GTcls": np.zeros((0, 0))}, "holds no struct of one element"),
-    ({"GTcls": {"Segmentation": "dog"}}, "holds no numbers in that field"),
+    ({"GTcls": np.ones((2, 3), np.uint8)}, "something else than a struct of one element"),
+    ({"GTcls": np.zeros((0, 0))}, "something else than a struct of one element"),
+    ({"GTcls": {"Segmentation": "dog"}}, "has no numbers in that field"),
     ({"GTcls": {"Segmentation": np.zeros((2, 3), complex)}}, "or of complex numbers"),
     ({"GTcls": {"Segmentation": np.zeros((2, 3, 3), np.uint8)}}, r"uint8 of shape \(2, 3, 3\)"),
     ({"GTcls": {"Segmentation": np.full((2, 3), 0.5)}}, "found float64 of shape"),

@@ -113,7 +113,7 @@ def compose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarra
         badges: uint8 (H, W), the class on the visible part of each badge, elsewhere 0.
     """
     sides = rng.integers(*SIDES, size=2)  # height, width
-    y, x = np.indices(sides).astype(float)
+    y, x = np.indices(tuple(sides)).astype(float)
     canvas = _ground(rng, y, x)  # (H, W, 3) in [0, 1]
 
     number = rng.choice(len(NUMBER_ODDS), p=NUMBER_ODDS) + 1

@@ -41,6 +41,12 @@ def write(path: Path) -> Iterator[Path]:
     mirror.upload_file(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def temp_path(path: Path) -> Path:
     """Where this thread of this process writes what then becomes ``path``."""
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
@@ -109,8 +115,7 @@ CHECKSUMMED = {".npz": _archive_whole, ".pt": _archive_whole, ".png": _png_whole
 
 def save_json(path: Path, value: object) -> None:
     """Write a value as JSON; what JSON has no form for is written as its ``str``."""
-    with write(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
 def claim(path: Path, record: dict) -> None:
