@@ -375,7 +375,7 @@ CASES = {
         case(MAT, b"", "ends early"),
         case(MAT, half(samples.mat(True)), "ends early|cut short"),
         case(MAT, b"these are words, and no numbers at all" * 9, "is not a MATLAB file"),
-        case(MAT, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "is not a MATLAB"),
+        case(MAT, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "not a MATLAB"),
         case(MAT, Folder, "but it is a folder"),
         case(MAT, samples.mat(False)[:128], "has no GTcls"),
         case(

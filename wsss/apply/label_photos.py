@@ -15,7 +15,7 @@ from torch import nn
 from wsss import viz
 from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
-from wsss.datasets.annotations import formats as annotations_formats
+from wsss.datasets.annotations.formats import LabelMaps, write_coco, write_cvat, write_labelme
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
 from wsss.geometry import upsample
@@ -155,15 +155,9 @@ def run(
 
 def _export(name, folder, ids, dataset):
     """Write the label maps of some photos in a further format; returns where."""
-    given = (dataset.classes, dataset.image_path)
-    if name == "coco":
-        annotations_formats.write_coco(folder / "labels", folder / "coco.json", ids, *given)
-        return folder / "coco.json"
-    out = folder / name
-    if name == "labelme":
-        # existing files may have been corrected
-        new = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
-        annotations_formats.write_labelme(folder / "labels", out, new, *given)
-    else:
-        annotations_formats.write_cvat(folder / "labels", out, ids, *given)
+    out = folder / ("coco.json" if name == "coco" else name)
+    if name == "labelme":  # existing files may have been corrected
+        ids = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
+    maps = LabelMaps(folder / "labels", ids, dataset.classes, dataset.image_path)
+    {"coco": write_coco, "labelme": write_labelme, "cvat": write_cvat}[name](maps, out)
     return out

@@ -1,8 +1,10 @@
-"""The JSON of labelme, a program in which people draw polygons: made from a label map, and back."""
+"""The JSON of labelme, a program for drawing polygons: written from a label map, and read back."""
 
 import base64
 import io
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,39 +16,47 @@ from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
 
 BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
-FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there
+FARTHEST = 1e6  # pixels from the photo's corner
 
 
-def annotation(labels, classes, image_path, *, size=None, tolerance=1.0, least_area=10):
-    """A label map as labelme's JSON, a dict: polygons, each to be painted over those before it.
+def annotation(
+    labels: np.ndarray,
+    classes: Sequence[str],
+    *,
+    image_path: str,
+    size: tuple[int, int] | None = None,
+    tolerance: float = 1.0,
+    least_area: int = 10,
+) -> dict[str, Any]:
+    """A label map as labelme's JSON: polygons, each to be painted over those before it.
 
-    As these polygons have no holes, what lies in a hole comes later, background under the label
+    These polygons have no holes: the contents of a hole follow later, background under the label
     ``_background_``. Ignored pixels are ``__ignore__``.
 
     Args:
         labels: uint8 (H, W): 0 background, 1.. classes, 255 ignored.
-        classes: names, of the numbers from 1.
-        image_path: of the photo, as seen from the JSON's folder.
+        classes: names of the numbers from 1.
+        image_path: of the photo, relative to the JSON's folder.
         size: (height, width) of the photo, to which points are scaled; None: the label map's.
-        tolerance, least_area: of ``outlines.outlines``, in pixels of the label map.
+        tolerance: as in ``polygons.outlines``, in pixels of the label map.
+        least_area: likewise.
     """
     height, width = size or labels.shape
     scale = np.array([width / labels.shape[1], height / labels.shape[0]])
     names = {0: BACKGROUND_NAME, IGNORE: IGNORE_NAME} | dict(enumerate(classes, 1))
+    other = {
+        "group_id": None,
+        "description": "",
+        "shape_type": "polygon",
+        "flags": {},
+        "mask": None,
+    }
     shapes = [
-        {
-            "label": names[value],
-            "points": np.round(points * scale, 3).tolist(),
-            "group_id": None,
-            "description": "",
-            "shape_type": "polygon",
-            "flags": {},
-            "mask": None,
-        }
+        {"label": names[value], "points": np.round(points * scale, 3).tolist()} | other
         for value, points in outlines(labels, tolerance=tolerance, least_area=least_area)
     ]
     return {
-        "version": "5.5.0",  # whose form this is; 6.3 reads it too
+        "version": "5.5.0",  # of labelme; 6.3 reads this too
         "flags": {},
         "shapes": shapes,
         "imagePath": image_path,
@@ -56,19 +66,19 @@ def annotation(labels, classes, image_path, *, size=None, tolerance=1.0, least_a
     }
 
 
-def label_map(content, classes):
-    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in their
-    order, over background.
+def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
+    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in order
+    over background.
 
-    A pixel belongs to a shape if its centre does, as it looks on the screen. (labelme's own export
-    adds the pixels that the border touches.)
+    A pixel belongs to a shape if its centre does. (labelme's own export adds the pixels that the
+    border touches.)
 
     Args:
-        content: the JSON as read, whoever wrote it.
-        classes: names, of the numbers from 1.
+        content: untrusted parsed JSON.
+        classes: names of the numbers from 1.
 
     Raises:
-        InputError: not of this form, a label that is no class, or a shape without an area.
+        InputError: another format, an unknown label, or a shape without an area.
     """
     numbers = {normal(name): number for number, name in enumerate(classes, 1)}
     numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
@@ -123,12 +133,12 @@ def _points(shape, where, *, least, most=None):
 
 
 def _polygon(labels, number, shape, where):
-    paint(labels, _points(shape, where, least=3), number)
+    paint(labels, _points(shape, where, least=3), value=number)
 
 
 def _rectangle(labels, number, shape, where):
     (x, y), (far_x, far_y) = _points(shape, where, least=2, most=2)
-    paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], number)
+    paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], value=number)
 
 
 def _circle(labels, number, shape, where):
@@ -142,27 +152,24 @@ def _circle(labels, number, shape, where):
 
 
 def _mask(labels, number, shape, where):
-    """A bitmap between two corner pixels, both of them within."""
+    """A bitmap between two corner pixels, inclusive."""
     (left, top), (right, bottom) = _points(shape, where, least=2, most=2).astype(int)
     height, width = labels.shape
     if not (0 <= left <= right < width and 0 <= top <= bottom < height):
         raise InputError(f"{where}: its mask leaves the photo of {width}x{height}; draw it again")
+    wanted = (right + 1 - left, bottom + 1 - top)
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape.get("mask"))), formats=["PNG"]) as file:
             size = file.size
-            bits = (
-                np.array(file.convert("L"))
-                if size == (right + 1 - left, bottom + 1 - top)
-                else None
-            )
+            bits = np.array(file.convert("L")) if size == wanted else None
     except Exception as error:  # decoders raise many kinds for damaged bytes
         raise InputError(
-            f"{where}: its mask is no readable PNG ({reason(error)}); draw it again"
+            f"{where}: its mask is not a readable PNG ({reason(error)}); draw it again"
         ) from None
     if bits is None:
         raise InputError(
-            f"{where}: expected a mask of {right + 1 - left}x{bottom + 1 - top} between its points "
-            f"but it has {size[0]}x{size[1]}; draw it again"
+            f"{where}: expected a mask of {wanted[0]}x{wanted[1]} between its points but it has "
+            f"{size[0]}x{size[1]}; draw it again"
         )
     labels[top : bottom + 1, left : right + 1][bits > 0] = number
 

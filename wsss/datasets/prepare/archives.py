@@ -45,7 +45,7 @@ def members(
                 plain = member.isreg() and not member.issparse()
                 stream.limit = stream.tell() + HEADER_BYTES + (member.size if plain else 0)
                 yield member, tar.extractfile(member) if plain else None
-                tar.members = []  # which tarfile would keep
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # bounds memory
         if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
             raise tarfile.ReadError("no end mark after the last member")
         stream.limit = stream.tell() + PADDING_BYTES
