@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable
 from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
@@ -33,21 +33,16 @@ class Devkit:
 
     Args:
         root: the folder that contains ``JPEGImages``, or one with ``VOCdevkit/VOC2012`` inside.
-        classes: object class names in the order of the masks' values; None reads ``classes.txt``
-            in the folder, or takes VOC's twenty where that is missing.
-        mask_folder: the folder with the palette PNGs to evaluate against.
+            Its ``classes.txt`` names the object classes in the order of the masks' values; without
+            it they are VOC's twenty.
 
     Raises:
         InputError: the folder or its photos' folder is missing, or the class names are wrong.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        classes: Sequence[str] | None = None,
-        *,
-        mask_folder: str = "SegmentationClassAug",
-    ):
+    mask_folder = "SegmentationClassAug"
+
+    def __init__(self, root: Path | str):
         root = Path(root)
         nested = root / "VOCdevkit" / "VOC2012"
         self.root = nested if nested.is_dir() else root
@@ -58,16 +53,13 @@ class Devkit:
                 f"found {found}; set data_root to the folder that contains VOCdevkit/VOC2012"
             )
         listed = self.root / "classes.txt"
-        if classes is None:
-            given = listed.exists()
-            classes = read_text(listed, "class names").split() if given else VOC_CLASSES
-        self.classes = tuple(classes)
+        given = listed.exists()
+        self.classes = tuple(read_text(listed, "class names").split() if given else VOC_CLASSES)
         if not 0 < len(self.classes) < IGNORE or len(set(self.classes)) < len(self.classes):
             raise InputError(
                 f"{listed}: expected 1 to 254 class names, each once, but found "
                 f"{len(self.classes)}; fix the list"
             )
-        self.mask_folder = mask_folder
 
     def __getstate__(self):
         # with the labels, or each process would read all annotations again

@@ -63,7 +63,8 @@ def paint(
             polygon crosses itself.
     """
     height, width = canvas.shape
-    x, y = np.array(points, float).T
+    points = np.asarray(points, float)
+    x, y = points[:, 0], points[:, 1]
     ahead_x, ahead_y = np.roll(x, -1), np.roll(y, -1)
     begin = np.ceil(np.minimum(y, ahead_y) - 0.5).clip(0, height).astype(int)
     end = np.ceil(np.maximum(y, ahead_y) - 0.5).clip(0, height).astype(int)
@@ -89,7 +90,7 @@ def _regions(labels):
     regions, values = np.zeros(labels.shape, np.int32), []
     for value in np.flatnonzero(np.bincount(labels.ravel())):
         mask = labels == value
-        parts, count = ndimage.label(mask)
+        parts, count = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
         np.add(parts, len(values), out=regions, where=mask)
         values += [value] * count
     return regions, np.array(values, np.uint8)

@@ -91,7 +91,11 @@ def _unpack(download, archive, target):
                 raise tarfile.ReadError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
             path = _path_below_top(member, content, download, archive)
             if content and any(path.is_relative_to(part) for part in download.parts):
-                _check_destination(member, path, archive, target)
+                if not (target / path).resolve().is_relative_to(target.resolve()):
+                    raise InputError(
+                        f"{archive}: member {member.name!r} is refused, as a link leads it outside "
+                        f"{target}; put a plain folder there"
+                    )
                 _write(content, target / path, size=member.size)
 
 
@@ -110,16 +114,6 @@ def _path_below_top(member, content, download, archive):
         f"{archive}: member {member.name!r} is refused, as it is {reason}; get the archive from "
         "another source"
     )
-
-
-def _check_destination(member, path, archive, target):
-    """Refuse a member that would be written outside the target, through a link in it."""
-    place = (target / path).resolve()
-    if not place.is_relative_to(target.resolve()):
-        raise InputError(
-            f"{archive}: member {member.name!r} is refused (outside {target}, at {place}); put a "
-            "plain folder there"
-        )
 
 
 def _folder_with_parts(download, given):

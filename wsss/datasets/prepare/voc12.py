@@ -119,7 +119,7 @@ def _complete(report, home, boundaries, expected):
         return report
     if SBD in report.lacking:
         boundaries = None
-    devkit = Devkit(home, VOC_CLASSES)
+    devkit = Devkit(home)
     lists = _write_lists(devkit, boundaries, expected)
     report.lists = {split: len(ids) for split, ids in lists.items()}
     masked = {each for split, ids in lists.items() if split != "test" for each in ids}
@@ -133,7 +133,7 @@ def _complete(report, home, boundaries, expected):
     if "train_aug" in lists and not report.masks["missing"]:
         report.lacking.pop(SBD, None)  # everything made of it exists
     photos = _write_image_labels(devkit)
-    labelled = Devkit(home, VOC_CLASSES).labelled()  # a new one, to read what was written
+    labelled = Devkit(home).labelled()  # a new one, to read what was written
     report.labelled = len(labelled)
     without = [each for each in photos if each not in labelled]
     report.unlabelled = sorted(without, key=lambda each: each not in masked)
