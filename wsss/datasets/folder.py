@@ -198,12 +198,11 @@ class Folder:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
             # by a hash of each id, so that few photos move when others are added
-            drawn = sorted(self._tagged, key=self._draw)
-            drawn = set(drawn[: round(self.val_share * len(drawn))])
-            found = {
-                "train": [photo_id for photo_id in self._tagged if photo_id not in drawn],
-                "val": [photo_id for photo_id in self._tagged if photo_id in drawn],
-            }
+            order = sorted(self._tagged, key=self._draw)
+            drawn = set(order[: round(self.val_share * len(order))])
+            found = {"train": [], "val": []}
+            for photo_id in self._tagged:
+                found["val" if photo_id in drawn else "train"].append(photo_id)
         return found | {"all": self._tagged}
 
     def _draw(self, photo_id):

@@ -147,16 +147,13 @@ def _opened(path, what, formats) -> Iterator[Image.Image]:
         ) from None
     except Image.UnidentifiedImageError:
         raise InputError(
-            f"{path}: expected a {what} as {_names(formats)} but it is none; replace the file"
+            f"{path}: expected a {what} as {'PNG' if formats else 'JPEG, PNG or WebP'} but it is "
+            "none; replace the file"
         ) from None
     except Exception as error:  # decoders raise many kinds for a damaged file
         raise InputError(
             f"{path}: not a readable {what} ({reason(error)}); replace the file"
         ) from None
-
-
-def _names(formats):
-    return "PNG" if formats else "JPEG, PNG or WebP"
 
 
 @contextmanager

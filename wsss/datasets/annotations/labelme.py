@@ -157,7 +157,7 @@ def _mask(labels, number, shape):
             size = file.size
             bits = np.array(file.convert("L")) if size == wanted else None
     except Exception as error:  # decoders raise many kinds for damaged bytes
-        raise InputError(f"its mask is not a readable PNG ({reason(error)}); draw it") from None
+        raise InputError(f"its mask is not a readable PNG ({reason(error)}); redraw it") from None
     if bits is None:
         raise InputError(
             f"expected a mask of {wanted[0]}x{wanted[1]} between its points but it has "

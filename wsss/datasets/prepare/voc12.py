@@ -7,6 +7,7 @@ downloaded here, and intact files are not changed.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,9 +181,11 @@ def _write_masks(devkit, ids, boundaries):
     for photo_id in progress(ids, "masks", unit="mask"):
         official = devkit.root / "SegmentationClass" / f"{photo_id}.png"
         path = devkit.mask_path(photo_id)
-        if _readable(path):
+        with suppress(InputError):  # missing, cut short, or not a mask of VOC's
+            read_mask(path, num_classes=len(VOC_CLASSES))
             origins["kept"] += 1
-        elif official.exists():
+            continue
+        if official.exists():
             origins["VOC"] += 1
             save_labels(path, read_mask(official, num_classes=len(VOC_CLASSES)))
         elif boundaries is not None:
@@ -191,14 +194,6 @@ def _write_masks(devkit, ids, boundaries):
         else:
             origins["missing"] += 1
     return origins
-
-
-def _readable(path):
-    try:
-        read_mask(path, num_classes=len(VOC_CLASSES))
-    except InputError:  # missing, cut short, or not a mask of VOC's
-        return False
-    return True
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
