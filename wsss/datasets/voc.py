@@ -21,7 +21,7 @@ VOC_CLASSES = [
     *("train", "tvmonitor"),
 ]
 
-ANNOTATION_BYTES = 2**20  # at most; VOC's largest have some 10,000
+ANNOTATION_BYTES = 2**20  # at most; VOC's largest have about 10,000
 
 
 class Devkit:
