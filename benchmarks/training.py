@@ -36,7 +36,9 @@ def processes(backbone, *, crop, photos, long_side=(0, 0), voc=False):
         raise Unavailable(f"no photos in {SAMPLE}")
     data = datasets.open("voc" if voc else "shapes", root)
     transform = transforms.augment(crop, long_side=long_side)
-    samples = transforms.Samples(data, data.ids("train")[:photos], transform, data.mask)
+    samples = transforms.Samples(
+        data, data.ids("train")[:photos], transform=transform, target=data.mask
+    )
     build = partial(
         models.build_segmentation, backbone, len(data.classes) + 1, output_stride=8, channels=128
     )

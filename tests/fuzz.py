@@ -128,7 +128,7 @@ def _corrections(path):
     folder = path.parent
     (folder / "SegmentationClass").mkdir(exist_ok=True)
     Image.new("RGB", (30, 20), (1, 2, 3)).save(folder / "SegmentationClass" / "a.png")
-    formats.read_corrections(folder, samples.CLASSES, ["a"])
+    formats.read_corrections(folder, samples.CLASSES, ids=["a"])
 
 
 def _overrides(path):

@@ -174,4 +174,6 @@ def tar(files):
 
 def labelme():
     labels = np.array(mask())
-    return json.dumps(labelme_form.annotation(labels, CLASSES, "a.jpg", least_area=1)).encode()
+    return json.dumps(
+        labelme_form.annotation(labels, CLASSES, image_path="a.jpg", least_area=1)
+    ).encode()

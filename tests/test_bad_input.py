@@ -98,8 +98,8 @@ READERS = {  # what no command reads in this process
     "maps": lambda: artifacts.load_cams("cams/a.npz"),
     "marginals": lambda: artifacts.load_marginals("marginals/a.npz"),
     "confusions": lambda: load_confusions(Path("confusions/val.npz")),
-    "corrections": lambda: formats.read_corrections("corrected", ("cat", "dog"), ["a", "b"]),
-    "cvat": lambda: formats.read_corrections("cvat", ("cat", "dog"), ["a", "b"]),
+    "corrections": lambda: formats.read_corrections("corrected", ("cat", "dog"), ids=["a", "b"]),
+    "cvat": lambda: formats.read_corrections("cvat", ("cat", "dog"), ids=["a", "b"]),
 }
 
 

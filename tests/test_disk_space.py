@@ -54,8 +54,8 @@ def chain(tiny_shapes, tmp_path_factory):
         for name in disk_space.NETWORKS
     }
     ids = sorted(set(data.ids("train_aug")) | set(data.ids("train")))
-    samples = Samples(data, data.ids("train"), augment(32), data.label_vector)
-    cropped = Samples(data, data.ids("train"), augment(32), data.mask)
+    samples = Samples(data, data.ids("train"), transform=augment(32), target=data.label_vector)
+    cropped = Samples(data, data.ids("train"), transform=augment(32), target=data.mask)
     pairs = partial(losses.pair_loss, radius=2, reduction="mean")
     for name, network in networks.items():
         schedule = loop.schedule_from(
@@ -71,8 +71,8 @@ def chain(tiny_shapes, tmp_path_factory):
             regions = Samples(
                 data,
                 data.ids("train"),
-                augment(32),
-                data.mask,
+                transform=augment(32),
+                target=data.mask,
                 reduce=lambda id, mask: mask[::8, ::8],
             )
             loop.fit(network, regions, loss=pairs, **given)

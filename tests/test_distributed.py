@@ -234,7 +234,7 @@ class Noted:
     def __call__(self, images, targets):
         with (self.folder / f"draws_{distributed.rank()}").open("a") as file:
             print(float(torch.rand(())), len(images), file=file)
-        return cut_mix(images, targets, 0.5)
+        return cut_mix(images, targets, share=0.5)
 
 
 class Deadly:

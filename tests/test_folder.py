@@ -97,7 +97,7 @@ def test_lists_are_taken_where_they_are_given(root):
     assert data.splits() == ["train", "val", "all"]
     assert data.ids("train") == ["a", "deep/d"] and data.ids("val") == ["é/ünï", "b 2"]
     for line, reason in (
-        ("c", "is no photo here"),
+        ("c", "is not a photo of this folder"),
         ("a", "listed twice"),
         ("deep/er/c", "has no tags"),
     ):
@@ -192,7 +192,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
         "note: the same picture: a.jpg, same.jpg",
         "a.jpg and a.png have one id; rename all but one",
         "gone: has tags but there is no such JPEG",
-        "broken.jpg: expected a JPEG, PNG or WebP",
+        "broken.jpg: expected a photo as JPEG, PNG or WebP",
     ):
         assert line in told, line
     (root / "a.png").unlink()
@@ -206,7 +206,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     assert data.classes == ("eel", "dog", "cat")
     capsys.readouterr()
     assert main(["data", "folder", str(root), "--save", str(saved)]) == 2
-    assert "this file is there already" in capsys.readouterr().err
+    assert "this file exists already" in capsys.readouterr().err
     assert main(["data", "folder", str(saved)]) == 0
     (tmp_path / "classes.txt").write_text("dog\neel\ncat\nbird\n")
     more = ["--classes", str(tmp_path / "classes.txt"), "--save", str(tmp_path / "more.yaml")]

@@ -42,7 +42,7 @@ class Place:
         return self.root / "photos" / f"{id}.jpg"
 
     def write(self, form, target):
-        WRITERS[form](self.maps, target, IDS, CLASSES, self.photo)
+        WRITERS[form](formats.LabelMaps(self.maps, IDS, CLASSES, self.photo), target)
         return target
 
 
@@ -94,7 +94,7 @@ def test_labelmes_files_name_their_photos_and_come_back(place):
             width, height = file.size
         assert (content["imageWidth"], content["imageHeight"]) == (width, height)
         assert np.array_equal(formats.read_labelme(path, CLASSES), place.whole[id])
-    assert same(formats.read_corrections(out, CLASSES, IDS), place.whole)
+    assert same(formats.read_corrections(out, CLASSES, ids=IDS), place.whole)
 
 
 def test_labelmes_files_are_not_written_over(place):
@@ -122,7 +122,7 @@ def test_cvats_folder_has_what_its_import_wants(place):
             with Image.open(out / kind / f"{id}.png") as file:
                 assert file.mode == "RGB"
                 assert np.array_equal(np.array(file), artifacts.voc_palette()[labels])
-    assert same(formats.read_corrections(out, CLASSES, IDS), place.whole)
+    assert same(formats.read_corrections(out, CLASSES, ids=IDS), place.whole)
 
 
 def test_colours_are_those_that_cvat_tells(place):
@@ -132,21 +132,23 @@ def test_colours_are_those_that_cvat_tells(place):
     picture = np.zeros((2, 2, 3), np.uint8)
     picture[0, 0], picture[1, 1] = (1, 2, 3), (4, 5, 6)
     Image.fromarray(picture).save(out / "SegmentationClass" / "plain.png")
-    (found,) = formats.read_corrections(out, CLASSES, IDS).values()
+    (found,) = formats.read_corrections(out, CLASSES, ids=IDS).values()
     assert found.tolist() == [[2, 0], [0, 1]]
     for colour, reason in (((9, 9, 9), "9,9,9 is 'other'"), ((7, 7, 7), "not in labelmap.txt")):
         picture[0, 1] = colour
         Image.fromarray(picture).save(out / "SegmentationClass" / "plain.png")
         with pytest.raises(InputError, match=reason):
-            formats.read_corrections(out, CLASSES, IDS)
+            formats.read_corrections(out, CLASSES, ids=IDS)
     (out / "labelmap.txt").write_text("cat 4,5,6\n")
     with pytest.raises(InputError, match="expected 'name:red,green,blue::'"):
-        formats.read_corrections(out, CLASSES, IDS)
+        formats.read_corrections(out, CLASSES, ids=IDS)
 
 
 def test_a_class_that_cvat_cannot_name_is_refused(place):
     with pytest.raises(InputError, match="without ':'"):
-        formats.write_cvat(place.maps, place.root / "out", IDS, ("a:b", "c"), place.photo)
+        formats.write_cvat(
+            formats.LabelMaps(place.maps, IDS, ("a:b", "c"), place.photo), place.root / "out"
+        )
 
 
 def test_corrections_are_json_and_png_side_by_side(place):
@@ -156,7 +158,7 @@ def test_corrections_are_json_and_png_side_by_side(place):
     shutil.copy(place.maps / "plain.png", out)
     (out / "notes.txt").write_text("passed over")
     (out / ".labelmerc.json").write_text("passed over")
-    found = formats.read_corrections(out, CLASSES, IDS)
+    found = formats.read_corrections(out, CLASSES, ids=IDS)
     assert same(found, {id: place.whole[id] for id in IDS[:2]})
 
 

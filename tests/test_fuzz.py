@@ -27,7 +27,7 @@ def test_sound_files_are_read(tmp_path, name):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         if name in ("tiff", "gif"):
-            with pytest.raises(fuzz.InputError, match=f"but the file is {name.upper()}"):
+            with pytest.raises(fuzz.InputError, match=f"but it is {name.upper()}"):
                 kind.read(path)
         else:
             kind.read(path)

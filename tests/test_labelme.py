@@ -47,7 +47,7 @@ def layered():
 
 
 def test_the_form_is_labelmes():
-    content = labelme.annotation(layered(), CLASSES, "../photos/a.jpg")
+    content = labelme.annotation(layered(), CLASSES, image_path="../photos/a.jpg")
     assert json.loads(json.dumps(content)) == content
     assert set(content) == {
         *("version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth")
@@ -66,13 +66,13 @@ def test_the_form_is_labelmes():
 
 def test_a_label_map_comes_back():
     labels = layered()
-    content = json.loads(json.dumps(labelme.annotation(labels, CLASSES, "a.jpg")))
+    content = json.loads(json.dumps(labelme.annotation(labels, CLASSES, image_path="a.jpg")))
     assert np.array_equal(labelme.label_map(content, CLASSES), labels)
 
 
 def test_points_are_scaled_to_the_photo():
     labels = layered()
-    content = labelme.annotation(labels, CLASSES, "a.jpg", size=(120, 180))
+    content = labelme.annotation(labels, CLASSES, image_path="a.jpg", size=(120, 180))
     larger = labels.repeat(3, axis=0).repeat(3, axis=1)
     assert np.array_equal(labelme.label_map(content, CLASSES), larger)
 
@@ -81,7 +81,7 @@ def test_specks_are_left_out_unless_asked_for():
     labels = layered()
     labels[3, 55] = 1
     for least, value in ((10, 0), (0, 1)):
-        content = labelme.annotation(labels, CLASSES, "a.jpg", least_area=least)
+        content = labelme.annotation(labels, CLASSES, image_path="a.jpg", least_area=least)
         assert labelme.label_map(content, CLASSES)[3, 55] == value
 
 

@@ -20,7 +20,7 @@ def test_matrices_are_those_that_were_written(kind, packed):
     file = io.BytesIO()
     content = {"other": 3, "GTcls": {"before": ["a", 1], "Segmentation": wanted, "after": 2.0}}
     scipy.io.savemat(file, content, do_compression=packed)
-    found = read_field(file.getvalue(), "GTcls", "Segmentation")
+    found = read_field(file.getvalue(), "GTcls", field="Segmentation")
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
 
@@ -42,7 +42,7 @@ def big_endian(values):
 
 def test_the_other_order_of_bytes_and_narrower_storage():
     values = np.array([[1, 2, 3], [40, 50, 60]])
-    found = read_field(big_endian(values), "it", "field")
+    found = read_field(big_endian(values), "it", field="field")
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, values)
 
@@ -51,7 +51,7 @@ def test_a_file_cut_anywhere_is_refused():
     whole = big_endian(np.ones((2, 2)))
     for length in range(len(whole) - 4):  # the last four only fill up
         with pytest.raises(Fault):
-            read_field(whole[:length], "it", "field")
+            read_field(whole[:length], "it", field="field")
 
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch):
@@ -60,4 +60,4 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch):
     assert len(file.getvalue()) < 20_000
     monkeypatch.setattr("wsss.datasets.prepare.matlab.MOST_BYTES", 10**6)
     with pytest.raises(Fault, match="unpacks to too much"):
-        read_field(file.getvalue(), "a", "b")
+        read_field(file.getvalue(), "a", field="b")

@@ -115,7 +115,7 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     corrected = place / "labelled" / "labelme" / f"{id}.json"
     right = np.zeros_like(maps[0])
     right[10:40, 10:40] = 1
-    content = formats.labelme.annotation(right, data.classes, "x.png")
+    content = formats.labelme.annotation(right, data.classes, image_path="x.png")
     atomic.save_json(corrected, content)
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"

@@ -14,7 +14,7 @@ from wsss.datasets.annotations.polygons import outlines, paint
 def painted(found, shape):
     canvas = np.zeros(shape, np.uint8)
     for value, points in found:
-        paint(canvas, points, value)
+        paint(canvas, points, value=value)
     return canvas
 
 
@@ -142,7 +142,7 @@ def test_painting_agrees_with_matplotlib_on_stars():
         reach = rng.uniform(5, 30, (12, 1))
         points = rng.uniform(5, 35, 2) + reach * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         canvas = np.zeros((40, 50), np.uint8)
-        paint(canvas, points, 7)
+        paint(canvas, points, value=7)
         inside = Polygon(points).contains_points(centres.reshape(-1, 2)).reshape(40, 50)
         assert inside.any()
         assert np.array_equal(canvas == 7, inside)
@@ -150,6 +150,6 @@ def test_painting_agrees_with_matplotlib_on_stars():
 
 def test_painting_outside_the_canvas_changes_nothing():
     canvas = np.zeros((5, 5), np.uint8)
-    paint(canvas, [(-9, -9), (-9, -2), (-2, -9)], 1)
-    paint(canvas, [(7, 1), (9, 1), (9, 4)], 1)
+    paint(canvas, [(-9, -9), (-9, -2), (-2, -9)], value=1)
+    paint(canvas, [(7, 1), (9, 1), (9, 4)], value=1)
     assert not canvas.any()

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from wsss.cli import main
+from wsss.datasets.prepare import shrink as module
 from wsss.datasets.prepare.shrink import shrink
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
@@ -35,10 +36,8 @@ def test_photos_masks_labels_and_lists_come_along(tiny_shapes, tmp_path, capsys)
 
 
 def test_a_copy_cut_short_goes_on_and_has_no_list_before(tiny_shapes, tmp_path, monkeypatch):
-    from wsss.datasets.prepare import shrink
-
     copied = []
-    real = shrink._copy
+    real = module._copy
 
     def cut(kit, id, *rest):
         if len(copied) == 3:
@@ -46,12 +45,12 @@ def test_a_copy_cut_short_goes_on_and_has_no_list_before(tiny_shapes, tmp_path, 
         copied.append(id)
         real(kit, id, *rest)
 
-    monkeypatch.setattr(shrink, "_copy", cut)
+    monkeypatch.setattr(module, "_copy", cut)
     with pytest.raises(KeyboardInterrupt):
         shrink(tiny_shapes, tmp_path / "s", long_side=60)
     with pytest.raises(InputError, match="no such id list"):
         Devkit(tmp_path / "s").ids("train")
-    monkeypatch.setattr(shrink, "_copy", real)
+    monkeypatch.setattr(module, "_copy", real)
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "s/JPEGImages").iterdir()}
     assert len(done) == 3
     kit = shrink(tiny_shapes, tmp_path / "s", long_side=60)

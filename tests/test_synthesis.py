@@ -175,7 +175,7 @@ def test_crops_bring_the_labels_of_their_cells(labelled, how):
     data, id, folder = labelled
     regions = RegionFolder(data, folder, how=how)
     transform = augment(200, jitter=0.0, mask_fill=regions.fill)
-    samples = Samples(data, [id], transform, regions, reduce=regions.reduce)
+    samples = Samples(data, [id], transform=transform, target=regions, reduce=regions.reduce)
     image, cells = samples[0, 0]
     assert cells.shape == (25, 25) and cells.dtype == torch.int64
     assert set(cells.unique().tolist()) <= {0, 255, *data.labels(id)}

@@ -281,7 +281,10 @@ def test_samples_do_not_depend_on_the_number_of_workers(tiny_shapes):
     first = []
     for workers in (0, 2):
         samples = Samples(
-            data, data.ids("train"), augment(48, long_side=(60, 90)), data.label_vector
+            data,
+            data.ids("train"),
+            transform=augment(48, long_side=(60, 90)),
+            target=data.label_vector,
         )
         torch.manual_seed(0)
         net = build_cam("small", len(data.classes))

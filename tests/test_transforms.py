@@ -23,7 +23,7 @@ class Blocks:
 
 def samples(height, width, transform, **options):
     data = Blocks(height, width)
-    return Samples(data, ["x"] * 4, transform, data.mask, **options)
+    return Samples(data, ["x"] * 4, transform=transform, target=data.mask, **options)
 
 
 def test_crop_and_flip_keep_photo_and_mask_together():
@@ -77,7 +77,7 @@ def test_cut_mix_moves_photo_and_mask_together():
     )
     before = images.clone(), masks.clone()
     torch.manual_seed(0)
-    mixed, mixed_masks = cut_mix(images, masks, 1.0)
+    mixed, mixed_masks = cut_mix(images, masks, share=1.0)
     assert torch.equal((mixed[:, 0] * 255).round().long(), mixed_masks * 10)
     assert torch.equal(images, before[0]) and torch.equal(masks, before[1])
     for index in range(4):
@@ -91,10 +91,10 @@ def test_cut_mix_moves_photo_and_mask_together():
 def test_cut_mix_leaves_the_other_crops_and_nothing_at_all_alone():
     images, masks = torch.rand(200, 3, 8, 8), torch.arange(200)[:, None, None].expand(-1, 8, 8)
     torch.manual_seed(0)
-    _, mixed = cut_mix(images, masks, 0.3)
+    _, mixed = cut_mix(images, masks, share=0.3)
     assert 30 < (mixed != masks).any((1, 2)).sum() < 90
     state = torch.get_rng_state()
-    assert cut_mix(images, masks, 0.0)[0] is images
+    assert cut_mix(images, masks, share=0.0)[0] is images
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -108,6 +108,6 @@ def test_photos_of_rare_classes_are_repeated():
         def label_vector(self, id):
             return np.isin([1, 2, 3], tags[id]).astype(np.float32)
 
-    assert repeat_rare(Tagged(), list("abcde"), 3) == list("abbcddde")
-    assert repeat_rare(Tagged(), list("abcde"), 5) == list("aabbbccdddddee")
-    assert repeat_rare(Tagged(), list("abcde"), 0) == list("abcde")
+    assert repeat_rare(Tagged(), list("abcde"), photos=3) == list("abbcddde")
+    assert repeat_rare(Tagged(), list("abcde"), photos=5) == list("aabbbccdddddee")
+    assert repeat_rare(Tagged(), list("abcde"), photos=0) == list("abcde")

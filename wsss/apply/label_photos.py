@@ -15,7 +15,7 @@ from torch import nn
 from wsss import viz
 from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
-from wsss.datasets.annotations import formats
+from wsss.datasets.annotations.formats import LabelMaps, write_coco, write_cvat, write_labelme
 from wsss.datasets.photos import photo_size
 from wsss.errors import InputError, one_line
 from wsss.geometry import upsample
@@ -136,16 +136,10 @@ def run(
 
 
 def _export(name, folder, ids, dataset):
-    """Write the label maps of some photos in a further form; returns the path."""
-    given = (dataset.classes, dataset.image_path)
-    if name == "coco":
-        formats.write_coco(folder / "labels", folder / "coco.json", ids, *given)
-        return folder / "coco.json"
-    out = folder / name
-    if name == "labelme":
-        # existing files may have been corrected
-        new = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
-        formats.write_labelme(folder / "labels", out, new, *given)
-    else:
-        formats.write_cvat(folder / "labels", out, ids, *given)
+    """Write the label maps of some photos in a further format; returns where."""
+    out = folder / ("coco.json" if name == "coco" else name)
+    if name == "labelme":  # existing files may have been corrected
+        ids = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
+    maps = LabelMaps(folder / "labels", ids, dataset.classes, dataset.image_path)
+    {"coco": write_coco, "labelme": write_labelme, "cvat": write_cvat}[name](maps, out)
     return out

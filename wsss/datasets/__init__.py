@@ -1,5 +1,6 @@
 """Where photos, image labels and masks come from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ from wsss.io.artifacts import IGNORE
 NAMES = ("shapes", "shapes_few", "voc", "folder")
 
 
-def open(name, root):
+Dataset = Devkit | Folder
+
+
+def open(name: str, root: Path | str) -> Dataset:
     """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``,
     and ``.masked(ids)``, those that have a mask.
 
     Args:
         name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
-            ``root`` when that is empty) or ``shapes_few`` (likewise, as many photos as it takes to
-            see that an experiment runs).
+            ``root`` if that is empty) or ``shapes_few`` (likewise, a few photos, to try whether an
+            experiment runs).
         root: its folder; of ``folder`` also a YAML file that describes it.
     """
     if name == "folder":
@@ -34,20 +38,17 @@ def open(name, root):
     return Devkit(root)
 
 
-def tuning_split(ids, count, *, seed=0):
-    """Split ids into (tuning, reporting): constants are chosen on the first, scores told on the
+def tuning_split(ids: Sequence[str], count: int, *, seed: int = 0) -> tuple[list, list]:
+    """Split ids into (tuning, reporting): constants are chosen on the first, scores reported on the
     second.
 
-    ``count`` ids drawn without replacement from a generator seeded with ``seed``; both keep the
-    list's order.
+    ``count`` ids are drawn without replacement, seeded with ``seed``; both keep the list's order.
     """
     chosen = set(np.random.default_rng(seed).permutation(len(ids))[:count].tolist())
-    return (
-        [id for place, id in enumerate(ids) if place in chosen],
-        [id for place, id in enumerate(ids) if place not in chosen],
-    )
+    parts = [], []
+    for place, photo_id in enumerate(ids):
+        parts[place not in chosen].append(photo_id)
+    return parts
 
-
-Dataset = Devkit | Folder  # what ``open`` returns
 
 __all__ = ["IGNORE", "NAMES", "Dataset", "Devkit", "Folder", "open", "tuning_split"]

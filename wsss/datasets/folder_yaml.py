@@ -1,12 +1,13 @@
 """A YAML file that describes a dataset of own photos."""
 
 from pathlib import Path
-from reprlib import repr as shown  # which cuts long values short
+from reprlib import repr as shown  # which shortens long values
+from typing import Any
 
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 
-KEYS = {  # of a description, with their types
+KEYS = {  # with their types
     "photos": str,
     "tags": str | list,
     "classes": list,
@@ -19,9 +20,9 @@ KEYS = {  # of a description, with their types
 }
 
 
-def read_description(path):
-    """The arguments of ``folder.Folder`` by their names, and ``photos`` for its root; relative
-    paths are taken from the file's folder.
+def read_description(path: Path | str) -> dict[str, Any]:
+    """The arguments of ``folder.Folder`` by name, and ``photos`` for its root; relative paths start
+    from the file's folder.
 
     Raises:
         InputError: not readable, an unknown key, or a value of another type.

@@ -1,4 +1,4 @@
-"""What a folder of tagged photos holds, and what is wrong with it, before anything is trained."""
+"""What a folder of tagged photos contains, and what is wrong with it, before any training."""
 
 import hashlib
 import os
@@ -7,71 +7,56 @@ from typing import NamedTuple
 
 import yaml
 
-from wsss.datasets.photos import refuse_special
+from wsss.datasets.folder import Folder
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.io.text import markdown_table
+from wsss.io.text import markdown_table, read_bytes
 from wsss.runtime.progress import progress
+
+PHOTO_BYTES = 2**29  # of a file; 100 million pixels have at most 300 MB
 
 
 class Survey(NamedTuple):
-    """What ``survey`` found.
+    """What ``survey`` found."""
 
-    Attributes:
-        counts: class name to ``{"photos": , "with mask": , one for each id list}``.
-        untagged: ids of photos without tags.
-        same: lists of paths whose files have the same contents.
-        unreadable: id to the fault of a photo or its mask.
-        faults: everything that ``wsss run`` would stop at, as lines of text.
-    """
-
-    counts: dict
-    untagged: list
-    same: list
-    unreadable: dict
-    faults: list
+    counts: dict[str, dict[str, int]]  # class name to photos on each id list, and "with mask"
+    untagged: list[str]  # ids of photos without tags
+    same: list[list[str]]  # paths whose files have the same contents
+    unreadable: dict[str, str]  # id to the fault of a photo or its mask
+    faults: list[str]  # everything that ``wsss run`` would stop at, one line each
 
 
-def survey(dataset):
-    """Open every photo and mask of a ``Folder``, tagged or not, and count."""
+def survey(dataset: Folder) -> Survey:
+    """Open every photo and mask, tagged or not, and count."""
     tagged = dataset.labelled()
-    digests, unreadable = {}, {}
-    for id in progress(list(dataset.photos), "check"):
-        path = dataset.image_path(id)
+    contents, unreadable = {}, {}
+    for photo_id in progress(list(dataset.photos), "check"):
         try:
-            digests.setdefault(_contents(path), []).append(str(dataset.photos[id]))
-            dataset.image(id)
-            if dataset.masked([id]):
-                dataset.mask(id)
+            content = read_bytes(dataset.image_path(photo_id), "a photo", most=PHOTO_BYTES)
+            digest = hashlib.blake2b(content).digest()
+            contents.setdefault(digest, []).append(str(dataset.photos[photo_id]))
+            dataset.image(photo_id)
+            if dataset.masked([photo_id]):
+                dataset.mask(photo_id)
         except InputError as fault:
-            unreadable[id] = str(fault)
+            unreadable[photo_id] = str(fault)
     lists = {split: set(dataset.ids(split)) for split in dataset.splits()}
     lists["with mask"] = set(dataset.masked(sorted(tagged)))
     counts = {}
     for number, name in enumerate(dataset.classes, 1):
-        showing = {id for id in tagged if number in dataset.labels(id)}
+        showing = {photo_id for photo_id in tagged if number in dataset.labels(photo_id)}
         counts[name] = {what: len(showing & ids) for what, ids in lists.items()}
     return Survey(
         counts,
-        [id for id in dataset.photos if id not in tagged],
-        [paths for paths in digests.values() if len(paths) > 1],
+        [photo_id for photo_id in dataset.photos if photo_id not in tagged],
+        [paths for paths in contents.values() if len(paths) > 1],
         unreadable,
         [*dataset.check([]), *unreadable.values()],
     )
 
 
-def _contents(path):
-    try:
-        refuse_special(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError as error:
-        reason = error.strerror
-        raise InputError(f"{path}: not a readable file ({reason}); replace it") from None
-
-
-def describe(dataset, found):
-    """A ``Survey`` as text for people."""
+def describe(dataset: Folder, found: Survey) -> str:
+    """A survey as text for people."""
     columns = list(next(iter(found.counts.values()), {}))
     rows = [[name, *counts.values()] for name, counts in found.counts.items()]
     lines = [
@@ -81,12 +66,10 @@ def describe(dataset, found):
     ]
     empty = [name for name, counts in found.counts.items() if not counts.get("all")]
     if empty:
-        lines.append(f"note: no photo shows {_some(empty)}: nothing can be learnt of it")
+        lines.append(f"note: no photo is tagged with {_some(empty)}: it cannot be learnt")
     if found.untagged:
-        lines.append(
-            f"note: {len(found.untagged)} photos without tags, not trained on: "
-            f"{_some(found.untagged)}"
-        )
+        count = len(found.untagged)
+        lines.append(f"note: {count} photos without tags, not trained on: {_some(found.untagged)}")
     lines += [f"note: the same picture: {_some(paths)}" for paths in found.same]
     lines += [f"fault: {fault}" for fault in found.faults]
     return "\n".join(lines)
@@ -97,20 +80,18 @@ def _some(names, most=5):
     return ", ".join(map(str, names[:most])) + more
 
 
-def save(dataset, found, path, **given):
-    """Write a description file that opens as this dataset, what cannot be read left out.
+def save(dataset: Folder, found: Survey, path: Path, **given) -> None:
+    """Write a description file that opens as this dataset without its unreadable photos.
 
     Args:
         path: a new YAML file; paths in it are relative to its folder.
-        given: further arguments of ``Folder`` by name, paths among them; those that are None are
-            left to their defaults.
+        given: further arguments of ``Folder`` by name; None keeps a default.
 
     Raises:
-        InputError: the file is there already.
+        InputError: the file exists, or is not named as YAML.
     """
-    path = Path(path)
     if path.exists():
-        raise InputError(f"{path}: this file is there already; name another")
+        raise InputError(f"{path}: this file exists already; name another")
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{path}: expected a name that ends in .yaml")
     relative = {
@@ -121,7 +102,4 @@ def save(dataset, found, path, **given):
     plain = {k: v for k, v in given.items() if v is not None and not isinstance(v, Path)}
     left_out = {"leave_out": sorted(found.unreadable)} if found.unreadable else {}
     content = relative | plain | {"classes": list(dataset.classes)} | left_out
-    with atomic.write(path) as partial:
-        partial.write_text(
-            yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+    atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -1,9 +1,10 @@
-"""Which photo shows what, as people write it down: CSV, JSON, COCO's instances, folders' names."""
+"""Tags of photos as people write them: CSV, JSON, COCO's instances, folders' names."""
 
 import csv
 import io
 import json
 import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,27 +13,20 @@ import numpy as np
 from wsss.errors import InputError, reason
 from wsss.io.text import read_text
 
-MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have some 450 MB
+MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have about 450 MB
 
 
 class Tags(NamedTuple):
-    """What a file says, as it says it.
+    """The contents of a file of tags."""
 
-    Attributes:
-        rows: (photo's path or id, list of labels), in the file's order; a photo may occur twice.
-        classes: names in an order of the file's own (COCO's categories), or None.
-        loose: whether photos are named without their folder, as COCO does.
-    """
-
-    rows: list
-    classes: list | None = None
-    loose: bool = False
+    rows: list[tuple[str, list[str]]]  # photo's path or id, its labels; a photo may occur twice
+    classes: list[str] | None = None  # in the file's own order (COCO's categories)
+    loose: bool = False  # photos are named without their folder, as in COCO
 
 
-def read_tags(path):
+def read_tags(path: Path | str) -> Tags:
     """Tags from a file: CSV with the header ``id,labels`` (labels separated by ``;``); JSON as
-    ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or COCO's instances, of which only
-    categories are taken.
+    ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or the categories of COCO's instances.
 
     Raises:
         InputError: missing, unreadable, or of another form.
@@ -47,27 +41,26 @@ def read_tags(path):
     try:
         if form == ".csv":
             return _from_csv(path, csv.reader(io.StringIO(text, newline="")))
-        # outlines are most of a file of COCO's: each is dropped as soon as it is read
         return _from_json(path, json.loads(text, object_pairs_hook=_without_outlines))
     except InputError:
         raise
     except (ValueError, csv.Error, RecursionError) as error:
-        raise InputError(f"{path}: not readable as tags ({reason(error)}); mend the file") from None
+        raise InputError(f"{path}: not readable as tags ({reason(error)}); fix the file") from None
 
 
-def folder_tags(ids):
-    """One folder for each tag: photos get the name of the uppermost folder that they lie in."""
-    return Tags([(id, [PurePosixPath(id).parts[0]]) for id in ids if "/" in id])
+def folder_tags(ids: Iterable[str]) -> Tags:
+    """One folder per tag: photos get the name of the uppermost folder that they lie in."""
+    return Tags([(each, [PurePosixPath(each).parts[0]]) for each in ids if "/" in each])
 
 
-def label_vector(numbers, count):
-    """Class numbers from 1 as float32 of shape (count,), 1 where the class is present."""
+def label_vector(numbers: Sequence[int], count: int) -> np.ndarray:
+    """Class numbers from 1 as float32 (count,), 1 where the class is present."""
     vector = np.zeros(count, np.float32)
     vector[np.array(numbers) - 1] = 1
     return vector
 
 
-def normal(text):
+def normal(text: str) -> str:
     """A name in one spelling: composed characters, ``/`` between folders."""
     return unicodedata.normalize("NFC", text).replace("\\", "/")
 
@@ -77,14 +70,14 @@ def _from_csv(path, lines):
     if header is None or [name.strip() for name in header] != ["id", "labels"]:
         raise InputError(
             f"{path}: expected the header 'id,labels' but found "
-            f"{','.join(header) if header else 'an empty file'!r}; mend the first line"
+            f"{','.join(header) if header else 'an empty file'!r}; fix the first line"
         )
     rows = []
     for line in lines:
         if len(line) not in (0, 2):
             raise InputError(
                 f"{path}, line {lines.line_num}: expected an id and labels separated by ';' but "
-                f"found {len(line)} columns; quote names that hold a comma"
+                f"found {len(line)} columns; quote names with a comma"
             )
         if line:
             rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
@@ -102,14 +95,16 @@ def _from_json(path, content):
         pairs = [(row["id"], row["labels"]) for row in content]
     else:
         pairs = [(None, None)]
-    for id, labels in pairs:
+    rows = []
+    for name, labels in pairs:
         texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-        if not (isinstance(id, str) and texts):
+        if not (isinstance(name, str) and texts):
             raise InputError(
                 f'{path}: expected {{"photo": ["label", ...]}}, [{{"id": "photo", "labels": '
-                f"[...]}}] or COCO's instances; {id!r} is none of these; mend it"
+                f"[...]}}] or COCO's instances; {name!r} is none of these; fix it"
             )
-    return Tags([(normal(id.strip()), _clean(labels)) for id, labels in pairs])
+        rows.append((normal(name.strip()), _clean(labels)))
+    return Tags(rows)
 
 
 def _from_coco(path, content):
@@ -122,19 +117,20 @@ def _from_coco(path, content):
         classes = [normal(name) for name in names.values()]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: expected COCO's instances but met {type(error).__name__}: {error}; check "
-            "its ids"
+            f"{path}: expected COCO's instances but met {type(error).__name__}: {error}; check its "
+            "ids"
         ) from None
     rows = [(name, list(labels)) for name, labels in found.values()]
     return Tags(rows, classes=classes, loose=True)
 
 
 def _without_outlines(pairs):
-    content = {name: value for name, value in pairs if name not in ("segmentation", "bbox")}
-    if len({name for name, _ in pairs}) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is listed twice")
+    """A JSON object without outlines, which are most of a file of COCO's instances."""
+    content = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{name!r} is listed twice")
+        content[name] = None if name in ("segmentation", "bbox") else value
     return content
 
 

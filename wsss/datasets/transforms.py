@@ -1,6 +1,7 @@
 """Training samples: a photo with its labels or mask, cropped and jittered together."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -9,17 +10,13 @@ from torchvision.transforms import v2
 
 from wsss.io.artifacts import IGNORE
 
-PAD = (
-    124,
-    116,
-    104,
-)  # ImageNet's mean colour, which normalisation turns into about zero
+PAD = (124, 116, 104)  # ImageNet's mean colour, about zero after normalisation
 
 
 class RandomLongSide(v2.Transform):
     """Resize so that the longer side is a random whole number of pixels in [low, high]."""
 
-    def __init__(self, low, high):
+    def __init__(self, low: int, high: int):
         super().__init__()
         self.low, self.high = low, high
 
@@ -33,41 +30,47 @@ class RandomLongSide(v2.Transform):
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-def augment(crop, *, long_side=(0, 0), jitter=0.3, hue=0.0, mask_fill=IGNORE):
-    """Random rescale, flip, colour jitter (``hue`` as a share of the colour circle), square crop.
+def augment(
+    crop: int,
+    *,
+    long_side: tuple[int, int] = (0, 0),
+    jitter: float = 0.3,
+    hue: float = 0.0,
+    mask_fill: int = IGNORE,
+) -> v2.Transform:
+    """Random rescale, flip, colour jitter and square crop of a photo, with its mask if any.
 
-    The longer side becomes ``long_side`` = (low, high) pixels; (0, 0) does not rescale.
-
-    Where the photo is smaller than the crop it is padded with the mean colour, its mask with
-    ``mask_fill``.
+    Args:
+        crop: pixels; a smaller photo is padded with the mean colour, its mask with ``mask_fill``.
+        long_side: (low, high) pixels of the longer side; (0, 0) does not rescale.
+        jitter: of brightness, contrast and saturation, as a share of each.
+        hue: jitter as a share of the colour circle; takes four times as long as the others.
     """
+    fill = {tv_tensors.Image: PAD, tv_tensors.Mask: mask_fill}
     steps = [RandomLongSide(*long_side)] if any(long_side) else []
     steps += [
         v2.RandomHorizontalFlip(),
-        # brightness, contrast, saturation, and hue, which costs four times as much
         v2.ColorJitter(jitter, jitter, jitter, hue),
-        v2.RandomCrop(
-            crop,
-            pad_if_needed=True,
-            fill={tv_tensors.Image: PAD, tv_tensors.Mask: mask_fill},
-        ),
+        v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
         v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
     ]
     return v2.Compose(steps)
 
 
-def cut_mix(images, masks, share):
+def cut_mix(
+    images: torch.Tensor, masks: torch.Tensor, *, share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Paste a rectangle of the next crop, photo and mask, into a share of a batch's crops
     (CutMix, Yun et al., ICCV 2019).
 
     Args:
         images: (B, C, H, W).
         masks: (B, H, W).
-        share: of the crops that get one, in [0, 1]; the rectangle's sides are a quarter to three
+        share: of the crops that get a rectangle, in [0, 1]; its sides are a quarter to three
             quarters of the crop's.
 
     Returns:
-        images and masks of the same shapes; the given ones are not written to.
+        new images and masks of the same shapes.
     """
     if not share:
         return images, masks
@@ -89,24 +92,20 @@ def _span(side):
     return slice(start, start + length)
 
 
-def repeat_rare(dataset, ids, photos):
-    """A list of ids in which those of rare classes stand several times.
+def repeat_rare(dataset, ids: Sequence[str], *, photos: int) -> list[str]:
+    """Repeat the photos of rare classes, each directly after itself.
 
     Args:
         ids: photo ids.
-        photos: a class that fewer of them are tagged with has each of its photos as often as it
-            takes to reach this number; a photo of several such classes follows the rarest. 0
-            repeats none.
-
-    Returns:
-        the ids in their order, each repeated one after the other.
+        photos: the photos of a class with fewer are repeated until it has this many; a photo of
+            several such classes follows the rarest. 0 repeats none.
     """
-    counts = sum(dataset.label_vector(id) for id in ids)
-    return [
-        id
-        for id in ids
-        for _ in range(max(1, *(math.ceil(photos / counts[k - 1]) for k in dataset.labels(id))))
-    ]
+    counts = np.sum([dataset.label_vector(each) for each in ids], axis=0)
+    repeated = []
+    for photo_id in ids:
+        times = (math.ceil(photos / counts[number - 1]) for number in dataset.labels(photo_id))
+        repeated += [photo_id] * max(1, *times)
+    return repeated
 
 
 class Samples(torch.utils.data.Dataset):
@@ -120,14 +119,23 @@ class Samples(torch.utils.data.Dataset):
         ids: photo ids.
         transform: as made by ``augment``.
         target: ``id -> label vector (classes,) float32`` or ``id -> mask (..., H, W) uint8``; masks
-            go through the transform together with the photo and come back as int64.
-        reduce: ``(id, cropped mask) -> tensor``, what is made of a mask after the transform.
+            are transformed together with the photo and returned as int64.
+        reduce: ``(id, cropped mask) -> tensor``, applied to a mask after the transform.
         seed: of the random choices.
 
     Each sample is ``(image (3, crop, crop) float32 in [0, 1], target)``.
     """
 
-    def __init__(self, dataset, ids, transform, target, *, reduce=None, seed=0):
+    def __init__(
+        self,
+        dataset,
+        ids: Iterable[str],
+        *,
+        transform: Callable,
+        target: Callable[[str], np.ndarray],
+        reduce: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
+        seed: int = 0,
+    ):
         self.dataset, self.ids, self.transform, self.seed = dataset, list(ids), transform, seed
         self.target, self.reduce = target, reduce
 
@@ -136,11 +144,10 @@ class Samples(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        id = self.ids[index]
-        image = tv_tensors.Image(
-            torch.from_numpy(self.dataset.image(id)).permute(2, 0, 1)
-        )  # HWC -> CHW
-        target = torch.from_numpy(np.asarray(self.target(id)))
+        photo_id = self.ids[index]
+        image = torch.from_numpy(self.dataset.image(photo_id)).permute(2, 0, 1)  # HWC -> CHW
+        image = tv_tensors.Image(image)
+        target = torch.from_numpy(np.asarray(self.target(photo_id)))
         seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
@@ -148,4 +155,4 @@ class Samples(torch.utils.data.Dataset):
                 return self.transform(image), target
             image, mask = self.transform(image, tv_tensors.Mask(target))
         mask = mask.as_subclass(torch.Tensor)
-        return image, (self.reduce(id, mask) if self.reduce else mask).long()
+        return image, (self.reduce(photo_id, mask) if self.reduce else mask).long()

@@ -40,6 +40,12 @@ def write(path: Path | str) -> Iterator[Path]:
     mirror.upload_file(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def temp_path(path: Path) -> Path:
     """Where this thread of this process writes, before the file is renamed to ``path``."""
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
@@ -88,8 +94,7 @@ def _png_whole(content):
 
 def save_json(path: Path, value: object) -> None:
     """Write a value as JSON; values of other types become their ``str``."""
-    with write(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
 def claim(path: Path, record: dict) -> None:

@@ -33,7 +33,7 @@ class MaskFolder:
         if photo_id not in self.corrected:
             return labels
         name = f"photo {photo_id}, corrected by hand"
-        return fit_mask(self.corrected[photo_id], labels.shape, name)
+        return fit_mask(self.corrected[photo_id], labels.shape, name=name)
 
     def shares(self, ids):
         """Each class's share of the labelled pixels, background first: float64 (1 + classes,)."""

@@ -1,8 +1,10 @@
-"""CVAT's form "Segmentation mask 1.1": a colour for each label, told in ``labelmap.txt``.
+"""CVAT's format "Segmentation mask 1.1": a colour per label, listed in ``labelmap.txt``.
 
-CVAT is a server for annotating photos together. It takes a zip archive of the folder that
-``annotations.write_cvat`` writes, and gives its own in the same form.
+CVAT is a server for annotating photos together. It imports a zip archive of the folder that
+``formats.write_cvat`` writes, and exports its own in the same format.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,15 +13,15 @@ from wsss.datasets.tags import normal
 from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE, voc_palette
 
-BACKGROUND_NAME = "background"  # which CVAT takes for pixels without a label
+BACKGROUND_NAME = "background"  # CVAT's own name for pixels without a label
 
 
-def label_lines(classes):
+def label_lines(classes: Sequence[str]) -> str:
     """The text of ``labelmap.txt``: names with VOC's colours, in the order of their numbers, and
     ``__ignore__`` for 255.
 
     Raises:
-        InputError: a name that this form cannot hold.
+        InputError: a name that the format cannot represent.
     """
     names = {0: BACKGROUND_NAME} | dict(enumerate(classes, 1)) | {IGNORE: IGNORE_NAME}
     for name in names.values():
@@ -30,29 +32,24 @@ def label_lines(classes):
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def colours(labels):
+def colours(labels: np.ndarray) -> np.ndarray:
     """A label map (H, W) in the colours of ``label_lines``: uint8 (H, W, 3).
 
-    Three channels, since of one channel CVAT takes a value for the number of a line, and 255 would
-    want as many.
+    With a single channel, CVAT would take values for line numbers, and 255 would need 256 lines.
     """
     return voc_palette()[labels]
 
 
-def _named(name):
-    return "not in labelmap.txt" if name is None else f"{name!r} in labelmap.txt"
-
-
-def label_map(picture, lines, classes):
-    """The label map, uint8 (H, W), of a picture in colours.
+def label_map(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> np.ndarray:
+    """The label map, uint8 (H, W), of a coloured picture.
 
     Args:
         picture: uint8 (H, W, 3).
         lines: the text of its ``labelmap.txt``, with any colours.
-        classes: names, of the numbers from 1; others may be in the text but not in the picture.
+        classes: names of the numbers from 1; others may be in the text but not in the picture.
 
     Raises:
-        InputError: the text is of another form, or a pixel's colour is no class's.
+        InputError: the text has another format, or a pixel's colour is not that of a class.
     """
     numbers = {normal(name): number for number, name in enumerate(classes, 1)}
     numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
@@ -65,17 +62,17 @@ def label_map(picture, lines, classes):
             red, green, blue = bytes(int(value) for value in colour.split(","))
         except ValueError:
             raise InputError(
-                f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; mend it"
+                f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; fix it"
             ) from None
         names[red << 16 | green << 8 | blue] = normal(name)
     red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
     found, place = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
     for code in found.tolist():
         if names.get(code) not in numbers:
-            shown = f"{code >> 16},{code >> 8 & 255},{code & 255}"
+            where = f"{names[code]!r} in labelmap.txt" if code in names else "not in labelmap.txt"
             raise InputError(
-                f"the colour {shown} is {_named(names.get(code))}; expected one of: "
-                f"{', '.join(numbers)}"
+                f"the colour {code >> 16},{code >> 8 & 255},{code & 255} is {where}; expected one "
+                f"of: {', '.join(numbers)}"
             )
     values = np.array([numbers[names[code]] for code in found.tolist()], np.uint8)
     return values[place].reshape(picture.shape[:2])

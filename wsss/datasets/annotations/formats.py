@@ -1,19 +1,21 @@
-"""Label maps in the forms that annotation tools load, and what people corrected there read back.
+"""Label maps in the formats of annotation tools, and people's corrections read back.
 
-Label maps lie as ``<folder>/<id>.png``: 0 background, 1.. classes, 255 ignored. They are written
-for the photo's own size, also where they are of the photo made smaller.
+Label maps are files ``<folder>/<id>.png``: 0 background, 1.. classes, 255 ignored. They are written
+in the photo's own size, also if they were made of the photo at a smaller size.
 """
 
 import json
 import os
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from wsss.datasets.annotations import cvat, labelme
-from wsss.datasets.photos import photo_size, read_png
+from wsss.datasets.photos import photo_size, read_png, resize_mask
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, reason
@@ -22,12 +24,12 @@ from wsss.io.artifacts import IGNORE
 from wsss.io.text import read_text
 from wsss.runtime.progress import progress
 
-JSON_BYTES = 2**28  # at most; labelme may keep the photo itself in it
+JSON_BYTES = 2**28  # at most; labelme may embed the photo
 
 
-def coco(maps, classes):
-    """Label maps as COCO's instances, a dict for JSON: for each photo and class that it shows, one
-    run-length mask of all its pixels. Ignored pixels belong to none.
+def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict[str, Any]:
+    """Label maps as COCO's instances, a dict for JSON: one run-length mask per photo and class.
+    Ignored pixels belong to none.
 
     Args:
         maps: pairs of a photo's file name and its label map, uint8 (H, W).
@@ -40,7 +42,7 @@ def coco(maps, classes):
         for number in np.flatnonzero(np.bincount(labels.ravel())).tolist():
             if number in (0, IGNORE):
                 continue
-            runs = coco_mask.encode(np.asfortranarray(labels == number, dtype=np.uint8))
+            runs: Any = coco_mask.encode(np.asfortranarray(labels == number, dtype=np.uint8))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -49,7 +51,7 @@ def coco(maps, classes):
                     "segmentation": {"size": [height, width], "counts": runs["counts"].decode()},
                     "area": int(coco_mask.area(runs)),
                     "bbox": coco_mask.toBbox(runs).tolist(),  # x, y, width, height
-                    "iscrowd": 0,  # crowds are left out when scores are told
+                    "iscrowd": 0,  # COCO's evaluation leaves crowds out
                 }
             )
     categories = [
@@ -58,115 +60,112 @@ def coco(maps, classes):
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_coco(folder, path, ids, classes, photo):
-    """Write the label maps of some photos as one file of COCO's instances.
+class LabelMaps(NamedTuple):
+    """Label maps of photos, to be written in a format of an annotation tool."""
 
-    Args:
-        folder: with the label maps.
-        path: the JSON file to write.
-        ids: of the photos.
-        classes: names, of the numbers from 1.
-        photo: function from an id to the photo's path, which ends in the id and an extension.
+    folder: Path  # with <id>.png
+    ids: Sequence[str]
+    classes: Sequence[str]  # names of the numbers from 1
+    photo: Callable[[str], Path]  # id to the photo's path, which ends in the id and an extension
 
-    Raises:
-        InputError: a label map or photo that is missing, unreadable, or of another size.
-    """
-    maps = (
-        (_file_name(photo(id), id), _enlarged(folder, id, classes, photo))
-        for id in progress(ids, "coco")
+    def read(self, photo_id: str) -> tuple[np.ndarray, tuple[int, int]]:
+        """``(label map, (height, width) of its photo)``.
+
+        Raises:
+            InputError: one of them is missing or unreadable, or the label map is of another size
+                than the photo at full or reduced resolution.
+        """
+        path, photo = self.folder / f"{photo_id}.png", self.photo(photo_id)
+        labels, size = read_mask(path, num_classes=len(self.classes)), photo_size(photo)
+        if labels.shape not in (size, photo_size(photo, long_side=max(labels.shape))):
+            raise InputError(
+                f"{path}: the label map is {labels.shape[1]}x{labels.shape[0]} but its photo is "
+                f"{size[1]}x{size[0]}; make it of this photo"
+            )
+        return labels, size
+
+    def enlarged(self, photo_id: str) -> np.ndarray:
+        """The label map in its photo's size."""
+        labels, size = self.read(photo_id)
+        return labels if labels.shape == size else resize_mask(labels, size)
+
+
+def write_coco(maps: LabelMaps, path: Path) -> None:
+    """Write one JSON file of COCO's instances."""
+    named = (  # each photo by as many parts of its path as its id has
+        ("/".join(maps.photo(each).parts[-1 - each.count("/") :]), maps.enlarged(each))
+        for each in progress(maps.ids, "coco")
     )
-    _write_json(path, coco(maps, classes))
+    _write_json(path, coco(named, maps.classes))
 
 
-def write_labelme(folder, out, ids, classes, photo, *, tolerance=1.0, least_area=10):
-    """Write ``out/<id>.json`` for labelme, which finds the photo by its path from there.
-
-    Files that are there are never written over: somebody may have corrected them.
-
-    Args:
-        folder, ids, classes, photo: as for ``write_coco``.
-        out: the folder to write.
-        tolerance, least_area: of ``outlines.outlines``, in pixels of the label map.
+def write_labelme(maps: LabelMaps, out: Path) -> None:
+    """Write ``out/<id>.json`` for labelme, with the photo's path relative to that file.
 
     Raises:
-        InputError: as ``write_coco``, or one of the files is there.
+        InputError: as ``LabelMaps.read``, or a file exists, which may be corrected by hand.
     """
-    targets = {id: Path(out, f"{id}.json") for id in ids}
+    targets = {each: out / f"{each}.json" for each in maps.ids}
     for target in targets.values():
         if target.exists():
-            raise InputError(f"{target}: is there, perhaps corrected; give another folder")
-    for id, target in progress(targets.items(), "labelme"):
-        labels, size = _label_map(folder, id, classes, photo)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image = Path(photo(id))
-        image = os.path.relpath(image.parent.resolve() / image.name, target.parent.resolve())
-        content = labelme.annotation(
-            labels,
-            classes,
-            Path(image).as_posix(),
-            size=size,
-            tolerance=tolerance,
-            least_area=least_area,
-        )
+            raise InputError(f"{target}: exists, perhaps corrected; give another folder")
+    for photo_id, target in progress(targets.items(), "labelme"):
+        labels, size = maps.read(photo_id)
+        photo, folder = maps.photo(photo_id), target.parent.resolve()
+        image = Path(os.path.relpath(photo.parent.resolve() / photo.name, folder)).as_posix()
+        content = labelme.annotation(labels, maps.classes, image_path=image, size=size)
         _write_json(target, content)
 
 
-def write_cvat(folder, out, ids, classes, photo):
-    """Write a folder in CVAT's form "Segmentation mask 1.1"; a zip archive of what is in it can be
-    imported into a task of these photos that has the classes and ``__ignore__`` as labels.
-
-    Args:
-        folder, ids, classes, photo: as for ``write_coco``.
-        out: the folder to write.
+def write_cvat(maps: LabelMaps, out: Path) -> None:
+    """Write a folder in CVAT's format "Segmentation mask 1.1". A zip archive of its contents can be
+    imported into a task of these photos whose labels are the classes and ``__ignore__``.
     """
-    out = Path(out)
-    lines = cvat.label_lines(classes)
-    for id in progress(ids, "cvat"):
-        picture = Image.fromarray(cvat.colours(_enlarged(folder, id, classes, photo)))
+    lines = cvat.label_lines(maps.classes)
+    for photo_id in progress(maps.ids, "cvat"):
+        picture = Image.fromarray(cvat.colours(maps.enlarged(photo_id)))
         # without objects, CVAT would take background for one
         for kind in ("SegmentationClass", "SegmentationObject"):
-            with atomic.write(out / kind / f"{id}.png") as partial:
+            with atomic.write(out / kind / f"{photo_id}.png") as partial:
                 picture.save(partial, format="PNG")
-    _write_text(
-        out / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{id}\n" for id in ids)
-    )
-    _write_text(out / "labelmap.txt", lines)
+    listed = "".join(f"{photo_id}\n" for photo_id in maps.ids)
+    atomic.write_text(out / "ImageSets" / "Segmentation" / "default.txt", listed)
+    atomic.write_text(out / "labelmap.txt", lines)
 
 
-def read_labelme(path, classes):
-    """The label map, uint8 (H, W) of the photo's size, of a JSON file that labelme saved; see
-    ``labelme.label_map``.
+def read_labelme(path: Path, classes: Sequence[str]) -> np.ndarray:
+    """The label map, uint8 (H, W) of the photo's size, of a JSON file that labelme saved
+    (``labelme.label_map``).
     """
+    text = read_text(path, "labelme's JSON", most=JSON_BYTES)
     try:
-        content = json.loads(read_text(path, "labelme's JSON", most=JSON_BYTES))
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({reason(error)}); save it again") from None
-    try:
-        return labelme.label_map(content, classes)
+        return labelme.label_map(json.loads(text), classes)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({reason(error)}); save it again") from None
 
 
-def read_corrections(folder, classes, ids):
-    """Label maps that people corrected: a dict from id to uint8 (H, W), 0 background, 1.. classes,
-    255 ignored, in the order of ``ids``.
+def read_corrections(
+    folder: Path | str, classes: Sequence[str], *, ids: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Label maps that people corrected: id to uint8 (H, W), 0 background, 1.. classes, 255 ignored,
+    in the order of ``ids``.
 
-    Read are all ``<id>.json`` of labelme and all ``<id>.png`` with values of pixels, in the folder
-    and the folders in it; or, if ``labelmap.txt`` lies in the folder, the colours in
-    ``SegmentationClass``, as CVAT exports them. Hidden and other files are passed over.
+    Reads every ``<id>.json`` of labelme and every index mask ``<id>.png`` in the folder and its
+    subfolders; or, if the folder has a ``labelmap.txt``, the colours in ``SegmentationClass``, as
+    CVAT exports them. Hidden and other files are ignored.
 
     Args:
         folder: with the corrections.
-        classes: names, of the numbers from 1.
-        ids: of the photos that may have one.
+        classes: names of the numbers from 1.
+        ids: of the photos that may have a correction.
 
     Raises:
-        InputError: no corrections, one of no known photo, two of one photo, or one that cannot be
-            read or has a label that is no class.
+        InputError: no corrections, one of an unknown photo, two of one photo, or one that cannot be
+            read or has an unknown label.
     """
-    folder, names = Path(folder), {normal(id): id for id in ids}
+    folder, names = Path(folder), {normal(each): each for each in ids}
     colours = (folder / "labelmap.txt").exists()
     root = folder / "SegmentationClass" if colours else folder
     found = {}
@@ -175,20 +174,20 @@ def read_corrections(folder, classes, ids):
         hidden = any(part.startswith(".") for part in inner.parts)
         if hidden or inner.suffix not in (".json", ".png") or not path.is_file():
             continue
-        name = normal(inner.as_posix()).removesuffix(inner.suffix)
-        if name not in names:
+        photo_id = names.get(name := normal(inner.as_posix()).removesuffix(inner.suffix))
+        if photo_id is None:
             raise InputError(
-                f"{path}: there is no photo '{name}' with tags; rename the file or take it away"
+                f"{path}: there is no photo '{name}' with tags; rename or remove the file"
             )
-        if names[name] in found:
+        if photo_id in found:
             raise InputError(
-                f"{path}: there is {found[names[name]].name} too, for the same photo; keep one"
+                f"{path}: there is {found[photo_id].name} too, for the same photo; keep one"
             )
-        found[names[name]] = path
+        found[photo_id] = path
     if not found:
         raise InputError(f"{root}: expected <id>.json or <id>.png but found none; check the path")
     lines = read_text(folder / "labelmap.txt", "labels' colours") if colours else None
-    return {id: _correction(found[id], classes, lines) for id in ids if id in found}
+    return {each: _correction(found[each], classes, lines) for each in ids if each in found}
 
 
 def _correction(path, classes, lines):
@@ -198,42 +197,10 @@ def _correction(path, classes, lines):
         return read_mask(path, num_classes=len(classes))
     picture = read_png(path, "mask", colours=True)
     try:
-        return cvat.label_map(picture, lines, classes)
+        return cvat.label_map(picture, lines, classes=classes)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
 
 
-def _label_map(folder, id, classes, photo):
-    """``(labels, size)``: a label map and (height, width) of its photo, of which it must be, or of
-    the photo made smaller.
-    """
-    path = Path(folder, f"{id}.png")
-    labels, size = read_mask(path, num_classes=len(classes)), photo_size(photo(id))
-    if labels.shape not in (size, photo_size(photo(id), long_side=max(labels.shape))):
-        raise InputError(
-            f"{path}: the label map is {labels.shape[1]}x{labels.shape[0]} but its photo is "
-            f"{size[1]}x{size[0]}; make it of this photo"
-        )
-    return labels, size
-
-
-def _enlarged(folder, id, classes, photo):
-    """A label map of its photo's size."""
-    labels, size = _label_map(folder, id, classes, photo)
-    if labels.shape == size:
-        return labels
-    return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-def _file_name(path, id):
-    """A photo's path inside the folder that ids are told from."""
-    return "/".join(Path(path).parts[-len(PurePosixPath(id).parts) :])
-
-
 def _write_json(path, content):
-    _write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
-
-
-def _write_text(path, text):
-    with atomic.write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    atomic.write_text(path, json.dumps(content, ensure_ascii=False) + "\n")

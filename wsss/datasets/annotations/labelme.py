@@ -1,8 +1,10 @@
-"""The JSON of labelme, a program in which people draw polygons: made from a label map, and back."""
+"""The JSON of labelme, a program for drawing polygons: written from a label map, and read back."""
 
 import base64
 import io
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,39 +16,41 @@ from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
 
 BACKGROUND_NAME, IGNORE_NAME = "_background_", "__ignore__"  # as in labelme's own examples
-FARTHEST = 1e6  # pixels from the photo's corner; nobody draws there
+POLYGON = {"group_id": None, "description": "", "shape_type": "polygon", "flags": {}, "mask": None}
+FARTHEST = 1e6  # pixels from the photo's corner
 
 
-def annotation(labels, classes, image_path, *, size=None, tolerance=1.0, least_area=10):
-    """A label map as labelme's JSON, a dict: polygons, each to be painted over those before it.
+def annotation(
+    labels: np.ndarray,
+    classes: Sequence[str],
+    *,
+    image_path: str,
+    size: tuple[int, int] | None = None,
+    tolerance: float = 1.0,
+    least_area: int = 10,
+) -> dict[str, Any]:
+    """A label map as labelme's JSON: polygons, each to be painted over those before it.
 
-    As these polygons have no holes, what lies in a hole comes later, background under the label
+    These polygons have no holes: the contents of a hole follow later, background under the label
     ``_background_``. Ignored pixels are ``__ignore__``.
 
     Args:
         labels: uint8 (H, W): 0 background, 1.. classes, 255 ignored.
-        classes: names, of the numbers from 1.
-        image_path: of the photo, as seen from the JSON's folder.
+        classes: names of the numbers from 1.
+        image_path: of the photo, relative to the JSON's folder.
         size: (height, width) of the photo, to which points are scaled; None: the label map's.
-        tolerance, least_area: of ``outlines.outlines``, in pixels of the label map.
+        tolerance: as in ``polygons.outlines``, in pixels of the label map.
+        least_area: likewise.
     """
     height, width = size or labels.shape
     scale = np.array([width / labels.shape[1], height / labels.shape[0]])
     names = {0: BACKGROUND_NAME, IGNORE: IGNORE_NAME} | dict(enumerate(classes, 1))
     shapes = [
-        {
-            "label": names[value],
-            "points": np.round(points * scale, 3).tolist(),
-            "group_id": None,
-            "description": "",
-            "shape_type": "polygon",
-            "flags": {},
-            "mask": None,
-        }
+        {"label": names[value], "points": np.round(points * scale, 3).tolist()} | POLYGON
         for value, points in outlines(labels, tolerance=tolerance, least_area=least_area)
     ]
     return {
-        "version": "5.5.0",  # whose form this is; 6.3 reads it too
+        "version": "5.5.0",  # of labelme; 6.3 reads this too
         "flags": {},
         "shapes": shapes,
         "imagePath": image_path,
@@ -56,19 +60,19 @@ def annotation(labels, classes, image_path, *, size=None, tolerance=1.0, least_a
     }
 
 
-def label_map(content, classes):
-    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in their
-    order, over background.
+def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
+    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in order
+    over background.
 
-    A pixel belongs to a shape if its centre does, as it looks on the screen. (labelme's own export
-    adds the pixels that the border touches.)
+    A pixel belongs to a shape if its centre does. (labelme's own export adds the pixels that the
+    border touches.)
 
     Args:
-        content: the JSON as read, whoever wrote it.
-        classes: names, of the numbers from 1.
+        content: untrusted parsed JSON.
+        classes: names of the numbers from 1.
 
     Raises:
-        InputError: not of this form, a label that is no class, or a shape without an area.
+        InputError: another format, an unknown label, or a shape without an area.
     """
     numbers = {normal(name): number for number, name in enumerate(classes, 1)}
     numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
@@ -77,8 +81,7 @@ def label_map(content, classes):
     height, width = (content.get(name) for name in ("imageHeight", "imageWidth"))
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise InputError(
-            f"expected imageHeight and imageWidth but got {height!r} and {width!r}; save it from "
-            "labelme"
+            f"expected imageHeight and imageWidth but got {height!r} and {width!r}; save it again"
         )
     if height * width > MOST_PIXELS:
         raise InputError(
@@ -87,23 +90,26 @@ def label_map(content, classes):
         )
     labels = np.zeros((height, width), np.uint8)
     for place, shape in enumerate(content["shapes"], 1):
-        where = f"shape {place}"
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
-            raise InputError(f"{where}: expected a label and points; draw it again")
-        where += f" '{shape['label']}'"
-        number = numbers.get(normal(shape["label"]))
-        if number is None:
-            raise InputError(f"{where}: no such class; expected one of: {', '.join(numbers)}")
-        kind = shape.get("shape_type") or "polygon"  # which early versions leave out
-        if kind not in PAINTERS:
-            raise InputError(
-                f"{where}: cannot fill a {kind!r}; draw it as one of: {', '.join(PAINTERS)}"
-            )
-        PAINTERS[kind](labels, number, shape, where)
+            raise InputError(f"shape {place}: expected a label and points; draw it again")
+        try:
+            _paint(labels, shape, numbers)
+        except InputError as fault:
+            raise InputError(f"shape {place} '{shape['label']}': {fault}") from None
     return labels
 
 
-def _points(shape, where, *, least, most=None):
+def _paint(labels, shape, numbers):
+    number = numbers.get(normal(shape["label"]))
+    if number is None:
+        raise InputError(f"no such class; expected one of: {', '.join(numbers)}")
+    kind = shape.get("shape_type") or "polygon"  # which early versions leave out
+    if kind not in PAINTERS:
+        raise InputError(f"cannot fill a {kind!r}; draw it as one of: {', '.join(PAINTERS)}")
+    PAINTERS[kind](labels, number, shape)
+
+
+def _points(shape, *, least, most=None):
     """A shape's points, float (N, 2), their number checked."""
     points = shape.get("points")
     sound = isinstance(points, list) and all(
@@ -113,26 +119,24 @@ def _points(shape, where, *, least, most=None):
         for point in points
     )
     if not sound:
-        raise InputError(f"{where}: expected points of two numbers each; draw it again")
+        raise InputError("expected points of two numbers each; draw it again")
     if len(points) < least or len(points) > (most or math.inf):
-        raise InputError(
-            f"{where}: expected {least}{'' if most else ' or more'} points but it has "
-            f"{len(points)}; draw it again"
-        )
+        wanted = least if most else f"{least} or more"
+        raise InputError(f"expected {wanted} points but it has {len(points)}; draw it again")
     return np.array(points, float)
 
 
-def _polygon(labels, number, shape, where):
-    paint(labels, _points(shape, where, least=3), number)
+def _polygon(labels, number, shape):
+    paint(labels, _points(shape, least=3), value=number)
 
 
-def _rectangle(labels, number, shape, where):
-    (x, y), (far_x, far_y) = _points(shape, where, least=2, most=2)
-    paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], number)
+def _rectangle(labels, number, shape):
+    (x, y), (far_x, far_y) = _points(shape, least=2, most=2)
+    paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], value=number)
 
 
-def _circle(labels, number, shape, where):
-    (x, y), rim = _points(shape, where, least=2, most=2)
+def _circle(labels, number, shape):
+    (x, y), rim = _points(shape, least=2, most=2)
     radius = math.dist((x, y), rim)
     top, bottom = np.clip((int(y - radius), math.ceil(y + radius)), 0, labels.shape[0])
     left, right = np.clip((int(x - radius), math.ceil(x + radius)), 0, labels.shape[1])
@@ -141,28 +145,23 @@ def _circle(labels, number, shape, where):
     labels[top:bottom, left:right][inside] = number
 
 
-def _mask(labels, number, shape, where):
-    """A bitmap between two corner pixels, both of them within."""
-    (left, top), (right, bottom) = _points(shape, where, least=2, most=2).astype(int)
+def _mask(labels, number, shape):
+    """A bitmap between two corner pixels, inclusive."""
+    (left, top), (right, bottom) = _points(shape, least=2, most=2).astype(int)
     height, width = labels.shape
     if not (0 <= left <= right < width and 0 <= top <= bottom < height):
-        raise InputError(f"{where}: its mask leaves the photo of {width}x{height}; draw it again")
+        raise InputError(f"its mask leaves the photo of {width}x{height}; draw it again")
+    wanted = (right + 1 - left, bottom + 1 - top)
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape.get("mask"))), formats=["PNG"]) as file:
             size = file.size
-            bits = (
-                np.array(file.convert("L"))
-                if size == (right + 1 - left, bottom + 1 - top)
-                else None
-            )
+            bits = np.array(file.convert("L")) if size == wanted else None
     except Exception as error:  # decoders raise many kinds for damaged bytes
-        raise InputError(
-            f"{where}: its mask is no readable PNG ({reason(error)}); draw it again"
-        ) from None
+        raise InputError(f"its mask is not a readable PNG ({reason(error)}); redraw it") from None
     if bits is None:
         raise InputError(
-            f"{where}: expected a mask of {right + 1 - left}x{bottom + 1 - top} between its points "
-            f"but it has {size[0]}x{size[1]}; draw it again"
+            f"expected a mask of {wanted[0]}x{wanted[1]} between its points but it has "
+            f"{size[0]}x{size[1]}; draw it again"
         )
     labels[top : bottom + 1, left : right + 1][bits > 0] = number
 

@@ -1,15 +1,16 @@
 """Label maps as polygons, traced along the edges of pixels, and polygons painted back.
 
-Points are (x, y) in pixels as seen on a screen: the pixel in row r and column c is the square from
-(c, r) to (c + 1, r + 1). It belongs to a polygon if its centre does.
+Points are (x, y) in pixels, y down: the pixel in row r and column c is the square from (c, r) to
+(c + 1, r + 1). It belongs to a polygon if its centre does.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-THIN = 3  # times the tolerance: narrower regions, which could vanish, are not simplified
+THIN = 3  # times the tolerance: narrower regions are not simplified
 
 
 class Outline(NamedTuple):
@@ -19,22 +20,19 @@ class Outline(NamedTuple):
     points: np.ndarray
 
 
-def outlines(labels, *, tolerance=1.0, least_area=10):
-    """Polygons that give a label map when each is painted over those before it.
+def outlines(labels: np.ndarray, *, tolerance: float = 1.0, least_area: int = 10) -> list[Outline]:
+    """Polygons that give a label map when each is painted over those before it, larger ones first.
 
-    Every region of one value, joined by the sides of its pixels, gives its outer border; holes are
-    regions painted later. Background (0) is there before the first, so it gives polygons only where
-    another region encloses it. Neighbours share the points of their common border.
+    Every 4-connected region of one value gives its outer border; holes are regions painted later.
+    Background (0) is painted before the first polygon, so it gives polygons only where another
+    region encloses it. Neighbours share the points of their common border.
 
     Args:
         labels: uint8 (H, W).
-        tolerance: pixels; no point of the exact border is farther than this from what is left of
-            it. 0 keeps every corner, and with them the label map.
-        least_area: pixels; regions with fewer go to what surrounds them, being too small for a
-            hand to take hold of. 0 keeps all.
-
-    Returns:
-        a list of ``Outline``, larger ones first.
+        tolerance: pixels; no point of the exact border is farther than this from the simplified
+            one. 0 keeps every corner, and so the exact label map.
+        least_area: pixels; smaller regions, which are hard to edit by hand, take the value of their
+            nearest pixels outside. 0 keeps all.
     """
     regions, values = _regions(labels)
     small = np.bincount(regions.ravel()) < least_area
@@ -50,20 +48,23 @@ def outlines(labels, *, tolerance=1.0, least_area=10):
         row, column = divmod(borders[place][0], padded.shape[1])  # the region's first pixel
         if canvas[row - 1, column - 1] != values[place]:
             exact, simple = polygons[place]
-            paint(canvas, exact, values[place])
+            paint(canvas, exact, value=values[place])
             found.append(Outline(int(values[place]), simple))
     return found
 
 
-def paint(canvas, points, value):
-    """Give a value to the pixels of a canvas (H, W), in place, whose centres lie inside a polygon.
+def paint(
+    canvas: np.ndarray, points: np.ndarray | Sequence[tuple[float, float]], *, value: int
+) -> None:
+    """Set the pixels of a canvas (H, W), in place, whose centres lie inside a polygon.
 
     Args:
-        points: float (N, 2), N > 2, which may leave the canvas; where the polygon crosses itself,
-            what it goes round twice is outside.
+        points: float (N, 2), N > 2, which may leave the canvas; the even-odd rule decides where the
+            polygon crosses itself.
     """
     height, width = canvas.shape
-    x, y = np.asarray(points, float).T
+    points = np.asarray(points, float)
+    x, y = points[:, 0], points[:, 1]
     ahead_x, ahead_y = np.roll(x, -1), np.roll(y, -1)
     begin = np.ceil(np.minimum(y, ahead_y) - 0.5).clip(0, height).astype(int)
     end = np.ceil(np.maximum(y, ahead_y) - 0.5).clip(0, height).astype(int)
@@ -89,41 +90,30 @@ def _regions(labels):
     regions, values = np.zeros(labels.shape, np.int32), []
     for value in np.flatnonzero(np.bincount(labels.ravel())):
         mask = labels == value
-        parts, count = ndimage.label(mask)
+        parts, count = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
         np.add(parts, len(values), out=regions, where=mask)
         values += [value] * count
     return regions, np.array(values, np.uint8)
 
 
 def _without(labels, small):
-    """Labels whose pixels marked ``small`` took the value of what is next to them."""
-    labels, small = labels.copy(), small.copy()
-    last = np.array(labels.shape)[:, None] - 1
-    places = np.stack(np.nonzero(small))  # (2, pixels)
-    while places.size:
-        count = places.shape[1]
-        for step in ((-1, 0), (0, -1), (0, 1), (1, 0)):
-            beside = np.clip(places + np.array(step)[:, None], 0, last)
-            stays = ~small[tuple(beside)]
-            taken = tuple(places[:, stays])
-            labels[taken] = labels[tuple(beside[:, stays])]
-            small[taken] = False
-            places = places[:, ~stays]
-        if places.shape[1] == count:  # there is nothing else
-            break
-    return labels
+    """Labels whose pixels marked ``small`` take the value of the nearest other pixel, if any."""
+    if small.all():
+        return labels
+    nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
+    return labels[tuple(np.asarray(nearest))]
 
 
 def _trace(padded):
     """The outer border of each region, in the order of their numbers: a list of vertices a pixel
     apart, clockwise, from the upper left corner of the region's first pixel.
 
-    A vertex is named by the flat index, in ``padded`` (the regions in a rim of 0), of the pixel to
-    its lower right. Where two pixels of a region touch at a corner only, the border parts them.
+    A vertex is the flat index, in ``padded`` (the regions in a rim of 0), of the pixel to its lower
+    right. Where two pixels of a region touch at a corner only, the border separates them.
     """
     tops = np.flatnonzero(padded[1:] != padded[:-1]) + padded.shape[1]
     numbers, first = np.unique(padded.ravel()[tops], return_index=True)
-    cells = memoryview(np.ascontiguousarray(padded)).cast("B").cast("i")  # quicker than an array
+    cells = np.ascontiguousarray(padded).data.cast("B").cast("i")  # faster than indexing an array
     steps, left, right = _steps(padded.shape[1])
     borders = []
     for start in tops[first[numbers > 0]].tolist():
@@ -140,8 +130,8 @@ def _trace(padded):
 
 
 def _steps(stride):
-    """What to add to a vertex to go right, down, left, up, and to find the pixels ahead of it on
-    the left and on the right of each way.
+    """Offsets from a vertex to the next one right, down, left and up, and to the pixels ahead of it
+    on the left and on the right of each direction.
     """
     northwest, north, west, here = -stride - 1, -stride, -1, 0
     ways = (1, stride, -1, -stride)
@@ -149,11 +139,10 @@ def _steps(stride):
 
 
 def _simplified(padded, borders, tolerance):
-    """``(exact, simple)`` for each border: its corners, and those that simplification leaves, both
-    float64 (N, 2).
+    """``(exact, simple)`` per border: all corners and those kept, both float64 (N, 2).
 
-    Where more than two regions meet, points stay. What lies between is the border of the same two
-    regions, and the choice does not hang on its direction: both keep the same points.
+    Points where more than two regions meet are kept. Each line between two of them borders the same
+    two regions, and its simplification does not depend on its direction: both keep equal points.
     """
     flat, stride = padded.ravel(), padded.shape[1]
     ways, left, right = _steps(stride)
@@ -166,11 +155,11 @@ def _simplified(padded, borders, tolerance):
     turns = np.empty(len(path), bool)
     turns[ahead] = step != step[ahead]
     around = [flat[path + place] for place in right]  # clockwise, the four pixels of a vertex
-    meets = sum(around[place - 1] != around[place] for place in range(4)) > 2
+    meets = np.sum([around[place - 1] != around[place] for place in range(4)], axis=0) > 2
     rings = []
     for start, end in zip(starts, ends, strict=True):
         ring = start + np.flatnonzero(turns[start:end] | meets[start:end])
-        cut = np.argmax(meets[ring])  # 0 where there is none
+        cut = np.argmax(meets[ring])  # 0 if there is none
         rings.append(np.concatenate((ring[cut:], ring[: cut + 1])))
     ring = np.concatenate(rings)
     ends = np.cumsum([len(ring) for ring in rings])
@@ -189,7 +178,7 @@ def _simplified(padded, borders, tolerance):
 
 
 def _allowed(padded, tolerance):
-    """The tolerance of each region's border, by number: 0 for thin ones, which it might flatten."""
+    """The tolerance of each region's border, by number: 0 for thin ones, which could vanish."""
     count = padded.max() + 1
     sides = np.zeros(count)  # of pixels, to another region
     for one, other in ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1])):
@@ -203,9 +192,9 @@ def _allowed(padded, tolerance):
 
 
 def _simplify(points, names, keep, allowed):
-    """Douglas and Peucker's simplification of all lines at once: of the points, int (N, 2), between
-    two that are kept, the farthest from the line between them is kept too while it is farther than
-    ``allowed``. Of several as far, the one with the lowest of ``names`` is taken.
+    """Douglas-Peucker simplification of all lines at once: of the points, int (N, 2), between two
+    kept ones, the farthest from the line between them is kept too while its distance exceeds
+    ``allowed``. Ties go to the lowest of ``names``.
     """
     waiting = np.flatnonzero(~keep)
     while waiting.size:
@@ -221,7 +210,7 @@ def _simplify(points, names, keep, allowed):
 
 
 def _squared_distance(points, begin, end):
-    """Of points from lines between two points each, all int (N, 2), the same in both directions."""
+    """Of points from line segments, all int (N, 2), the same in both directions."""
     line, behind, before = end - begin, points - begin, end - points
     length = (line**2).sum(1)
     area = line[:, 0] * behind[:, 1] - line[:, 1] * behind[:, 0]

@@ -1,7 +1,8 @@
-"""Tar archives that anyone made, read in bounded memory and time."""
+"""Untrusted tar archives, read in bounded memory and time."""
 
 import bz2
 import gzip
+import io
 import lzma
 import tarfile
 import zlib
@@ -19,17 +20,17 @@ def members(
     """Read a tar archive, compressed or not, member by member and to its end.
 
     Args:
-        file: the archive, opened to read; its position shows how far the reader is.
+        file: the archive, opened for reading.
         count: members at most.
         size: bytes of a member at most.
 
     Yields:
-        ``(member, content)``: the header, and a file object of a plain file's bytes, to be read
-        before the next member; None for anything else.
+        ``(member, content)``: the header, and a file object of a plain file, to be read before the
+        next member; None for anything else.
 
     Raises:
-        tarfile.TarError: damaged, cut off, another format, or beyond the bounds; reading a content
-            raises it too.
+        tarfile.TarError: damaged, cut off, another format, or beyond the bounds; also on reading a
+            content.
     """
     decompress = COMPRESSED.get(file.read(2))
     file.seek(0)
@@ -44,7 +45,7 @@ def members(
                 plain = member.isreg() and not member.issparse()
                 stream.limit = stream.tell() + HEADER_BYTES + (member.size if plain else 0)
                 yield member, tar.extractfile(member) if plain else None
-                tar.members = []  # which tarfile would keep
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # bounds memory
         if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
             raise tarfile.ReadError("no end mark after the last member")
         stream.limit = stream.tell() + PADDING_BYTES
@@ -54,8 +55,8 @@ def members(
         raise tarfile.ReadError(str(error)) from None
 
 
-class _Bounded:
-    """A stream up to a ``limit`` that moves on: a small archive can unpack to a huge one."""
+class _Bounded(io.RawIOBase):
+    """A stream readable up to a moving ``limit``: a small archive can unpack to a huge one."""
 
     def __init__(self, file):
         self._file, self.limit, self.last = file, HEADER_BYTES, b""

@@ -1,9 +1,10 @@
-"""Matrices in MATLAB's files of level 5 (.mat, versions 5 to 7), read byte by byte.
+"""Matrices in MATLAB's files of level 5 (.mat, versions 5 to 7).
 
-scipy's reader takes what lengths and types say at their word, and was seen to crash the process on
-files with a few bytes changed.
+scipy's reader trusts the lengths and types in a file: scipy 1.17 crashes the process (segmentation
+fault) on some files with a few bytes changed.
 """
 
+import math
 import zlib
 
 import numpy as np
@@ -12,7 +13,7 @@ from wsss.io.byte_reader import Bytes, Fault
 
 MOST_BYTES = 2**28  # that a compressed part may unpack to
 MATRIX, COMPRESSED = 14, 15  # types of elements
-NUMBERS = {  # types of elements that hold numbers
+NUMBERS = {  # types of elements that contain numbers
     **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 }
 STRUCT = 2  # classes of matrices
@@ -23,40 +24,37 @@ CLASSES = {
 COMPLEX = 0x800  # of a matrix's flags
 
 
-def read_field(content, variable, field):
-    """The matrix of numbers in a field of a struct of one element.
+def read_field(content: bytes, variable: str, *, field: str) -> np.ndarray:
+    """The matrix of numbers in a field of a struct of one element, in MATLAB's own type.
 
     Args:
         content: bytes of the file.
-        variable, field: names of the struct and of the field in it.
-
-    Returns:
-        array of the type that MATLAB had it in, of its shape.
+        variable: name of the struct.
+        field: name of its field.
 
     Raises:
-        Fault: no such file, cut short, or without such a field.
+        Fault: not such a file, cut short, or without such a field.
     """
-    bytes_ = Bytes(content)
-    order = {b"IM": "<", b"MI": ">"}.get(bytes(bytes_.take(128)[126:]))
+    data = Bytes(content)
+    order = {b"IM": "<", b"MI": ">"}.get(bytes(data.take(128)[126:]))
     if order is None or content[125 if order == "<" else 124] != 1:
-        raise Fault("is no MATLAB file of version 5 to 7")
-    while bytes_.left:
-        kind, part = _element(bytes_, order)
+        raise Fault("is not a MATLAB file of version 5 to 7")
+    while data.left:
+        kind, part = _element(data, order)
         if kind == COMPRESSED:
             kind, part = _element(Bytes(_unpacked(part)), order)
         if kind == MATRIX:
-            given, shape, name = _head(part, order)
+            matrix_class, shape, name = _head(part, order)
             if name == variable:
-                return _field(part, given, shape, field, order)
+                if matrix_class != STRUCT or shape != (1, 1):
+                    raise Fault("has something else than a struct of one element under that name")
+                return _numbers(_field(part, field, order), order)
     raise Fault(f"has no {variable}")
 
 
-def _field(part, given, shape, field, order):
-    """The numbers in a field of the struct whose head was read."""
-    if given != STRUCT or shape != (1, 1):
-        raise Fault("holds no struct of one element under that name")
-    _, width = _element(part, order)
-    width = width.number("i", order)
+def _field(part, field, order):
+    """The matrix in a field of a struct, after the struct's head."""
+    width = _int(part, order)
     _, names = _element(part, order)
     if not 0 < width <= 64:
         raise Fault(f"has names of {width} bytes")
@@ -66,54 +64,50 @@ def _field(part, given, shape, field, order):
         if kind != MATRIX:
             raise Fault(f"has an element of type {kind} where a matrix should be")
         if name == field:
-            return _numbers(inner, order)
+            return inner
     raise Fault(f"has no field {field}")
 
 
 def _numbers(part, order):
-    """A matrix of numbers, stored by columns in any type that holds its values."""
-    given, shape, _ = _head(part, order)
-    if given not in CLASSES:
-        raise Fault("holds no numbers in that field")
+    """A matrix of numbers, stored by columns in any type that can represent its values."""
+    matrix_class, shape, _ = _head(part, order)
     kind, data = _element(part, order)
-    if kind not in NUMBERS:
-        raise Fault(f"has numbers of unknown type {kind}")
+    if matrix_class not in CLASSES or kind not in NUMBERS:
+        raise Fault("has no numbers in that field")
     dtype = np.dtype(order + NUMBERS[kind])
-    count = 1
-    for side in shape:
-        count *= side
-    if count * dtype.itemsize != data.left:
+    if math.prod(shape) * dtype.itemsize != data.left:
         raise Fault(f"has a matrix of shape {shape} in {data.left} bytes")
     values = np.frombuffer(data.take(data.left), dtype)
-    with np.errstate(invalid="ignore"):  # fractions where whole numbers are said to be
-        return values.astype(CLASSES[given]).reshape(shape, order="F")
+    with np.errstate(invalid="ignore"):  # fractions in a matrix of integers
+        return values.astype(CLASSES[matrix_class]).reshape(shape, order="F")
 
 
 def _head(part, order):
     """``(class, shape, name)`` of a matrix."""
-    _, flags = _element(part, order)
-    flags = flags.number("I", order)
+    flags = _int(part, order)
     _, sides = _element(part, order)
-    shape = tuple(sides.number("i", order) for _ in range(min(sides.left // 4, 8)))
+    shape = tuple(int(sides.number("i", order)) for _ in range(min(sides.left // 4, 8)))
     if sides.left or len(shape) < 2 or min(shape) < 0 or flags & COMPLEX:
         raise Fault(f"has a matrix of shape {shape}, or of complex numbers")
     _, name = _element(part, order)
     return flags & 0xFF, shape, bytes(name.take(name.left)).decode("latin-1")
 
 
-def _element(bytes_, order):
-    """``(type, cursor over its bytes)`` of the next element."""
-    kind = bytes_.number("I", order)
-    if kind >> 16:  # a small one, of up to four bytes
-        part = Bytes(bytes_.take(4))
-        if kind >> 16 > 4:
-            raise Fault(f"has a small element of {kind >> 16} bytes")
-        part.end = kind >> 16
+def _int(part, order):
+    """The first integer of the next element."""
+    return int(_element(part, order)[1].number("i", order))
+
+
+def _element(data, order):
+    """``(type, its bytes)`` of the next element."""
+    kind = int(data.number("I", order))
+    if small := kind >> 16:  # its length, up to four bytes
+        part = Bytes(data.take(4)).part(small)
         return kind & 0xFFFF, part
-    size = bytes_.number("I", order)
-    part = bytes_.part(size)
+    size = int(data.number("I", order))
+    part = data.part(size)
     if kind != COMPRESSED:
-        bytes_.take(min(-size % 8, bytes_.left))  # filled up to whole eights
+        data.take(min(-size % 8, data.left))  # padded to multiples of eight
     return kind, part
 
 

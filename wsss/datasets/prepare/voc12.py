@@ -1,12 +1,13 @@
-"""The full VOC 2012 with SBD's masks, made ready from what a person has downloaded.
+"""The full VOC 2012 with SBD's masks, prepared from what a person has downloaded.
 
-VOC 2012 brings photos, boxes and official masks; the Semantic Boundaries Dataset (SBD) brings
-coarser masks of more of the same photos. Together they are one devkit folder for ``Devkit``.
-Nothing is downloaded here, and what is whole is left alone.
+VOC 2012 has photos, boxes and official masks; the Semantic Boundaries Dataset (SBD) has coarser
+masks of more of the same photos. Together they become one devkit folder for ``Devkit``. Nothing is
+downloaded here, and intact files are not changed.
 """
 
-import csv
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from wsss.io.byte_reader import Fault
 from wsss.io.text import read_bytes
 from wsss.runtime.progress import progress
 
-# Photos on each list. train, val and test are VOC's; train_aug is every photo with a mask of VOC or
-# SBD that is not in val.
+# Photos on each list. train, val and test are VOC's; train_aug has every photo outside val with a
+# mask of VOC or SBD.
 EXPECTED = {"train": 1464, "val": 1449, "train_aug": 10582, "test": 1456}
 
 VOC = Download(
@@ -51,40 +52,43 @@ SBD = Download(
     "www2.eecs.berkeley.edu (Research/Projects/CS/vision/grouping/semantic_contours)",
 )
 
-MAT_BYTES = 2**24  # of a .mat file at most; SBD's have some 20,000
+MAT_BYTES = 2**24  # of a .mat file at most; SBD's have about 20,000
 
 
 @dataclass
 class Report:
-    """What stands in the folder after ``prepare``."""
+    """The contents of the folder after ``prepare``."""
 
     root: Path  # the experiments' data_root
     lists: dict[str, int] = field(default_factory=dict)  # photos on each id list
     masks: Counter = field(default_factory=Counter)  # by origin: kept, VOC, SBD; or missing
     labelled: int = 0  # photos with image labels
     unlabelled: list[str] = field(default_factory=list)  # ids of those without, listed ones first
-    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # paths that are not there
+    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # missing paths
 
 
-def prepare(root, *, voc=None, sbd=None, any_digest=False, expected=EXPECTED):
+def prepare(
+    root: Path | str,
+    *,
+    voc: Path | str | None = None,
+    sbd: Path | str | None = None,
+    any_digest: bool = False,
+    expected: Mapping[str, int] = EXPECTED,
+) -> Report:
     """Make ``root`` a devkit with ``SegmentationClassAug``, all id lists and ``image_labels.csv``.
 
-    Without ``voc`` and ``sbd`` it works on what ``root`` holds. A ``VOC2012test.tar`` that lies in
-    ``root`` is unpacked too. What cannot be made for want of a download is left out and reported.
+    Without ``voc`` and ``sbd`` it uses what ``root`` contains. A ``VOC2012test.tar`` in ``root`` is
+    unpacked too. What lacks a download is skipped and reported in ``lacking``.
 
     Args:
-        root: the folder to make ready: of a devkit, or one to be made that holds VOCdevkit/VOC2012.
+        root: a devkit, or a folder that has or gets a VOCdevkit/VOC2012.
         voc: the archive of VOC 2012, or a folder with its devkit, which is copied.
-        sbd: likewise of SBD.
-        any_digest: take archives whose MD5 is not the published one.
+        sbd: the archive of SBD, or a folder with its dataset, which is copied.
+        any_digest: accept archives whose MD5 is not the published one.
         expected: photos on each of the lists train, val, train_aug and test.
 
-    Returns:
-        A ``Report``; its ``lacking`` is empty if everything could be made.
-
     Raises:
-        InputError: an archive, list, mask or annotation is not what it should be, or ``root``
-            cannot be written.
+        InputError: an archive, list, mask or annotation is wrong, or ``root`` cannot be written.
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -104,7 +108,7 @@ def prepare(root, *, voc=None, sbd=None, any_digest=False, expected=EXPECTED):
         return _complete(Report(root), home, boundaries, expected)
     except OSError as error:  # no room, no permission
         raise InputError(
-            f"{root}: cannot be made ready ({error}); mend that, and the same command goes on"
+            f"{root}: cannot be made ready ({error}); fix that, and the same command continues"
         ) from error
 
 
@@ -116,47 +120,41 @@ def _complete(report, home, boundaries, expected):
         return report
     if SBD in report.lacking:
         boundaries = None
-    devkit = Devkit(home, VOC_CLASSES)
-    lists = write_lists(devkit, boundaries, expected)
+    devkit = Devkit(home)
+    lists = _write_lists(devkit, boundaries, expected)
     report.lists = {split: len(ids) for split, ids in lists.items()}
-    masked = {id for split, ids in lists.items() if split != "test" for id in ids}
-    absent = sorted(id for id in masked if not devkit.image_path(id).exists())
+    masked = {each for split, ids in lists.items() if split != "test" for each in ids}
+    absent = sorted(each for each in masked if not devkit.image_path(each).exists())
     if absent:
         raise InputError(
             f"{home / 'JPEGImages'}: {len(absent):,} of {len(masked):,} listed photos are missing, "
             f"first {absent[0]}.jpg; take them out of {VOC.archive} again with --voc"
         )
-    report.masks = write_masks(devkit, sorted(masked), boundaries)
+    report.masks = _write_masks(devkit, sorted(masked), boundaries)
     if "train_aug" in lists and not report.masks["missing"]:
-        report.lacking.pop(SBD, None)  # all that it is for is there
-    photos = write_image_labels(devkit)
-    labelled = Devkit(home, VOC_CLASSES).labelled()  # opened anew, to read what was written
+        report.lacking.pop(SBD, None)  # everything made of it exists
+    photos = _write_image_labels(devkit)
+    labelled = Devkit(home).labelled()  # a new one, to read what was written
     report.labelled = len(labelled)
-    without = [id for id in photos if id not in labelled]
-    report.unlabelled = sorted(without, key=lambda id: id not in masked)
+    without = [each for each in photos if each not in labelled]
+    report.unlabelled = sorted(without, key=lambda each: each not in masked)
     return report
 
 
-def write_lists(devkit, boundaries, expected=EXPECTED):
-    """Write ``train_aug.txt`` beside VOC's own lists, which stay as they are.
+def _write_lists(devkit, boundaries, expected):
+    """Write ``train_aug.txt`` beside VOC's own lists; ``{list: ids}``, without those not available.
 
     Args:
         devkit: the VOC 2012 ``Devkit``.
-        boundaries: SBD's ``dataset`` folder; None takes a ``train_aug.txt`` that is there.
+        boundaries: SBD's ``dataset`` folder; None takes an existing ``train_aug.txt``.
         expected: photos on each list.
-
-    Returns:
-        ``{list: ids}``; without test or train_aug where those are not to be had.
-
-    Raises:
-        InputError: a list is missing, differs from the one that is there, or has another count.
     """
     folder = devkit.root / "ImageSets" / "Segmentation"
     path = folder / "train_aug.txt"
     extra = [split for split in ("train_aug", "test") if (folder / f"{split}.txt").exists()]
     lists = {split: devkit.ids(split) for split in ("train", "val", *extra)}
     if boundaries is not None:
-        sbd = [id for split in ("train", "val") for id in read_ids(boundaries / f"{split}.txt")]
+        sbd = [each for split in ("train", "val") for each in read_ids(boundaries / f"{split}.txt")]
         union = sorted({*lists["train"], *sbd} - set(lists["val"]))
         if set(lists.get("train_aug", union)) != set(union):
             raise InputError(
@@ -171,53 +169,38 @@ def write_lists(devkit, boundaries, expected=EXPECTED):
                 "take VOC's and SBD's lists out of their archives again with --voc and --sbd"
             )
     if "train_aug" in lists and not path.exists():
-        with atomic.write(path) as partial:
-            partial.write_text("\n".join(lists["train_aug"]) + "\n")
+        atomic.write_text(path, "\n".join(lists["train_aug"]) + "\n")
     return lists
 
 
-def write_masks(devkit, ids, boundaries):
-    """Write ``SegmentationClassAug/<id>.png`` for ids that have no readable one: VOC's official
-    mask where it exists, else SBD's.
-
-    Args:
-        devkit: the VOC 2012 ``Devkit``.
-        ids: of the photos.
-        boundaries: SBD's ``dataset`` folder, or None to do without.
-
-    Returns:
-        A Counter of masks by origin: kept (was there), VOC, SBD, and missing (of neither).
+def _write_masks(devkit, ids, boundaries):
+    """Write ``SegmentationClassAug/<id>.png`` for ids without a readable one: VOC's official mask
+    or else SBD's; a Counter of masks by origin (kept, VOC, SBD or missing).
     """
     origins = Counter()
-    for id in progress(ids, "masks", unit="mask"):
-        official = devkit.root / "SegmentationClass" / f"{id}.png"
-        if _readable(devkit.mask_path(id)):
+    for photo_id in progress(ids, "masks", unit="mask"):
+        official = devkit.root / "SegmentationClass" / f"{photo_id}.png"
+        path = devkit.mask_path(photo_id)
+        with suppress(InputError):  # missing, cut short, or not a mask of VOC's
+            read_mask(path, num_classes=len(VOC_CLASSES))
             origins["kept"] += 1
-        elif official.exists():
+            continue
+        if official.exists():
             origins["VOC"] += 1
-            mask = read_mask(official, num_classes=len(VOC_CLASSES))
-            save_labels(devkit.mask_path(id), mask)
+            save_labels(path, read_mask(official, num_classes=len(VOC_CLASSES)))
         elif boundaries is not None:
             origins["SBD"] += 1
-            save_labels(devkit.mask_path(id), read_sbd_mask(boundaries / "cls" / f"{id}.mat"))
+            save_labels(path, read_sbd_mask(boundaries / "cls" / f"{photo_id}.mat"))
         else:
             origins["missing"] += 1
     return origins
 
 
-def _readable(path):
-    try:
-        read_mask(path, num_classes=len(VOC_CLASSES))
-    except InputError:  # missing, not whole, or not a mask of VOC's
-        return False
-    return True
-
-
-def read_sbd_mask(path):
+def read_sbd_mask(path: Path) -> np.ndarray:
     """SBD's mask of a photo as uint8 (H, W): 0 background, 1 to 20 VOC's classes.
 
     Raises:
-        InputError: the file is missing, is no .mat file, or holds no such mask.
+        InputError: the file is missing, not a .mat file, or without such a mask.
     """
     if not path.exists():
         raise InputError(
@@ -225,7 +208,7 @@ def read_sbd_mask(path):
         )
     content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
     try:
-        mask = read_field(content, "GTcls", "Segmentation")
+        mask = read_field(content, "GTcls", field="Segmentation")
     except Fault as fault:
         raise InputError(
             f"{path}: expected a .mat file with GTcls.Segmentation but it {fault}; delete it and "
@@ -243,43 +226,37 @@ def read_sbd_mask(path):
     )
 
 
-def write_image_labels(devkit):
-    """Write ``image_labels.csv`` (columns ``id,labels``) from the boxes, unless it is there.
-
-    All boxes count, those marked difficult too. A photo without annotation gets no row.
-
-    Returns:
-        The sorted ids of all photos in ``JPEGImages``.
+def _write_image_labels(devkit):
+    """Write ``image_labels.csv`` (columns ``id,labels``) from all boxes, also difficult ones, if it
+    does not exist; the sorted ids of all photos. A photo without annotation gets no row.
     """
     photos = sorted(path.stem for path in (devkit.root / "JPEGImages").glob("*.jpg"))
     path = devkit.root / "image_labels.csv"
     if path.exists():
         return photos
-    with atomic.write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "labels"])
-        for id in progress(photos, "image labels"):
-            if (devkit.root / "Annotations" / f"{id}.xml").exists():
-                numbers = devkit.boxed_labels(id)
-                writer.writerow([id, ";".join(devkit.classes[number - 1] for number in numbers)])
+    rows = ["id,labels"]
+    for photo_id in progress(photos, "image labels"):
+        if (devkit.root / "Annotations" / f"{photo_id}.xml").exists():
+            names = (devkit.classes[number - 1] for number in devkit.boxed_labels(photo_id))
+            rows.append(f"{photo_id},{';'.join(names)}")
+    atomic.write_text(path, "\n".join(rows) + "\n")
     return photos
 
 
-def table(report):
+def table(report: Report) -> str:
     """A report as text: what is there, what is missing and where to get it, what comes next."""
     lines = []
     if report.lists:
-        origins = ", ".join(f"{count:,} {origin}" for origin, count in report.masks.items())
         there = report.masks.total() - report.masks["missing"]
-        rows = [*report.lists.items(), ("masks", there)]
-        rows.append(("image labels", report.labelled))
+        rows = [*report.lists.items(), ("masks", there), ("image labels", report.labelled)]
         lines += [f"{name:13}{count:>7,}" for name, count in rows]
+        origins = ", ".join(f"{count:,} {origin}" for origin, count in report.masks.items())
         lines[-2] += f"  in SegmentationClassAug: {origins}"
     if report.unlabelled:
         some = ", ".join(report.unlabelled[:5]) + (", ..." if report.unlabelled[5:] else "")
         lines.append(
-            f"{len(report.unlabelled):,} photos have no image labels: {some}; if those are to be "
-            "used, put their files into Annotations/ and delete image_labels.csv"
+            f"{len(report.unlabelled):,} photos have no image labels: {some}; to use them, put "
+            "their files into Annotations/ and delete image_labels.csv"
         )
     for download, paths in report.lacking.items():
         option = "--voc" if download is VOC else "--sbd"
