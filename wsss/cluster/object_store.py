@@ -10,7 +10,7 @@ import pickle
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,7 +62,7 @@ def open_store() -> tuple[Any, str]:
 
 @contextmanager
 def _store():
-    """``open_store``; errors of fsspec's backends, which are of many types, become an InputError."""
+    """``open_store``; errors of fsspec's backends, of many types, become an InputError."""
     try:
         yield open_store()
     except Exception as error:

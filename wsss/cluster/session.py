@@ -52,7 +52,7 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = engine.ray_address()
+    address = engine.ray_address() or "auto"
     try:
         if ":" in address:  # without this check, Ray waits for minutes
             host, _, port = address.rpartition("/")[2].rpartition(":")
