@@ -2,7 +2,8 @@
 fsspec supports. It stores each file under the file's path on the driver's machine.
 
 The driver uploads what a job refers to and downloads the results. Each worker has a scratch folder:
-it downloads a file when it first reads it, and uploads each file that it writes.
+it downloads a file when it first reads it, and uploads each file that it writes. All raise
+InputError if the mirror does not answer or refuses a file.
 """
 
 import os
@@ -104,11 +105,7 @@ def local_path(path: Path | str) -> Path:
 
 
 def download_file(path: Path | str) -> Path:
-    """``local_path``, with the file downloaded if it is missing and the mirror has it.
-
-    Raises:
-        InputError: the mirror does not answer.
-    """
+    """``local_path``, with the file downloaded if it is missing and the mirror has it."""
     local = local_path(path)
     if local != Path(path) and not local.exists():
         with _store() as (files, root):
@@ -117,11 +114,7 @@ def download_file(path: Path | str) -> Path:
 
 
 def upload_file(path: Path | str) -> None:
-    """Upload the file at ``local_path(path)``.
-
-    Raises:
-        InputError: the mirror does not accept it.
-    """
+    """Upload the file at ``local_path(path)``."""
     local = local_path(path)
     if local != Path(path):
         with _store() as (files, root):
@@ -143,11 +136,7 @@ def paths_in(value: object) -> set[Path]:
 
 
 def upload(paths: Collection[Path]) -> None:
-    """Upload files and folders, except files that the mirror has with the same name and size.
-
-    Raises:
-        InputError: the mirror does not accept them.
-    """
+    """Upload files and folders, except files that the mirror has with the same name and size."""
     with _store() as (files, root):
         local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)
         _transfer("upload", lambda path: _put(files, path, _name(root, path)), local, stored)
@@ -156,9 +145,6 @@ def upload(paths: Collection[Path]) -> None:
 def download(paths: Collection[Path]) -> None:
     """Download the mirror's files at paths and below, except files that this machine has with the
     same name and size.
-
-    Raises:
-        InputError: the mirror does not answer.
     """
     with _store() as (files, root):
         local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)

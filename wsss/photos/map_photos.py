@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import torch
 
@@ -40,9 +41,6 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     (``wsss.runtime.engine``), it runs both, and ``processes`` is ignored.
 
     Args:
-        ids: photo ids.
-        job: computes one photo's files.
-        label: of the progress line.
         processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
 
     Returns:
@@ -86,11 +84,11 @@ def _pooled(todo, job, label, processes):
     with ProcessPoolExecutor(processes, context, _initialise, (job, threads, not on_gpu)) as pool:
 
         def submit(photo_id):
-            call = (
-                (_postprocess, photo_id, on_gpu.predict(photo_id)) if on_gpu else (_both, photo_id)
-            )
+            work = partial(_both, photo_id)
+            if on_gpu:
+                work = partial(_postprocess, photo_id, on_gpu.predict(photo_id))
             try:
-                return pool.submit(*call)
+                return pool.submit(work)
             except (ValueError, OSError) as error:
                 if getattr(error, "errno", None):  # of the system
                     raise

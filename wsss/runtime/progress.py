@@ -33,9 +33,7 @@ def progress(
 ) -> Iterable:
     """Iterate over ``items`` and show the progress, also in the file named by WSSS_PROGRESS_FILE.
 
-    Args:
-        total: number of items; their length if None.
-        initial: items that were finished before.
+    ``total`` and ``initial`` are those of ``tqdm``.
     """
     size = {"total": total, "initial": initial}
     return _Bar(items, label, **size, unit=unit, mininterval=0.5, dynamic_ncols=True)
@@ -66,9 +64,7 @@ class Screen:
     """
 
     def __init__(
-        self,
-        about: Callable[[], tuple[str, str]] | None = None,
-        say: Callable[[str], None] = print,
+        self, about: Callable[[], tuple[str, str]] | None = None, say: Callable[[str], None] = print
     ) -> None:
         self._about, self._print, self._doing, self._shown_at = about, say, {}, {}
         self._live, self._lock = sys.stderr.isatty(), threading.RLock()
