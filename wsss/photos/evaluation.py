@@ -80,7 +80,8 @@ class Confusions:
     ) -> None:
         self.num_classes = num_classes
         self._places = {photo_id: place for place, photo_id in enumerate(ids)}
-        self._counts, self._new = counts, []
+        empty = sparse.csr_array((0, num_classes**2), dtype=np.int64)
+        self._counts, self._new = empty if counts is None else counts, []
 
     def add(self, photo_id: str, prediction: np.ndarray, *, target: np.ndarray) -> None:
         """Count another photo's label map against its mask; see ``ConfusionMatrix.update``."""
@@ -98,8 +99,6 @@ class Confusions:
     @property
     def counts(self) -> sparse.csr_array:
         """int64 (photos, classes * classes), target first."""
-        if self._counts is None:
-            self._counts = sparse.csr_array((0, self.num_classes**2), dtype=np.int64)
         if self._new:
             cells, counts = zip(*self._new, strict=True)
             starts = np.cumsum([0, *map(len, cells)])
