@@ -16,13 +16,25 @@ from matplotlib.figure import Figure
 from torch.utils.benchmark import select_unit, timer
 
 from wsss.io.text import markdown_table
-from wsss.runtime.devices import cores, pick_device, precision, release_memory, reuse_memory
+from wsss.runtime.devices import cores, pick_device, precision, reuse_memory
 
 ROUNDS_SECONDS = 20.0  # a pair is not repeated for longer, but at least twice
-MEMORY = {
-    "plain": release_memory,
-    "fast": reuse_memory,
-}  # as the system does, and the package
+
+
+def release_memory() -> None:
+    """Undo ``reuse_memory``: return freed memory to the system, as glibc does after blocks of
+    32 MiB and more were freed; without glibc, do nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows
+        return
+    mallopt(-4, 1 << 16)  # M_MMAP_MAX
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+    mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+
+
+MEMORY = {"plain": release_memory, "fast": reuse_memory}  # as the system does, and the package
 
 
 class Unavailable(Exception):

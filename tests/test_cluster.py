@@ -200,7 +200,7 @@ def test_training_goes_on_elsewhere_when_a_machine_is_lost(undisturbed, on_ray, 
 
     assert_same(trained(tmp_path, slow_loss, lose), undisturbed)
     assert reported == list(range(SCHEDULE.epochs))
-    assert "a worker of the cluster was lost; training goes on" in capfd.readouterr().out
+    assert "a worker of the cluster was lost; training resumes" in capfd.readouterr().out
 
 
 def straying(network, images, targets):
@@ -214,5 +214,5 @@ def test_an_error_of_a_training_is_raised_at_once(on_ray, tmp_path):
 
 
 def test_a_cluster_that_is_too_small_for_a_training_is_one_line(on_ray):
-    with pytest.raises(InputError, match=r"3 processes to train together: expected 1 to 2, .* CPU"):
+    with pytest.raises(InputError, match=r"train_processes 3: expected 1 to 2, .* CPU"):
         launch(trained, processes=3)

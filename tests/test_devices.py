@@ -14,7 +14,8 @@ from wsss.runtime import devices
 
 PROGRAM = """
 import numpy as np
-from wsss.runtime.devices import release_memory, reuse_memory
+from benchmarks.harness import release_memory
+from wsss.runtime.devices import reuse_memory
 
 def resident():
     lines = open("/proc/self/status").read().splitlines()

@@ -61,7 +61,7 @@ def test_seconds_on_photos_count_as_work(tmp_path, monkeypatch):
     def slowly(self, id, payload):
         time.sleep(0.05)
 
-    monkeypatch.setattr(Doubling, "finish", slowly)
+    monkeypatch.setattr(Doubling, "postprocess", slowly)
     before = usage()
     infer(["1", "2"], Doubling(tmp_path), label="t", processes=1)
     time.sleep(0.05)

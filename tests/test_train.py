@@ -58,16 +58,14 @@ SCHEDULE = Schedule(
 
 def test_seconds_of_training_count_as_work(tmp_path):
     before = devices.usage()
-    history = fit(network(), points(), squared, SCHEDULE, folder=tmp_path)
+    history = fit(network(), points(), loss=squared, schedule=SCHEDULE, folder=tmp_path)
     worked = devices.usage()["work_seconds"] - before["work_seconds"]
     assert worked >= sum(12 / epoch["images_per_second"] for epoch in history)
 
 
 def test_optimisers_are_what_their_names_say():
     def made(name):
-        optimiser = build_optimiser(
-            network(), name, learning_rate=0.1, head_lr_mult=10, weight_decay=5e-4
-        )
+        optimiser = build_optimiser(network(), Schedule(optimiser=name, learning_rate=0.1))
         return optimiser, [
             {k: g.get(k) for k in ("lr", "momentum", "weight_decay")}
             for g in optimiser.param_groups
@@ -90,25 +88,24 @@ def test_optimisers_are_what_their_names_say():
 
 def test_every_trained_parameter_is_in_one_group():
     net = build_cam("small", 3, frozen_stages=1)
-    optimiser = build_optimiser(net, "sgd", learning_rate=0.1)
+    optimiser = build_optimiser(net, Schedule())
     grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
 
 
 def test_biases_apart_are_the_four_groups_of_the_released_code():
     net = build_cam("small", 3, head_channels=4)
-    optimiser = build_optimiser(
-        net, "sgd_released", learning_rate=0.1, head_lr_mult=10, bias_lr_mult=2, weight_decay=5e-4
-    )
+    schedule = Schedule(optimiser="sgd_released", learning_rate=0.1, bias_lr_mult=2)
+    optimiser = build_optimiser(net, schedule)
     names = {id(p): name for name, p in net.named_parameters()}
     found = {
         (g["lr"], g["weight_decay"], g["momentum"]): {names[id(p)] for p in g["params"]}
         for g in optimiser.param_groups
     }
-    trunk = {name for name in names.values() if name.startswith("trunk.")}
-    biases = {name for name in trunk if name.endswith("bias")}
+    backbone = {name for name in names.values() if name.startswith("backbone.")}
+    biases = {name for name in backbone if name.endswith("bias")}
     assert found == {
-        (0.1, 5e-4, 5e-4): trunk - biases,
+        (0.1, 5e-4, 5e-4): backbone - biases,
         (0.2, 0.0, 5e-4): biases,
         (1.0, 5e-4, 5e-4): {"adapt.0.weight", "classifier.weight"},
         (2.0, 0.0, 5e-4): {"adapt.0.bias"},

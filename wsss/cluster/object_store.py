@@ -1,8 +1,9 @@
-"""A mirror of files for machines that share no folder: an object store, or any other place that
-fsspec has an address for. It holds each file under the path that the file has on the driver.
+"""A mirror of files for machines that share no folder: an object store, or any other storage that
+fsspec supports. It stores each file under the file's path on the driver's machine.
 
 The driver uploads what a job refers to and downloads the results. Each worker has a scratch folder:
-it downloads a file when it first reads it, and uploads each file that it has written.
+it downloads a file when it first reads it, and uploads each file that it writes. All raise
+InputError if the mirror does not answer or refuses a file.
 """
 
 import os
@@ -10,22 +11,23 @@ import pickle
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from wsss.errors import InputError, masked, reason
-from wsss.io.atomic import temp_path
+from wsss.io import atomic
 from wsss.io.mirror import MIRROR
 from wsss.runtime.engine import set_variable
 from wsss.runtime.processes import is_running
 from wsss.runtime.progress import progress
 
-ADDRESS = "WSSS_MIRROR"  # the mirror's address; a variable, so that kernels and workers have it
-SCRATCH = "WSSS_SCRATCH"  # a worker's scratch folder, for the processes that load its photos
-SCRATCH_PREFIX = "wsss-mirror-"  # of scratch folders' names, before the number of their process
-TRANSFERS = 16  # files in transfer at once: an object store takes long to answer for each
+ADDRESS = "WSSS_MIRROR"  # the mirror's address; a variable, which kernels and workers inherit
+SCRATCH = "WSSS_SCRATCH"  # a worker's scratch folder, which the loaders of its photos inherit
+SCRATCH_PREFIX = "wsss-mirror-"  # of scratch folders' names; the id of their process follows
+TRANSFERS = 16  # files in transfer at once, since an object store has a high latency per file
 _scratch = None  # the temporary folder; removed with the process, unless that is killed
 
 
@@ -43,8 +45,7 @@ def choose(address: str | None) -> None:
     set_variable(ADDRESS, address)
     if not address:
         return
-    with _errors_named():
-        files, root = open_store()
+    with _store() as (files, root):
         trial = f"{root}/.tried-{uuid.uuid4().hex}"
         if _is_folder(files):  # a bucket must exist: creating one is the user's decision
             files.makedirs(root, exist_ok=True)
@@ -52,8 +53,8 @@ def choose(address: str | None) -> None:
         files.rm_file(trial)
 
 
-def open_store():
-    """The mirror's fsspec file system, and its root path in there."""
+def open_store() -> tuple[Any, str]:
+    """The mirror's fsspec file system, and the mirror's root path in it."""
     import fsspec  # slow to import
 
     files, root = fsspec.url_to_fs(address(), use_listings_cache=False)
@@ -61,21 +62,21 @@ def open_store():
 
 
 @contextmanager
-def _errors_named():
-    """Turn what fsspec's backends raise, which is of many kinds, into an InputError."""
+def _store():
+    """``open_store``; errors of fsspec's backends, of many types, become an InputError."""
     try:
-        yield
+        yield open_store()
     except Exception as error:
         raise InputError(
-            f"{masked(address())}: expected a place that fsspec can read and write, got "
+            f"{masked(address() or '')}: expected a place that fsspec can read and write, got "
             f"{type(error).__name__}: {reason(error)}; check the address and this machine's "
             "credentials"
         ) from None
 
 
 def work_from(address: str | None) -> None:
-    """Have this process, a worker, and those that it starts read and write files of a mirror, or of
-    this machine where the address is None.
+    """Read and write files of a mirror in this process, a worker, and those that it starts; files
+    of this machine if the address is None.
     """
     global _scratch
     if not address:
@@ -100,34 +101,24 @@ def clear_scratch() -> None:
 def local_path(path: Path | str) -> Path:
     """The path in the scratch folder for a file of the driver."""
     scratch = os.environ[SCRATCH]
-    return Path(path) if Path(path).is_relative_to(scratch) else Path(scratch, _key(path))
+    return Path(path) if Path(path).is_relative_to(scratch) else Path(_name(scratch, path))
 
 
 def download_file(path: Path | str) -> Path:
-    """``local_path``, with the file downloaded if it is not there yet and the mirror has it.
-
-    Raises:
-        InputError: the mirror does not answer.
-    """
+    """``local_path``, with the file downloaded if it is missing and the mirror has it."""
     local = local_path(path)
     if local != Path(path) and not local.exists():
-        with _errors_named():
-            files, root = open_store()
-            _get(files, f"{root}/{_key(path)}", local)
+        with _store() as (files, root):
+            _get(files, _name(root, path), local)
     return local
 
 
 def upload_file(path: Path | str) -> None:
-    """Upload the file at ``local_path(path)``.
-
-    Raises:
-        InputError: the mirror does not accept it.
-    """
+    """Upload the file at ``local_path(path)``."""
     local = local_path(path)
     if local != Path(path):
-        with _errors_named():
-            files, root = open_store()
-            _put(files, local, f"{root}/{_key(path)}")
+        with _store() as (files, root):
+            _put(files, local, _name(root, path))
 
 
 def paths_in(value: object) -> set[Path]:
@@ -145,97 +136,73 @@ def paths_in(value: object) -> set[Path]:
 
 
 def upload(paths: Collection[Path]) -> None:
-    """Upload files and folders, but for files that the mirror has with the same name and size.
-
-    Raises:
-        InputError: the mirror does not accept them.
-    """
-    with _errors_named():
-        files, root = open_store()
-        stored = _stored_sizes(files, root, paths)
-        missing = [
-            (path, name)
-            for path, size in _local_sizes(paths)
-            if stored.get(name := f"{root}/{_key(path)}") != size
-        ]
-        _transfer(lambda pair: _put(files, *pair), missing, "upload")
+    """Upload files and folders, except files that the mirror has with the same name and size."""
+    with _store() as (files, root):
+        local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)
+        _transfer("upload", lambda path: _put(files, path, _name(root, path)), local, stored)
 
 
 def download(paths: Collection[Path]) -> None:
-    """Download what the mirror has of files and folders, but for files that are here with the same
-    name and size.
-
-    Raises:
-        InputError: the mirror does not answer.
+    """Download the mirror's files at paths and below, except files that this machine has with the
+    same name and size.
     """
-    with _errors_named():
-        files, root = open_store()
-        local = {f"{root}/{_key(path)}": size for path, size in _local_sizes(paths)}
-        missing = [
-            (name, Path("/", name.removeprefix(f"{root}/")))
-            for name, size in _stored_sizes(files, root, paths).items()
-            if local.get(name) != size
-        ]
-        _transfer(lambda pair: _get(files, *pair), missing, "download")
+    with _store() as (files, root):
+        local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)
+        _transfer("download", lambda path: _get(files, _name(root, path), path), stored, local)
 
 
-def _transfer(action: Callable, pairs: list, label: str) -> None:
+def _transfer(label: str, action: Callable, source: dict, target: dict) -> None:
+    """Call the action with each file of the source whose size is another in the target."""
+    paths = [path for path, size in source.items() if target.get(path) != size]
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        for _ in progress(pool.map(action, pairs), label, total=len(pairs), unit="file"):
+        for _ in progress(pool.map(action, paths), label, total=len(paths), unit="file"):
             pass
 
 
-def _key(path):
-    """A file's name in the mirror: its absolute path without the first slash."""
-    return Path(os.path.abspath(path)).as_posix().lstrip("/")
+def _name(root: str, path: Path | str) -> str:
+    """A file's path below a root: the root, then the file's absolute path."""
+    return root + "/" + Path(os.path.abspath(path)).as_posix().lstrip("/")
 
 
-def _local_sizes(paths: Iterable[Path]) -> Iterator[tuple[Path, int]]:
-    """Files at paths and below, with sizes in bytes; hidden ones are left out."""
-    for path in paths:
-        if path.is_file():
-            yield path, path.stat().st_size
-        for folder, _, names in os.walk(path, followlinks=True):
-            for name in names:
-                file = Path(folder, name)
-                if not name.startswith(".") and file.is_file():
-                    yield file, file.stat().st_size
-
-
-def _stored_sizes(files, root: str, paths: Iterable[Path]) -> dict[str, int]:
-    """Names of the mirror's files at paths and below, to sizes in bytes; without hidden ones."""
+def _local_sizes(paths: Collection[Path]) -> dict[Path, int]:
+    """Absolute paths of this machine's files at paths and below, except hidden ones, to bytes."""
+    folders = (walked for path in paths for walked in os.walk(path, followlinks=True))
+    found = [*paths, *(Path(folder, name) for folder, _, names in folders for name in names)]
     return {
-        name: info["size"]
-        for path in paths
-        for name, info in files.find(f"{root}/{_key(path)}", detail=True).items()
-        if not name.rpartition("/")[2].startswith(".")
+        Path(os.path.abspath(path)): path.stat().st_size
+        for path in found
+        if path.is_file() and not path.name.startswith(".")
     }
+
+
+def _stored_sizes(files: Any, root: str, paths: Collection[Path]) -> dict[Path, int]:
+    """Absolute paths of the mirror's files at paths and below, except hidden ones, to bytes."""
+    found = [files.find(_name(root, path), detail=True) for path in paths]
+    sizes = {
+        Path(name.removeprefix(root)): info["size"] for each in found for name, info in each.items()
+    }
+    return {path: size for path, size in sizes.items() if not path.name.startswith(".")}
 
 
 def _is_folder(files):
     return getattr(files, "local_file", False)
 
 
-def _put(files, local: Path, name: str) -> None:
+def _put(files: Any, local: Path, name: str) -> None:
     """Upload one file; it appears in the mirror as a whole."""
-    if _is_folder(files):
-        folder = name.rpartition("/")[0]
-        files.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/.{uuid.uuid4().hex}.partial"
-        files.put_file(str(local), partial)
-        files.mv(partial, name)
-    else:  # an object store does so by itself
+    if not _is_folder(files):
         files.put_file(str(local), name)
+        return
+    folder = name.rpartition("/")[0]
+    files.makedirs(folder, exist_ok=True)
+    partial = f"{folder}/.{uuid.uuid4().hex}.partial"
+    files.put_file(str(local), partial)
+    files.mv(partial, name)
 
 
-def _get(files, name: str, local: Path) -> None:
-    """Download one file; it appears here as a whole. A missing one is left to its reader."""
-    local.parent.mkdir(parents=True, exist_ok=True)
-    partial = temp_path(local)
-    try:
+def _get(files: Any, name: str, local: Path) -> None:
+    """Download one file; it appears on this machine as a whole. A missing one is left to its
+    reader.
+    """
+    with suppress(FileNotFoundError), atomic.write(local) as partial:
         files.get_file(name, str(partial))
-        os.replace(partial, local)
-    except FileNotFoundError:
-        pass
-    finally:
-        partial.unlink(missing_ok=True)

@@ -21,17 +21,16 @@ from wsss.errors import InputError, reason
 from wsss.lab.paths import outputs_root
 from wsss.runtime import engine
 
-ANSWER_SECONDS = 10  # how long a cluster may take to accept a connection
-RETRIES = 3  # starts of a task or a training after its process or machine was lost
+ANSWER_SECONDS = 10  # timeout of a connection to a cluster
+RETRIES = 3  # restarts of a task or a training after its process or machine was lost
 
 
 def start(address: str | None = None, mirror: str | None = None) -> None:
     """Use a Ray cluster for photos and trainings, in this process and those that it starts.
 
     Args:
-        address: as ``ray.init`` takes it; None takes the cluster that this machine is part of.
-        mirror: address of a copy of the files, for machines that share no folder; None is for
-            machines that do.
+        address: see ``ray.init``; None takes the cluster that this machine is part of.
+        mirror: address of a copy of the files, for machines that share no folder.
 
     Raises:
         InputError: the cluster or the mirror does not answer.
@@ -41,7 +40,7 @@ def start(address: str | None = None, mirror: str | None = None) -> None:
         photos=f"{package}.photos", training=f"{package}.training", address=address or "auto"
     )
     connect()
-    ray.shutdown()  # each kernel connects by itself
+    ray.shutdown()  # each notebook's process connects by itself
     object_store.choose(mirror)
 
 
@@ -53,7 +52,7 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = engine.ray_address()
+    address = engine.ray_address() or "auto"
     try:
         if ":" in address:  # without this check, Ray waits for minutes
             host, _, port = address.rpartition("/")[2].rpartition(":")
@@ -67,20 +66,20 @@ def connect() -> None:
 
 
 def resources() -> tuple[int, int]:
-    """How many CPUs and GPUs the connected cluster has."""
+    """The number of CPUs and GPUs of the connected cluster."""
     found = ray.cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
 class Driver(NamedTuple):
-    """What a worker must know of the machine that sends it work."""
+    """What a worker must know about the machine that sends it work."""
 
     version: str  # of wsss
     marker: Path  # a file in the driver's outputs folder
     mirror: str | None  # its address
 
     def prepare_worker(self) -> None:
-        """Set this process up to work for the driver.
+        """Prepare this process, a worker, for the driver's jobs.
 
         Raises:
             InputError: this machine has another version of wsss, or other folders.
@@ -88,7 +87,7 @@ class Driver(NamedTuple):
         if self.version != wsss.__version__:
             raise InputError(
                 f"{platform.node()}: expected wsss {self.version} as on the driver's machine, got "
-                f"{wsss.__version__}; install that one"
+                f"{wsss.__version__}; install the driver's version"
             )
         object_store.work_from(self.mirror)
         if not self.mirror and not self.marker.exists():
@@ -100,7 +99,7 @@ class Driver(NamedTuple):
 
 @contextmanager
 def driver() -> Iterator[Driver]:
-    """This machine as the ``Driver`` of workers, for as long as the block lasts."""
+    """This machine as the ``Driver`` of workers, within the block."""
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     marker = root / f".driver-{uuid.uuid4().hex}"

@@ -1,11 +1,13 @@
 """A training function on workers of a Ray cluster, by Ray Train.
 
-Where a worker or its machine is lost, all of them start again, elsewhere if need be, and the
-function goes on from what it kept.
+If a worker or its machine is lost, all workers start again, elsewhere if need be, and the function
+resumes from its last checkpoint.
 """
 
 import platform
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import fsspec
 import ray
@@ -21,52 +23,45 @@ from wsss.cluster.object_store import open_store
 from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
-from wsss.train.parallel.messages import (
-    COLLECTIVE_TIMEOUT,
-    ERROR_GRACE_SECONDS,
-    EXIT_TIMEOUT,
-    PeerLost,
-    ignore,
-    picklable_error,
-)
+from wsss.train.parallel import messages
+from wsss.train.parallel.messages import PeerLost
 
-# Ray Train's newer way of working, which older releases want to be asked for, and workers left in
-# the folder that they start in.
-SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+# Ray Train's workers stay in the folder in which they start.
+SETTINGS = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
-def launch(function, *arguments, processes, **callbacks):
-    """What ``train.parallel.launch`` does, on workers of the cluster: a GPU each where it has any,
-    else as many CPUs each as all can have.
+def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
+    """``wsss.train.parallel.launch.launch`` on workers of the cluster: one GPU per worker if the
+    cluster has any, else as many CPUs per worker as all can have.
 
     Raises:
-        InputError: the cluster is too small, or one of its machines has another wsss or other
-            folders.
-        RuntimeError: workers were lost again and again.
-        Exception: what the function raised in whichever worker was first.
+        InputError: the cluster is too small, or one of its machines has another version of wsss or
+            other folders.
+        RuntimeError: workers were lost repeatedly.
+        Exception: the first error raised in any worker.
     """
     connect()
     scaling = _scaling(processes)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    here = {"num_cpus": 0, "scheduling_strategy": node}
-    with driver() as there, mirrored(arguments):
-        queue = Queue(actor_options=here)
+    local = {"num_cpus": 0, "scheduling_strategy": node}
+    with driver() as sender, mirrored(arguments):
+        queue = Queue(actor_options=local)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
-        supervise = ray.remote(max_retries=0, runtime_env={"env_vars": SETTINGS}, **here)
-        run = supervise(_supervise).remote(there, sent, queue, scaling)
+        supervise = ray.remote(max_retries=0, runtime_env={"env_vars": SETTINGS}, **local)
+        run = supervise(_supervise).remote(sender, sent, queue, scaling)
         try:
-            return _answer(run, queue, callbacks)
+            return _serve(run, queue, callbacks | {"progress": progress.show})
         finally:
             ray.cancel(run, force=True)
             queue.shutdown(force=True)
-            files, records = _records(there)
+            files, records = _records(sender)
             if files.exists(records):
                 files.rm(records, recursive=True)
 
 
 def _scaling(processes):
-    """What each worker gets, so that all fit on the cluster's machines."""
+    """Arguments of ``ScalingConfig``, with the most CPUs per worker that the machines have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpu = any(node.get("GPU") for node in nodes)
     counts = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
@@ -78,68 +73,66 @@ def _scaling(processes):
             return {"num_workers": processes, "use_gpu": gpu, "resources_per_worker": resources}
     unit = "a GPU and a CPU" if gpu else "a CPU"
     raise InputError(
-        f"{processes} processes to train together: expected 1 to {room}, since each wants {unit} "
-        "of the cluster; change train_processes"
+        f"train_processes {processes}: expected 1 to {room}, since each process needs {unit} of "
+        "the cluster; change it, or add machines"
     )
 
 
-def _answer(run, queue, callbacks):
-    """What the first worker's function returned, its calls being made meanwhile."""
-    begun = False
+def _serve(run, queue, callbacks):
+    """Run the callbacks until process 0 returns a result, which this returns too."""
+    starts = 0
     progress.show("waiting for workers of the cluster")
     while True:
         message = queue.actor.get.remote()
         ray.wait([message, run])
-        if not ray.wait([message], timeout=ERROR_GRACE_SECONDS)[0]:
-            raise _given_up(run)
-        kind, value = ray.get(message)
-        if kind == "error":
-            raise value
-        if kind == "result":
-            ray.wait([run], timeout=EXIT_TIMEOUT)
-            return value
-        if kind == "call":
-            name, given = value
+        if not ray.wait([message], timeout=messages.ERROR_GRACE_SECONDS)[0]:
+            raise _lost(run)
+        name, given = ray.get(message)
+        if name == "raise":  # a keyword, so no callback has this name
+            raise given[0]
+        if name == "return":
+            ray.wait([run], timeout=messages.EXIT_TIMEOUT)
+            return given[0]
+        if name in callbacks:
             callbacks[name](*given)
-        elif kind == "progress":
-            progress.show(value)
-        elif begun:
-            print("a worker of the cluster was lost; training goes on from its last checkpoint")
-        begun = True
+        else:  # process 0 starts
+            starts += 1
+            if starts > 1:
+                print("a worker of the cluster was lost; training resumes from its last checkpoint")
 
 
-def _given_up(run):
-    """The error of a training that ended without a result."""
+def _lost(run):
+    """The error for a training that ended without a result."""
     try:
         ray.get(run)
-        said = "it ended without a result"
-    except ray.exceptions.RayError as fault:
-        said = reason(fault)
+        cause = "it ended without a result"
+    except ray.exceptions.RayError as error:
+        cause = reason(error)
     return RuntimeError(
-        f"the Ray cluster lost workers of a training {RETRIES + 1} times ({said}), most often "
-        "because memory ran out; the same command goes on from the last checkpoint"
+        f"the Ray cluster lost workers of a training {RETRIES + 1} times ({cause}), most often "
+        "because memory ran out; run the same command again to resume from the last checkpoint"
     )
 
 
-def _records(there):
-    """Ray Train's own folder, which all machines have to see, after fsspec's file system of it."""
-    if there.mirror:
+def _records(sender):
+    """The fsspec file system and path of Ray Train's own folder, which all machines must see."""
+    if sender.mirror:
         files, root = open_store()
     else:
-        files, root = fsspec.filesystem("file"), there.marker.parent
-    return files, f"{root}/{there.marker.name}.train"
+        files, root = fsspec.filesystem("file"), sender.marker.parent
+    return files, f"{root}/{sender.marker.name}.train"
 
 
-def _supervise(there, sent, queue, scaling):
-    """Ray Train's part, from the first start of workers to the last."""
-    there.prepare_worker()
-    files, records = _records(there)
+def _supervise(sender, sent, queue, scaling):
+    """Run Ray Train until a result or the last restart."""
+    sender.prepare_worker()
+    files, records = _records(sender)
     folder, _, name = records.rpartition("/")
     TorchTrainer(
         _work,
-        train_loop_config={"there": there, "sent": sent, "queue": queue}
+        train_loop_config={"sender": sender, "sent": sent, "queue": queue}
         | {"threads": scaling["resources_per_worker"]["CPU"]},
-        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds())),
+        torch_config=TorchConfig(timeout_s=int(messages.COLLECTIVE_TIMEOUT.total_seconds())),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=name,
@@ -151,30 +144,24 @@ def _supervise(there, sent, queue, scaling):
 
 
 def _work(config):
-    """A worker's life."""
-    queue, rank = config["queue"], dist.get_rank()
+    """Run the function in a worker and send its result or its error."""
+    rank = dist.get_rank()
+    send = partial(_send, config["queue"])
+    report = messages.ignore if rank else send
     try:
-        config["there"].prepare_worker()
+        config["sender"].prepare_worker()
         torch.set_num_threads(config["threads"])
         function, arguments, names = ray.get(config["sent"][0])
+        report("start")
         if rank == 0:
-            queue.put(("begun", None))
-            progress.forward_to(partial(_say, queue, "progress"))
-        callbacks = {name: ignore if rank else partial(_call, queue, name) for name in names}
-        result = function(*arguments, **callbacks)
+            progress.forward_to(partial(send, "progress"))
+        report("return", function(*arguments, **{name: partial(report, name) for name in names}))
     except PeerLost:
         raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:
-        where = f"process {rank}, on {platform.node()}"
-        queue.put(("error", picklable_error(error, where)))
+        send("raise", messages.picklable_error(error, f"process {rank}, on {platform.node()}"))
         raise
-    if rank == 0:
-        queue.put(("result", result))
 
 
-def _say(queue, kind, value):
-    queue.put((kind, value))
-
-
-def _call(queue, name, *given):
-    queue.put(("call", (name, given)))
+def _send(queue, name, *given):
+    queue.put((name, given))

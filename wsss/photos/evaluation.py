@@ -1,6 +1,6 @@
-"""Scores of label maps and activation maps: which photos count, and IoU against their masks."""
+"""Scores of label maps and activation maps: the photos that count, and IoU against their masks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +18,21 @@ from wsss.metrics import ConfusionMatrix, ThresholdSweep
 from wsss.synthesis import label_map
 
 
-def eval_splits(
-    dataset: Dataset, split: str, *, tuning_photos: int = 0, seed: int = 0
-) -> dict[str, list[str]]:
+def eval_splits(dataset: Dataset, split: str, *, tuning_photos: int = 0) -> dict[str, list[str]]:
     """The id lists that get a score, without the photos that have no mask.
 
     Args:
-        dataset, split: whose id list.
-        tuning_photos: how many of its photos constants are chosen on.
-        seed: of the draw of these photos.
+        tuning_photos: the number of the split's photos that constants are chosen on.
 
     Returns:
         ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, and the others as
-        ``<split>_held_out``. Empty where no photo has a mask.
+        ``<split>_held_out``. Empty if no photo has a mask.
     """
     ids = dataset.masked(dataset.ids(split))
     lists = {split: ids} if ids else {}
     if tuning_photos and ids:
-        lists[f"{split}_tuning"], lists[f"{split}_held_out"] = tuning_split(
-            ids, tuning_photos, seed=seed
-        )
+        tuning, held_out = tuning_split(ids, tuning_photos)
+        lists |= {f"{split}_tuning": tuning, f"{split}_held_out": held_out}
     return lists
 
 
@@ -52,53 +47,45 @@ def describe(dataset: Dataset, split: str, *, lists: Mapping[str, Sequence[str]]
 
 def protocol(parameters: Mapping) -> str:
     """The inference settings behind a network's scores, from the parameters of 70_evaluate."""
-    steps, walk = parameters["crf_steps"], parameters.get("walk_steps", 0)  # absent in old runs
-    return ", ".join(
-        [
-            f"scales {parameters['scales']}",
-            "flip" if parameters["flip"] else "no flip",
-            *([f"walk of t {walk}, beta {parameters['walk_beta']:g}"] if walk else []),
-            f"dCRF {steps} steps" if steps else "no dCRF",
-        ]
-    )
+    steps = parameters["crf_steps"]
+    parts = [f"scales {parameters['scales']}", "flip" if parameters["flip"] else "no flip"]
+    if walk := parameters.get("walk_steps"):  # absent in old runs
+        parts.append(f"walk of t {walk}, beta {parameters['walk_beta']:g}")
+    return ", ".join([*parts, f"dCRF {steps} steps" if steps else "no dCRF"])
 
 
 def gallery_ids(dataset: Dataset, split: str, *, count: int = 16) -> list[str]:
-    """The photos that every stage shows: evenly spaced in the split's id list."""
+    """Ids of the photos that every stage shows: evenly spaced in the split's id list."""
     ids = dataset.ids(split)
     places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
     return [ids[place] for place in places]
 
 
 def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
-    """A photo's mask, uint8 (H, W); None where it has none."""
+    """A photo's mask, uint8 (H, W), or None."""
     return dataset.mask(photo_id) if dataset.masked([photo_id]) else None
 
 
 class Confusions:
     """The ``ConfusionMatrix`` of each of many photos, by id. Only nonzero counts are stored, some
-    tens a photo for any number of classes.
+    tens per photo for any number of classes.
 
     Args:
-        num_classes, ignore: see ``ConfusionMatrix``.
-        ids, counts: of photos counted before; see the attributes of these names.
+        num_classes: with the background.
+        ids, counts: of photos counted before; see the attributes.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        ignore: int = 255,
-        *,
-        ids: Iterable[str] = (),
-        counts: sparse.csr_array | None = None,
+        self, num_classes: int, *, ids: Iterable[str] = (), counts: sparse.csr_array | None = None
     ) -> None:
-        self.num_classes, self.ignore = num_classes, ignore
+        self.num_classes = num_classes
         self._places = {photo_id: place for place, photo_id in enumerate(ids)}
-        self._counts, self._new = counts, []
+        empty = sparse.csr_array((0, num_classes**2), dtype=np.int64)
+        self._counts, self._new = empty if counts is None else counts, []
 
     def add(self, photo_id: str, prediction: np.ndarray, *, target: np.ndarray) -> None:
-        """Count one more photo's label map against its mask; see ``ConfusionMatrix.update``."""
-        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        """Count another photo's label map against its mask; see ``ConfusionMatrix.update``."""
+        matrix = ConfusionMatrix(self.num_classes)
         matrix.update(prediction, target)
         self._places[photo_id] = len(self._places)
         cells = np.flatnonzero(matrix.matrix).astype(np.int32)
@@ -112,8 +99,6 @@ class Confusions:
     @property
     def counts(self) -> sparse.csr_array:
         """int64 (photos, classes * classes), target first."""
-        if self._counts is None:
-            self._counts = sparse.csr_array((0, self.num_classes**2), dtype=np.int64)
         if self._new:
             cells, counts = zip(*self._new, strict=True)
             starts = np.cumsum([0, *map(len, cells)])
@@ -124,7 +109,7 @@ class Confusions:
 
     def total(self, ids: Iterable[str]) -> ConfusionMatrix:
         """The merged ``ConfusionMatrix`` of some photos."""
-        matrix = ConfusionMatrix(self.num_classes, self.ignore)
+        matrix = ConfusionMatrix(self.num_classes)
         rows = np.array([self._places[photo_id] for photo_id in ids], int)
         matrix.matrix += self.counts[rows].sum(0).reshape(matrix.matrix.shape)
         return matrix
@@ -156,11 +141,9 @@ def load_confusions(path: Path) -> Confusions:
     Raises:
         InputError: missing, damaged or another kind of file.
     """
-    whole = ("i", 1)
+    integers = dict.fromkeys(("classes", "starts", "cells", "counts"), ("i", 1))
     try:
-        found = read_arrays(
-            path, ids=("U", 1), classes=whole, starts=whole, cells=whole, counts=whole
-        )
+        found = read_arrays(path, ids=("U", 1), **integers)
         (classes,), ids = found["classes"].tolist(), found["ids"].tolist()
         if not 0 < classes < 256 or len(set(ids)) < len(ids):
             raise ValueError(f"{classes} classes and {len(ids)} ids")
@@ -178,12 +161,7 @@ def load_confusions(path: Path) -> Confusions:
 
 
 def log_confusions(run, confusions: Confusions, *, name: str) -> None:
-    """Keep per-photo counts as ``confusions/<name>.npz`` of a stage's folder, and log the file.
-
-    Args:
-        run: the stage's ``StageRun``.
-        confusions, name: the counts, and what they are of.
-    """
+    """Write counts to ``confusions/<name>.npz`` of a ``StageRun``'s folder, and log the file."""
     path = run.folder / "confusions" / f"{name}.npz"
     save_confusions(path, confusions)
     run.log_file(path, "confusions")
@@ -192,50 +170,55 @@ def log_confusions(run, confusions: Confusions, *, name: str) -> None:
 def score_labels(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> Confusions:
     """Count label maps ``folder/<id>.png`` against the dataset's masks."""
     confusions = Confusions(len(dataset.classes) + 1)
+    for photo_id, labels, target in _labels(dataset, ids, folder):
+        confusions.add(photo_id, labels, target=target)
+    return confusions
+
+
+def _labels(dataset, ids, folder) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each photo's id, label map and mask."""
     for photo_id in ids:
         labels = read_mask(folder / f"{photo_id}.png", num_classes=len(dataset.classes))
-        confusions.add(photo_id, labels, target=dataset.mask(photo_id))
-    return confusions
+        yield photo_id, labels, dataset.mask(photo_id)
 
 
 def score_cams(
     dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
 ) -> Confusions:
-    """Count activation maps ``folder/<id>.npz``, at one background threshold, against the masks."""
+    """Count activation maps ``folder/<id>.npz`` at one background threshold, against the masks."""
     confusions = Confusions(len(dataset.classes) + 1)
-    for photo_id in ids:
-        classes, cams = load_cams(folder / f"{photo_id}.npz")
-        target = dataset.mask(photo_id)
-        maps = upsample(cams, target.shape).numpy()
+    for photo_id, classes, maps, target in _cams(dataset, ids, folder):
         scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
         confusions.add(photo_id, label_map(scores, classes), target=target)
     return confusions
 
 
 def sweep_cams(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> ThresholdSweep:
-    """Count activation maps ``folder/<id>.npz``, at every background threshold, against the
-    masks.
-    """
+    """Count activation maps ``folder/<id>.npz`` at all background thresholds, against the masks."""
     sweep = ThresholdSweep(len(dataset.classes) + 1)
+    for _, classes, maps, target in _cams(dataset, ids, folder):
+        sweep.update(maps, classes, target=target)
+    return sweep
+
+
+def _cams(dataset, ids, folder) -> Iterator[tuple[str, list[int], np.ndarray, np.ndarray]]:
+    """Each photo's id, classes, activation maps of the mask's size, and mask."""
     for photo_id in ids:
         classes, cams = load_cams(folder / f"{photo_id}.npz")
         target = dataset.mask(photo_id)
-        sweep.update(upsample(cams, target.shape).numpy(), classes, target=target)
-    return sweep
+        yield photo_id, classes, upsample(cams, target.shape).numpy(), target
 
 
 def score_regions(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> dict[str, float]:
     """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks.
 
     Coverage is the share of pixels whose label is not neutral. Precision is the share of pixels
-    labelled as an object (as background) whose mask agrees. Pixels that the mask ignores do not
-    count.
+    labelled as an object (or as background) that the mask labels the same. Pixels that the mask
+    ignores do not count.
     """
     confident = pixels = 0
     hits, labelled = np.zeros(2), np.zeros(2)
-    for photo_id in ids:
-        labels = read_mask(folder / f"{photo_id}.png", num_classes=len(dataset.classes))
-        target = dataset.mask(photo_id)
+    for _, labels, target in _labels(dataset, ids, folder):
         counted = target != IGNORE
         confident += ((labels != IGNORE) & counted).sum()
         pixels += counted.sum()

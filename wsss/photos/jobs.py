@@ -1,4 +1,4 @@
-"""What is done to each photo, and the jobs of label synthesis (paper, section 3)."""
+"""Jobs: the files to compute per photo, and those of label synthesis (paper, section 3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,29 +12,22 @@ from wsss.crf import CrfParams
 from wsss.datasets import Dataset
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
-from wsss.synthesis import (
-    Walk,
-    alpha_marginals,
-    combine_alphas,
-    crf_scores,
-    label_map,
-    walk_scores,
-)
+from wsss.synthesis import Walk, alpha_marginals, combine_alphas, crf_scores, label_map, walk_scores
 
 
 @dataclass
 class Job:
     """Photos to files, for ``map_photos.infer``.
 
-    It is sent to other processes, so its functions must be importable there: functions of a module,
-    with ``functools.partial`` for their settings.
+    It is pickled, so its functions must be those of a module, with ``functools.partial`` for their
+    settings.
 
     Attributes:
-        outputs: (folder, suffix) of each file of a photo, which is done when all of them are whole.
-        compute: ``(network, photo_id) -> payload``, the network's part, on its device.
-        save: ``(photo_id, payload, *paths)``, the rest, on the CPU; writes the files of
-            ``outputs``, each atomically.
-        network: prepared once in each process that computes; a ``ModuleList`` of several, or None.
+        outputs: (folder, suffix) of each file of a photo. A photo is done if all are whole.
+        compute: ``(network, photo_id) -> payload``, on the network's device.
+        save: ``(photo_id, payload, *paths)``, on the CPU; writes the files of ``outputs``, each
+            atomically.
+        network: made ready once per process that computes; a ``ModuleList`` of several, or None.
     """
 
     outputs: Sequence[tuple[Path, str]]
@@ -43,19 +36,19 @@ class Job:
     network: nn.Module | None = None
 
     def paths(self, photo_id: str) -> list[Path]:
-        """The files of a photo, in the order of ``outputs``."""
+        """A photo's files, in the order of ``outputs``."""
         return [folder / f"{photo_id}{suffix}" for folder, suffix in self.outputs]
 
     def done(self, photo_id: str) -> bool:
-        """Whether the photo's files are there, whole."""
+        """Whether all of a photo's files are whole."""
         return all(map(atomic.is_whole, self.paths(photo_id)))
 
     def predict(self, photo_id: str) -> object:
-        """The network's part; returns the payload of ``postprocess``."""
+        """Run the network; returns the payload of ``postprocess``."""
         return self.compute(self.network, photo_id)
 
     def postprocess(self, photo_id: str, payload: object) -> None:
-        """The rest, on the CPU; ends with the files."""
+        """Finish on the CPU and write the files."""
         self.save(photo_id, payload, *self.paths(photo_id))
 
 

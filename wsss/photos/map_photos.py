@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import torch
 
@@ -12,15 +13,15 @@ from wsss.models.ready import with_ready_networks
 from wsss.photos.jobs import Job
 from wsss.runtime import engine
 from wsss.runtime.devices import cores, pick_device, repeatable, reuse_memory, timed_work
-from wsss.runtime.processes import end_with
+from wsss.runtime.processes import exit_with_parent
 from wsss.runtime.progress import progress
 
 
 class PhotosFailed(InputError):
-    """Some photos failed, the others are done; the message names the first that failed.
+    """Some photos failed, the others are done; the message is that of the first that failed.
 
     Attributes:
-        faults: photo id to the message: what is wrong and the fix.
+        faults: photo id to error message.
     """
 
     def __init__(self, faults: dict[str, str]) -> None:
@@ -35,123 +36,115 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     """Run a job over photos.
 
     With a GPU, this process runs ``predict`` and a pool runs ``postprocess``. Without one, each
-    process of the pool runs both on its share of the threads: several small networks in parallel
+    process of the pool runs both on an equal number of threads: several small networks in parallel
     keep the cores busier than one network on all of them. If an engine was chosen
     (``wsss.runtime.engine``), it runs both, and ``processes`` is ignored.
 
     Args:
-        ids: photo ids.
-        job: what is done to each photo.
-        label: of the progress line.
-        processes: of the pool; 0 or None takes one a core, 1 runs without a pool.
+        processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
 
     Returns:
         how many photos were computed; the others were done before.
 
     Raises:
         PhotosFailed: after the last photo, if any failed because of its input.
-        RuntimeError: a process of the pool was killed; photos that are done stay.
+        RuntimeError: a process of the pool was killed; finished photos stay.
     """
     todo = [photo_id for photo_id in ids if not job.done(photo_id)]
+    processes = min(processes or cores(), len(todo))
     if not todo:
         return 0
     if chosen := engine.handed_in(engine.PHOTOS):
         with chosen.submitting(job) as (submit, most):
-            return _report(_through(todo, submit, label, most=most))
-    processes = min(processes or cores(), len(todo))
-    if processes == 1:
-        _set_job(with_ready_networks(job), torch.get_num_threads())
-        return _report([(each, _both(each)) for each in progress(todo, label, total=len(todo))])
-    try:
-        return _report(_pooled(todo, job, label, processes))
-    except BrokenProcessPool:
-        raise RuntimeError(
-            f"a process that computes '{label}' was killed, most often because memory ran out; "
-            "what is done is kept, and the same command goes on with the rest, with processes=1 "
-            "in less memory"
-        ) from None
+            outcomes = _collect(todo, submit, label, most=most)
+    elif processes == 1:
+        reuse_memory()
+        job = with_ready_networks(job)
+        outcomes = [(photo_id, _compute(job, photo_id)) for photo_id in progress(todo, label)]
+    else:
+        try:
+            outcomes = _pooled(todo, job, label, processes)
+        except BrokenProcessPool:
+            raise RuntimeError(
+                f"a process that computes '{label}' was killed, most often because memory ran out; "
+                "finished photos are kept; run the same command again for the others, with "
+                "processes=1 to use less memory"
+            ) from None
+    if faults := {photo_id: fault for photo_id, fault in outcomes if fault}:
+        raise PhotosFailed(faults)
+    return len(outcomes)
 
 
 def _pooled(todo, job, label, processes):
-    """(photo id, fault or None) of each photo, in the order in which they were done."""
-    here = with_ready_networks(job) if pick_device().type == "cuda" else None  # the GPU's process
-    context = multiprocessing.get_context("spawn")
+    """``_collect`` with a pool of processes."""
+    on_gpu = with_ready_networks(job) if pick_device().type == "cuda" else None
     threads = max(1, cores() // processes)
-    theirs, ours = context.Pipe(duplex=False)
-    settings = (job, threads, not here, theirs)
-    with theirs, ours, ProcessPoolExecutor(processes, context, _initialise, settings) as pool:
+    context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(processes, context, _initialise, (job, threads, not on_gpu)) as pool:
 
         def submit(photo_id):
-            if here:
-                return _submitted(pool, _postprocess, photo_id, here.predict(photo_id))
-            return _submitted(pool, _both, photo_id)
+            work = partial(_both, photo_id)
+            if on_gpu:
+                work = partial(_postprocess, photo_id, on_gpu.predict(photo_id))
+            try:
+                return pool.submit(work)
+            except (ValueError, OSError) as error:
+                if getattr(error, "errno", None):  # of the system
+                    raise
+                raise BrokenProcessPool("a worker was killed while another one started") from error
 
         try:
-            return _through(todo, submit, label, most=2 * processes)
+            return _collect(todo, submit, label, most=2 * processes)
         except BrokenProcessPool:
-            # end a worker that was just starting when another was killed: the pool no longer knows
-            # of it and would wait forever
-            ours.close()
+            # the pool does not know of a worker that was just starting when another was killed,
+            # and this process could not exit before it
+            for worker in set(multiprocessing.active_children()) - set(others):
+                worker.kill()
             raise
 
 
-def _through(todo, submit, label, *, most):
-    """The result of ``_pooled``; at most ``most`` photos are in progress, since payloads of a fast
-    ``predict`` must not pile up before a slow ``postprocess``.
+def _collect(todo, submit, label, *, most):
+    """(photo id, error message or None) of each photo, in the order of completion.
+
+    At most ``most`` photos are in progress, since payloads of a fast ``predict`` must not pile up
+    before a slow ``postprocess``.
     """
     outcomes, waiting = [], {}  # future of a photo in progress to its id
-    for count, photo_id in enumerate(progress(todo, label, total=len(todo))):
+    for count, photo_id in enumerate(progress(todo, label), 1):
         try:
             waiting[submit(photo_id)] = photo_id
         except InputError as fault:
             outcomes.append((photo_id, str(fault)))
-        last = count == len(todo) - 1
-        while waiting and (last or len(waiting) >= most):
+        while waiting and (count == len(todo) or len(waiting) >= most):
             finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
             outcomes += [(waiting.pop(future), future.result()) for future in finished]
     return outcomes
 
 
-def _submitted(pool, function, *arguments):
-    """The future of a call; the pool may start one more worker for it."""
-    try:
-        return pool.submit(function, *arguments)
-    except (ValueError, OSError) as fault:
-        if getattr(fault, "errno", None):  # of the system
-            raise
-        raise BrokenProcessPool("a worker was killed while another one started") from fault
+_job: Job  # of this worker, set once when it starts
 
 
-def _report(outcomes):
-    """The number of photos; raises all their faults as one."""
-    faults = {photo_id: fault for photo_id, fault in outcomes if fault}
-    if faults:
-        raise PhotosFailed(faults)
-    return len(outcomes)
-
-
-_job: Job  # of this process, set once when it starts
-
-
-def _set_job(job, threads):
+def _initialise(job, threads, predicts):
+    """Prepare a worker; its networks are made ready only if it predicts."""
     global _job
-    _job = job
+    exit_with_parent()
     reuse_memory()
     torch.set_num_threads(threads)
+    _job = with_ready_networks(job) if predicts else job
 
 
-def _initialise(job, threads, predicts, line):
-    """Set a worker up; its networks are prepared only if it predicts."""
-    end_with(line)
-    _set_job(with_ready_networks(job) if predicts else job, threads)
+def _compute(job, photo_id):
+    """Compute a photo; returns the message of an InputError, or None."""
+    try:
+        with repeatable():
+            job.postprocess(photo_id, job.predict(photo_id))
+    except InputError as fault:
+        return str(fault)
 
 
 def _both(photo_id):
-    try:
-        with repeatable():
-            _job.postprocess(photo_id, _job.predict(photo_id))
-    except InputError as fault:
-        return str(fault)
+    return _compute(_job, photo_id)
 
 
 def _postprocess(photo_id, payload):

@@ -21,11 +21,7 @@ from wsss.synthesis import Walk, label_map, walk_probabilities
 
 @torch.inference_mode()
 def segment(
-    network: nn.Module,
-    image: np.ndarray,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
+    network: nn.Module, image: np.ndarray, *, scales: Sequence[float] = (1.0,), flip: bool = False
 ) -> torch.Tensor:
     """Class probabilities of a photo, averaged over scales and mirror images; those of a
     ``RandomWalkSegmenter`` after its walk.
@@ -34,7 +30,6 @@ def segment(
         network: a segmentation network in evaluation mode.
         image: uint8 RGB (H, W, 3).
         scales: factors of the photo's size.
-        flip: also average with the mirrored photo.
 
     Returns:
         float32 (classes, H, W), background first, summing to 1 over the classes.
@@ -73,20 +68,13 @@ def segment_job(
     """Photos to label maps ``folder/<id>.png``.
 
     Args:
-        dataset: photos, tagged or not.
         network, scales, flip: see ``segment``.
-        folder: of the label maps.
         crf: parameters of a dense CRF on the probabilities; None skips it.
-        crf_steps: its mean-field iterations.
-        save: ``(photo_id, scores, *, image, classes, path)``, writes the label map of scores
+        save: ``(photo_id, scores, *, image, classes, path)`` writes the label map of scores
             (1 + C, H, W) to ``path``, and other files.
     """
-    return Job(
-        [(folder, ".png")],
-        partial(_compute_probabilities, dataset, scales, flip),
-        partial(_save_labels, crf, crf_steps, save),
-        network,
-    )
+    compute = partial(_compute_probabilities, dataset, scales, flip)
+    return Job([(folder, ".png")], compute, partial(_save_labels, crf, crf_steps, save), network)
 
 
 def _compute_probabilities(dataset, scales, flip, network, photo_id):

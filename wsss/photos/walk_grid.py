@@ -1,10 +1,10 @@
 """Label quality at every combination of background alpha, beta and steps (equations 2, 11 and 12),
 in one pass over the photos.
 
-``T^t`` is linear: the class maps are walked once for each beta, with one more map for the
-background score at each alpha, and one recurrence serves every t. Interpolation is linear too, so
-the classes are upsampled, and their largest found, once for all alphas. The labels are those of
-``jobs.walk_job`` without dense CRF, bit for bit.
+``T^t`` is linear: the class maps are walked once per beta, with one background score per alpha as
+further maps, and one recurrence yields every t. Interpolation is linear too, so the classes are
+upsampled, and their maximum found, once for all alphas. The labels are those of ``jobs.walk_job``
+without dense CRF, bit for bit.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from wsss.random_walk import random_walk
 from wsss.runtime.devices import pick_device
 from wsss.synthesis import Walk, restore_maxima
 
-BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # of every byte, the lowest first
+BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8) of every byte, the lowest first
 
 
 class Grid(NamedTuple):
@@ -62,12 +62,11 @@ def sweep_job(
     Args:
         dataset: with masks.
         cams: folder of activation maps ``<id>.npz``.
-        network: an AffinityNet; None where all affinities are stored.
-        affinities: folder of ``<id>.npz``, read where they exist, else computed and stored as
-            float32: 400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
+        network: an AffinityNet; None if all affinities are stored.
+        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32:
+            400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
         folder: of the counts, ``<id>.npz``, some kilobytes each.
         walk: the constants that all combinations share.
-        grid: the values to combine.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
     return Job([(folder, ".npz")], compute, partial(_save_counts, dataset), network)
@@ -103,8 +102,8 @@ def _save_counts(dataset, photo_id, payload, path):
 def walk_all(
     cams: np.ndarray | torch.Tensor, affinity: torch.Tensor, *, grid: Grid, walk: Walk
 ) -> torch.Tensor:
-    """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), one
-    background per alpha first, then the C classes that all alphas share.
+    """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), the
+    alphas' backgrounds first, then the C classes that all alphas share.
     """
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
@@ -186,19 +185,16 @@ def compare(
     """The scores of the random_walk stage after the walk, at several constants.
 
     Affinities and counts are stored under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in
-    folders named by a digest of all that they depend on, and reused.
+    folders named by a digest of everything they depend on, and reused.
 
     Args:
-        values: of every parameter of the stage.
-        combinations: ``(background_alpha, beta, steps)`` of each.
-        data: the open dataset.
+        values: the stage's parameters.
+        combinations: of ``(background_alpha, beta, steps)``.
         folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
         made: plain values that identify the run of each folder's files, by name.
-        cache: folder for what is computed.
 
     Returns:
-        for each combination ``{"walk_miou/<list>": percent}``, of the lists of
-        ``evaluation.eval_splits``.
+        ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
 
     Raises:
         InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
@@ -228,12 +224,8 @@ def compare(
         walk=Walk(**{name: values[name] for name in (*names[1:], "restore")}),
         grid=grid,
     )
-    infer(
-        lists[values["score_split"]],
-        job,
-        label=f"{len(combinations)} walks",
-        processes=values["processes"],
-    )
+    label = f"{len(combinations)} walks"
+    infer(lists[values["score_split"]], job, label=label, processes=values["processes"])
     scores = {
         name: mean_iou(merge(folder, ids, grid=grid, num_classes=len(data.classes)))
         for name, ids in lists.items()
@@ -248,8 +240,7 @@ def compare(
 
 
 def _folder(parent, key):
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=6).hexdigest()
-    return parent / digest
+    return parent / hashlib.blake2b(json.dumps(key).encode(), digest_size=6).hexdigest()
 
 
 def _load(path, **wanted):

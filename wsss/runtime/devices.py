@@ -1,4 +1,4 @@
-"""Where networks run, on how many cores, in which precision, and what becomes of their memory."""
+"""The device and precision of networks, the cores, seconds and memory of processes."""
 
 import ctypes
 import os
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,24 +14,24 @@ import torch
 CORES_VARIABLE = "WSSS_CORES"  # numbers of the cores that a stage and its processes may use
 
 
-def cores():
-    """How many cores this process may use: those that it is kept to, or all."""
+def cores() -> int:
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    given = os.environ.get(CORES_VARIABLE)  # where the system keeps no process to some
+    given = os.environ.get(CORES_VARIABLE)  # on systems that do not bind processes to cores
     return len(given.split(",")) if given else os.cpu_count() or 1
 
 
-def pick_device():
-    """The GPU where there is one, else the CPU."""
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def precision(device, *, training=False):
-    """What networks compute in: bfloat16 where it pays, on a GPU, and for inference on a processor
-    that computes in it; else float32.
+def precision(device: torch.device, *, training: bool = False) -> torch.dtype:
+    """The precision that networks compute in: bfloat16 on a GPU, and for inference on a processor
+    with bfloat16 units; else float32.
 
-    Processors without such units are ten times slower in bfloat16. With them, training was no
+    Other processors are ten times slower in bfloat16. On those with such units, training was no
     faster than in float32 and learnt less: the built-in dataset's classifier ended at a loss of
     0.41 instead of 0.26.
     """
@@ -39,55 +40,56 @@ def precision(device, *, training=False):
     return torch.bfloat16 if pays else torch.float32
 
 
-def autocast(device, *, training=False):
+def autocast(device: torch.device, *, training: bool = False) -> torch.autocast:
     """torch's autocast to ``precision``."""
     wanted = precision(device, training=training)
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted == torch.bfloat16)
 
 
 @contextmanager
-def repeatable(*, gpu=False):
-    """Compute the same bits every time, inside a ``with``: on a processor always, on a GPU only
-    where it is asked for, since it is slower there.
+def repeatable(*, gpu: bool = False) -> Iterator[None]:
+    """Compute the same bits every time within the block: on a processor always, on a GPU only with
+    ``gpu``, since it is slower on a GPU.
 
-    The processor must be of the same kind and use as many threads, and the packages be the same.
-    What torch knows no repeatable way for on a GPU raises a RuntimeError.
+    The kind of processor, the number of threads and the packages must be the same.
+
+    Raises:
+        RuntimeError: on a GPU, an operation that torch has no deterministic version of.
     """
     cuda = pick_device().type == "cuda"
     if cuda and not gpu:
         yield
         return
-    if cuda:  # read when the GPU's products are first used
+    if cuda:  # cuBLAS reads it at the first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     algorithms = torch.get_deterministic_debug_mode()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic
+    fill = deterministic.fill_uninitialized_memory
     cudnn = torch.backends.cudnn
     chosen = cudnn.deterministic, cudnn.benchmark
     # use_deterministic_algorithms would load a compiler first, for 1.5 s in each process
     torch.set_deterministic_debug_mode("error")
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # nothing reads it, and it takes time
-    )
+    deterministic.fill_uninitialized_memory = False  # nothing reads it, and it takes time
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(algorithms)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        deterministic.fill_uninitialized_memory = fill
         cudnn.deterministic, cudnn.benchmark = chosen
 
 
-def as_batch(image, device):
-    """A photo, uint8 RGB (H, W, 3), as float (1, 3, H, W) in [0, 1] on a device."""
+def as_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A photo, uint8 RGB (H, W, 3), as float32 (1, 3, H, W) in [0, 1] on a device."""
     pixels = torch.tensor(np.ascontiguousarray(image))  # a copy: photos may be read-only
     return pixels.to(device).permute(2, 0, 1)[None].float() / 255
 
 
-def peak_memory():
-    """The most memory that this process had at once, and the most that one of those that it started
-    and that have ended had, in bytes: ``{"process": ..., "worker": ...}``; empty on Windows.
+def peak_memory() -> dict[str, int]:
+    """The peak memory of this process, and the largest of its child processes that have ended, in
+    bytes: ``{"process": ..., "worker": ...}``; empty on Windows.
 
-    Each is at least what the process that started it had at that moment.
+    The peak of a process includes the memory of its parent when the parent started it.
     """
     try:
         import resource
@@ -98,13 +100,17 @@ def peak_memory():
     return {name: unit * resource.getrusage(kind).ru_maxrss for name, kind in kinds.items()}
 
 
-_work_seconds = 0.0  # of this process, in ``timed_work``
+# Of this process, in ``timed_work``: global, since a process runs one stage, and whoever records
+# the stage's ``usage`` calls neither ``fit`` nor ``infer``.
+_work_seconds = 0.0
 
 
 @contextmanager
 def timed_work() -> Iterator[None]:
-    """Count the seconds inside, or in the calls of a function that this decorates, as
-    ``work_seconds`` of ``usage``: what more processors shorten, unlike figures and scores.
+    """Add the seconds within the block, or in calls of the decorated function, to
+    ``work_seconds`` of ``usage``: work that more processors shorten, unlike figures and scores.
+
+    The sum is of the whole process; blocks must neither nest nor run in several threads.
     """
     global _work_seconds
     began = time.monotonic()
@@ -120,39 +126,26 @@ def gpu_used() -> bool:
 
 
 def usage() -> dict[str, float]:
-    """Seconds that this process has used up to now: ``seconds`` of the clock, ``work_seconds`` of
-    these in ``timed_work``, and ``cpu_seconds`` of the processor, with its ended child processes.
+    """Counters of this process; differences of two calls are meaningful: ``seconds`` of the clock,
+    ``work_seconds`` in ``timed_work``, and ``cpu_seconds``, with those of ended child processes.
     """
-    cpu_seconds = sum(os.times()[:4])  # user and system, of this process and of its children
-    seconds = {"seconds": time.monotonic(), "work_seconds": _work_seconds}
-    return seconds | {"cpu_seconds": cpu_seconds}
+    return {
+        "seconds": time.monotonic(),
+        "work_seconds": _work_seconds,
+        "cpu_seconds": sum(os.times()[:4]),  # user and system, of this process and its children
+    }
 
 
-def reuse_memory():
-    """Have the C library keep freed memory, up to 2 GiB, for what comes next in this process.
+def reuse_memory() -> None:
+    """Keep freed memory, up to 2 GiB, in this process; without glibc, do nothing.
 
-    Activations take hundreds of MB that come and go with each photo or step, and the system clears
-    every page that it hands out: with MobileNetV2 on 2 cores, training took 12 to 25 % longer that
-    way. Where the C library is not glibc, nothing happens.
-    """
-    _mallopt(mappings=0, mapped_from=32 << 20, kept=2**31 - 1)
-
-
-def release_memory():
-    """Have the C library hand freed memory back as it does by itself once blocks of 32 MiB and
-    more have come and gone.
-    """
-    _mallopt(mappings=1 << 16, mapped_from=32 << 20, kept=64 << 20)
-
-
-def _mallopt(*, mappings, mapped_from, kept):
-    """How many blocks may have mappings of their own, from how many bytes on, and how many bytes
-    of freed memory are kept.
+    Activations of hundreds of MB are freed after each photo or step, and the system clears every
+    page that it hands out again: with MobileNetV2 on 2 cores, training took 12 to 25 % longer.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # TypeError: Windows
         return
-    mallopt(-4, mappings)  # M_MMAP_MAX
-    mallopt(-3, mapped_from)  # M_MMAP_THRESHOLD
-    mallopt(-1, kept)  # M_TRIM_THRESHOLD
+    mallopt(-4, 0)  # M_MMAP_MAX: no block has a mapping of its own
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

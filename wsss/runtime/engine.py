@@ -1,7 +1,7 @@
-"""What maps photos and trains: processes of this machine, unless an engine hands itself in.
+"""The engine that maps photos and trains: processes of this machine, unless another was chosen.
 
-An engine hands in names of modules, not the modules: names are environment variables, so they reach
-the kernels and processes that start later, and nothing of an engine is imported before it is used.
+An engine is chosen by names of modules in environment variables: these reach processes that start
+later, and an engine is not imported before it is used.
 """
 
 import importlib
@@ -14,19 +14,18 @@ ADDRESS = "WSSS_RAY_ADDRESS"
 
 
 def choose(*, photos: str | None = None, training: str | None = None, address: str | None = None):
-    """Use an engine in this process and in those that it starts; without arguments, use none.
+    """Use an engine in this process and those that it starts; without arguments, use none.
 
     Args:
-        photos: name of the module that maps photos.
-        training: name of the module that trains.
-        address: where the engine's Ray cluster answers, as ``ray.init`` takes it.
+        photos, training: names of modules.
+        address: of the engine's Ray cluster, see ``ray.init``.
     """
     for variable, value in ((PHOTOS, photos), (TRAINING, training), (ADDRESS, address)):
         set_variable(variable, value)
 
 
 def set_variable(variable: str, value: str | None) -> None:
-    """Set an environment variable, or remove it where the value is None."""
+    """Set an environment variable, or remove it if the value is None."""
     if value is None:
         os.environ.pop(variable, None)
     else:
@@ -34,7 +33,7 @@ def set_variable(variable: str, value: str | None) -> None:
 
 
 def handed_in(variable: str) -> ModuleType | None:
-    """The module that an environment variable names, or None where it is not set."""
+    """The module that an environment variable names, or None if it is not set."""
     name = os.environ.get(variable)
     return importlib.import_module(name) if name else None
 

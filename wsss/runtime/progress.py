@@ -1,4 +1,4 @@
-"""Progress with an ETA: a line for people, and a file for the driver that watches the kernel."""
+"""Progress with an ETA: a line for people, and a file for the driver of notebooks."""
 
 import os
 import re
@@ -6,76 +6,71 @@ import shutil
 import sys
 import threading
 import time
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
 FILE_VARIABLE = "WSSS_PROGRESS_FILE"
 
-_handed_on = None  # what this process's progress is shown to, where that is not the file
+_forward: Callable[[str], None] | None = None  # takes this process's progress instead of the file
 
 
-def forward_to(tell):
-    """Have a function shown how far this process is, in a text, as often as the file would be."""
-    global _handed_on
-    _handed_on = tell
+def forward_to(function: Callable[[str], None]) -> None:
+    """Send the text of this process's progress to a function instead of the file."""
+    global _forward
+    _forward = function
 
 
-def show(text):
-    """Show how far another process is, which has handed on this text, as if it were this one."""
+def show(text: str) -> None:
+    """Show another process's progress as this one's."""
     print(f"\r{text}", end="", file=sys.stderr, flush=True)
-    path = os.environ.get(FILE_VARIABLE)
-    if path:
-        _write(path, text)
+    _publish(text)
 
 
-def progress(items, label, *, total=None, initial=0, unit="photo"):
-    """Iterate over ``items`` and show how far it is; likewise in the file named by
-    WSSS_PROGRESS_FILE.
+def progress(
+    items: Iterable, label: str, *, total: int | None = None, initial: int = 0, unit: str = "photo"
+) -> Iterable:
+    """Iterate over ``items`` and show the progress, also in the file named by WSSS_PROGRESS_FILE.
+
+    ``total`` and ``initial`` are those of ``tqdm``.
     """
-    path = os.environ.get(FILE_VARIABLE)
-    tell = _handed_on or (partial(_write, path) if path else None)
-    last = 0.0
-    with tqdm(
-        items,
-        desc=label,
-        total=total,
-        initial=initial,
-        unit=unit,
-        mininterval=0.5,
-        dynamic_ncols=True,
-    ) as bar:
-        for item in bar:
-            yield item
-            if tell and time.monotonic() - last > 0.5:
-                last = time.monotonic()
-                tell(str(bar))
-        if tell:
-            tell(str(bar))
+    size = {"total": total, "initial": initial}
+    return _Bar(items, label, **size, unit=unit, mininterval=0.5, dynamic_ncols=True)
 
 
-def _write(path, text):
-    partial = Path(path + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+class _Bar(tqdm):
+    def display(self, *arguments, **options):
+        _publish(str(self))
+        return super().display(*arguments, **options)
+
+
+def _publish(text):
+    if _forward:
+        _forward(text)
+    elif path := os.environ.get(FILE_VARIABLE):
+        partial = Path(path + ".partial")
+        partial.write_text(text)
+        os.replace(partial, path)
 
 
 class Screen:
-    """What the driver shows of stages at work: one live line of all of them; where output is a
-    file, a line a minute for each.
+    """The driver's view of running stages: one live line for all of them on a terminal; in a file,
+    a line per minute and stage.
 
     Args:
-        about: a function that gives what comes before and after them where several may be at work.
+        about: returns the texts before and after the stages if several may run at once.
         say: prints a line.
     """
 
-    def __init__(self, about=None, say=print):
+    def __init__(
+        self, about: Callable[[], tuple[str, str]] | None = None, say: Callable[[str], None] = print
+    ) -> None:
         self._about, self._print, self._doing, self._shown_at = about, say, {}, {}
         self._live, self._lock = sys.stderr.isatty(), threading.RLock()
 
-    def show(self, label, text):
-        """Show how far a stage is."""
+    def show(self, label: str, text: str) -> None:
+        """Show a stage's progress."""
         with self._lock:
             self._doing[label] = text
             if self._live:
@@ -84,14 +79,14 @@ class Screen:
                 self._shown_at[label] = time.monotonic()
                 print(f"{label}  {text}", file=sys.stderr, flush=True)
 
-    def hide(self, label):
-        """Show nothing more of a stage."""
+    def hide(self, label: str) -> None:
+        """Remove a stage from the line."""
         with self._lock:
             for known in (self._doing, self._shown_at):
                 known.pop(label, None)
             self._write("")
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Print a line between the live ones."""
         with self._lock:
             self._write("")
@@ -108,7 +103,7 @@ class Screen:
         return f"{before} {len(parts)} running: {', '.join(parts)}{after}"
 
     def _write(self, line):
-        """Put a text where the live line is."""
+        """Replace the live line."""
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             end = "" if line else "\r"

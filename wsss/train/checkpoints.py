@@ -10,18 +10,17 @@ from wsss.errors import InputError
 from wsss.io import atomic, mirror
 
 
-def previous(path: str | Path) -> Path:
-    """Where the checkpoint before ``path`` is kept."""
-    path = Path(path)
+def previous(path: Path) -> Path:
+    """The path of the checkpoint before ``path``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(path: str | Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; the one at ``path`` becomes the previous one.
 
     Args:
-        content: tensors and plain values; the network's state dict under ``network``, a state of
-            generators for each training process under ``generators``.
+        content: tensors and plain values; the network's state dict under ``network``, the
+            ``generators()`` of each training process under ``generators``.
 
     Raises:
         FloatingPointError: a weight is not finite; nothing is written.
@@ -34,7 +33,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
             os.replace(local, previous(local))
 
 
-def newest(path: str | Path, device: torch.device | str) -> dict[str, Any] | None:
+def newest(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     """The content of the newest whole checkpoint, or None if there is none.
 
     Damaged ones are removed, or the next ``save`` would replace a whole one by them.
@@ -46,8 +45,8 @@ def newest(path: str | Path, device: torch.device | str) -> dict[str, Any] | Non
     return None
 
 
-def check_processes(content: dict[str, Any], path: str | Path, *, expected: int) -> None:
-    """Raise InputError unless a checkpoint is one of so many training processes."""
+def check_processes(content: dict[str, Any], path: Path, *, expected: int) -> None:
+    """Raise InputError unless a checkpoint is of the expected number of training processes."""
     found = len(content["generators"])
     if found != expected:
         raise InputError(
@@ -64,9 +63,9 @@ def check_finite(state: dict[str, torch.Tensor]) -> None:
 
 
 def generators() -> dict[str, torch.Tensor]:
-    """The states of torch's random generators: ``cpu``, and ``cuda`` where there is a GPU."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    """The states of torch's random generators: ``cpu``, and ``cuda`` if there is a GPU."""
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | cuda
 
 
 def set_generators(states: dict[str, torch.Tensor]) -> None:

@@ -19,7 +19,6 @@ def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> 
     """Why training has diverged, or None.
 
     Args:
-        loss: of this step.
         norm: L2 norm of the whole gradient, before clipping.
         first_loss: of the first step; None at that step.
     """
@@ -36,7 +35,7 @@ def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
     """Call a training function and return its result.
 
     Raises:
-        RuntimeError: a process that loads photos was killed; one line instead of torch's several.
+        RuntimeError: a process that loads photos was killed.
         PeerLost: another training process is gone.
     """
     # Not a context manager: torch raises from a signal handler, possibly while another error
@@ -56,8 +55,8 @@ def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
 
 
 def _is_dead_loader(error):
-    """Whether an error comes from a loader process that was killed. If it was just handing over a
-    photo, the pipe breaks a moment before torch notices.
+    """Whether an error comes from a killed loader process. If it was just sending a photo, the pipe
+    breaks a moment before torch notices.
     """
     if not isinstance(error, RuntimeError):
         try:

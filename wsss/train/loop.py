@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from wsss.train.optimisers import build_optimiser
 from wsss.train.parallel import distributed
 from wsss.train.parallel.distributed import Loss
 from wsss.train.parallel.launch import launch
-from wsss.train.sampler import check_shares, load_batches
+from wsss.train.sampler import check_shares, load_batches, steps_per_epoch
 
 # Between the seeds of processes that train together, whose dropout must differ; the seeds of a
 # soup's trainings count up by 1.
@@ -41,22 +40,17 @@ class Schedule:
     batch_size: int = 16
     accumulation_steps: int = 1  # parts of a batch whose gradients are added up, for memory
     optimiser: str = "sgd"  # adam, sgd, or sgd_released (see build_optimiser)
-    learning_rate: float = 0.01  # of the trunk, at the first step
-    head_lr_mult: float = 10.0  # the head learns this many times faster than the trunk
-    bias_lr_mult: float = 1.0  # biases learn this many times faster than weights (released: 2)
+    learning_rate: float = 0.01  # of the backbone, at the first step
+    head_lr_mult: float = 10.0  # factor of the head's learning rate
+    bias_lr_mult: float = 1.0  # factor of the biases' learning rate (released: 2)
     weight_decay: float = 5e-4
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     poly_power: float = 0.9  # of the polynomial decay to zero
     workers: int = 1  # processes that decode and augment photos, per training process
-    train_processes: int = 1  # processes that train together, each on its share of a batch
+    train_processes: int = 1  # processes that train together, each on an equal share of a batch
     seed: int = 0
     checkpoint_minutes: float = 2.0  # between checkpoints, from which interrupted training resumes
     deterministic: bool = False  # the same bits every time on a GPU too; see ``devices.repeatable``
-
-
-def unmixed(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch unchanged."""
-    return images, targets
 
 
 @timed_work()
@@ -68,20 +62,20 @@ def fit(
     schedule: Schedule,
     folder: str | Path,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
-    mix: Mix = unmixed,
+    mix: Mix | None = None,
 ) -> list[Metrics]:
     """Train a network in place, resuming from the newest whole checkpoint in ``folder``.
 
     Args:
         network: a module with ``head_parameters()``.
-        samples: ``datasets.transforms.Samples``, or a data set with such keys.
+        samples: ``datasets.transforms.Samples``, or another data set with such keys.
         loss: ``(network, images, targets) -> dict of scalar tensors``. The one named "loss" is
-            minimised. Several processes need every trained parameter to take part in it.
-        folder: for checkpoints: ``checkpoint.pt`` and the one before it.
-        on_epoch: called with each epoch's number, also of those before resuming, and the means of
-            its losses, the images per second and the learning rate.
-        mix: changes each batch before it is trained on, such as ``transforms.cut_mix``. It may draw
-            from torch's generator, whose state is part of a checkpoint.
+            minimised; every parameter that requires a gradient must take part in it.
+        folder: of checkpoints: ``checkpoint.pt`` and the one before it.
+        on_epoch: called after each epoch with its number and the means of the losses, the images
+            per second and the learning rate; on resuming, also for earlier epochs.
+        mix: changes each batch before the step, such as ``transforms.cut_mix``. It may draw from
+            torch's generator, whose state is part of a checkpoint.
 
     With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
     ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
@@ -91,8 +85,8 @@ def fit(
 
     Raises:
         InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
-        FloatingPointError: training diverged (``health.divergence_reason``). Neither the weights
-            nor the checkpoint contain that step.
+        FloatingPointError: training diverged (``divergence_reason``). Neither the weights nor the
+            checkpoint contain that step.
         RuntimeError: a process was killed.
     """
     check_shares(len(samples), schedule)
@@ -111,9 +105,14 @@ def fit(
         processes=schedule.train_processes,
         on_epoch=report_once,
     )
-    network.to(pick_device(), memory_format=torch.channels_last).eval()
-    network.load_state_dict(weights)
+    _load(network, weights)
     return history
+
+
+def _load(network, weights):
+    """Put a network with these weights on the device, in evaluation mode."""
+    network.to(pick_device()).to(memory_format=torch.channels_last).eval()
+    network.load_state_dict(weights)
 
 
 def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
@@ -130,16 +129,9 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     rank = distributed.rank()
     torch.manual_seed(schedule.seed + SEEDS_APART * rank)
     device = pick_device()
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).train()
     objective = distributed.distribute(network, loss)
-    optimiser = build_optimiser(
-        network,
-        schedule.optimiser,
-        learning_rate=schedule.learning_rate,
-        head_lr_mult=schedule.head_lr_mult,
-        bias_lr_mult=schedule.bias_lr_mult,
-        weight_decay=schedule.weight_decay,
-    )
+    optimiser = build_optimiser(network, schedule)
     base_rates = [group["lr"] for group in optimiser.param_groups]
     checkpoint = folder / "checkpoint.pt"
     state = {"step": 0, "history": [], "sums": {}, "first": None}
@@ -155,7 +147,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     if len(set(distributed.gather(state["step"]))) > 1:
         raise RuntimeError(f"{checkpoint}: processes read different checkpoints; try again")
     batches = load_batches(samples, schedule, start=state["step"], rank=rank)
-    per_epoch = batches.batch_sampler.per_epoch
+    per_epoch = steps_per_epoch(len(samples), schedule)
     total = per_epoch * schedule.epochs
     if rank == 0:
         batches = progress(batches, "train", total=total, initial=state["step"], unit="step")
@@ -165,7 +157,8 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.poly_power
-        images, targets = mix(images, targets)
+        if mix:
+            images, targets = mix(images, targets)
         optimiser.zero_grad(set_to_none=True)
         values = _backward(objective, images, targets, schedule.accumulation_steps, device)
         # all processes save a checkpoint when the clock of one says so
@@ -256,22 +249,23 @@ def fit_soup(
     soup_size: int,
     folder: str | Path,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
-    mix: Mix = unmixed,
+    mix: Mix | None = None,
 ) -> list[Metrics]:
     """Train a network several times from its present weights and give it the mean of the results
     (a model soup, Wortsman et al., ICML 2022), in place.
 
     The trainings differ in the order of the photos, in crops and in dropout: their seeds count up
-    from ``schedule.seed``. What one takes for evidence by chance (the sky for an aeroplane), the
-    mean trusts less. Running statistics of batch norms are averaged too.
+    from ``schedule.seed``. The mean relies less on accidental cues (the sky for an aeroplane) than
+    each of them. Running statistics of batch norms are averaged too.
+
+    Arguments and errors are those of ``fit``, except:
 
     Args:
         samples: ``datasets.transforms.Samples``.
         soup_size: number of trainings; 1 is ``fit``.
         folder: finished trainings are kept as ``member_<number>.pt`` and not repeated; a damaged
             one resumes from its last checkpoint.
-        on_epoch: as for ``fit``; epochs are counted through all trainings.
-        network, loss, schedule, mix: as for ``fit``.
+        on_epoch: epochs are counted through all trainings.
 
     Returns the metrics of each epoch, one training after the other.
     """
@@ -279,8 +273,10 @@ def fit_soup(
     means, history = {}, []
     for member in range(soup_size):
         path = Path(folder) / f"member_{member}.pt"
-        before = member * schedule.epochs
-        report = partial(lambda before, epoch, metrics: on_epoch(before + epoch, metrics), before)
+
+        def report(epoch, metrics, before=member * schedule.epochs):
+            on_epoch(before + epoch, metrics)
+
         if atomic.is_whole(path):
             found = torch.load(path, map_location=pick_device(), weights_only=True)
             for epoch, metrics in enumerate(found["history"]):
@@ -307,27 +303,23 @@ def fit_soup(
                 means[name] = means.get(name, 0) + tensor / soup_size
             else:
                 means[name] = tensor
-    network.to(pick_device(), memory_format=torch.channels_last).eval()
-    network.load_state_dict(means)
+    _load(network, means)
     return history
 
 
 def _epoch_metrics(sums, steps, optimiser):
-    metrics = {
-        name: value / steps for name, value in sums.items() if name not in ("images", "seconds")
-    }
-    metrics["images_per_second"] = sums["images"] / sums["seconds"]
-    metrics["learning_rate"] = optimiser.param_groups[0]["lr"]
-    return metrics
+    rate = sums.pop("images") / sums.pop("seconds")
+    means = {name: value / steps for name, value in sums.items()}
+    return means | {"images_per_second": rate, "learning_rate": optimiser.param_groups[0]["lr"]}
 
 
 def last(history: list[Metrics], *names: str) -> Metrics:
-    """These metrics of the last epoch; none if nothing was trained."""
+    """The named metrics of the last epoch; none if nothing was trained."""
     return {name: history[-1][name] for name in names} if history else {}
 
 
 def schedule_from(parameters: dict[str, Any]) -> Schedule:
-    """The ``Schedule`` of a notebook's parameters that have its fields' names."""
+    """The ``Schedule`` made of a notebook's parameters of the same names."""
     names = {field.name for field in fields(Schedule)}
     return Schedule(**{name: value for name, value in parameters.items() if name in names})
 
@@ -343,9 +335,7 @@ def logger(log_metrics: Callable[[Metrics, int], None]) -> OnEpoch:
 
     def on_epoch(epoch, metrics):
         log_metrics({f"train/{name}": value for name, value in metrics.items()}, epoch)
-        print(
-            f"epoch {epoch + 1}: "
-            + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        )
+        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print(f"epoch {epoch + 1}: {values}")
 
     return on_epoch

@@ -1,39 +1,44 @@
-"""What each network is trained to do: ``(network, images, targets) -> dict of scalar tensors``, of
-which ``train.fit`` minimises the one called "loss".
+"""The losses of the networks: ``(network, images, targets) -> dict of scalar tensors``, of which
+``train.fit`` minimises the one called "loss".
 
-Where processes train together, each value's mean over the processes is that of the whole batch.
-What a sum is divided by depends on the targets alone, so the processes tell each other before the
-network is at work, and need not wait for each other after it.
+If several processes train together, the mean of each value over them is that of the whole batch.
+The divisors of sums depend on the targets alone, so the processes exchange them while the network
+computes.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from wsss.affinity import affinity_loss, pair_counts, pair_distance, pair_targets
 from wsss.geometry import upsample
 from wsss.io.artifacts import IGNORE
+from wsss.models import DecoderNetwork
 from wsss.train.parallel.distributed import all_reduce_mean
 
+Losses = dict[str, Tensor]
 
-def classification_loss(network, images, targets):
+
+def classification_loss(network: nn.Module, images: Tensor, targets: Tensor) -> Losses:
     """Multi-label logistic loss of a CAM network, targets (B, classes) in {0, 1}."""
     return {"loss": F.multilabel_soft_margin_loss(network(images).float(), targets)}
 
 
 def pair_loss(
-    network,
-    images,
-    targets,
+    network: nn.Module,
+    images: Tensor,
+    targets: Tensor,
     *,
-    radius,
-    reduction,
-    border_pairs=True,
-    released=False,
-):
+    radius: int,
+    reduction: str,
+    border_pairs: bool = True,
+    released: bool = False,
+) -> Losses:
     """Equation 10 for an affinity network; targets (B, h, w) are the affinity labels of its cells.
 
-    ``radius``, ``reduction`` and ``border_pairs`` as for ``affinity.pair_distance``, ``released``
-    as for ``affinity_loss``.
+    Args:
+        radius, reduction, border_pairs: see ``affinity.pair_distance``.
+        released: see ``affinity_loss``.
     """
     pairs = pair_targets(targets.to(torch.uint8), radius=radius, border_pairs=border_pairs)
     counts = all_reduce_mean(pair_counts(pairs))
@@ -41,31 +46,35 @@ def pair_loss(
         network(images).float(), radius=radius, reduction=reduction, border_pairs=border_pairs
     )
     terms = affinity_loss(distance, pairs, released=released, counts=counts())
-    return {
-        "loss": terms.total,
-        "foreground": terms.foreground,
-        "background": terms.background,
-        "negative": terms.negative,
-    }
+    parts = terms._asdict()
+    return {"loss": parts.pop("total")} | parts
 
 
-def segmentation_loss(network, images, targets, *, prior=None):
+def segmentation_loss(
+    network: nn.Module, images: Tensor, targets: Tensor, *, prior: Tensor | None = None
+) -> Losses:
     """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored.
 
     Args:
-        prior: (classes,) added to the scores: with the logarithm of each class's share the network
-            learns scores as if all classes were equally frequent (logit adjustment, Menon et al.,
-            ICLR 2021).
+        prior: (classes,) added to the scores: with the logarithm of each class's share of the
+            pixels the network learns scores as if all classes were equally frequent (logit
+            adjustment, Menon et al., ICLR 2021).
     """
-    pixel_loss = _pixel_loss(targets, prior)
-    return {"loss": pixel_loss(network(images))}
+    return {"loss": _pixel_loss(targets, prior)(network(images))}
 
 
-def decoder_loss(network, images, targets, *, prior=None, presence_weight=0.5):
-    """``segmentation_loss`` of a ``DecoderNetwork``, and ``presence_weight`` times the logistic
-    loss of which classes the crop shows.
+def decoder_loss(
+    network: DecoderNetwork,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    prior: Tensor | None = None,
+    presence_weight: float = 0.5,
+) -> Losses:
+    """``segmentation_loss`` plus ``presence_weight`` times the logistic loss of the presence of
+    each class in the crop.
 
-    A class is present where it has a share of 0.2 % of the crop's labels, enough to be recognised.
+    A class is present if its share of the crop's labels exceeds 0.2 %, enough to be recognised.
     """
     pixel_loss = _pixel_loss(targets, prior)
     scores, presence = network.with_presence(images)
@@ -77,7 +86,7 @@ def decoder_loss(network, images, targets, *, prior=None, presence_weight=0.5):
 
 
 def _pixel_loss(targets, prior):
-    """The cross-entropy of scores at stride 4 with targets, as a function of the scores."""
+    """The function that takes scores at stride 4 to their cross-entropy with the targets."""
     targets = targets[:, ::4, ::4]
     count = all_reduce_mean((targets != IGNORE).sum().float())
 
@@ -85,7 +94,7 @@ def _pixel_loss(targets, prior):
         scores = upsample(scores.float(), targets.shape[-2:])
         if prior is not None:
             scores = scores + prior.to(scores)[:, None, None]
-        # on a GPU the sum, taken inside, may have other bits each time
+        # on a GPU, cross_entropy's own sum may have different bits each time
         reduction = "none" if scores.is_cuda else "sum"
         summed = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction=reduction).sum()
         mean = count()

@@ -10,20 +10,25 @@ from wsss.errors import InputError
 from wsss.runtime.processes import exit_with_parent
 
 
+def steps_per_epoch(length: int, schedule) -> int:
+    """The number of batches per epoch of ``length`` photos. The last, smaller batch is left out."""
+    return max(1, length // schedule.batch_size)
+
+
 class EpochSampler(torch.utils.data.Sampler):
     """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on.
 
     Args:
-        length: number of photos. The last, smaller batch of an epoch is left out.
+        length: number of photos.
         schedule: a ``train.Schedule``.
         start: the first step.
-        rank: each process takes an equal slice of every part of a batch, so that together they
-            compute the parts of one process.
+        rank: each process takes an equal slice of every part of a batch, so that all together take
+            the parts of one process.
     """
 
     def __init__(self, length: int, schedule, *, start: int = 0, rank: int = 0) -> None:
         self.length, self.schedule, self.start, self.rank = length, schedule, start, rank
-        self.per_epoch = max(1, length // schedule.batch_size)
+        self.per_epoch = steps_per_epoch(length, schedule)
 
     def __len__(self) -> int:
         return self.per_epoch * self.schedule.epochs - self.start
@@ -42,9 +47,7 @@ class EpochSampler(torch.utils.data.Sampler):
 
 
 def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLoader:
-    """This process's share of each batch, with its targets, from step ``start`` on; see
-    ``EpochSampler``.
-    """
+    """Load the batches of an ``EpochSampler``."""
     return DataLoader(
         samples,
         batch_sampler=EpochSampler(len(samples), schedule, start=start, rank=rank),

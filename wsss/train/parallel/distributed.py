@@ -1,5 +1,5 @@
-"""What training in several processes needs beside DistributedDataParallel, which averages the
-gradients. In one process every function here is trivial.
+"""Training in several processes: all that DistributedDataParallel, which averages the gradients,
+leaves to do. In one process these functions are trivial.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ def rank() -> int:
 
 
 class Objective(nn.Module):
-    """A network with its loss as ``forward(images, targets)``. DistributedDataParallel follows its
-    module's ``forward`` alone, and a loss may call any method of its network.
+    """A network with its loss as ``forward(images, targets)``: DistributedDataParallel only tracks
+    ``forward``, and a loss may call any method of its network.
     """
 
     no_sync = staticmethod(nullcontext)  # as DistributedDataParallel's, with nothing to suspend
@@ -37,9 +37,9 @@ class Objective(nn.Module):
 def distribute(network: nn.Module, loss: Loss) -> Objective | DistributedDataParallel:
     """The objective of a network, whose backward pass averages gradients over the processes.
 
-    Every trained parameter must take part in the loss. On GPUs, batch norms that are not frozen are
-    replaced in place by ones that see the whole batch. torch has none for CPUs: each process
-    normalises its share, and ``sync_step`` averages the running statistics.
+    Every parameter that requires a gradient must take part in the loss. On GPUs, batch norms that
+    are not frozen are replaced in place by SyncBatchNorm, which sees the whole batch. On CPUs each
+    process normalises its share of the batch, and ``sync_step`` averages the running statistics.
     """
     if not dist.is_initialized():
         return Objective(network, loss)
@@ -51,17 +51,17 @@ def distribute(network: nn.Module, loss: Loss) -> Objective | DistributedDataPar
     objective = Objective(network, _sum_parameters)
     parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     parallel.broadcast_buffers = False  # sync_step averages them; the argument is deprecated
-    parallel(None, None).backward()
+    parallel(None, None)["loss"].backward()
     objective.loss = loss
     return parallel
 
 
 def _sum_parameters(network, *_):
-    return sum(parameter.sum() for parameter in network.parameters())
+    return {"loss": sum((each.sum() for each in network.parameters()), torch.zeros(()))}
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Start to average a float tensor over the processes, in place. The function returned waits
+    """Start to average a float tensor over the processes, in place. The returned function waits
     for the mean, whose bits are the same in every process.
 
     A sum over this process's share, divided by the mean over the processes of how many terms were
@@ -80,7 +80,7 @@ def all_reduce_mean(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 def sync_step(network: nn.Module, values: dict[str, float]) -> dict[str, float]:
     """The means over the processes of a step's values, rounded to float32. The same message
-    averages running statistics of batch norms, except those that see the whole batch.
+    averages running statistics of batch norms, except those of SyncBatchNorm.
     """
     if not dist.is_initialized():
         return values

@@ -34,11 +34,14 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
         function: importable, its arguments picklable. A script that calls this must do so under
             ``if __name__ == "__main__":``.
         processes: 1 or more; at most the number of GPUs, if any.
-        callbacks: keyword arguments of ``function``. Calls by process 0 run here, in order, while
-            it continues; calls by the others are dropped.
+        callbacks: keyword arguments of ``function``. Calls by process 0 run in this process, in
+            order and asynchronously; calls by the others are dropped.
+
+    Returns:
+        the result of process 0.
 
     Raises:
-        InputError: this number of processes is not possible here.
+        InputError: this machine cannot run this number of processes.
         TypeError: the function or an argument cannot be pickled.
         RuntimeError: a process was killed or exited.
         Exception: the first error raised in any process, with its traceback as a note.
@@ -58,19 +61,21 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
             f"expected a function and arguments that other processes can import ({reason(error)}); "
             "define them in a module"
         ) from None
-    ends, their_ends = zip(*(Pipe() for _ in range(processes)), strict=True)
-    started = []
+    ends, child_ends = zip(*(Pipe() for _ in range(processes)), strict=True)
+    started: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="wsss-launch-") as folder:
         try:
-            started = spawn(_run, (folder, their_ends), processes, join=False).processes
-            for end in their_ends:
-                end.close()  # so that a process that dies is an end of file
-            for end in ends:  # not by spawn, which would share tensors instead of copying them
-                with suppress(OSError):  # _serve reports who died
+            context: Any = spawn(_run, (folder, child_ends), processes, join=False)
+            started = context.processes
+            for end in child_ends:
+                end.close()  # so that the death of a process is an end of file
+            for end in ends:
+                # as an argument of ``spawn`` its tensors would be shared, not copied
+                with suppress(OSError):  # the process is dead, which _serve reports
                     end.send_bytes(task)
             result = _serve(ends, started, callbacks)
             for end in ends:
-                end.close()  # which the processes wait for
+                end.close()  # on which the processes exit
             for process in started:
                 process.join(messages.EXIT_TIMEOUT)
             return result
@@ -81,8 +86,9 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
 
 
 def _serve(ends, started, callbacks):
-    """Run the callbacks until process 0 returns; returns its result."""
-    error = None
+    """Run the callbacks until process 0 returns a result, which this returns too."""
+    error: Any = None
+    ready: list[Any]
     while ready := wait(ends, messages.ERROR_GRACE_SECONDS if error else None):
         for end in ready:
             try:
@@ -128,7 +134,7 @@ def _run(rank, folder, ends):
         report("return", function(*arguments, **{name: partial(report, name) for name in names}))
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}"))
-    with suppress(EOFError, OSError):  # to exit at once could break what peers are still doing
+    with suppress(EOFError, OSError):  # peers may still need this process
         ends[rank].recv_bytes()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -138,7 +144,7 @@ def _join_group(rank, processes, folder):
     torch.set_num_threads(max(1, cores() // processes))
     if gpu := torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    # no other machine is contacted, and none can connect
+    # neither contact other machines nor let them connect
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     dist.init_process_group(

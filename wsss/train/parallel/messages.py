@@ -1,4 +1,4 @@
-"""What training processes and their caller agree on, on one machine and on Ray alike."""
+"""Timeouts and errors shared by training processes and their caller, on one machine and on Ray."""
 
 import pickle
 import traceback
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from wsss.errors import reason
 
-# For a collective operation whose peers are alive; the longest regular wait is for a checkpoint.
+# Of a collective operation; the longest regular wait is for a checkpoint.
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # Seconds to wait for the cause after an error: the peers of a process that dies may report a
 # broken connection before its death is noticed.
@@ -23,8 +23,8 @@ def ignore(*_: object) -> None:
 
 
 def picklable_error(error: Exception, where: str) -> Exception:
-    """The error being handled, with a note of its traceback and where it was raised. One that
-    pickling would change becomes a RuntimeError with its type and first line.
+    """The error being handled, with its traceback and origin as a note. An error that pickling
+    would change becomes a RuntimeError with its type and first line.
     """
     try:
         same = str(pickle.loads(pickle.dumps(error))) == str(error)
