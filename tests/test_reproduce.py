@@ -104,7 +104,7 @@ def test_results_are_compared_to_the_last_bit(tmp_path):
     record["manifest"] = {"cams": {"files": 1, "digest": "x"}}
     atomic.save_json(second / results.COMPLETE, record)
     torch.save({"a": torch.zeros(2), "b": 1 + torch.full((1,), 1e-7)}, second / "weights.pt")
-    lines = reproduce.compare(first, second)
+    lines = reproduce.compare(first, second) + PROJECT.compare_files(first, second)
     assert lines == [
         "loss: 0.3, and was 0.30000000000000004",
         "cams/: files differ",

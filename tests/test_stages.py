@@ -111,14 +111,14 @@ def test_the_real_chain_is_connected():
 
 def test_latest_finds_the_newest_completed_run_of_the_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
-    with pytest.raises(InputError, match="no completed run on dataset 'shapes'"):
+    with pytest.raises(InputError, match=r"no completed run on this data \(shapes\)"):
         lineage.latest("train_cam", "shapes")
-    for name, dataset, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
+    for name, digest, ended in [("a", "shapes", 1), ("b", "shapes", 3), ("c", "voc", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
         record = {
-            **{"stage": "train_cam", "fingerprint": name, "data_digest": "d", "metrics": {}},
-            **{"parameters": {"dataset": dataset}, "inputs": {}, "ended": ended},
+            **{"stage": "train_cam", "fingerprint": name, "data_digest": digest, "metrics": {}},
+            **{"parameters": {}, "inputs": {}, "ended": ended},
         }
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
