@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from wsss.cli.project import SCORES
 from wsss.lab.record import mlflow_pages, mlflow_store
 
 

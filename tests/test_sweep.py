@@ -1,5 +1,6 @@
 """Sweeps: which combinations there are; tests/test_driver.py runs one."""
 
+import dataclasses
 import itertools
 
 import matplotlib.pyplot as plt
@@ -61,7 +62,7 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     point = grid.combinations(experiment, sweep_of)[1]
     seeds = {
         p.name: p.values.get("seed")
-        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+        for p in grid.plan_point(experiment, point, overrides={}, project=PROJECT)
     }
     assert {name for name, seed in seeds.items() if seed == 1} == {
         "train_cam",
@@ -72,7 +73,7 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     (point,) = grid.combinations(experiment, sweep_of)
     seeds = {
         p.name: p.values.get("seed")
-        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+        for p in grid.plan_point(experiment, point, overrides={}, project=PROJECT)
     }
     assert seeds["train_cam"] == 0 and seeds["train_affinity"] == seeds["train_segmentation"] == 3
     with pytest.raises(InputError, match="seeds: unknown stage 'walk'"):
@@ -93,7 +94,10 @@ def test_without_anything_to_sweep_there_is_no_point():
         ({"seed": [1]}, "unknown key 'seed'; expected: variants, grid, seeds"),
         ({"grid": {"random_walk.beta": 4}}, "expected a list of values but got 4"),
         ({"grid": {"random_walk.beta": []}}, "expected a list of values"),
-        ({"grid": {"beta": [4]}}, "'beta' is no stage.parameter"),
+        (
+            {"grid": {"beta": [4]}},
+            "expected stage.parameter",
+        ),
     ],
 )
 def test_wrong_sweeps_are_refused(given, reason):
@@ -104,7 +108,7 @@ def test_wrong_sweeps_are_refused(given, reason):
 def test_force_is_refused():
     points = grid.combinations({"sweep": {"seeds": [0, 1]}})
     with pytest.raises(InputError, match="--force would run again"):
-        sweep.run({"common": {}}, points, {}, force=True, project=PROJECT)
+        sweep.run({"common": {}}, points, overrides={}, force=True, project=PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +158,9 @@ def test_means_over_seeds_have_a_spread_where_seeds_made_a_difference(tmp_path, 
     }
     rows = pd.DataFrame(rows).to_dict("records")
     project = dataclasses.replace(PROJECT, draw_sweep=None)
-    text = compare({"name": "toys"}, rows, ["variant"], given=[], project=project, say=str)
+    text = compare({"name": "toys"}, rows, names=["variant"], given=[], project=project, say=str)
     assert "| a | 40.00 | 61.00 ± 1.41 |" in text and "| b | 50.00 | 64.00 ± 0.00 |" in text
-    text = compare({"name": "toys"}, rows[:2], [], given=[], project=project, say=str)
+    text = compare({"name": "toys"}, rows[:2], names=[], given=[], project=project, say=str)
     assert "| 40.00 | 61.00 ± 1.41 |" in text
     (run,) = mlflow_store.client().search_runs(
         [mlflow_store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"

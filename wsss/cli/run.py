@@ -24,14 +24,14 @@ def _run(arguments):
         )
     if arguments.dry_run:
         if points:
-            print(sweep.dry_run(experiment, points, overrides, **options))
+            print(sweep.dry_run(experiment, points, overrides=overrides, **options))
         else:
             print(notebook.dry_run(plan.plan(experiment, overrides, **options)))
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
         shared = {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
-        report = sweep.run(experiment, points, overrides, **shared, **options)
+        report = sweep.run(experiment, points, overrides=overrides, **shared, **options)
     else:
         report = driver.run(
             experiment, plan.plan(experiment, overrides, **options), project=PROJECT
