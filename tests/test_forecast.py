@@ -235,12 +235,7 @@ def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, gpu=Fa
         patch.setattr(stage_run, "cores", lambda: 4)
         patch.setattr(devices.torch.cuda, "is_initialized", lambda: gpu)
         stage = stage_run.StageRun(
-            item.name,
-            values,
-            inputs={},
-            folder=item.folder,
-            fingerprint=item.fingerprint,
-            data_digest=digest,
+            item.name, values, inputs={}, folder=item.folder, data_digest=digest
         )
         with devices.timed_work():
             now[0] += work

@@ -104,12 +104,7 @@ def run(tmp_path_factory, data):
         Journal(folder).begin("toys", "evaluate", tags={"wsss.stage": "evaluate"})
         inputs = {"train_segmentation": trained}
         run = stage_run.StageRun(
-            "evaluate",
-            PARAMETERS,
-            inputs=inputs,
-            folder=folder,
-            fingerprint=fingerprint,
-            data_digest="d1g357",
+            "evaluate", PARAMETERS, inputs=inputs, folder=folder, data_digest="d1g357"
         )
         run.log_metrics({"segmentation_miou/val": 50.0})
         model_registry.prepare("toy", run, data=data, table=table)

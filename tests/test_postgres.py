@@ -140,12 +140,7 @@ def write(number, folder, together, back):
         uploader.watch(folder)
         uploader.upload()
         run = stage_run.StageRun(
-            "walk",
-            {"number": number},
-            inputs={},
-            folder=folder,
-            fingerprint=folder.name,
-            data_digest="d",
+            "walk", {"number": number}, inputs={}, folder=folder, data_digest="d"
         )
         for step in range(STEPS):
             if step == STEPS // 2:

@@ -77,12 +77,7 @@ def record(root, beta):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(stage_run.DRIVEN_VARIABLE, "1")
             run = stage_run.StageRun(
-                name,
-                {"beta": beta},
-                inputs={},
-                folder=folder,
-                fingerprint=f"{number}{beta}",
-                data_digest="d1g357",
+                name, {"beta": beta}, inputs={}, folder=folder, data_digest="d1g357"
             )
         run.log_gallery({id: picture(beta + n) for n, id in enumerate(GALLERY)})
         for step in range(5):

@@ -111,9 +111,7 @@ def plan(
     """The stages of an experiment in order, with values, fingerprint, and whether they are done.
 
     Args:
-        experiment: from ``read_experiment``.
         overrides: from ``parse_overrides``; they take precedence over the experiment's values.
-        project: the ``Project`` whose notebooks these are.
         smoke: apply the experiment's smoke size, which takes precedence over its other values.
         force: run stages again that are done.
         start: the first stage that may run; with ``force``, the first that runs again.

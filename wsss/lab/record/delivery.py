@@ -15,6 +15,7 @@ from wsss.errors import InputError, masked
 from wsss.io import atomic
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
+from wsss.lab.project import Say
 from wsss.lab.record import journal, mlflow_pages, mlflow_store
 
 # errors that a later attempt cannot fix
@@ -190,12 +191,7 @@ class Uploader:
         unavailable: the reason if the store does not answer, in one line; else empty.
     """
 
-    def __init__(
-        self,
-        say: Callable[[str], object] = print,
-        *,
-        register_model: Callable | None = None,
-    ):
+    def __init__(self, say: Say = print, *, register_model: Callable | None = None):
         self.unavailable, self._say, self._folders = "", say, []
         self._register_model = register_model
         self._pass, self._over = threading.Lock(), threading.Event()
@@ -249,9 +245,7 @@ def pending() -> list[Path]:
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 
 
-def close_stale_runs(
-    say: Callable[[str], object] = print, *, register_model: Callable | None = None
-) -> None:
+def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
     """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
 
     Raises:

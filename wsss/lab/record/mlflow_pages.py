@@ -77,19 +77,10 @@ def describe_experiment(name: str, description: str, *, columns: list[str]) -> N
         selected = [f"metrics.`{column}`" for column in columns]
         # in pixels; only of columns whose order is given
         widths = {"attributes.`Run Name`": 260} | dict.fromkeys(selected, 170)
-        state = {
-            "searchFilter": "",
-            "orderByKey": "attributes.start_time",
-            "orderByAsc": False,
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "datasetsFilter": [],
-            "modelVersionFilter": "All Runs",
-            "selectedColumns": selected,
-            "columnOrder": list(widths),
-            "columnWidths": widths,
-            "runsExpanded": {},
-        }
+        state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})
+        state |= dict(orderByKey="attributes.start_time", orderByAsc=False)
+        state |= dict(datasetsFilter=[], modelVersionFilter="All Runs")
+        state |= dict(selectedColumns=selected, columnOrder=list(widths), columnWidths=widths)
         now = int(1000 * time.time())
         record = {"name": "Scores", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
         wanted[VIEW] = json.dumps(record)

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,14 +59,13 @@ class StageRun:
         *,
         inputs: dict[str, Path],
         folder: Path,
-        fingerprint: str,
         data_digest: str,
         question: str = "",
         code: dict[str, str] | None = None,
     ):
         self.name, self.parameters, self.inputs = name, parameters, inputs
-        self.folder = Path(folder)
-        self.fingerprint, self.data_digest = fingerprint, data_digest
+        self.folder, self.data_digest = Path(folder), data_digest
+        self.fingerprint = self.folder.name
         self._question, self._code = question, code or {}
         self._usage = usage()
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
@@ -84,7 +83,7 @@ class StageRun:
             tags = {"wsss.stage": name} | provenance.tags()
             self.journal.begin("notebooks", name, tags=tags)
         self.journal.add("params", values=parameters)
-        self._tag({"fingerprint": fingerprint, "data": data_digest, "complete": "false"})
+        self._tag({"fingerprint": self.fingerprint, "data": data_digest, "complete": "false"})
         for path in provenance.write(self.folder / "source"):
             self.log_file(path, "source")
 
@@ -137,9 +136,7 @@ class StageRun:
         self.journal.file(description, kind="model", name=name)
         self._upload()
 
-    def complete(
-        self, metrics: dict[str, float] | None = None, folders: Iterable[str] = ()
-    ) -> None:
+    def complete(self, metrics: dict[str, float] | None = None, folders=()) -> None:
         """Mark the stage complete: the notebook's last call.
 
         Args:
@@ -188,8 +185,7 @@ class StageRun:
         except delivery.StoreUnavailable as fault:
             self._asked = time.monotonic() + PAUSE
             if results.completion(self.folder):
-                record = f"the record waits in {self.folder}"
-                print(f"{fault}: {record}, and the next `wsss run` delivers it")
+                print(f"{fault}; the next `wsss run` delivers the record in {self.folder}")
 
 
 def start(name: str, namespace: dict, *, dataset) -> StageRun:
@@ -214,17 +210,9 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
         record = results.completed_in(inputs[other], f"{name}.{parameter}")
         upstream[other] = record["fingerprint"]
     question = stage.question(values, upstream, data_digest=digest)
-    fingerprint = stage.fingerprint(question)
-    return StageRun(
-        name,
-        values,
-        inputs=inputs,
-        folder=paths.stage_folder(name, fingerprint),
-        fingerprint=fingerprint,
-        data_digest=digest,
-        question=question,
-        code=stage.code,
-    )
+    folder = paths.stage_folder(name, stage.fingerprint(question))
+    more = {"data_digest": digest, "question": question, "code": stage.code}
+    return StageRun(name, values, inputs=inputs, folder=folder, **more)
 
 
 def _gallery_key(photo_id):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from wsss.io import atomic
 from wsss.io.text import markdown_table
 from wsss.lab import paths
-from wsss.lab.project import Project
+from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, provenance
 from wsss.lab.record.journal import Journal
 
@@ -23,18 +22,15 @@ def compare(
     names: list[str],
     given: list,
     project: Project,
-    say: Callable[[str], object] = print,
+    say: Say = print,
     common: dict | None = None,
 ) -> str:
     """Write, draw and log the means and standard deviations over seeds.
 
     Args:
-        experiment: the experiment's dict.
         rows: a dict per run: the columns ``names``, ``seed`` and the scores.
         names: columns that distinguish the points.
         given: what else makes this a different sweep, such as overrides.
-        project: the ``Project`` that names the compared scores.
-        say: receives the messages.
         common: parameter values to keep beside the table if no stage's run holds them.
 
     Returns:

@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
@@ -11,7 +10,7 @@ from wsss.errors import InputError
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.project import Project
+from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
@@ -25,7 +24,7 @@ def run(
     *,
     project: Project,
     title: str = "",
-    say: Callable[[str], object] = print,
+    say: Say = print,
     machine: Machine | None = None,
 ) -> str | None:
     """Run what is not done, inside one MLflow parent run.
@@ -33,11 +32,8 @@ def run(
     Records that are not in MLflow yet are delivered first, and interrupted runs get their status.
 
     Args:
-        experiment: from ``plan.read_experiment``.
-        planned: from ``plan.plan``.
-        project: the ``Project`` whose notebooks run.
+        planned: of ``plan.plan``.
         title: what distinguishes this run of the experiment; empty takes the changes.
-        say: receives the messages.
         machine: where stages run; None gives them the whole machine.
 
     Returns:
@@ -115,11 +111,12 @@ def _run_stages(name, planned, parent, uploader, say, machine, project):
         pages = []
         for place, item in enumerate(planned, 1):
             label = f"[{place}/{len(planned)}] {item.name}"
+            shared = {"label": label, "uploader": uploader, "say": say, "machine": machine}
             with nullcontext(False) if item.done else _locked(item, label, machine, say) as needed:
                 if needed:
                     uploader.upload()  # a report reads what earlier stages recorded
                     try:
-                        run_stage(name, item, parent.folder, label, uploader, say, machine=machine)
+                        run_stage(name, item, parent=parent.folder, **shared)
                     finally:
                         pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)

@@ -75,15 +75,14 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
     """
     sweep, given = experiment.get("sweep") or {}, given or {}
     kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
-    for key in sweep:
+    for key, value in sweep.items():
         if key not in kinds:
             raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
-        if not isinstance(sweep[key] or kinds[key](), kinds[key]):
-            raise InputError(
-                f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment file"
-            )
+        if not isinstance(value or kinds[key](), kinds[key]):
+            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment")
     grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
     sweep = sweep | given
+    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
     tail = sweep.get("tail") or ""
     if tail and tail not in experiment["stages"]:
         names = ", ".join(experiment["stages"])
@@ -91,12 +90,11 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
-    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
+    for name, values in variants.items():
+        if not isinstance(values or {}, dict):
+            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
     if not (variants or grid or seeds):
         return []
-    for name, given in variants.items():
-        if not isinstance(given or {}, dict):
-            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
     count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
     if count > MOST_COMBINATIONS:
         raise InputError(
@@ -104,20 +102,22 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
             "sweep fewer values"
         )
     found = []
-    for variant in variants or {"": {}}:
-        for values in itertools.product(*grid.values()):
-            given = (variants.get(variant) or {}) | dict(zip(grid, values, strict=True))
-            overrides = {}
-            for name, value in given.items():
-                stage, dot, parameter = str(name).partition(".")
-                if not (dot and stage and parameter):
-                    raise InputError(
-                        f"sweep: expected stage.parameter (random_walk.beta) but got '{name}'"
-                    )
-                overrides.setdefault(stage, {})[parameter] = value
-            names = {"variant": variant} if variants else {}
-            names |= {name: given[name] for name in grid}
-            found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
+    for variant, *values in itertools.product(variants or [""], *grid.values()):
+        swept = dict(zip(grid, values, strict=True))
+        names = ({"variant": variant} if variants else {}) | swept
+        overrides = _by_stage((variants.get(variant) or {}) | swept)
+        found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
+    return found
+
+
+def _by_stage(values):
+    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``."""
+    found = {}
+    for name, value in values.items():
+        stage, _, parameter = str(name).partition(".")
+        if not (stage and parameter):
+            raise InputError(f"sweep: expected stage.parameter (random_walk.beta) but got '{name}'")
+        found.setdefault(stage, {})[parameter] = value
     return found
 
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
+from wsss.lab.project import Say
 from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
 from wsss.lab.record.delivery import Uploader
 from wsss.lab.record.journal import Journal
@@ -77,11 +77,11 @@ class StageFailed(RuntimeError):
 def run_stage(
     experiment: str,
     item: Planned,
+    *,
     parent: Path | None,
     label: str,
     uploader: Uploader,
-    say: Callable[[str], object],
-    *,
+    say: Say,
     tags: dict[str, str] | None = None,
     machine: Machine | None = None,
 ) -> None:
@@ -89,12 +89,8 @@ def run_stage(
 
     Args:
         experiment: its name.
-        item: a stage that is not done.
         parent: folder of the journal whose run is the parent of the stage's run.
         label: for the progress line.
-        uploader: delivers the record to MLflow.
-        say: receives the messages.
-        tags: additional tags of the run.
         machine: where it runs; None gives it the whole machine.
 
     Raises:
@@ -104,76 +100,81 @@ def run_stage(
     machine = machine or Machine()
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
-    with machine.stage(item) as share:
-        _run(experiment, item, parent, label, uploader, say, tags or {}, machine, share)
-
-
-def _run(experiment, item, parent, label, uploader, say, tags, machine, share):
-    journal = Journal(item.folder)
-    tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | tags
-    name = mlflow_pages.run_name(item.name, mlflow_pages.title(item.changes))
-    tags |= provenance.tags(share.core_count)
-    journal.begin(experiment, name, tags=tags, parent=parent)
-    uploader.watch(item.folder)
-    before = seconds_of(item.folder)
-    parameters, notebook = item.folder / "parameters.json", item.folder / results.NOTEBOOK
-    atomic.save_json(parameters, item.values)
-    watched, log = item.folder / ".progress", item.folder / "papermill.log"
-    environment = (
-        ALLOCATOR
-        | os.environ
-        | {
-            "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
-            stage_run.DRIVEN_VARIABLE: "1",
-            FILE_VARIABLE: str(watched),
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        }
-        | share.environment()
-    )
-    began = time.monotonic()
+    notebook, log = item.folder / results.NOTEBOOK, item.folder / "papermill.log"
     status, kind, reason, code = "KILLED", "", "", None
-    try:
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", EXECUTE, item.stage.path, notebook, parameters],
-                stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=paths.project_root(),
-            )
-            try:
-                _watch(process, watched, label, uploader, machine)
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-                if process.stdin:
-                    process.stdin.close()
-                code = process.returncode
-        kind, reason = _error(notebook, log, code)
-        status = "FAILED"
-    finally:
-        if _is_complete(item, code):  # also if it was killed or stopped right after
-            status, reason = "FINISHED", ""
-        seconds = before + time.monotonic() - began
-        watched.unlink(missing_ok=True)
-        with suppress(OSError) if status != "FINISHED" else nullcontext():  # such as a full disk
-            atomic.save_json(item.folder / "run.json", {"seconds": seconds})
-            if status == "FINISHED":
-                journal = Journal(item.folder)  # read again: the notebook has added to it
-                journal.metrics({"seconds": seconds})
-            journal.end(status, f"{kind}: {reason}" if reason else None)
-    if status == "FAILED":
-        if kind == InputError.__name__:
-            raise InputError(reason)
-        raise StageFailed(
-            f"{item.name} failed: {kind}: {reason}; see {notebook} and {log}; the same command "
-            "goes on from here"
+    with machine.stage(item) as share:
+        journal = Journal(item.folder)
+        tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | (tags or {})
+        name = mlflow_pages.run_name(item.name, mlflow_pages.title(item.changes))
+        journal.begin(
+            experiment, name, tags=tags | provenance.tags(share.core_count), parent=parent
         )
+        uploader.watch(item.folder)
+        before, began = seconds_of(item.folder), time.monotonic()
+        try:
+            code = _execute(item, share, machine, label=label, uploader=uploader)
+            kind, reason = _error(notebook, log, code)
+            status = "FAILED"
+        finally:
+            if _is_complete(item, code):  # also if it was killed or stopped right after
+                status, reason = "FINISHED", ""
+            seconds = before + time.monotonic() - began
+            # a full disk must not hide why the stage failed
+            with suppress(OSError) if status != "FINISHED" else nullcontext():
+                atomic.save_json(item.folder / "run.json", {"seconds": seconds})
+                if status == "FINISHED":
+                    journal = Journal(item.folder)  # read again: the notebook has added to it
+                    journal.metrics({"seconds": seconds})
+                journal.end(status, f"{kind}: {reason}" if reason else None)
+        if status == "FAILED" and kind == InputError.__name__:
+            raise InputError(reason)
+        if status == "FAILED":
+            raise StageFailed(
+                f"{item.name} failed: {kind}: {reason}; see {notebook} and {log}; the same command "
+                "goes on from here"
+            )
     metrics = results.completed(item.folder)["metrics"]
     scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
     say(f"{label}: done in {seconds:.0f} s  {scores}")
+
+
+def _execute(item, share, machine, *, label, uploader):
+    """Run a notebook and show its progress; returns the exit code of its process."""
+    parameters, progress = item.folder / "parameters.json", item.folder / ".progress"
+    atomic.save_json(parameters, item.values)
+    environment = {
+        "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
+        stage_run.DRIVEN_VARIABLE: "1",
+        FILE_VARIABLE: str(progress),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    target = item.folder / results.NOTEBOOK
+    with (item.folder / "papermill.log").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", EXECUTE, item.stage.path, target, parameters],
+            stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=ALLOCATOR | os.environ | environment | share.environment(),
+            cwd=paths.project_root(),
+        )
+    try:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+                break
+            machine.check()
+            text = progress.read_text() if progress.exists() else "starting"
+            note = "  (tracking store unavailable)" if uploader.unavailable else ""
+            machine.show(label, text + note)
+    finally:
+        machine.hide(label)
+        process.terminate()
+        process.wait()
+        progress.unlink(missing_ok=True)
+        if process.stdin:
+            process.stdin.close()
+    return process.returncode
 
 
 def _is_complete(item, code):
@@ -207,23 +208,6 @@ def seconds_of(folder: Path) -> float:
         return float(json.loads((folder / "run.json").read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
-
-
-def _watch(process, path, label, uploader, machine):
-    """Show the kernel's progress until the process ends."""
-    try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1)
-            if process.returncode is not None:
-                return
-            machine.check()
-            text = path.read_text() if path.exists() else "starting"
-            machine.show(
-                label, text + ("  (tracking store unavailable)" if uploader.unavailable else "")
-            )
-    finally:
-        machine.hide(label)
 
 
 def _error(notebook, log, code):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 
 from wsss.lab.plan import Planned
+from wsss.lab.project import Say
 from wsss.lab.run.notebook import Machine
 from wsss.lab.run.resources import Share, Shares
 from wsss.runtime.progress import Screen
@@ -22,10 +23,8 @@ class ParallelRuns:
     """Plans, and which of them are waiting, running and done.
 
     Args:
-        plans: from ``plan.plan``.
         jobs: plans that run at once; 1 works in the calling thread.
         gpus_per_job: as for ``Shares``.
-        say: receives the messages.
 
     Attributes:
         screen: shows the progress of all of them.
@@ -41,7 +40,7 @@ class ParallelRuns:
         *,
         jobs: int = 1,
         gpus_per_job: int = 0,
-        say: Callable[[str], object] = print,
+        say: Say = print,
     ):
         self._jobs, self._shares = jobs, Shares(jobs, gpus_per_job)
         self._to_run = [{item.fingerprint for item in plan if not item.done} for plan in plans]

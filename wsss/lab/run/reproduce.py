@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
-from wsss.lab.project import Project
+from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import run_stage
 
@@ -17,15 +16,11 @@ TIMINGS = ("images_per_second", "seconds")  # metrics that differ between any tw
 MOST_LINES = 12  # differences or packages that are listed
 
 
-def reproduce(
-    source: str | Path, *, project: Project, say: Callable[[str], object] = print
-) -> bool:
+def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
     """Run a completed stage again with the parameters and inputs of its record, and compare.
 
     Args:
         source: the stage's folder, or the id of its MLflow run.
-        project: the ``Project`` whose notebook it is.
-        say: receives the messages.
 
     Returns:
         whether all metrics, files and weights are identical.
@@ -50,7 +45,7 @@ def reproduce(
         label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         experiment = journal.run_header(folder)[0] or "notebooks"
-        run_stage(experiment, item, None, label, uploader, say, tags=tags)
+        run_stage(experiment, item, parent=None, label=label, uploader=uploader, say=say, tags=tags)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
         say(line)

@@ -4,12 +4,10 @@ Points share stages by fingerprint, so what they have in common runs once. Where
 score many settings of the last stage in one pass (``Project.one_pass``), it does.
 """
 
-from collections.abc import Callable
-
 from wsss.errors import InputError
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.project import Project
+from wsss.lab.project import Project, Say
 from wsss.lab.run import driver, notebook
 from wsss.lab.run.comparison import compare
 from wsss.lab.run.grid import Combination, plan_point
@@ -28,19 +26,16 @@ def run(
     project: Project,
     jobs: int = 1,
     gpus_per_job: int = 0,
-    say: Callable[[str], object] = print,
+    say: Say = print,
     **options,
 ) -> str:
     """Run an experiment at every point, whatever of it is not done yet, and compare.
 
     Args:
-        experiment: from ``plan.read_experiment``.
-        points: from ``grid.combinations``.
+        points: of ``grid.combinations``.
         overrides: of all points, from ``plan.parse_overrides``.
-        project: the ``Project`` whose notebooks run.
         jobs: points that run at the same time.
         gpus_per_job: as for ``resources.Shares``.
-        say: receives the messages about all points.
         options: of ``plan.plan``.
 
     Returns:
