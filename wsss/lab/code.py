@@ -160,10 +160,8 @@ class _Module:
         self.decorators: dict[str, set[tuple[str, ...]]] = {}
         self._top_imports = [each for each in tree.body if _imports(each)]
         self._loose: list[ast.stmt] = []  # run whatever is used of the file
-        self._parts: dict[ast.stmt, _Part] = {}  # computed once: many stages reach them
-        self._references = {}
         for node in filter(_imports, ast.walk(tree)):
-            for name, target in self._bindings(node):
+            for name, target, _ in self._bindings(node):
                 self.imports.setdefault(name, set()).add(target)
         for statement in tree.body:
             names = _defined(statement)
@@ -183,35 +181,22 @@ class _Module:
     def _parts_of(self, name):
         """The ``_Part`` of each statement that a name stands for."""
         if name == IMPORT:
-            statements = self._loose
-        elif name == EVERYTHING:
-            statements = [each for group in self.definitions.values() for each in group]
-        else:
-            statements = self.definitions.get(name, ())
-        for statement in statements:
-            if statement not in self._parts:
-                self._parts[statement] = _part(statement)
-        return [self._parts[statement] for statement in statements]
+            return [_part(each) for each in self._loose]
+        if name == EVERYTHING:
+            return [_part(each) for group in self.definitions.values() for each in group]
+        return [_part(each) for each in self.definitions.get(name, ())]
 
     def references(self, name):
         """What a definition names: names with the attributes that follow, and ``(module, name or
         None)`` of the imports that run with it.
         """
-        if name not in self._references:
-            front_door = name == EVERYTHING and self.dotted == self._package
-            chains = {(each,) for each in self.imports if front_door or name == each}
-            nodes = [*self._top_imports] if name == IMPORT else []
-            for part in self._parts_of(name):
-                chains |= part.chains
-                nodes += part.imports
-            executed = set()
-            for node in nodes:
-                if isinstance(node, ast.Import):
-                    executed |= {(each.name, None) for each in node.names}
-                else:
-                    executed |= {target for _, target in self._bindings(node)}
-            self._references[name] = chains, executed
-        return self._references[name]
+        front_door = name == EVERYTHING and self.dotted == self._package
+        chains = {(each,) for each in self.imports if front_door or name == each}
+        nodes = [*self._top_imports] if name == IMPORT else []
+        for part in self._parts_of(name):
+            chains |= part.chains
+            nodes += part.imports
+        return chains, {target for node in nodes for _, _, target in self._bindings(node)}
 
     def digest(self, names, package):
         """A digest of definitions, of what importing the file does, and of what they use from
@@ -233,17 +218,18 @@ class _Module:
         return state.hexdigest()
 
     def _bindings(self, node):
-        """``(local name, (module, name or None))`` of an import statement."""
-        if isinstance(node, ast.Import):
-            for each in node.names:
-                top = each.name.partition(".")[0]
-                yield (each.asname, (each.name, None)) if each.asname else (top, (top, None))
-            return
+        """Yield local name, what it stands for and what is imported, the last two as ``(module,
+        name or None)``, of an import statement.
+        """
         parents = self._package.split(".")
-        base = parents[: len(parents) - node.level + 1] if node.level else []
-        module = ".".join([*base, *([node.module] if node.module else [])])
         for each in node.names:
-            yield each.asname or each.name, (module, each.name)
+            if isinstance(node, ast.ImportFrom):
+                base = parents[: len(parents) - node.level + 1] if node.level else []
+                target = ".".join([*base, *([node.module] if node.module else [])]), each.name
+                yield each.asname or each.name, target, target
+            else:  # import a.b binds a, import a.b as c binds a.b
+                name = each.asname or each.name.partition(".")[0]
+                yield name, (each.name if each.asname else name, None), (each.name, None)
 
 
 @cache
@@ -281,7 +267,11 @@ def _imports(node):
 
 
 def _typing(statement):
-    return isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
+    return (
+        isinstance(statement, ast.If)
+        and _chain(statement.test)[-1:] == ("TYPE_CHECKING",)
+        and not statement.orelse
+    )
 
 
 def _is_text(statement):
@@ -290,6 +280,7 @@ def _is_text(statement):
     )
 
 
+@cache  # many stages reach the same definitions
 def _part(tree):
     """The ``_Part`` of a syntax tree."""
     texts, chains, imports = [], set(), []
