@@ -118,10 +118,10 @@ mean = len
 from toy.sub.b import f
 f()
 # sub/b.py
-from ..stats import mean
+from UP.stats import mean
 def f():
     mean([1])
-""",
+""".replace("UP.", ".."),
     "method": """
 from toy.a import A
 A()

@@ -17,8 +17,8 @@ def add(commands):
         _reproduce,
         help="run a recorded stage again and compare",
         description="Run a completed stage again from its record, with its parameters and inputs, "
-        "in a folder of its own. Says what of code, packages, data and machine is not as it was, "
-        "and whether figures, files and weights are the same. Exit code 1 if they are not.",
+        "in another folder. Reports differences of code, packages, data and machine, and whether "
+        "metrics, files and weights are identical. Exit code 1 if they are not.",
         epilog="example: wsss reproduce outputs/random_walk/0123456789ab",
     )
     command.add_argument("run", help="the stage's folder, or the id of its MLflow run")

@@ -97,9 +97,7 @@ def run(
             with suppress(OSError) if status != "FINISHED" else nullcontext():
                 parent.end(status, error)
     if uploader.unavailable:
-        say(
-            f"{uploader.unavailable}; the record waits on disk, and the next `wsss run` delivers it"
-        )
+        say(f"{uploader.unavailable}; the next `wsss run` delivers the record, which is on disk")
     return report
 
 

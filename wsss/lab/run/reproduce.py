@@ -166,8 +166,10 @@ def _outputs_in(root, record):
     try:
         yield
     finally:
-        os.environ.pop("WSSS_OUTPUTS")
-        os.environ.update({"WSSS_OUTPUTS": before} if before is not None else {})
+        if before is None:
+            del os.environ["WSSS_OUTPUTS"]
+        else:
+            os.environ["WSSS_OUTPUTS"] = before
 
 
 def compare(folder: Path, other: Path) -> list[str]:
