@@ -1,6 +1,7 @@
 """``wsss run``: an experiment's stages."""
 
 import importlib.util
+from typing import Any
 
 from wsss.cli.command import add_command, count, positive
 from wsss.cli.project import PROJECT
@@ -15,7 +16,8 @@ def _run(arguments):
     single, several = grid.split_overrides(arguments.overrides)
     overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until", "trust_code")
-    options = {name: vars(arguments)[name] for name in names} | {"project": PROJECT}
+    options: dict[str, Any] = {name: vars(arguments)[name] for name in names}
+    options["project"] = PROJECT
     points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
         raise InputError(
