@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch):
 def record():
     """A run of one stage with an entry of most kinds, ended."""
     record = Journal(paths.stage_folder("walk", "0a"))
-    record.begin("toys", "walk", {"wsss.stage": "walk"})
+    record.begin("toys", "walk", tags={"wsss.stage": "walk"})
     record.add("params", values={"beta": 4, "scales": [0.5, 1.0], "name": "x"})
     for step in range(3):
         record.metrics({"loss": 1 / (1 + step)}, step)
@@ -75,7 +75,7 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it(record, place, monkey
 
 def test_what_goes_on_is_recorded_once(record):
     again = Journal(record.folder)
-    again.begin("toys", "walk", {})
+    again.begin("toys", "walk", tags={})
     for step in range(4):
         again.metrics({"loss": 1 / (1 + step)}, step)
     again.file(record.folder / "note.txt", "notes")
@@ -126,9 +126,9 @@ def test_a_refused_entry_is_told_and_the_rest_delivered(record):
 
 def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
     parent = Journal(paths.outputs_root() / "runs" / "toys-1")
-    parent.begin("toys", "toys", {})
+    parent.begin("toys", "toys", tags={})
     child = Journal(paths.stage_folder("walk", "0b"))
-    child.begin("toys", "walk", {}, parent=parent.folder)
+    child.begin("toys", "walk", tags={}, parent=parent.folder)
     assert delivery.pending() == [parent.folder, child.folder]
     with lock_of(child.folder, "driver"):  # it is at work elsewhere
         delivery.close_stale_runs()
@@ -140,7 +140,7 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
         run = mlflow_store.client().get_run(run_id)
         assert run.info.status == "FAILED" and "killed" in run.data.tags["wsss.error"]
     assert run.data.tags["mlflow.parentRunId"] == runs[parent.folder]
-    child.begin("toys", "walk", {})
+    child.begin("toys", "walk", tags={})
     about = {"stage": "walk", "fingerprint": "0b", "data_digest": "d", "metrics": {}}
     about |= {"parameters": {}, "inputs": {}, "ended": 1.0}
     atomic.save_json(child.folder / "complete.json", about)  # the driver did not live to see it
@@ -152,10 +152,10 @@ def test_a_killed_process_leaves_a_run_that_is_settled_as_failed(place):
 def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch):
     """As by the tasks of an array, which share the outputs of one that was cut off."""
     parent = Journal(paths.outputs_root() / "runs" / "toys-2")
-    parent.begin("toys", "toys", {})
+    parent.begin("toys", "toys", tags={})
     children = [Journal(paths.stage_folder("walk", name)) for name in ("0c", "0d")]
     for child in children:
-        child.begin("toys", "walk", {}, parent=parent.folder)
+        child.begin("toys", "walk", tags={}, parent=parent.folder)
     client, made = type(mlflow_store.client()), []
     real = client.create_run
 
@@ -208,7 +208,7 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
         uploader.watch(record.folder)
         assert not uploader.upload() and "work goes on" in said[0]
         with served(command, port, place / "log", ready="/health", environment=quiet):
-            assert uploader.upload() and "answers again" in said[1] and uploader.away == ""
+            assert uploader.upload() and "answers again" in said[1] and uploader.unavailable == ""
             before = seen(delivery.run_of(record.folder))
         Journal(record.folder).metrics({"loss": 0.1}, 3)
         assert not uploader.upload()

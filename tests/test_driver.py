@@ -291,7 +291,7 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     source = delivery.run_of(folder)
     assert cli.main(["reproduce", source]) == 0
     said = capsys.readouterr().out
-    assert "identical: 4 figures, 0 files, its weights" in said
+    assert "identical: 4 metrics, 0 files, its weights" in said
     again = mlflow_store.client().search_runs(
         [mlflow_store.experiment_id("smoke")], f"tags.`wsss.reproduces` = '{source}'"
     )
@@ -320,7 +320,7 @@ def test_an_interrupted_stage_goes_on_in_its_own_run(place, finished, monkeypatc
     (item.folder / "cams").mkdir(parents=True)
     for path in kept:
         (item.folder / "cams" / path.name).write_bytes(path.read_bytes())
-    Journal(item.folder).begin("smoke", "infer_cam", {"wsss.stage": "infer_cam"})
+    Journal(item.folder).begin("smoke", "infer_cam", tags={"wsss.stage": "infer_cam"})
     delivery.deliver(item.folder)
     run_id = delivery.run_of(item.folder)
     (item.folder / "run.json").write_text(json.dumps({"seconds": 1000.0}))

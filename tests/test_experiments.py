@@ -33,7 +33,9 @@ def test_every_parameter_of_every_experiment_exists_and_fits(path, smoke, tmp_pa
         assert names == chain or (experiment["sweep"] and names == chain[: len(names)])
     points = grid.combinations(experiment)
     last = {
-        grid.plan_point(experiment, point, {}, smoke=smoke, project=PROJECT)[-1].fingerprint
+        grid.plan_point(experiment, point, overrides={}, smoke=smoke, project=PROJECT)[
+            -1
+        ].fingerprint
         for point in points
     }
     assert len(last) == len(points)  # no two points are the same experiment

@@ -229,12 +229,14 @@ def record(item, digest, *, start=4.0, work=4.0, rest=1.0, resumed=False, gpu=Fa
     """Complete a stage as its notebook and the driver do, on four cores and a clock of its own."""
     journal, values, now = Journal(item.folder), item.values | changes, [0.0]
     for _ in range(1 + resumed):
-        journal.begin("e", item.name, {})
+        journal.begin("e", item.name, tags={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices.time, "monotonic", lambda: now[0])
         patch.setattr(stage_run, "cores", lambda: 4)
         patch.setattr(devices.torch.cuda, "is_initialized", lambda: gpu)
-        stage = stage_run.StageRun(item.name, values, {}, item.folder, item.fingerprint, digest)
+        stage = stage_run.StageRun(
+            item.name, values, inputs={}, folder=item.folder, data_digest=digest
+        )
         with devices.timed_work():
             now[0] += work
         artifacts.save_labels(item.folder / "cams" / "nested" / "a.png", np.zeros((9, 9)))

@@ -103,9 +103,11 @@ def run(tmp_path_factory, data):
         ("0e", None),
     ):
         folder = root / "outputs" / "evaluate" / fingerprint
-        Journal(folder).begin("toys", "evaluate", {"wsss.stage": "evaluate"})
+        Journal(folder).begin("toys", "evaluate", tags={"wsss.stage": "evaluate"})
         inputs = {"train_segmentation": trained}
-        run = stage_run.StageRun("evaluate", PARAMETERS, inputs, folder, fingerprint, "d1g357")
+        run = stage_run.StageRun(
+            "evaluate", PARAMETERS, inputs=inputs, folder=folder, data_digest="d1g357"
+        )
         run.log_metrics({"segmentation_miou/val": 50.0})
         model_registry.prepare("toy", run, data=data, table=table)
         lines = delivery.deliver(folder, register_model=model_registry.register)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from wsss.cli.project import SCORES
 from wsss.lab.record import mlflow_pages, mlflow_store
 
 
@@ -38,12 +39,12 @@ def test_headlines_are_on_held_out_photos_where_there_are_any():
         "segmentation_miou/val": 40.0,
         "seconds": 3.0,
     }
-    assert mlflow_pages.headlines(metrics) == {
+    assert mlflow_pages.headlines(metrics, SCORES) == {
         "2 walk mIoU/train_held_out": 49.0,
         "3 labels mIoU/train": 55.0,
         "4 network mIoU/val": 40.0,
     }
-    assert mlflow_pages.headlines({"loss": 1.0}) == {}
+    assert mlflow_pages.headlines({"loss": 1.0}, SCORES) == {}
 
 
 def test_what_people_changed_in_an_experiment_stays(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_shares_go_by_how_many_such_stages_there_are(machine):
         plan[0].done = True  # what was done before changes no share, and so no bits
     record = Record(given)
     ParallelRuns(given, jobs=4).run(record.work)
-    counts = {name: share.count for name, share in record.shares.items()}
+    counts = {name: share.core_count for name, share in record.shares.items()}
     assert counts == {
         **{"a": 8, "ab": 4, "ae": 4},
         **dict.fromkeys(("abc", "abd", "aef", "aeg", "aeh"), 2),

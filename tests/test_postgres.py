@@ -133,13 +133,15 @@ def write(number, folder, together, back):
     """One of several processes: a run of one stage, as a driver and a notebook record it."""
     os.environ[stage_run.DRIVEN_VARIABLE] = "1"
     os.environ["MLFLOW_TRACKING_USERNAME"] = USERS[number % len(USERS)]
-    Journal(folder).begin("together", f"writer {number}", {})
+    Journal(folder).begin("together", f"writer {number}", tags={})
     said = []
     together.wait()
     with delivery.Uploader(said.append) as uploader:
         uploader.watch(folder)
         uploader.upload()
-        run = stage_run.StageRun("walk", {"number": number}, {}, folder, folder.name, "d")
+        run = stage_run.StageRun(
+            "walk", {"number": number}, inputs={}, folder=folder, data_digest="d"
+        )
         for step in range(STEPS):
             if step == STEPS // 2:
                 back.wait()
@@ -186,7 +188,7 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
             writer.join(60)
             assert writer.exitcode == 0
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nobody")
-        Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", {})
+        Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", tags={})
         with pytest.raises(delivery.StoreUnavailable, match="does not let this user in"):
             delivery.deliver(paths.stage_folder("walk", "ff"))
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USERS[0])

@@ -82,7 +82,7 @@ def test_origins_lead_from_figures_to_runs_and_what_made_them():
     assert names == ["train_cam", "infer_cam", "random_walk", "train_segmentation", "evaluate"]
     for folder in folders:
         tags = {"mlflow.source.git.commit": "0123456789abcdef", "wsss.git.dirty": "true"}
-        Journal(folder).begin("toys", folder.parent.name, tags)
+        Journal(folder).begin("toys", folder.parent.name, tags=tags)
         Journal(folder).end("FINISHED")
     from wsss.lab.record import finished_runs
 
@@ -116,8 +116,8 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
     folder = completed("toy", "1")
     run = Journal(folder)
     parent = Journal(outputs / "runs" / "toys-1")
-    parent.begin("toys", "toys", {})
-    run.begin("toys", "toy", {}, parent=parent.folder)
+    parent.begin("toys", "toys", tags={})
+    run.begin("toys", "toy", tags={}, parent=parent.folder)
     for record in (run, parent):
         record.end("FINISHED")
     parent.add("stage", name="toy", folder=str(folder))
@@ -134,8 +134,8 @@ def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
 
 def test_what_surrounded_a_run_is_compared(outputs):
     folder = completed("toy", "1")
-    Journal(folder).begin("toys", "toy", {"mlflow.source.git.commit": "0" * 40})
-    Journal(folder).begin("toys", "toy", {"wsss.python": "3.1"})  # it went on elsewhere
+    Journal(folder).begin("toys", "toy", tags={"mlflow.source.git.commit": "0" * 40})
+    Journal(folder).begin("toys", "toy", tags={"wsss.python": "3.1"})  # it went on elsewhere
     with atomic.write(folder / "source" / "packages.txt") as partial:
         partial.write_text("torch==0.1\n")
     reasons = "\n".join(reproduce._surroundings(folder))

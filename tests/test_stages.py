@@ -79,7 +79,7 @@ def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose_or_plac
             prose,
         )
         values = {"beta": beta, "cam_run": place, "more_folder": extra}
-        return stage.fingerprint(values, {"cam": upstream}, data)
+        return stage.fingerprint(stage.question(values, {"cam": upstream}, data_digest=data))
 
     base = made()
     assert made(prose="# Another") == made(place="/b") == base
@@ -96,7 +96,7 @@ def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose_or_plac
 def test_a_stage_may_do_without_another():
     stage = stages.read_stages()["train_segmentation"]
     values = stage.resolve({"random_walk_run": "none"})
-    assert list(stages.upstream_of(stage, stages.read_stages(), values)) == ["train_cam_run"]
+    assert list(stages.upstream_of(stage, stages.read_stages(), values=values)) == ["train_cam_run"]
 
 
 def test_the_real_chain_is_connected():
@@ -104,7 +104,7 @@ def test_the_real_chain_is_connected():
     assert next(iter(chain)) == "dataset" and list(chain)[-1] == "report"
     order = list(chain)
     for name, stage in chain.items():
-        for other in stages.upstream_of(stage, chain, stage.resolve({})).values():
+        for other in stages.upstream_of(stage, chain, values=stage.resolve({})).values():
             assert order.index(other) < order.index(name)
         assert all(parameter.comment for parameter in stage.parameters.values())
 
@@ -144,7 +144,7 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
         assert "cut short" in results.damage(tmp_path)
         (tmp_path / name).unlink()
         assert "missing" in results.damage(tmp_path)
-        with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files of it"):
+        with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files are"):
             results.completed_in(tmp_path, "here")
         (tmp_path / name).write_text("whole")
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
@@ -154,7 +154,7 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
     for content in (bytes(len(sound)), sound[:-4] + b"\0\0\0\0"):
         assert results.damage(tmp_path) == ""
         (tmp_path / "a.png").write_bytes(content)
-        assert results.damage(tmp_path) == "a.png of it is damaged"
+        assert results.damage(tmp_path) == "a.png is damaged"
         (tmp_path / "a.png").write_bytes(sound)
     for content in (whole[:-9], "", "\0" * len(whole), "[1]", whole.replace("inputs", "outputs")):
         (tmp_path / results.COMPLETE).write_text(content)

@@ -1,5 +1,6 @@
 """Sweeps: which combinations there are; tests/test_driver.py runs one."""
 
+import dataclasses
 import itertools
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from wsss.errors import InputError
 from wsss.lab import paths, plan
 from wsss.lab.record import mlflow_store
 from wsss.lab.run import grid, sweep
+from wsss.lab.run.comparison import compare
 
 
 def test_several_values_make_a_grid_and_lists_and_quoted_texts_do_not():
@@ -60,7 +62,7 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     point = grid.combinations(experiment, sweep_of)[1]
     seeds = {
         p.name: p.values.get("seed")
-        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+        for p in grid.plan_point(experiment, point, overrides={}, project=PROJECT)
     }
     assert {name for name, seed in seeds.items() if seed == 1} == {
         "train_cam",
@@ -71,10 +73,10 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
     (point,) = grid.combinations(experiment, sweep_of)
     seeds = {
         p.name: p.values.get("seed")
-        for p in grid.plan_point(experiment, point, {}, project=PROJECT)
+        for p in grid.plan_point(experiment, point, overrides={}, project=PROJECT)
     }
     assert seeds["train_cam"] == 0 and seeds["train_affinity"] == seeds["train_segmentation"] == 3
-    with pytest.raises(InputError, match="'walk' is no stage of this experiment"):
+    with pytest.raises(InputError, match="seeds: unknown stage 'walk'"):
         grid.combinations(experiment, grid.split_overrides(["walk.seeds=0,1"])[1])
     with pytest.raises(InputError, match="expected whole numbers"):
         grid.split_overrides(["seeds=0,few"])
@@ -92,7 +94,10 @@ def test_without_anything_to_sweep_there_is_no_point():
         ({"seed": [1]}, "unknown key 'seed'; expected: variants, grid, seeds"),
         ({"grid": {"random_walk.beta": 4}}, "expected a list of values but got 4"),
         ({"grid": {"random_walk.beta": []}}, "expected a list of values"),
-        ({"grid": {"beta": [4]}}, "'beta' is no stage.parameter"),
+        (
+            {"grid": {"beta": [4]}},
+            "expected stage.parameter",
+        ),
     ],
 )
 def test_wrong_sweeps_are_refused(given, reason):
@@ -103,7 +108,7 @@ def test_wrong_sweeps_are_refused(given, reason):
 def test_force_is_refused():
     points = grid.combinations({"sweep": {"seeds": [0, 1]}})
     with pytest.raises(InputError, match="--force would run again"):
-        sweep.run({"common": {}}, points, {}, force=True, project=PROJECT)
+        sweep.run({"common": {}}, points, overrides={}, force=True, project=PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +156,11 @@ def test_means_over_seeds_have_a_spread_where_seeds_made_a_difference(tmp_path, 
         **{"infer_cam": ["1", "1", "2", "2"], "cam_miou/train": [40.0, 40.0, 50.0, 50.0]},
         **{"evaluate": ["3", "4", "5", "6"], "segmentation_miou/val": [60.0, 62.0, 64.0, 64.0]},
     }
-    frame = pd.DataFrame(rows)
-    text = sweep._compare({"name": "toys"}, frame, ["variant"], [], str)
+    rows = pd.DataFrame(rows).to_dict("records")
+    project = dataclasses.replace(PROJECT, draw_sweep=None)
+    text = compare({"name": "toys"}, rows, names=["variant"], given=[], project=project, say=str)
     assert "| a | 40.00 | 61.00 ± 1.41 |" in text and "| b | 50.00 | 64.00 ± 0.00 |" in text
-    text = sweep._compare({"name": "toys"}, frame[:2], [], [], str)
+    text = compare({"name": "toys"}, rows[:2], names=[], given=[], project=project, say=str)
     assert "| 40.00 | 61.00 ± 1.41 |" in text
     (run,) = mlflow_store.client().search_runs(
         [mlflow_store.experiment_id("toys")], "tags.mlflow.runName LIKE 'sweep of seeds%'"

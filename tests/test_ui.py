@@ -67,16 +67,18 @@ def record(root, beta):
     title = mlflow_pages.title(changes)
     parent = Journal(root / "outputs" / "runs" / str(beta))
     tags = {"wsss.experiment": "toys", mlflow_pages.NOTE: "\n\n".join(["Toys.", REPORT])}
-    parent.begin("toys", mlflow_pages.run_name("toys", title), tags)
+    parent.begin("toys", mlflow_pages.run_name("toys", title), tags=tags)
     folders, scores = {mlflow_pages.run_name("toys", title): parent.folder}, {}
     for number, (name, figures) in enumerate(CHAIN.items()):
         label = mlflow_pages.run_name(name, title if name == "random_walk" else "")
         folder = root / "outputs" / name / f"{number}{beta}"
-        Journal(folder).begin("toys", label, {"wsss.stage": name}, parent=parent.folder)
+        Journal(folder).begin("toys", label, tags={"wsss.stage": name}, parent=parent.folder)
         folders[label if name == "random_walk" else f"{name} for {beta}"] = folder
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(stage_run.DRIVEN_VARIABLE, "1")
-            run = stage_run.StageRun(name, {"beta": beta}, {}, folder, f"{number}{beta}", "d1g357")
+            run = stage_run.StageRun(
+                name, {"beta": beta}, inputs={}, folder=folder, data_digest="d1g357"
+            )
         run.log_gallery({id: picture(beta + n) for n, id in enumerate(GALLERY)})
         for step in range(5):
             run.log_metrics({"loss": 1 / (step + beta)}, step)

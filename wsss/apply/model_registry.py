@@ -150,7 +150,7 @@ def prepare(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | No
         "tags": tags,
     }
     atomic.save_json(folder / "model.json", description)
-    run.log_model(folder / "model.json", name, register)
+    run.log_model(folder / "model.json", name, register=register)
 
 
 def register(name: str, description: Path, *, run_id: str) -> str:

@@ -32,14 +32,14 @@ def _run(arguments):
         )
     if arguments.dry_run:
         if points:
-            print(sweep.dry_run(experiment, points, overrides, **options))
+            print(sweep.dry_run(experiment, points, overrides=overrides, **options))
         else:
             print(notebook.dry_run(plan.plan(experiment, overrides, **options)))
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
         options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
-        report = sweep.run(experiment, points, overrides, **options)
+        report = sweep.run(experiment, points, overrides=overrides, **options)
     else:
         planned = plan.plan(experiment, overrides, **options)
         report = driver.run(experiment, planned, project=PROJECT)

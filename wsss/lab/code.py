@@ -1,8 +1,12 @@
 """Which code of a package can change a notebook's results, and a digest of it.
 
 A notebook reaches definitions: the functions, classes and constants that its cells name, and those
-that these name in turn, file by file. Only reached definitions count, so an edit elsewhere in a
-file changes nothing. Docstrings, comments and formatting do not count: digests are of syntax trees.
+that these name in turn, file by file. An edit to another definition of a reached file changes
+nothing. What a file does when it is imported counts for each notebook that imports it: statements
+that define nothing, assignments to attributes and items, decorators of the package. Docstrings,
+comments and formatting do not count: digests are of syntax trees.
+
+Names behind strings (``getattr(module, name)``) and what subclasses do to their bases are not seen.
 
 The project's ``pyproject.toml`` names its package and the parts that cannot change results::
 
@@ -14,16 +18,17 @@ The project's ``pyproject.toml`` names its package and the parts that cannot cha
 """
 
 import ast
-import copy
 import hashlib
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from wsss.errors import InputError
 
 EVERYTHING = "*"  # in place of a definition's name: all of the file
-Reference = tuple[str, str]  # dotted module, name of a definition
+IMPORT = ""  # in place of a definition's name: what importing the file does
+IGNORED_FIELDS = ("ctx", "kind", "type_comment")  # of a syntax tree's nodes
 
 
 def reached(cells: list[str], root: Path) -> dict[str, str]:
@@ -38,31 +43,34 @@ def reached(cells: list[str], root: Path) -> dict[str, str]:
         the project names no package.
     """
     table = settings(root)
-    package, without = table.get("package"), table.get("without", ())
-    if not package:
+    if not table.get("package"):
         return {}
+    package = _Package(root, table["package"], table.get("without", ()))
     found: dict[Path, tuple[_Module, set[str]]] = {}
-    waiting = {*_parsed_cells(cells).references(EVERYTHING, root)}
+    notebook = _parsed_cells(cells)
+    waiting = package.resolve(notebook, EVERYTHING) | package.resolve(notebook, IMPORT)
     while waiting:
         dotted, name = waiting.pop()
-        top, *rest = dotted.split(".")
-        path = _file(root, dotted)
-        if top != package or path is None or (rest and rest[0] in without):
+        path = package.file(dotted)
+        if path is None or not package.counts(dotted):
             continue
-        module, names = found.setdefault(path, (_module(path, dotted, *_state(path)), set()))
+        if path not in found:
+            found[path] = _module(path, dotted, path.stat().st_mtime_ns, path.stat().st_size), set()
+        module, names = found[path]
         name = module.entry(name)
-        if name not in names:
-            names.add(name)
-            waiting |= module.references(name, root)
-    return {
-        path.relative_to(root / package).as_posix(): module.digest(names)
+        for each in {name, IMPORT} - names:
+            names.add(each)
+            waiting |= package.resolve(module, each)
+    digests = {
+        path.relative_to(root / package.name).as_posix(): module.digest(names, package.name)
         for path, (module, names) in sorted(found.items())
     }
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def digest(cells: list[str]) -> str:
-    """A digest of code cells, without their imports, comments and formatting."""
-    return _parsed_cells(cells).digest({EVERYTHING})
+    """A digest of code cells, without unused imports, comments and formatting."""
+    return _parsed_cells(cells).digest({EVERYTHING, IMPORT}, None)
 
 
 def settings(root: Path) -> dict:
@@ -74,18 +82,154 @@ def settings(root: Path) -> dict:
         return {}
 
 
-def _file(root, dotted):
-    """The source file of a module, or None where the project has no such module."""
-    path = root.joinpath(*dotted.split("."))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
+class _Package:
+    """A package's files, without the parts that cannot change results."""
+
+    def __init__(self, root, name, without):
+        self._root, self.name = root, name
+        self._without = [[part] for part in without]
+        self._files: dict[str, Path | None] = {}
+
+    def file(self, dotted):
+        """The source file of a module, or None where it is not in the package."""
+        if dotted not in self._files:
+            top, *rest = dotted.split(".")
+            path = self._root.joinpath(top, *rest)
+            both = [path.with_suffix(".py"), path / "__init__.py"] if top == self.name else []
+            self._files[dotted] = next((each for each in both if each.is_file()), None)
+        return self._files[dotted]
+
+    def counts(self, dotted):
+        """Whether a module is one of the package that can change results."""
+        parts = dotted.split(".")
+        return self.file(dotted) is not None and parts[1:2] not in self._without
+
+    def resolve(self, module, name):
+        """The ``(module, name)`` that a definition refers to, those outside the package too."""
+        chains, executed = module.references(name)
+        found = self._origins(module, chains)
+        for decorated, used in module.decorators.items() if name == IMPORT else ():
+            if any(self.counts(dotted) for dotted, _ in self._origins(module, used)):
+                found.add((module.dotted, decorated))  # it may be registered, for instance
+        for dotted, imported in executed:
+            words = dotted.split(".")
+            found |= {(".".join(words[: end + 1]), IMPORT) for end in range(len(words))}
+            if imported == EVERYTHING:  # from module import *
+                found.add((dotted, EVERYTHING))
+            elif imported:
+                found.add((f"{dotted}.{imported}", IMPORT))  # where that is a module
+        return found
+
+    def _origins(self, module, chains):
+        """Where names with the attributes that follow are from, as ``(module, name)``."""
+        found = {(module.dotted, first) for first, *_ in chains if first in module.definitions}
+        for first, *attributes in chains:
+            for dotted, imported in module.imports.get(first, ()):
+                chain = [*([imported] if imported else []), *attributes]
+                while chain and self.file(f"{dotted}.{chain[0]}"):
+                    dotted, chain = f"{dotted}.{chain[0]}", chain[1:]
+                found.add((dotted, chain[0] if chain else EVERYTHING))
+        return found
 
 
-def _state(path):
-    about = path.stat()
-    return about.st_mtime_ns, about.st_size
+class _Part(NamedTuple):
+    """A statement: its text without docstrings and formatting, the names that it uses, each with
+    the attributes that follow, and the imports inside.
+    """
+
+    text: str
+    chains: set[tuple[str, ...]]
+    imports: list[ast.Import | ast.ImportFrom]
+
+
+class _Module:
+    """The top level of a file.
+
+    Attributes:
+        dotted: the module's name.
+        definitions: name to the statements that define it.
+        decorators: definition to the names in its decorators, with the attributes that follow.
+        imports: local name to the ``(module, name or None)`` it is imported from, anywhere in the
+            file, under ``TYPE_CHECKING`` and in functions too.
+    """
+
+    def __init__(self, tree, dotted, package):
+        self.dotted, self._package = dotted, package
+        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.imports: dict[str, set[tuple[str, str | None]]] = {}
+        self.decorators: dict[str, set[tuple[str, ...]]] = {}
+        self._top_imports = [each for each in tree.body if _imports(each)]
+        self._loose: list[ast.stmt] = []  # run whatever is used of the file
+        for node in filter(_imports, ast.walk(tree)):
+            for name, target, _ in self._bindings(node):
+                self.imports.setdefault(name, set()).add(target)
+        for statement in tree.body:
+            names = _defined(statement)
+            for name in names:
+                self.definitions.setdefault(name, []).append(statement)
+            for decorator in getattr(statement, "decorator_list", ()):
+                self.decorators.setdefault(names[0], set()).update(_part(decorator).chains)
+            if not (names or _imports(statement) or _is_text(statement) or _typing(statement)):
+                self._loose.append(statement)
+
+    def entry(self, name):
+        """What a name stands for: itself, the module's ``__getattr__``, or everything."""
+        if name in self.definitions or name in self.imports or name in (EVERYTHING, IMPORT):
+            return name
+        return "__getattr__" if "__getattr__" in self.definitions else EVERYTHING
+
+    def _parts_of(self, name):
+        """The ``_Part`` of each statement that a name stands for."""
+        if name == IMPORT:
+            return [_part(each) for each in self._loose]
+        if name == EVERYTHING:
+            return [_part(each) for group in self.definitions.values() for each in group]
+        return [_part(each) for each in self.definitions.get(name, ())]
+
+    def references(self, name):
+        """What a definition names: names with the attributes that follow, and ``(module, name or
+        None)`` of the imports that run with it.
+        """
+        front_door = name == EVERYTHING and self.dotted == self._package
+        chains = {(each,) for each in self.imports if front_door or name == each}
+        nodes = [*self._top_imports] if name == IMPORT else []
+        for part in self._parts_of(name):
+            chains |= part.chains
+            nodes += part.imports
+        return chains, {target for node in nodes for _, _, target in self._bindings(node)}
+
+    def digest(self, names, package):
+        """A digest of definitions, of what importing the file does, and of what they use from
+        outside the package; empty where there is none of these.
+        """
+        parts = [part for name in sorted(names) for part in self._parts_of(name)]
+        if not parts:
+            return ""
+        used = {first for part in parts for first, *_ in part.chains} & self.imports.keys()
+        outside = sorted(
+            f"{name} {target}"
+            for name in used
+            for target in self.imports[name]
+            if target[0].partition(".")[0] != package
+        )
+        state = hashlib.blake2b(digest_size=8)
+        for text in [*dict.fromkeys(part.text for part in parts), *outside]:
+            state.update(text.encode())
+        return state.hexdigest()
+
+    def _bindings(self, node):
+        """Yield local name, what it stands for and what is imported, the last two as ``(module,
+        name or None)``, of an import statement.
+        """
+        parents = self._package.split(".")
+        for each in node.names:
+            if isinstance(node, ast.ImportFrom):
+                base = parents[: len(parents) - node.level + 1] if node.level else []
+                target = ".".join([*base, *([node.module] if node.module else [])]), each.name
+                yield each.asname or each.name, target, target
+            else:  # import a.b binds a, import a.b as c binds a.b
+                name = each.asname or each.name.partition(".")[0]
+                yield name, (each.name if each.asname else name, None), (each.name, None)
 
 
 @cache
@@ -105,130 +249,71 @@ def _parsed_cells(cells):
         ) from None
 
 
-class _Module:
-    """The top level of a file: definitions by name, imports by name, and loose statements, which
-    run whatever is used of the file.
-    """
-
-    def __init__(self, tree, dotted, package):
-        self._dotted, self._package = dotted, package
-        self._definitions: dict[str, list[ast.stmt]] = {}
-        self._loose: list[ast.stmt] = []
-        self._texts, self._references = {}, {}  # computed once: many stages reach the same code
-        for statement in tree.body:
-            names = _defined(statement)
-            for name in names:
-                self._definitions.setdefault(name, []).append(statement)
-            if not names and not (_is_text(statement) or _imports(statement)):
-                self._loose.append(statement)
-        # of nested ones too, such as those under TYPE_CHECKING or in a function
-        self._imports = {}
-        for node in ast.walk(tree):
-            self._imports |= dict(self._bindings(node))
-
-    def entry(self, name):
-        """What a name stands for: itself, the module's ``__getattr__``, or everything."""
-        if name in self._definitions or name in self._imports or name == EVERYTHING:
-            return name
-        return "__getattr__" if "__getattr__" in self._definitions else EVERYTHING
-
-    def digest(self, names):
-        """A digest of the definitions of these names and of the loose statements."""
-        wanted = sorted(self._definitions if EVERYTHING in names else names)
-        kept = [part for name in wanted for part in self._definitions.get(name, ())]
-        state = hashlib.blake2b(digest_size=8)
-        for statement in [*kept, *self._loose]:
-            if statement not in self._texts:
-                self._texts[statement] = ast.unparse(_Bare().visit(copy.deepcopy(statement)))
-            state.update(self._texts[statement].encode())
-        return state.hexdigest()
-
-    def references(self, name, root) -> set[Reference]:
-        """What a definition, and the loose statements, name in turn."""
-        if name not in self._references:
-            names = {*self._definitions} if name == EVERYTHING else {name}
-            if name == EVERYTHING and self._dotted == self._package:  # a package's front door
-                names |= {*self._imports}
-            statements = [part for each in names for part in self._definitions.get(each, ())]
-            chains = [[each] for each in names if each in self._imports]
-            for statement in [*statements, *self._loose]:
-                chains += _chains(statement)
-                for node in ast.walk(statement):  # an import in a function
-                    chains += [[each] for each, _ in self._bindings(node)]
-            self._references[name] = {self._resolve(chain, root) for chain in chains} - {None}
-        return self._references[name]
-
-    def _resolve(self, chain, root):
-        """The reference that a chain of names, such as ``models.build_cam``, stands for, or None:
-        names of this file's own definitions are looked up in it, imported ones where they are from.
-        """
-        first, *rest = chain
-        if first in self._imports:
-            dotted, name = self._imports[first]
-            chain = [*([name] if name else []), *rest]
-            while chain and _file(root, f"{dotted}.{chain[0]}"):
-                dotted, chain = f"{dotted}.{chain[0]}", chain[1:]
-            return dotted, chain[0] if chain else EVERYTHING
-        return (self._dotted, first) if first in self._definitions else None
-
-    def _bindings(self, node):
-        """``(local name, (module, name or None))`` of an import statement."""
-        if isinstance(node, ast.Import):
-            for each in node.names:
-                top = each.name.partition(".")[0]
-                yield (each.asname, (each.name, None)) if each.asname else (top, (top, None))
-        elif isinstance(node, ast.ImportFrom):
-            parents = self._package.split(".")
-            base = parents[: len(parents) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            for each in node.names:
-                yield each.asname or each.name, (module, each.name)
-
-
-def _imports(statement):
-    """Whether a statement imports, be it for type checkers alone."""
-    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
-        return True
-    return isinstance(statement, ast.Import | ast.ImportFrom)
-
-
 def _defined(statement):
-    """The names that a top-level statement defines."""
+    """The names that a top-level statement defines, if it does nothing else."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
-    targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
-    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return [n.id for each in targets for n in ast.walk(each) if isinstance(n, ast.Name)]
-    return []
+    if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return []
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    if any(isinstance(n, ast.Attribute | ast.Subscript) for t in targets for n in ast.walk(t)):
+        return []
+    inner = [n.target for n in ast.walk(statement) if isinstance(n, ast.NamedExpr)]
+    return [n.id for t in [*targets, *inner] for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
-def _chains(node):
-    """Yield the names of every attribute access from the left, such as ``[models, build_cam]``."""
-    names, root = [], node
-    while isinstance(root, ast.Attribute):
-        names.append(root.attr)
-        root = root.value
-    if isinstance(root, ast.Name):
-        yield [root.id, *reversed(names)]
-        return
-    for child in ast.iter_child_nodes(root):
-        yield from _chains(child)
+def _imports(node):
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
-class _Bare(ast.NodeTransformer):
-    """Takes docstrings, and statements that are nothing but a text, out of a tree."""
-
-    def generic_visit(self, node):
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
-        return node
+def _typing(statement):
+    return (
+        isinstance(statement, ast.If)
+        and _chain(statement.test)[-1:] == ("TYPE_CHECKING",)
+        and not statement.orelse
+    )
 
 
 def _is_text(statement):
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
+    return isinstance(statement, ast.Expr) and isinstance(
+        getattr(statement.value, "value", None), str
     )
+
+
+@cache  # many stages reach the same definitions
+def _part(tree):
+    """The ``_Part`` of a syntax tree."""
+    texts, chains, imports = [], set(), []
+
+    def visit(node):
+        if isinstance(node, ast.AST):
+            if _imports(node):
+                imports.append(node)
+            elif chain := _chain(node):
+                chains.add(chain)
+                texts.append(".".join(chain))
+            elif not _is_text(node):
+                texts.append(type(node).__name__)
+                for field, value in ast.iter_fields(node):
+                    if field not in IGNORED_FIELDS and value not in (None, []):
+                        texts.append(field)
+                        visit(value)
+        elif isinstance(node, list):
+            texts.append("[")
+            for each in node:
+                visit(each)
+            texts.append("]")
+        else:
+            texts.append(repr(node))
+
+    visit(tree)
+    return _Part(" ".join(texts), chains, imports)
+
+
+def _chain(node):
+    """``(models, build_cam)`` of ``models.build_cam``; empty for what begins with no name."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(names)) if isinstance(node, ast.Name) else ()

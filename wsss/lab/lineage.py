@@ -5,36 +5,82 @@ from pathlib import Path
 from wsss.errors import InputError
 from wsss.lab import paths, results, stages
 
-
-def last_ended(name):
-    """When the newest completed run of a stage ended, in seconds; 0 without any."""
-    folder = paths.outputs_root() / name
-    records = (results.completion(marker.parent) for marker in folder.glob(f"*/{results.COMPLETE}"))
-    return max((record["ended"] for record in records if record), default=0.0)
+# parameters that define no other experiment; they may change rounding or dropout's draws
+IRRELEVANT = (*stages.UNSEEN, "workers", "processes", "train_processes")
 
 
-def upstream(record, name):
-    """What the stage called ``name`` wrote that a completed stage builds on, or None where its
-    folder is gone or elsewhere, or where it does without that stage.
+def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
+    """``(folder, record)`` of the completed runs in a stage's folder, the newest first."""
+    runs = [marker.parent for marker in sorted(folder.glob(f"*/{results.COMPLETE}"))]
+    found = [(run, record) for run in runs if (record := results.completion(run))]
+    return sorted(found, key=lambda each: each[1]["ended"], reverse=True)
+
+
+def last_ended(name: str) -> float:
+    """When the newest completed run of a stage ended, in seconds since 1970; 0 without any."""
+    runs = completed_runs(paths.outputs_root() / name)
+    return runs[0][1]["ended"] if runs else 0.0
+
+
+def latest(name: str, data_digest: str) -> Path:
+    """The folder of the stage's newest completed run on data with this digest."""
+    for folder, record in completed_runs(paths.outputs_root() / name):
+        if record["data_digest"] == data_digest:
+            return folder
+    raise InputError(
+        f"{name}: no completed run on this data ({data_digest}) under {paths.outputs_root()}; run "
+        f"the notebook of {name} first"
+    )
+
+
+def answered(name: str, question: str) -> dict | None:
+    """The record of a stage's newest completed run that answered a question (``Stage.question``),
+    perhaps with other code.
+    """
+    runs = completed_runs(paths.outputs_root() / name)
+    return next((record for _, record in runs if record.get("question") == question), None)
+
+
+def changed_code(record: dict, code: dict[str, str]) -> list[str]:
+    """The files, ``notebook`` for its cells, in which the code of a completed run differs from
+    today's (``Stage.code``), sorted.
+    """
+    before = record.get("code", {})
+    names = {name for name in {*before, *code} if before.get(name) != code.get(name)}
+    return sorted("notebook" if name == "cells" else name for name in names)
+
+
+def upstream(record: dict, name: str) -> dict | None:
+    """The record of the stage called ``name`` that a completed stage builds on; None if it does
+    without that stage, or its folder is gone.
     """
     fingerprint = record["inputs"].get(name)
     return results.completion(paths.stage_folder(name, fingerprint)) if fingerprint else None
 
 
-# those that make no other experiment, though the last bits of sums, or other draws of dropout,
-# might show them
-IRRELEVANT = (*stages.UNSEEN, "workers", "processes", "train_processes")
+def siblings(folder: Path | str) -> list[Path]:
+    """The folders of the completed runs that differ from one run in nothing but seeds, of the stage
+    itself and of those before it: the newest per combination of seeds, sorted by seeds.
+    """
+    folder = Path(folder)
+    family, _ = _family(results.completed(folder))
+    found: dict[tuple, Path] = {}
+    for other, record in completed_runs(folder.parent):
+        others, seeds = _family(record)
+        if others == family:
+            found.setdefault(tuple(seeds), other)
+    return [found[seeds] for seeds in sorted(found)]
 
 
 def _family(record):
-    """What a completed stage and those it builds on have in common with runs of other seeds, and
-    the seeds.
+    """What a completed stage and those it builds on share with runs of other seeds, and the
+    seeds.
     """
     kept, seeds = {}, []
     for name, value in record["parameters"].items():
         if name == "seed":
             seeds.append(value)
-        elif name not in IRRELEVANT and name[:-4] not in record["inputs"]:
+        elif name not in IRRELEVANT and name.removesuffix("_run") not in record["inputs"]:
             kept[name] = value
     families = {}
     for name, fingerprint in sorted(record["inputs"].items()):
@@ -42,58 +88,3 @@ def _family(record):
         families[name], more = _family(above) if above else (fingerprint, [])
         seeds += more
     return [record["stage"], kept, record["data_digest"], families], seeds
-
-
-def siblings(folder):
-    """The completed runs of a stage that differ from one of them only in the seeds, of this stage
-    and of those before it: their folders, by seeds, the newest of each.
-    """
-    folder = Path(folder)
-    family, _ = _family(results.completion(folder))
-    found = {}
-    for marker in sorted(folder.parent.glob("*/complete.json")):
-        record = results.completion(marker.parent)
-        theirs, seeds = _family(record) if record else (None, None)
-        if theirs == family:
-            mine = found.get(tuple(seeds))
-            if mine is None or record["ended"] > mine[0]:
-                found[tuple(seeds)] = record["ended"], marker.parent
-    return [found[seeds][1] for seeds in sorted(found)]
-
-
-def answered(name, question):
-    """Completed runs of a stage that answered the same question, perhaps with other code: their
-    records, the newest first.
-    """
-    markers = (paths.outputs_root() / name).glob(f"*/{results.COMPLETE}")
-    records = [results.completion(marker.parent) for marker in markers]
-    found = [record for record in records if record and record.get("question") == question]
-    return sorted(found, key=lambda record: record["ended"], reverse=True)
-
-
-def changed_code(record, code):
-    """The files, ``notebook`` for its cells, that a completed run's code differs in from the code
-    of now (``Stage.code``), sorted.
-    """
-    before = record.get("code", {})
-    names = {name for name in {*before, *code} if before.get(name) != code.get(name)}
-    return sorted("notebook" if name == "cells" else name for name in names)
-
-
-def latest(name, data_digest):
-    """The folder of the stage's newest completed run on data with this digest."""
-    best = None
-    for marker in (paths.outputs_root() / name).glob("*/complete.json"):
-        record = results.completion(marker.parent)
-        if (
-            record
-            and record["data_digest"] == data_digest
-            and (best is None or record["ended"] > best[0])
-        ):
-            best = record["ended"], marker.parent
-    if best is None:
-        raise InputError(
-            f"{name}: no completed run on this data ({data_digest}) under "
-            f"{paths.outputs_root()}; run the notebook of {name} first"
-        )
-    return best[1]

@@ -1,5 +1,5 @@
-"""An experiment's plan: its file and its overrides read and checked, and what of it is done; the
-``driver`` runs the rest.
+"""An experiment's plan: its file and overrides, read and checked, and which stages are done; the
+``driver`` runs the others.
 """
 
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from pathlib import Path
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 from wsss.lab import lineage, paths, results, stages
+from wsss.lab.project import Project
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
@@ -16,8 +17,13 @@ KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 class Planned:
     """One stage of a plan.
 
-    ``changes`` are those against the experiment's file that it depends on, itself or through the
-    stages that it builds on, by ``stage.parameter`` (see ``shown.title``).
+    Attributes:
+        changes: ``stage.parameter`` to value, of the overrides that this stage depends on, itself
+            or through the stages it builds on (see ``mlflow_pages.title``).
+        forced: whether it runs again although it is done.
+        damage: why results that were complete cannot be used.
+        changed: files whose code differs from that of the run which answered the same question.
+        trusted: whether the results of that other code are reused.
     """
 
     stage: stages.Stage
@@ -26,25 +32,24 @@ class Planned:
     folder: Path
     done: bool
     changes: dict = field(default_factory=dict)
-    forced: bool = False  # whether it is run again though it is done
-    damage: str = ""  # of what was done, if it cannot be used
-    changed: tuple = ()  # files whose code is not what answered the same question before
-    trusted: bool = False  # whether results of that other code are reused
+    forced: bool = False
+    damage: str = ""
+    changed: tuple[str, ...] = ()
+    trusted: bool = False
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.stage.name
 
 
-def read_experiment(path):
-    """An experiment file as a dict with ``name``, ``description``, ``common``, ``stages``,
-    ``smoke`` and ``sweep`` (see ``sweep.combinations``).
+def read_experiment(path: str | Path) -> dict:
+    """An experiment file: ``name``, ``description``, ``common``, ``stages``, ``smoke`` and
+    ``sweep`` (see ``grid.combinations``).
     """
     if not Path(path).is_file():
-        have = ", ".join(
-            sorted(p.name for p in (paths.project_root() / "experiments").glob("*.yaml"))
-        )
-        raise InputError(f"{path}: no such experiment file; experiments/ has: {have}")
+        folder = paths.project_root() / "experiments"
+        names = ", ".join(sorted(each.name for each in folder.glob("*.yaml")))
+        raise InputError(f"{path}: no such experiment file; experiments/ has: {names}")
     experiment = safe_yaml.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
@@ -63,20 +68,20 @@ def read_experiment(path):
     experiment["name"] = experiment["name"] or Path(path).stem
     if "/" in experiment["name"] or experiment["name"].startswith("."):
         raise InputError(
-            f"{path}: the name '{experiment['name']}' is one of folders; leave out '/' and a "
-            "leading '.'"
+            f"{path}: expected a name without '/' and a leading '.' but got "
+            f"'{experiment['name']}'; change it"
         )
     return experiment
 
 
 def _check_mapping(where, values):
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"{where}: expected lines 'name: value' but found another form; mend it")
+        raise InputError(f"{where}: expected lines 'name: value' but found another form; fix it")
 
 
-def parse_overrides(texts):
-    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``; values are read as
-    YAML, but nothing after ``=`` is the empty text, which a parameter can be.
+def parse_overrides(texts: list[str]) -> dict[str, dict]:
+    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``; values are YAML, and
+    nothing after ``=`` is the empty text.
     """
     given = {}
     for text in texts:
@@ -86,119 +91,127 @@ def parse_overrides(texts):
             raise InputError(
                 f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
             )
-        given.setdefault(stage, {})[parameter] = (
-            safe_yaml.parse(value, f"'{text}'") if value else ""
-        )
+        parsed = safe_yaml.parse(value, f"'{text}'") if value else ""
+        given.setdefault(stage, {})[parameter] = parsed
     return given
 
 
 def plan(
-    experiment,
-    overrides=None,
+    experiment: dict,
+    overrides: dict | None = None,
     *,
-    project,
-    smoke=False,
-    force=False,
-    start=None,
-    only=None,
-    until=None,
-    trust_code=False,
-):
-    """The stages of an experiment in order, each with its values, fingerprint, and whether it is
-    done.
+    project: Project,
+    smoke: bool = False,
+    force: bool = False,
+    start: str | None = None,
+    only: str | None = None,
+    until: str | None = None,
+    trust_code: bool = False,
+) -> list[Planned]:
+    """The stages of an experiment in order, with values, fingerprint, and whether they are done.
 
     Args:
-        experiment: from ``read_experiment``.
-        overrides: from ``parse_overrides``; those of ``common`` go over the experiment's.
-        project: the ``Project`` whose notebooks these are.
-        smoke: apply the experiment's smoke size, whose ``common`` goes over the experiment's.
-        force: nothing counts as done.
-        start: with ``force``, only from this stage on.
-        only: run this stage alone; those before it must be done.
-        until: leave out the stages after this one.
+        overrides: from ``parse_overrides``; they take precedence over the experiment's values.
+        smoke: apply the experiment's smoke size, which takes precedence over its other values.
+        force: run stages again that are done.
+        start: the first stage that may run; with ``force``, the first that runs again.
+        only: the one stage that may run.
+        until: the last stage of the plan.
         trust_code: reuse results of the same question that other code computed.
+
+    Raises:
+        InputError: an unknown stage or parameter, a value of a wrong type, or a stage before
+            ``start`` or ``only`` that is not done.
     """
-    chain = stages.read_stages()
-    overrides = dict(overrides or {})
-    names = [name for name in chain if name in experiment["stages"]]
-    small = experiment["smoke"] if smoke else {}
-    everywhere = overrides.pop("common", {})
-    common = experiment["common"] | (small.get("common") or {}) | everywhere
-    small = {name: values for name, values in small.items() if name != "common"}
-    layers = [experiment["stages"], small, overrides]
-    for layer in layers:
-        for name in layer:
-            if name not in chain or name not in names:
-                raise InputError(
-                    f"'{name}' is no stage of this experiment; its stages are: {', '.join(names)}"
-                )
-    for name in (start, only, until):
-        if name and name not in names:
-            raise InputError(
-                f"'{name}' is no stage of this experiment; its stages are: {', '.join(names)}"
-            )
+    chain, overrides = stages.read_stages(), overrides or {}
+    layers = [experiment["stages"], experiment["smoke"] if smoke else {}, overrides]
+    names = _names(experiment, layers, chain, chosen=(start, only, until))
+    common = experiment["common"] | _merged(layers[1:], "common")
     for name in common:
         if not any(name in chain[stage].parameters for stage in names):
             raise InputError(f"common.{name}: no stage of this experiment has such a parameter")
-
     if until:
         names = names[: names.index(until) + 1]
-    planned, digest, forced = {}, None, False
+    planned: dict[str, Planned] = {}
+    digest, forced = "", False
     for name in names:
         stage = chain[name]
         values = {key: value for key, value in common.items() if key in stage.parameters}
-        for layer in layers:
-            values |= layer.get(name) or {}
-        values = stage.resolve(values)
-        if digest is None:
-            digest = project.data_digest(values)
-        upstream, changes = {}, {"smoke": True} if smoke else {}
-        for parameter, other in stages.upstream_of(stage, chain, values).items():
-            if values[parameter]:  # results of some other experiment, named by their folder
-                folder = paths.from_root(values[parameter])
-                record = results.completed_in(folder, f"{name}.{parameter}")
-                upstream[other] = record["fingerprint"]
-            elif other in planned:
-                upstream[other] = planned[other].fingerprint
-                values[parameter] = str(planned[other].folder)
-                changes |= planned[other].changes
-            else:
-                raise InputError(
-                    f"{name}: builds on {other}, which comes later or is not in this experiment; "
-                    "add it"
-                )
-        changes |= {f"common.{k}": v for k, v in everywhere.items() if k in stage.parameters}
-        changes |= {f"{name}.{key}": value for key, value in (overrides.get(name) or {}).items()}
-        fingerprint = stage.fingerprint(values, upstream, digest)
+        values = stage.resolve(values | _merged(layers, name))
+        digest = digest or project.data_digest(values)
+        upstream, changes = _connect(stage, values, planned, chain=chain)
+        changes |= {"smoke": True} if smoke else {}
+        for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
+            known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
+            changes |= {f"{key}.{parameter}": value for parameter, value in known.items()}
+        forced = forced or (force and (start in (None, name) or only == name))
+        question = stage.question(values, upstream, data_digest=digest)
+        fingerprint = stage.fingerprint(question)
         folder = paths.stage_folder(name, fingerprint)
-        forced = forced or (force and start in (None, name)) or (force and only == name)
         again = forced and only in (None, name)
-        changed, trusted = (), False
-        if results.completion(folder) is None:
-            before = lineage.answered(name, stage.question(values, upstream, digest))
-            changed = tuple(lineage.changed_code(before[0], stage.code)) if before else ()
-            if before and trust_code and not again:
-                old = paths.stage_folder(name, before[0]["fingerprint"])
-                if trusted := not results.damage(old):
-                    fingerprint, folder = before[0]["fingerprint"], old
-        damage = results.damage(folder)
-        done = not again and not damage and results.completion(folder) is not None
-        planned[name] = Planned(
-            stage, values, fingerprint, folder, done, changes, again, damage, changed, trusted
-        )
-    if only:
-        missing = [p.name for p in list(planned.values())[: names.index(only)] if not p.done]
-        if missing:
+        planned[name] = Planned(stage, values, fingerprint, folder, False, changes, again)
+        _look_up(planned[name], question, trust_code=trust_code)
+    if first := only or (start if not force else None):
+        option = "--only" if only else "--from"
+        before = names[: names.index(first)]
+        if missing := [name for name in before if not planned[name].done]:
             raise InputError(
-                f"--only {only}: these stages before it are not done: {', '.join(missing)}; leave "
-                "--only out"
+                f"{option} {first}: these stages before it are not done: {', '.join(missing)}; "
+                f"leave {option} out"
             )
-        planned = {name: p for name, p in planned.items() if names.index(name) <= names.index(only)}
-    elif start and not force:
-        missing = [p.name for p in list(planned.values())[: names.index(start)] if not p.done]
-        if missing:
+        names = [*before, only] if only else names
+    return [planned[name] for name in names]
+
+
+def _names(experiment, layers, chain, *, chosen):
+    """The experiment's stages in the chain's order; InputError for a name that is not one."""
+    names = [name for name in chain if name in experiment["stages"]]
+    given = [*layers[0], *(name for layer in layers[1:] for name in layer if name != "common")]
+    for name in [*given, *filter(None, chosen)]:
+        if name not in names:
+            raise InputError(f"unknown stage '{name}'; this experiment has: {', '.join(names)}")
+    return names
+
+
+def _merged(layers, name):
+    """The values of a stage, those of later layers in place of earlier ones."""
+    return {key: value for layer in layers for key, value in (layer.get(name) or {}).items()}
+
+
+def _connect(stage, values, planned, *, chain):
+    """Fill in the folders of the stages that a stage builds on.
+
+    Returns:
+        name to fingerprint of those stages, and the changes that they depend on.
+    """
+    upstream, changes = {}, {}
+    for parameter, other in stages.upstream_of(stage, chain, values=values).items():
+        if values[parameter]:  # a folder, perhaps of another experiment
+            folder = paths.from_root(values[parameter])
+            record = results.completed_in(folder, f"{stage.name}.{parameter}")
+            upstream[other] = record["fingerprint"]
+        elif other in planned:
+            upstream[other] = planned[other].fingerprint
+            values[parameter] = str(planned[other].folder)
+            changes |= planned[other].changes
+        else:
             raise InputError(
-                f"--from {start}: these stages before it are not done: {', '.join(missing)}; "
-                "leave it out"
+                f"{stage.name}: builds on {other}, which comes later or is not in this experiment; "
+                "add it"
             )
-    return list(planned.values())
+    return upstream, changes
+
+
+def _look_up(item, question, *, trust_code):
+    """Set whether a stage is done, in its folder or, if that code is trusted, by other code."""
+    if results.completion(item.folder) is None:
+        before = lineage.answered(item.name, question)
+        item.changed = tuple(lineage.changed_code(before, item.stage.code)) if before else ()
+        if before and trust_code and not item.forced:
+            folder = paths.stage_folder(item.name, before["fingerprint"])
+            item.trusted = not results.damage(folder)
+            if item.trusted:
+                item.fingerprint, item.folder = before["fingerprint"], folder
+    item.damage = results.damage(item.folder)
+    complete = results.completion(item.folder) is not None
+    item.done = complete and not item.forced and not item.damage

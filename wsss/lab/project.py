@@ -1,34 +1,36 @@
-"""What a project hands to the lab that runs its notebooks: the lab knows no data, no network."""
+"""What a project hands to the lab, which knows neither its data nor its networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+Say = Callable[[str], object]  # receives a message, such as ``print``
+
 
 def _nothing(*_args, **_kwargs) -> None:
-    """The default of a hook that a project does without."""
+    """The default of a hook."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """Hooks of a project. Every one but the first may be left out.
+    """Hooks of a project; all but the first are optional.
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
-        check_files: the stages still to run; raises InputError for a file that they need and that
-            is missing, before anything starts.
-        check_room: the planned stages and the outputs folder; raises InputError where the disk has
-            no room for what they will write.
+        check_files: the stages still to run; raises InputError for a missing file, before anything
+            starts.
+        check_room: the planned stages and the outputs folder; raises InputError if the disk is too
+            small for them.
         register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;
             returns the registered ``NAME/VERSION``.
-        compare_files: two folders of one stage's results; returns a line for each difference
-            beyond metrics and manifests, such as between weights.
+        compare_files: two folders of one stage's results; returns a line per difference beyond
+            metrics and manifests, such as between weights.
         scores: a final metric's name, without its list, to ``(stage, title)``: the scores that
-            sweeps compare and that MLflow shows first, in the chain's order. An empty title is
-            compared only.
+            sweeps compare and MLflow shows first, in the chain's order. An empty title is only
+            compared.
         one_pass: a stage's name, its values and the names of the swept parameters; returns a
             function that scores many settings at once (a list of values to a list of metrics), a
-            hint for people on how to get there, or None where each setting needs its own run.
+            hint on how to make that possible, or None.
         draw_sweep: a table of means, the swept parameters' names and the metric to draw; returns a
             matplotlib figure.
     """

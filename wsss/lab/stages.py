@@ -1,7 +1,7 @@
-"""What a stage is: a notebook, the parameters in its first code cell, and a fingerprint of all it
-depends on.
+"""A stage: a notebook, the parameters in its first code cell, and a fingerprint of all that its
+results depend on.
 
-The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``; a
+The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``. A
 parameter called ``<stage>_run`` is the folder of that stage's results, and makes the notebook
 depend on it.
 """
@@ -9,14 +9,18 @@ depend on it.
 import ast
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import code, paths
 
+NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
+UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
 TYPES = {
     "int": int,
     "float": (float, int),
@@ -37,19 +41,18 @@ class Parameter:
     default: object
     comment: str
 
-    def check(self, value, where):
-        """The value in the parameter's type (a whole number may stand for a float); InputError if
-        it does not fit.
-        """
-        kind = TYPES[self.type]
-        if self.type.startswith("list"):
-            good = isinstance(value, list | tuple) and all(_is(item, kind) for item in value)
-            return list(value) if good else self._refuse(value, where)
-        if not _is(value, kind):
-            self._refuse(value, where)
-        return float(value) if self.type == "float" else value
+    def check(self, value: Any, where: str) -> Any:
+        """The value in the parameter's type; a whole number may stand for a float.
 
-    def _refuse(self, value, where):
+        Raises:
+            InputError: a value of another type.
+        """
+        kind, several = TYPES[self.type], self.type.startswith("list")
+        items = value if several else [value]
+        if isinstance(items, list | tuple) and all(_is(item, kind) for item in items):
+            if several:
+                return list(items)
+            return float(items[0]) if self.type == "float" else value
         raise InputError(
             f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
             f"{self.name}: {self.comment}"
@@ -69,41 +72,45 @@ class Stage:
 
     @cached_property
     def _cells(self):
-        notebook = json.loads(self.path.read_text())
-        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
-        if len(tagged) != 1:
+        """The source of the parameters cell, and those of the other code cells."""
+        cells = json.loads(self.path.read_text())["cells"]
+        sources = {True: [], False: []}
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                tagged = "parameters" in cell["metadata"].get("tags", ())
+                sources[tagged].append("".join(cell["source"]))
+        if len(sources[True]) != 1:
             raise InputError(
-                f"{self.path}: expected one cell tagged 'parameters', found {len(tagged)}; tag it"
+                f"{self.path}: expected one cell tagged 'parameters', found {len(sources[True])}; "
+                "tag it"
             )
-        return "".join(tagged[0]["source"]), [
-            "".join(c["source"]) for c in cells if c is not tagged[0]
-        ]
+        return sources[True][0], sources[False]
 
     @cached_property
-    def parameters(self):
+    def parameters(self) -> dict[str, Parameter]:
         """Name to ``Parameter``, in the cell's order."""
         source, _ = self._cells
         lines = source.splitlines()
         found = {}
         for node in ast.parse(source).body:
-            if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
+            if (
+                not isinstance(node, ast.AnnAssign)
+                or not isinstance(node.target, ast.Name)
+                or node.value is None
+                or ast.unparse(node.annotation) not in TYPES
+            ):
                 raise InputError(
                     f"{self.path}: parameters cell, line {node.lineno}: expected 'name: type = "
-                    "default  # comment' "
-                    f"with a type of {', '.join(TYPES)}; got {lines[node.lineno - 1]!r}"
+                    f"default  # comment' with a type of {', '.join(TYPES)}; got "
+                    f"{lines[node.lineno - 1]!r}"
                 )
-            comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("# ")
-            name = node.target.id
-            found[name] = Parameter(
-                name,
-                ast.unparse(node.annotation),
-                ast.literal_eval(node.value),
-                comment,
-            )
+            name, kind = node.target.id, ast.unparse(node.annotation)
+            comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :]
+            default = ast.literal_eval(node.value)
+            found[name] = Parameter(name, kind, default, comment.strip().lstrip("# "))
         return found
 
-    def resolve(self, given):
+    def resolve(self, given: dict) -> dict:
         """Every parameter's value: the given one, checked, or the default.
 
         Raises:
@@ -124,40 +131,36 @@ class Stage:
         }
 
     @cached_property
-    def code(self):
-        """What of the code can change the results: ``cells`` of the notebook and files of the
-        package, each with a digest (see ``code``).
+    def code(self) -> dict[str, str]:
+        """Digests of the code that can change the results: ``cells`` of the notebook and files of
+        the package (see ``code``).
         """
         _, cells = self._cells
-        files = code.reached(cells, paths.project_root())
-        return {"cells": code.digest(cells)} | files
+        return {"cells": code.digest(cells)} | code.reached(cells, paths.project_root())
 
-    def fingerprint(self, values, upstream, data_digest):
-        """Twelve hexadecimal digits that change whenever the results may: with the question, and
-        with the code that answers it. Arguments as for ``question``.
+    def fingerprint(self, question: str) -> str:
+        """Twelve hexadecimal digits that change whenever the results may: of a ``question`` and the
+        code that answers it.
         """
-        return _digest([self.question(values, upstream, data_digest), self.code])
+        return _digest([question, self.code])
 
-    def question(self, values, upstream, data_digest):
+    def question(self, values: dict, upstream: dict[str, str], *, data_digest: str) -> str:
         """Twelve hexadecimal digits of all that the results depend on besides the stage's code.
 
         Args:
-            values: of every parameter; the folders of upstream stages are left out, and of a
-                parameter called ``..._folder`` the contents count.
+            values: of every parameter. Folders of upstream stages are left out, and a parameter
+                called ``..._folder`` counts by the folder's contents.
             upstream: name to fingerprint of the stages whose results are used.
             data_digest: of the data.
         """
-        state = {
-            "stage": self.name,
-            "values": {
-                name: _contents(value) if name.endswith("_folder") and value else value
-                for name, value in values.items()
-                if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
-            },
-            "upstream": upstream,
-            "data": data_digest,
+        counted = {
+            name: _contents(value) if name.endswith("_folder") and value else value
+            for name, value in values.items()
+            if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
         }
-        return _digest(state)
+        return _digest(
+            {"stage": self.name, "values": counted, "upstream": upstream, "data": data_digest}
+        )
 
 
 def _digest(state):
@@ -172,22 +175,16 @@ def _contents(folder):
     return atomic.manifest(folder)
 
 
-def read_stages():
+def read_stages() -> dict[str, Stage]:
     """Name to ``Stage`` of the numbered notebooks, in their order."""
     found = sorted((paths.project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     return {path.stem[3:]: Stage(path.stem[3:], path) for path in found}
 
 
-NONE = "none"  # of a ``<stage>_run`` parameter: the stage does without
-
-
-def upstream_of(stage, names, values):
-    """Parameter to stage of the stages whose results a stage takes, with these parameters."""
+def upstream_of(stage: Stage, names: Container[str], *, values: dict) -> dict[str, str]:
+    """Parameter to stage of the stages whose results a stage takes, with these values."""
     return {
         name: name[:-4]
         for name in stage.parameters
         if name.endswith("_run") and name[:-4] in names and values[name] != NONE
     }
-
-
-UNSEEN = ("checkpoint_minutes",)  # parameters that no result can show

@@ -1,10 +1,9 @@
-"""From journals to MLflow: what was recorded on disk is carried to the tracking store while work
-goes on; where the store is away, it is carried later.
-"""
+"""Uploads journals to MLflow while work goes on, or later if the store is unavailable."""
 
 import json
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -16,42 +15,42 @@ from wsss.errors import InputError, masked
 from wsss.io import atomic
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
+from wsss.lab.project import Say
 from wsss.lab.record import journal, mlflow_pages, mlflow_store
 
-# errors that no waiting mends
+# errors that a later attempt cannot fix
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
-MARK = "wsss.journal"  # tag of a run: which journal it is from
+MARK = "wsss.journal"  # tag of a run: its journal
 
 
 class StoreUnavailable(RuntimeError):
-    """The tracking store cannot be asked; the message is one line."""
+    """The tracking store does not answer; the message is one line."""
 
 
-def run_of(folder):
-    """The id of the MLflow run that a folder's journal was carried to, or None."""
+def run_of(folder: Path | str) -> str | None:
+    """The id of the MLflow run of a folder's journal."""
     return _state(folder)["run_id"]
 
 
-def waiting(folder):
-    """Whether a journal has entries that were not carried yet."""
+def waiting(folder: Path | str) -> bool:
+    """Whether a journal has entries that are not in MLflow yet."""
     return next(journal.entries(folder, _state(folder)["offset"]), None) is not None
 
 
-def deliver(folder, *, register_model=None):
-    """Carry what a journal holds beyond what was carried; what an interruption has repeated is in
-    MLflow once. Where the store has no run of it, as after a move to another server, all of it is
-    carried.
+def deliver(folder: Path | str, *, register_model: Callable | None = None) -> list[str]:
+    """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
+    another server. Entries that an interruption repeats are in MLflow once.
 
     Args:
         folder: of the journal.
-        register_model: as ``Project.register_model``; without it a journal waits at the first
-            model that is to be registered.
+        register_model: as ``Project.register_model``; without it delivery stops before the first
+            model to be registered.
 
     Returns:
-        lines for people, such as what the store refused for good.
+        messages, such as about entries that the store refused.
 
     Raises:
-        Away: the store cannot be asked; the rest is carried by a later call.
+        StoreUnavailable: the store does not answer; a later call delivers the rest.
     """
     lock, lines = lock_of(folder, "delivery"), []
     if not acquire(lock, 60):
@@ -73,16 +72,16 @@ def deliver(folder, *, register_model=None):
                     raise
                 reason = str(fault).splitlines()[0]
                 lines.append(masked(f"{folder}: {entry['kind']} refused: {reason}"))
-            except FileNotFoundError as fault:  # it was taken away, or gave way to a later one
+            except FileNotFoundError as fault:  # removed or overwritten
                 lines.append(f"{fault.filename}: gone before it could be delivered")
             except (InputError, OSError):
                 raise
-            except Exception as fault:  # of one entry, which must not keep back all others
+            except Exception as fault:  # one entry must not block the others
                 reason = masked(f"{type(fault).__name__}: {fault}")
                 lines.append(f"{folder}: {entry['kind']} could not be delivered: {reason}")
             state["offset"] = offset
             _save(folder, state)
-    except InputError as fault:  # which says all there is to say
+    except InputError as fault:
         raise StoreUnavailable(str(fault)) from None
     except (mlflow.MlflowException, OSError) as fault:
         raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
@@ -92,7 +91,7 @@ def deliver(folder, *, register_model=None):
 
 
 def _state(folder):
-    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or spoilt
+    with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged
         state = json.loads((Path(folder) / results.DELIVERED).read_text())
         size = (Path(folder) / results.JOURNAL).stat().st_size
         return {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}
@@ -104,13 +103,13 @@ def _save(folder, state):
 
 
 def _run(folder):
-    """The run of a journal: the one that an interrupted delivery has made, or a new one."""
+    """The run of a journal: the one that an interrupted delivery created, or a new one."""
     entry = next((e for e, _ in journal.entries(folder) if e["kind"] == "run"), None)
     if entry is None:
         raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
     client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
     mark = f"{Path(folder).name}-{entry['time']}"
-    with lock_of(folder, "run"):  # who delivers a child may make it at the same time
+    with lock_of(folder, "run"):  # delivery of a child may create it too
         found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
         if found:
             return found[0].info.run_id
@@ -124,7 +123,7 @@ def _run(folder):
 
 
 def _parent(folder):
-    """The run that another one is a child of, made where it is not there yet."""
+    """The id of a parent's run, created if needed."""
     state = _state(folder)
     if state["run_id"] is None:
         state["run_id"] = _run(folder)
@@ -132,108 +131,68 @@ def _parent(folder):
     return state["run_id"]
 
 
-def _nothing(folder, run_id, entry):
-    """``run``: made with the first entry that is carried."""
-
-
-def _resumed(folder, run_id, entry):
-    mlflow_store.client().update_run(run_id, status="RUNNING")
-    with suppress(mlflow.MlflowException):  # where there is none
-        mlflow_store.client().delete_tag(run_id, "wsss.error")
-
-
-def _end(folder, run_id, entry):
-    if entry["error"]:
-        mlflow_store.client().set_tag(run_id, "wsss.error", masked(entry["error"])[:4000])
-    mlflow_store.client().set_terminated(run_id, entry["status"], end_time=entry["time"])
-
-
-def _params(folder, run_id, entry):
-    params = [Param(name, masked(str(value))[:6000]) for name, value in entry["values"].items()]
-    mlflow_store.client().log_batch(run_id, params=params)
-
-
-def _tags(folder, run_id, entry):
-    tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
-    mlflow_store.client().log_batch(run_id, tags=tags)
-
-
-def _metrics(folder, run_id, entry):
-    metrics = [
-        Metric(name, value, entry["time"], entry["step"]) for name, value in entry["values"].items()
-    ]
-    mlflow_store.client().log_batch(run_id, metrics=metrics)
-
-
-def _file(folder, run_id, entry):
-    mlflow_store.client().log_artifact(run_id, str(folder / entry["path"]), entry["to"])
-
-
-def _image(folder, run_id, entry):
-    with Image.open(folder / entry["path"]) as image:
-        pixels = np.array(image.convert("RGB"))
-    mlflow_store.client().log_image(
-        run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"]
-    )
-
-
-def _table(folder, run_id, entry):
-    """A table that MLflow's pages show: a file in their form, and a tag that names it."""
-    client = mlflow_store.client()
-    client.log_artifact(run_id, str(folder / entry["path"]))
-    name = "mlflow.loggedArtifacts"
-    listed = json.loads(client.get_run(run_id).data.tags.get(name, "[]"))
-    mine = {"path": Path(entry["path"]).name, "type": "table"}
-    if mine not in listed:
-        client.set_tag(run_id, name, json.dumps([*listed, mine]))
-
-
-def _stage(folder, run_id, entry, register_model):
-    """Which run stands for a stage of an experiment's run."""
-    child = run_of(entry["folder"])
-    if child is None or waiting(entry["folder"]):
-        deliver(entry["folder"], register_model=register_model)
-        child = run_of(entry["folder"])
-    mlflow_store.client().set_tag(run_id, f"wsss.stage.{entry['name']}", child)
-
-
-def _experiment(folder, run_id, entry):
-    mlflow_pages.describe_experiment(entry["name"], entry["description"], columns=entry["columns"])
-
-
 def _send(folder, run_id, entry, register_model):
-    """Deliver one entry; returns a line for people, or None."""
-    if entry["kind"] == "model":
-        version = register_model(entry["name"], folder / entry["path"], run_id=run_id)
-        return f"registered as models:/{version}"
-    if entry["kind"] == "stage":
-        return _stage(folder, run_id, entry, register_model)
-    return _SENT[entry["kind"]](folder, run_id, entry)
-
-
-_SENT = {
-    "run": _nothing,
-    "resumed": _resumed,
-    "end": _end,
-    "params": _params,
-    "tags": _tags,
-    "metrics": _metrics,
-    "file": _file,
-    "image": _image,
-    "table": _table,
-    "experiment": _experiment,
-}
+    """Deliver one entry; returns a message, or None."""
+    client = mlflow_store.client()
+    match entry["kind"]:
+        case "run":
+            pass  # created with the first entry that is delivered
+        case "resumed":
+            client.update_run(run_id, status="RUNNING")
+            with suppress(mlflow.MlflowException):  # if it has none
+                client.delete_tag(run_id, "wsss.error")
+        case "end":
+            if entry["error"]:
+                client.set_tag(run_id, "wsss.error", masked(entry["error"])[:4000])
+            client.set_terminated(run_id, entry["status"], end_time=entry["time"])
+        case "params":
+            values = {name: masked(str(value))[:6000] for name, value in entry["values"].items()}
+            client.log_batch(run_id, params=[Param(*pair) for pair in values.items()])
+        case "tags":
+            tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
+            client.log_batch(run_id, tags=tags)
+        case "metrics":
+            metrics = [
+                Metric(name, value, entry["time"], entry["step"])
+                for name, value in entry["values"].items()
+            ]
+            client.log_batch(run_id, metrics=metrics)
+        case "file":
+            client.log_artifact(run_id, str(folder / entry["path"]), entry["to"])
+        case "image":
+            with Image.open(folder / entry["path"]) as image:
+                pixels = np.array(image.convert("RGB"))
+            client.log_image(run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"])
+        case "table":  # a file in MLflow's form, and a tag that lists it
+            client.log_artifact(run_id, str(folder / entry["path"]))
+            name = "mlflow.loggedArtifacts"
+            listed = json.loads(client.get_run(run_id).data.tags.get(name, "[]"))
+            table = {"path": Path(entry["path"]).name, "type": "table"}
+            if table not in listed:
+                client.set_tag(run_id, name, json.dumps([*listed, table]))
+        case "model":
+            version = register_model(entry["name"], folder / entry["path"], run_id=run_id)
+            return f"registered as models:/{version}"
+        case "stage":  # which run is a stage of this experiment's run
+            if run_of(entry["folder"]) is None or waiting(entry["folder"]):
+                deliver(entry["folder"], register_model=register_model)
+            client.set_tag(run_id, f"wsss.stage.{entry['name']}", run_of(entry["folder"]))
+        case "experiment":
+            about = {name: entry[name] for name in ("description", "columns")}
+            mlflow_pages.describe_experiment(entry["name"], **about)
+        case kind:
+            raise ValueError(f"unknown entry '{kind}'")
 
 
 class Uploader:
-    """Delivers journals in the background while a block lasts, and tries once more at its end.
+    """Delivers journals in the background while a block runs, and once more at its end.
 
     Attributes:
-        away: one line about a store that does not answer, or empty.
+        unavailable: the reason if the store does not answer, in one line; else empty.
     """
 
-    def __init__(self, say=print, *, register_model=None):
-        self.away, self._say, self._folders = "", say, []
+    def __init__(self, say: Say = print, *, register_model: Callable | None = None):
+        self.unavailable, self._say, self._folders = "", say, []
         self._register_model = register_model
         self._pass, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -247,13 +206,13 @@ class Uploader:
         self._thread.join()
         self.upload()
 
-    def watch(self, folder):
+    def watch(self, folder: Path) -> None:
         """Deliver a folder's journal from now on."""
         if folder not in self._folders:
             self._folders.append(folder)
 
-    def upload(self):
-        """Deliver all that is there now; returns whether the store took it."""
+    def upload(self) -> bool:
+        """Deliver all new entries now; returns whether the store answered."""
         with self._pass:
             try:
                 for folder in list(self._folders):
@@ -261,13 +220,13 @@ class Uploader:
                         for line in deliver(folder, register_model=self._register_model):
                             self._say(line)
             except StoreUnavailable as fault:
-                if not self.away:
+                if not self.unavailable:
                     self._say(f"{fault}; work goes on, and its record waits on disk")
-                self.away = str(fault)
+                self.unavailable = str(fault)
                 return False
-            if self.away:
+            if self.unavailable:
                 self._say("the tracking store answers again")
-            self.away = ""
+            self.unavailable = ""
             return True
 
     def _work(self):
@@ -276,9 +235,9 @@ class Uploader:
             pause = 1.0 if self.upload() else min(2 * pause, 30.0)
 
 
-def pending():
-    """The folders under ``outputs/`` whose journals are not in MLflow in full, or belong to a run
-    that was cut off; the experiments' runs first.
+def pending() -> list[Path]:
+    """The folders under ``outputs/`` whose runs were interrupted or are not completely in MLflow,
+    experiments first.
     """
     root = paths.outputs_root()
     folders = [path.parent for path in sorted(root.glob(f"*/*/{results.JOURNAL}"))]
@@ -286,34 +245,37 @@ def pending():
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 
 
-def _end_for(folder):
-    """End a run whose process is gone: as FINISHED where only the driver did not live to say so."""
+def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
+    """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    for folder in pending():
+        with _held(folder, "driver") as idle:
+            if not idle:
+                continue
+            with _held(folder, "work") as idle:
+                if idle and not journal.ended(folder):
+                    _close(folder)
+            for line in deliver(folder, register_model=register_model) if idle else ():
+                say(line)
+
+
+@contextmanager
+def _held(folder, what):
+    """Hold a folder's lock; yields False if another process has it."""
+    lock = lock_of(folder, what)
+    try:
+        yield acquire(lock, 0)
+    finally:
+        lock.release()
+
+
+def _close(folder):
+    """End a run whose process is gone; FINISHED if only the driver was killed."""
     if results.completion(folder) and not results.damage(folder):
         journal.Journal(folder).end("FINISHED")
     else:
         reason = "its process was killed, or the machine went down"
         journal.Journal(folder).end("FAILED", reason)
-
-
-def close_stale_runs(say=print, *, register_model=None):
-    """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
-
-    Raises:
-        Away: the store cannot be asked.
-    """
-    for folder in pending():
-        lock, work = lock_of(folder, "driver"), lock_of(folder)
-        if not acquire(lock, 0):
-            continue  # at work
-        try:
-            if not acquire(work, 0):
-                continue
-            try:
-                if not journal.ended(folder):
-                    _end_for(folder)
-            finally:
-                work.release()
-            for line in deliver(folder, register_model=register_model):
-                say(line)
-        finally:
-            lock.release()

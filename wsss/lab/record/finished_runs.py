@@ -1,6 +1,7 @@
-"""Completed stages as MLflow holds them: what reports and tables are made of."""
+"""Completed stages as MLflow holds them, for reports and tables."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,14 +16,14 @@ class Completed(NamedTuple):
     """A completed stage as MLflow holds it."""
 
     run_id: str
-    metrics: dict
-    iou: pd.DataFrame | None  # its IoU table, where it logged one
-    record: dict  # what ``complete`` wrote
-    tags: dict  # of the run
+    metrics: dict[str, float]
+    iou: pd.DataFrame | None  # its IoU table, if it logged one
+    record: dict  # of ``results.completion``
+    tags: dict[str, str]
 
 
-def completed(folder):
-    """The completed stage in a folder, its figures read from MLflow.
+def completed(folder: Path) -> Completed:
+    """The completed stage in a folder, its metrics read from MLflow.
 
     Raises:
         InputError: no completed stage there, or its run is not FINISHED in MLflow.
@@ -30,16 +31,15 @@ def completed(folder):
     record = results.completion(folder)
     if record is None:
         raise InputError(f"{folder}: no completed stage here; run it first")
-    with suppress(delivery.StoreUnavailable):  # told by what follows
+    with suppress(delivery.StoreUnavailable):  # reported below
         delivery.deliver(folder)
     run_id = delivery.run_of(folder)
-    run = run_id and mlflow_store.find_run(run_id)
-    if not run or delivery.waiting(folder):
+    run = mlflow_store.find_run(run_id) if run_id else None
+    if run_id is None or run is None or delivery.waiting(folder):
+        uri = masked(mlflow_store.tracking_uri())
         raise InputError(
-            masked(
-                f"{folder}: its record is not in {mlflow_store.tracking_uri()} yet; start the "
-                "server, or set MLFLOW_TRACKING_URI to where it is, and give the same command again"
-            )
+            f"{folder}: its record is not in {uri} yet; start the server, or set "
+            "MLFLOW_TRACKING_URI to where it is, and give the same command again"
         )
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")

@@ -1,21 +1,21 @@
-"""What a run records, on disk first: a file that is only ever added to, from which ``delivery``
-carries everything to MLflow, now or once its server is back.
-"""
+"""Append-only log of a run; ``delivery`` uploads it to MLflow, now or when the server is back."""
 
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from wsss.io import atomic
 from wsss.lab import results
 
-STATES = ("run", "resumed", "end")  # kinds of entries that tell whether a run is at work
+STATES = ("run", "resumed", "end")  # kinds of entries that say whether a run is active
 
 
-def entries(folder, offset=0):
-    """Yield ``(entry, offset behind it)`` of a folder's journal from an offset on, both whole and
-    readable: a line that was cut or is no JSON, as a loss of power may leave, is passed over.
+def entries(folder: Path | str, offset: int = 0) -> Iterator[tuple[dict, int]]:
+    """Yield ``(entry, offset behind it)`` of a folder's journal from an offset on; lines that are
+    cut or not JSON, as after a loss of power, are skipped.
     """
     try:
         with (Path(folder) / results.JOURNAL).open("rb") as file:
@@ -23,29 +23,23 @@ def entries(folder, offset=0):
             for line in iter(file.readline, b""):
                 if line.endswith(b"\n"):
                     offset += len(line)
-                    entry = _parsed(line)
-                    if entry:
+                    entry = None
+                    with suppress(ValueError):
+                        entry = json.loads(line)
+                    if isinstance(entry, dict) and "kind" in entry:
                         yield entry, offset
     except FileNotFoundError:
         return
 
 
-def _parsed(line):
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and "kind" in entry else None
-
-
-def ended(folder):
-    """Whether a folder's run came to an end, or never began."""
+def ended(folder: Path | str) -> bool:
+    """Whether a folder's run ended or never began."""
     states = [entry["kind"] for entry, _ in entries(folder) if entry["kind"] in STATES]
     return not states or states[-1] == "end"
 
 
-def run_header(folder):
-    """``(experiment, tags)`` of a folder's run, the tags as they are now; ``("", {})`` without."""
+def run_header(folder: Path | str) -> tuple[str, dict[str, str]]:
+    """``(experiment, current tags)`` of a folder's run; ``("", {})`` without one."""
     experiment, tags = "", {}
     for entry, _ in entries(folder):
         if entry["kind"] == "run":
@@ -56,18 +50,18 @@ def run_header(folder):
 
 
 class Journal:
-    """The record of the run in a folder. One process at a time adds to it.
+    """The record of the run in a folder. One process at a time appends to it.
 
-    Entries have a ``kind``, a ``time`` in milliseconds that never goes back, even where the clock
-    was set back, and what ``delivery`` makes of the kind. What is there already is not added
-    again, so that a stage that goes on may record from its beginning.
+    Entries have a ``kind``, a ``time`` in milliseconds that never decreases, even if the clock is
+    set back, and the fields that ``delivery`` needs for the kind. An entry that is present is not
+    added again, so a resumed stage may record from its beginning.
 
     Args:
-        folder: where it is.
-        fresh: whether what is there gives way, as the record of something that is now overwritten.
+        folder: of the run.
+        fresh: start a new record in place of the present one.
     """
 
-    def __init__(self, folder, *, fresh=False):
+    def __init__(self, folder: Path | str, *, fresh: bool = False):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / results.JOURNAL
@@ -78,30 +72,38 @@ class Journal:
         for entry, _ in entries(self.folder):
             self._note(entry)
 
-    def add(self, kind, **entry):
-        """Add an entry, unless it is there; values are plain."""
+    def add(self, kind: str, **entry) -> None:
+        """Append an entry of plain values, unless it is present."""
         entry = {"kind": kind, **entry}
         if kind not in (*STATES, "tags") and _identity(entry) in self._known:
             return
         entry["time"] = max(int(1000 * time.time()), self._time)
         line = json.dumps(entry, default=str).encode() + b"\n"
-        with self.path.open("ab") as file:
-            if file.tell() and not self._ends_well():
-                line = b"\n" + line
+        with self.path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else b"\n" + line  # after a cut line
             file.write(line)
             file.flush()
             if kind in STATES:
                 os.fsync(file.fileno())
         self._note(entry)
 
-    def begin(self, experiment, name, tags, *, parent=None):
-        """Begin the run, or go on with it where it began before.
+    def begin(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        tags: dict[str, str],
+        parent: Path | str | None = None,
+    ) -> None:
+        """Begin the run, or resume it.
 
         Args:
             experiment: name of the MLflow experiment.
             name: of the run.
             tags: name to text.
-            parent: folder of the journal whose run this one is a child of.
+            parent: folder of the parent run's journal.
         """
         if any(entry["kind"] == "run" for entry, _ in entries(self.folder)):
             self.add("resumed")
@@ -110,18 +112,18 @@ class Journal:
             parent = str(parent) if parent else None
             self.add("run", experiment=experiment, name=name, tags=tags, parent=parent)
 
-    def end(self, status, error=None):
+    def end(self, status: str, error: str | None = None) -> None:
         """End the run: FINISHED, FAILED or KILLED, with a reason."""
         self.add("end", status=status, error=error)
 
-    def tags(self, values):
-        """Set tags, name to text, but for those that are as they were."""
+    def tags(self, values: dict[str, str]) -> None:
+        """Set the tags that change."""
         new = {name: text for name, text in values.items() if self._tags.get(name) != text}
         if new:
             self.add("tags", values=new)
 
-    def metrics(self, values, step=0):
-        """Add numbers by name, but for those that are there with this value at this step."""
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Add the metrics that do not have this value at this step yet."""
         new = {
             name: float(value)
             for name, value in values.items()
@@ -130,22 +132,10 @@ class Journal:
         if new:
             self.add("metrics", values=new, step=step)
 
-    def file(self, path, to=None, *, kind="file", **more):
+    def file(self, path: Path | str, to: str | None = None, *, kind: str = "file", **more) -> None:
         """Add a file of the folder, which has to stay there, as an artifact under ``to``."""
-        path = Path(path)
-        self.add(
-            kind,
-            path=path.relative_to(self.folder).as_posix(),
-            to=to,
-            digest=atomic.digest(path),
-            **more,
-        )
-
-    def _ends_well(self):
-        """Whether the last line is whole: what follows a cut one begins on a line of its own."""
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
+        name = Path(path).relative_to(self.folder).as_posix()
+        self.add(kind, path=name, to=to, digest=atomic.digest(path), **more)
 
     def _note(self, entry):
         self._time = max(self._time, entry.get("time", 0))
@@ -160,5 +150,5 @@ class Journal:
 
 
 def _identity(entry):
-    """An entry without its time, as text."""
+    """An entry without its time, as JSON."""
     return json.dumps({k: v for k, v in entry.items() if k != "time"}, sort_keys=True, default=str)

@@ -1,5 +1,5 @@
-"""What MLflow's pages show of runs: distinct names, headline scores, a description with the scores,
-and a view of the runs table with the headlines.
+"""What MLflow's pages show of runs: distinct names, headline scores, and an experiment's
+description and view.
 """
 
 import json
@@ -8,22 +8,21 @@ import time
 from wsss.lab import lineage
 from wsss.lab.record import mlflow_store
 
-MOST = 3  # changes that a name tells; it stands in a narrow column
+MOST = 3  # changes in a name, which is shown in a narrow column
 LONGEST = 24  # characters of a value in a name
 
-# Tags of MLflow's pages. They find a saved view by the end of its tag's name, which is also what
-# ``viewStateShareKey=scores`` in an address opens.
+# Tags of MLflow's pages. The end of a view's tag is its key, as in ``viewStateShareKey=scores``.
 NOTE = "mlflow.note.content"
 KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState.scores"
 
 
 def title(changes: dict) -> str:
-    """What distinguishes a run, such as ``beta 4, flip True``; empty where nothing does.
+    """What distinguishes a run, such as ``beta 4, flip True``; empty if nothing does.
 
     Args:
-        changes: ``stage.parameter`` (or ``common.parameter``) to value, and ``smoke`` to True at an
-            experiment's smoke size. Parameters that cannot change results are left out.
+        changes: ``stage.parameter`` (or ``common.parameter``) to value, and ``smoke`` to True for
+            the smoke size. Parameters that cannot change results are left out.
     """
     short = {name: name.rpartition(".")[2] for name in changes}
     kept = [name for name in changes if short[name] not in lineage.IRRELEVANT]
@@ -44,14 +43,15 @@ def run_name(*parts: str) -> str:
 
 
 def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> dict[str, float]:
-    """The scores that come first: of each step the score on one id list, by its title.
+    """The scores that MLflow shows first: one per titled metric.
 
     Args:
-        metrics: of a stage, ``metric/list`` to number. Where constants were chosen on a part of a
+        metrics: of a stage, ``metric/list`` to number. If constants were chosen on a part of a
             list, the score on the rest, ``<list>_held_out``, is taken.
+        scores: as ``Project.scores``.
 
     Returns:
-        name to percent, rounded to two decimals, since the runs table shows all there are.
+        ``title/list`` to percent, rounded to two decimals, since the runs table shows all digits.
     """
     found = {}
     for metric, (_, name) in scores.items():
@@ -63,8 +63,8 @@ def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> 
 
 
 def describe_experiment(name: str, description: str, *, columns: list[str]) -> None:
-    """Give an experiment its description and a saved view of the runs table, ``Scores``. What it
-    has already stays, since people may have changed it.
+    """Give an experiment its description and a saved view of the runs table, ``Scores``. Tags that
+    exist stay, since people may have changed them.
 
     Args:
         name: of the experiment.
@@ -75,21 +75,12 @@ def describe_experiment(name: str, description: str, *, columns: list[str]) -> N
     wanted = {KIND: "custom_model_development", NOTE: description}
     if columns:
         selected = [f"metrics.`{column}`" for column in columns]
-        # the pages take widths, in pixels, of the columns whose order is given
+        # in pixels; only of columns whose order is given
         widths = {"attributes.`Run Name`": 260} | dict.fromkeys(selected, 170)
-        state = {
-            "searchFilter": "",
-            "orderByKey": "attributes.start_time",
-            "orderByAsc": False,
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "datasetsFilter": [],
-            "modelVersionFilter": "All Runs",
-            "selectedColumns": selected,
-            "columnOrder": list(widths),
-            "columnWidths": widths,
-            "runsExpanded": {},
-        }
+        state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})
+        state |= dict(orderByKey="attributes.start_time", orderByAsc=False)
+        state |= dict(datasetsFilter=[], modelVersionFilter="All Runs")
+        state |= dict(selectedColumns=selected, columnOrder=list(widths), columnWidths=widths)
         now = int(1000 * time.time())
         record = {"name": "Scores", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
         wanted[VIEW] = json.dumps(record)

@@ -1,19 +1,21 @@
-"""MLflow's tracking store: where it is, and what of it is read."""
+"""MLflow's tracking store: its address, creation and reading."""
 
 import logging
 import os
 import re
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its lines break ours
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # would break our own
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of each run
-# Who reads waits for a person, and who writes keeps what cannot be delivered: a server that is away
-# should be noticed in seconds, not in the minutes that these are by default.
+# Notice an unavailable server in seconds, not in MLflow's minutes: readers are people who wait, and
+# writers keep their record on disk.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
+import pandas as pd
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from wsss.errors import InputError, masked
@@ -27,12 +29,12 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def tracking_uri():
-    """Where runs are recorded: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the repository."""
+def tracking_uri() -> str:
+    """Where runs are recorded: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{paths.project_root() / 'mlflow.db'}"
 
 
-def client():
+def client() -> MlflowClient:
     """A client of the tracking store, which is created on first use."""
     if database := _database():
         _create(database)
@@ -41,7 +43,7 @@ def client():
 
 
 def _database():
-    """The file that the store is, or None where it is a server's."""
+    """The store's SQLite file, or None if it is a server."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         return None
@@ -49,13 +51,13 @@ def _database():
 
 
 def _create(database):
-    """Make a database with MLflow's tables where there is none, whole or not at all: a process that
-    is killed while MLflow makes them leaves one that MLflow never opens again.
+    """Create a missing database with MLflow's tables atomically: MLflow cannot open a database with
+    some of its tables, as a killed process would leave.
     """
     if database.exists():
         return
     with lock_of(database, "creation"):
-        if database.exists():  # by now
+        if database.exists():  # created by another process meanwhile
             return
         for leftover in database.parent.glob(f".{database.name}.*.partial*"):
             leftover.unlink()
@@ -66,36 +68,27 @@ def _create(database):
 
 
 def _artifact_folder(database):
-    """Where a database's runs have their files, as a URI."""
+    """The URI of the folder for a database's artifacts."""
     return (database.resolve().parent / "mlartifacts").as_uri()
 
 
-def experiment_id(name):
-    """The id of the MLflow experiment of that name, made where it is not there."""
+def experiment_id(name: str) -> str:
+    """The id of an MLflow experiment, created if needed."""
     found = client().get_experiment_by_name(name)
     if found:
         return found.experiment_id
     database = _database()
-    artifacts = database and _artifact_folder(database)  # a server keeps them where it was told to
+    artifacts = _artifact_folder(database) if database else None  # a server has its own folder
     try:
         return client().create_experiment(name, artifact_location=artifacts)
     except mlflow.MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client().get_experiment_by_name(name).experiment_id  # another process was quicker
+        return experiment_id(name)  # another process created it
 
 
-def absent(fault):
-    """Whether an ``MlflowException`` says that there is no such thing, rather than that the store
-    cannot be asked.
-    """
-    return fault.error_code == "RESOURCE_DOES_NOT_EXIST" or bool(
-        re.search("not found|does not exist|no such", str(fault), re.IGNORECASE)
-    )
-
-
-def unreachable(fault):
-    """One line for a store that cannot be asked."""
+def unreachable(fault: Exception) -> str:
+    """One line for a store that does not answer."""
     reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
     if re.search(r"failed with error code 40[13]\b", reason):
         return masked(
@@ -108,22 +101,23 @@ def unreachable(fault):
     )
 
 
-def find_run(run_id):
-    """A run of the store, or None where it has none of that id or one that was deleted.
+def find_run(run_id: str) -> Run | None:
+    """A run of the store, or None if there is none of that id or it was deleted.
 
     Raises:
-        InputError: the store cannot be asked.
+        InputError: the store does not answer.
     """
     try:
         run = client().get_run(run_id)
     except mlflow.MlflowException as fault:
-        if absent(fault):
+        missing = re.search("not found|does not exist|no such", str(fault), re.IGNORECASE)
+        if missing or fault.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise InputError(unreachable(fault)) from None
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def run_tags(run_id):
+def run_tags(run_id: str) -> dict[str, str]:
     """A run's tags by name.
 
     Raises:
@@ -135,29 +129,25 @@ def run_tags(run_id):
     return run.data.tags
 
 
-def artifacts(uri):
-    """The local folder of a run's or a model's files, copied there where the store is elsewhere.
+def artifacts(uri: str) -> Path:
+    """The local folder of a run's or a model's files, downloaded if the store is remote.
 
     Args:
         uri: ``runs:/ID/PATH`` or ``models:/NAME/VERSION``.
 
     Raises:
-        InputError: nothing there.
+        InputError: no such run, model or path.
     """
     try:
         client()  # sets the store
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (mlflow.MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            masked(f"{uri}: not in {tracking_uri()} ({reason}); check the name")
-        ) from None
+        fault = f"{uri}: not in {tracking_uri()} ({str(error).splitlines()[0]}); check the name"
+        raise InputError(masked(fault)) from None
 
 
-def iou_table(run):
-    """A run's IoU table, or None where it logged none; from ``find_run``."""
-    if not any(
-        artifact.path == "iou.json" for artifact in client().list_artifacts(run.info.run_id)
-    ):
+def iou_table(run: Run) -> pd.DataFrame | None:
+    """A run's IoU table, if it logged one."""
+    if "iou.json" not in [item.path for item in client().list_artifacts(run.info.run_id)]:
         return None
     return client().load_table(run.info.experiment_id, "iou.json", [run.info.run_id])

@@ -1,10 +1,11 @@
-"""Where a result came from: the code with its changes, the packages, the machine."""
+"""Where a result comes from: the code with its changes, the packages, the machine."""
 
 import os
 import platform
 import re
 import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGN
 
 
 def _git(*arguments):
-    """What git says in the repository, or nothing where there is none."""
+    """The output of a git command in the project; empty outside a repository."""
     try:
         command = ["git", "-C", str(paths.project_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -25,15 +26,14 @@ def _git(*arguments):
         return ""
 
 
-def tags(count=None):
+def tags(core_count: int | None = None) -> dict[str, str]:
     """Tags of a run: git commit, whether files were changed, versions, hardware.
 
     Args:
-        count: of the cores that it may use; None takes those of this process.
+        core_count: cores that it may use; None takes those of this process.
     """
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    )
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     return {
         "mlflow.source.git.commit": _git("rev-parse", "HEAD").strip(),
         "mlflow.source.git.branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
@@ -41,22 +41,18 @@ def tags(count=None):
         "wsss.git.dirty": str(bool(_git("status", "--porcelain").strip())).lower(),
         "wsss.torch": torch.__version__,
         "wsss.python": platform.python_version(),
-        "wsss.device": f"{device}, {count or cores()} cores",
+        "wsss.device": f"{device}, {core_count or cores()} cores",
     }
 
 
-def versions():
-    """Versions of the packages that ``pyproject.toml`` says can change results, by name."""
-    return {
-        name: metadata.version(name)
-        for name in code.settings(paths.project_root()).get("versions", [])
-    }
+def versions() -> dict[str, str]:
+    """Versions of the packages that ``pyproject.toml`` lists as able to change results."""
+    names = code.settings(paths.project_root()).get("versions", [])
+    return {name: metadata.version(name) for name in names}
 
 
-def other_versions(folders):
-    """A line where completed stages were computed with other versions of packages than those
-    installed, or nothing.
-    """
+def other_versions(folders: list[Path]) -> str:
+    """One line if completed stages were computed with other versions than those installed."""
     now, other = versions(), {}
     for folder in folders:
         then = (results.completion(folder) or {}).get("versions", {})
@@ -69,20 +65,20 @@ def other_versions(folders):
     return f"reused results were computed with {'; '.join(parts)}; --force computes them again"
 
 
-def packages():
-    """The installed packages, a line ``name==version`` each, sorted."""
+def packages() -> list[str]:
+    """The installed packages as ``name==version``, sorted."""
     found = {f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}
     return sorted(found, key=str.lower)
 
 
-def changes():
-    """The difference of the tracked files to the last commit, without credentials."""
+def changes() -> str:
+    """The diff of tracked files to the last commit, without credentials."""
     return without_secrets(_git("diff", "HEAD", "--no-color", "--no-ext-diff"))
 
 
-def without_secrets(text):
-    """A text without credentials: those in addresses, the values of this process's secret
-    environment variables, and what is assigned to names that speak of a secret.
+def without_secrets(text: str) -> str:
+    """A text without credentials: those in addresses, the values of secret environment variables,
+    and values assigned to names such as ``token``.
     """
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) > 5:
@@ -91,12 +87,12 @@ def without_secrets(text):
     return re.sub(assigned, r"\1***", masked(text))
 
 
-def write(folder):
-    """Write ``packages.txt``, and ``changes.diff`` where files were changed; returns the paths."""
+def write(folder: Path) -> list[Path]:
+    """Write ``packages.txt`` and, if files were changed, ``changes.diff``; returns the paths."""
     texts = {"packages.txt": "\n".join(packages()), "changes.diff": changes()}
     written = []
     for name, text in texts.items():
-        if not text:  # nor any of an earlier attempt
+        if not text:  # remove an earlier attempt's
             (folder / name).unlink(missing_ok=True)
         else:
             with atomic.write(folder / name) as partial:

@@ -1,13 +1,14 @@
-"""A stage's record: parameters, metrics, pictures, files and where it all came from, written to its
-folder's journal.
-"""
+"""A stage at work, used by its notebook: its folder and inputs, and its record in a journal."""
 
 import hashlib
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from wsss.errors import InputError
@@ -18,27 +19,31 @@ from wsss.lab.record import provenance
 from wsss.lab.record.journal import Journal
 from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
 
+if TYPE_CHECKING:  # slow to import
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
-PAUSE = 30  # seconds before a notebook without a driver asks a store again that was away
+PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
 
 
 class Inputs(dict):
-    """Upstream stage's name to its folder."""
+    """Name of an upstream stage to its folder."""
 
-    def __missing__(self, name):
+    def __missing__(self, name: str):
         raise InputError(
-            f"{name}_run is {stages.NONE} but its results are needed; give the folder of a "
-            f"completed {name}"
+            f"{name}_run: expected the folder of a completed {name}, whose results are needed, but "
+            f"got {stages.NONE}; give one"
         )
 
 
 class StageRun:
-    """A stage at work: where its files go, what it uses, and its record.
+    """A stage at work.
 
     Attributes:
-        folder: for the stage's files; the same parameters and inputs always lead to the same
-            folder, so work that was cut off goes on where it stopped.
+        folder: for the stage's files. The same parameters, inputs and code give the same folder, so
+            interrupted work resumes.
         inputs: an ``Inputs``.
         parameters: name to value.
         journal: the ``Journal`` of the folder.
@@ -48,11 +53,19 @@ class StageRun:
     """
 
     def __init__(
-        self, name, parameters, inputs, folder, fingerprint, data_digest, *, question="", code=None
+        self,
+        name: str,
+        parameters: dict,
+        *,
+        inputs: dict[str, Path],
+        folder: Path,
+        data_digest: str,
+        question: str = "",
+        code: dict[str, str] | None = None,
     ):
         self.name, self.parameters, self.inputs = name, parameters, inputs
-        self.folder = Path(folder)
-        self.fingerprint, self.data_digest = fingerprint, data_digest
+        self.folder, self.data_digest = Path(folder), data_digest
+        self.fingerprint = self.folder.name
         self._question, self._code = question, code or {}
         self._usage = usage()
         self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
@@ -67,54 +80,55 @@ class StageRun:
         (self.folder / results.COMPLETE).unlink(missing_ok=True)
         self.journal = Journal(self.folder)
         if self._owned:
-            self.journal.begin("notebooks", name, {"wsss.stage": name} | provenance.tags())
+            tags = {"wsss.stage": name} | provenance.tags()
+            self.journal.begin("notebooks", name, tags=tags)
         self.journal.add("params", values=parameters)
-        self._tag({"fingerprint": fingerprint, "data": data_digest, "complete": "false"})
+        self._tag({"fingerprint": self.fingerprint, "data": data_digest, "complete": "false"})
         for path in provenance.write(self.folder / "source"):
             self.log_file(path, "source")
 
-    def log_metrics(self, metrics, step=0):
+    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log a dict of numbers; names may hold ``/``."""
         self.journal.metrics(metrics, step)
         self._upload()
 
-    def log_figure(self, figure, name):
+    def log_figure(self, figure: "Figure", name: str) -> None:
         """Log a matplotlib figure as ``figures/<name>.png``, and keep it in the stage's folder."""
         path = self.folder / "figures" / f"{name}.png"
         with atomic.write(path) as partial:
             figure.savefig(partial, format="png", bbox_inches="tight", dpi=110)
         self.log_file(path, "figures")
 
-    def log_gallery(self, images):
-        """Log pictures (id to uint8 (H, W, 3)) under ``gallery/<id>``, the same keys in every
+    def log_gallery(self, images: dict[str, np.ndarray]) -> None:
+        """Log pictures, photo id to uint8 (H, W, 3), under ``gallery/<id>``: the same keys in every
         stage.
         """
-        for id, image in images.items():
-            key = gallery_key(id)
+        for photo_id, image in images.items():
+            key = _gallery_key(photo_id)
             path = self.folder / f"{key}.png"
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
             self.journal.file(path, kind="image", key=key)
         self._upload()
 
-    def log_file(self, path, folder=None):
-        """Keep a file of the stage's folder in MLflow, under ``folder`` of the run's artifacts."""
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Log a file of the stage's folder under ``folder`` of the run's artifacts."""
         self.journal.file(path, folder)
         self._upload()
 
-    def log_table(self, frame, name):
-        """Log a pandas table that the MLflow UI shows, as ``<name>.json``."""
+    def log_table(self, frame: "pd.DataFrame", name: str) -> None:
+        """Log a table as ``<name>.json``, which the MLflow UI shows."""
         path = self.folder / "tables" / f"{name}.json"
         with atomic.write(path) as partial:
             frame.to_json(partial, orient="split", index=False, date_format="iso")
         self.journal.file(path, kind="table")
         self._upload()
 
-    def log_model(self, description, name, register):
-        """Have a model registered under a name once the record is delivered.
+    def log_model(self, description: Path, name: str, *, register: Callable) -> None:
+        """Register a model under a name once the record is delivered.
 
         Args:
-            description: a file of the stage's folder that says what to register.
+            description: a file of the stage's folder that describes the model.
             name: in the registry.
             register: as ``Project.register_model``, for a notebook that runs without a driver.
         """
@@ -122,12 +136,12 @@ class StageRun:
         self.journal.file(description, kind="model", name=name)
         self._upload()
 
-    def complete(self, metrics=None, folders=()):
-        """Mark the stage complete: its last act.
+    def complete(self, metrics: dict[str, float] | None = None, folders=()) -> None:
+        """Mark the stage complete: the notebook's last call.
 
         Args:
-            metrics: final figures, name to number.
-            folders: names of the folders of bulk files, whose count and digest are recorded.
+            metrics: final metrics.
+            folders: names of folders of bulk files, whose count and digest are recorded.
         """
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self.journal.metrics(metrics)
@@ -161,7 +175,7 @@ class StageRun:
         self.journal.tags({f"wsss.{name}": value for name, value in tags.items()})
 
     def _upload(self):
-        """Deliver at once where no driver does it."""
+        """Deliver at once if no driver does."""
         if not self._owned or time.monotonic() < self._asked:
             return
         from wsss.lab.record import delivery
@@ -171,53 +185,39 @@ class StageRun:
         except delivery.StoreUnavailable as fault:
             self._asked = time.monotonic() + PAUSE
             if results.completion(self.folder):
-                print(
-                    f"{fault}: the record waits in {self.folder}, and the next `wsss run` "
-                    "delivers it"
-                )
+                print(f"{fault}; the next `wsss run` delivers the record in {self.folder}")
 
 
-def start(name, namespace, dataset):
-    """Begin a stage in its notebook: ``run = tracking.start("train_cam", globals(), data)``.
+def start(name: str, namespace: dict, *, dataset) -> StageRun:
+    """Begin a stage in its notebook: ``run = stage_run.start("mean", globals(), dataset=data)``.
 
     Args:
         name: of the stage.
         namespace: where the parameters cell left its values.
-        dataset: the open dataset, whose digest enters the fingerprint.
-
-    Returns:
-        a ``StageRun``.
+        dataset: the open data, whose ``digest()`` enters the fingerprint.
 
     Raises:
-        InputError: a parameter of a wrong type, or no completed run of a stage that this one builds
-        on.
+        InputError: a parameter of a wrong type, or no completed run of a stage that it builds on.
     """
     chain = stages.read_stages()
     stage = chain[name]
     values = stage.resolve({parameter: namespace[parameter] for parameter in stage.parameters})
     digest = dataset.digest()
     inputs, upstream = Inputs(), {}
-    for parameter, other in stages.upstream_of(stage, chain, values).items():
+    for parameter, other in stages.upstream_of(stage, chain, values=values).items():
         given = values[parameter]
-        folder = paths.from_root(given) if given else lineage.latest(other, digest)
-        record = results.completed_in(folder, f"{name}.{parameter}")
-        inputs[other], upstream[other] = folder, record["fingerprint"]
-    fingerprint = stage.fingerprint(values, upstream, digest)
-    return StageRun(
-        name,
-        values,
-        inputs,
-        paths.stage_folder(name, fingerprint),
-        fingerprint,
-        digest,
-        code=stage.code,
-        question=stage.question(values, upstream, digest),
-    )
+        inputs[other] = paths.from_root(given) if given else lineage.latest(other, digest)
+        record = results.completed_in(inputs[other], f"{name}.{parameter}")
+        upstream[other] = record["fingerprint"]
+    question = stage.question(values, upstream, data_digest=digest)
+    folder = paths.stage_folder(name, stage.fingerprint(question))
+    more = {"data_digest": digest, "question": question, "code": stage.code}
+    return StageRun(name, values, inputs=inputs, folder=folder, **more)
 
 
-def gallery_key(id):
-    """MLflow's name for a photo's picture; it takes but ASCII letters, digits and a few signs."""
-    key = re.sub(r"[^A-Za-z0-9_\-. /]", "_", id)
-    if key != id:  # two names may become one
-        key += "-" + hashlib.blake2b(id.encode(), digest_size=3).hexdigest()
+def _gallery_key(photo_id):
+    """A photo's name in MLflow, which accepts ASCII letters, digits and a few signs."""
+    key = re.sub(r"[^A-Za-z0-9_\-. /]", "_", photo_id)
+    if key != photo_id:  # two names may become one
+        key += "-" + hashlib.blake2b(photo_id.encode(), digest_size=3).hexdigest()
     return f"gallery/{key}"

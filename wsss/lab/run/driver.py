@@ -1,4 +1,4 @@
-"""The driver: runs what of a plan is not done, stage after stage, in one MLflow run."""
+"""Runs the stages of a plan that are not done, one after the other, in one MLflow run."""
 
 import time
 import uuid
@@ -9,34 +9,42 @@ from tempfile import NamedTemporaryFile
 from wsss.errors import InputError
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
+from wsss.lab.plan import Planned
+from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
-from wsss.lab.run.notebook import Alone, keep_notebook, run_stage, seconds_of
+from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
 
 TRUSTED = "wsss.trusted_code"  # tag: the files whose code is not what computed the results
 
 
-def run(experiment, planned, *, project, title="", say=print, lane=None):
-    """Run what is not done, inside one MLflow parent run; returns the report's text, or None
-    without a report.
+def run(
+    experiment: dict,
+    planned: list[Planned],
+    *,
+    project: Project,
+    title: str = "",
+    say: Say = print,
+    machine: Machine | None = None,
+) -> str | None:
+    """Run what is not done, inside one MLflow parent run.
 
-    What earlier runs could not deliver to MLflow is delivered first, and runs that were cut off get
-    their status.
+    Records that are not in MLflow yet are delivered first, and interrupted runs get their status.
 
     Args:
-        experiment: from ``pipeline.read_experiment``.
-        planned: from ``pipeline.plan``.
-        project: the ``Project`` whose notebooks run.
-        title: what sets this run apart from others of the experiment; empty takes the changes.
-        say: what is metrics to people goes through it.
-        lane: where it runs, as in ``run_stage``; None has it run alone.
+        planned: of ``plan.plan``.
+        title: what distinguishes this run of the experiment; empty takes the changes.
+        machine: where stages run; None gives them the whole machine.
+
+    Returns:
+        the report as Markdown, or None if the plan has none.
 
     Raises:
-        InputError: a stage refused what it was given.
+        InputError: a stage refused its input.
         StageFailed: a stage ended otherwise without completing.
     """
     name, description = experiment["name"], experiment.get("description", "")
-    lane = lane or Alone()
+    machine = machine or Machine()
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
@@ -61,27 +69,23 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
+    run_name = mlflow_pages.run_name(name, title, when) if title else f"{name} {when}"
+    tags = {"wsss.experiment": name, mlflow_pages.NOTE: description}
+    tags |= {TRUSTED: trusted} if trusted else {}
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
     with (
         lock_of(folder, "driver"),
         delivery.Uploader(say, register_model=project.register_model) as uploader,
     ):
         parent = Journal(folder)
-        parent.begin(
-            name,
-            mlflow_pages.run_name(name, title, when) if title else f"{name} {when}",
-            {"wsss.experiment": name, mlflow_pages.NOTE: description}
-            | ({TRUSTED: trusted} if trusted else {})
-            | provenance.tags(),
-        )
+        parent.begin(name, run_name, tags=tags | provenance.tags())
         uploader.watch(folder)
         status, error = "FAILED", None
         try:
-            headlines = _run_stages(name, planned, parent, uploader, say, lane, project)
+            columns = _run_stages(name, planned, parent, uploader, say, machine, project)
             report = _report(planned)
-            text = "\n\n".join(filter(None, [description, report]))
-            parent.tags({mlflow_pages.NOTE: text})
-            parent.add("experiment", name=name, description=description, columns=headlines)
+            parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [description, report]))})
+            parent.add("experiment", name=name, description=description, columns=columns)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -92,49 +96,49 @@ def run(experiment, planned, *, project, title="", say=print, lane=None):
         finally:
             with suppress(OSError) if status != "FINISHED" else nullcontext():
                 parent.end(status, error)
-    if uploader.away:
-        say(f"{uploader.away}; the record waits on disk, and the next `wsss run` delivers it")
+    if uploader.unavailable:
+        say(f"{uploader.unavailable}; the next `wsss run` delivers the record, which is on disk")
     return report
 
 
-def _run_stages(name, planned, parent, uploader, say, lane, project):
-    """Run what is not done; returns the names of the figures that come first."""
+def _run_stages(name, planned, parent, uploader, say, machine, project):
+    """Run what is not done; returns the names of the headline scores."""
     headlines = []
-    # a notebook becomes a page while the next one starts; leaving the block waits for all
-    with ThreadPoolExecutor(1) as pages:
-        written = []
+    # a notebook is converted to HTML while the next one starts
+    with ThreadPoolExecutor(1) as converter:
+        pages = []
         for place, item in enumerate(planned, 1):
-            if not item.done:
-                label = f"[{place}/{len(planned)}] {item.name}"
-                with _alone(item, label, lane, say) as free:
-                    if free:
-                        uploader.upload()  # a report reads what earlier stages have recorded
-                        try:
-                            run_stage(name, item, parent.folder, label, uploader, say, lane=lane)
-                        finally:
-                            written.append(pages.submit(keep_notebook, item.folder))
+            label = f"[{place}/{len(planned)}] {item.name}"
+            shared = {"label": label, "uploader": uploader, "say": say, "machine": machine}
+            with nullcontext(False) if item.done else _locked(item, label, machine, say) as needed:
+                if needed:
+                    uploader.upload()  # a report reads what earlier stages recorded
+                    try:
+                        run_stage(name, item, parent=parent.folder, **shared)
+                    finally:
+                        pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)
             parent.add("stage", name=item.name, folder=str(item.folder))
-            final = results.completion(item.folder)["metrics"]
+            final = results.completed(item.folder)["metrics"]
             metrics = final | {"seconds": seconds_of(item.folder)}
             parent.metrics({f"{item.name}.{metric}": value for metric, value in metrics.items()})
             first = mlflow_pages.headlines(final, project.scores)
             parent.metrics(first)
             headlines += first
-    for page in written:
-        page.result()  # raises what went wrong in the thread
+    for page in pages:
+        page.result()  # raises the thread's exception
     return headlines
 
 
 @contextmanager
-def _alone(item, label, lane, say):
-    """Hold a stage's folder; gives whether there is anything left to do when it was had."""
+def _locked(item, label, machine, say):
+    """Hold a stage's folder; yields whether the stage still has to run."""
     lock = lock_of(item.folder, "driver")
     waited = not acquire(lock, 0)
     if waited:
         say(f"{label}: another `wsss run` works on it; waiting for that one")
         while not acquire(lock, 1):
-            lane.check()
+            machine.check()
     try:
         yield not (waited and results.completion(item.folder) and not results.damage(item.folder))
     finally:
@@ -142,7 +146,7 @@ def _alone(item, label, lane, say):
 
 
 def _mark_trusted(planned, say):
-    """Say and record which results of other code are reused; returns the same as text."""
+    """Report and record which results of other code are reused; returns the same as text."""
     lines = {}
     for item in planned:
         if item.trusted:
@@ -153,7 +157,7 @@ def _mark_trusted(planned, say):
 
 
 def _check_outputs():
-    """Refuse an output folder that cannot be written, before anything starts."""
+    """Refuse an output folder without write permission, before anything starts."""
     root = paths.outputs_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -161,8 +165,8 @@ def _check_outputs():
             pass
     except OSError as fault:
         raise InputError(
-            f"{root}: expected a folder that can be written ({fault.strerror}); set "
-            "WSSS_OUTPUTS to one"
+            f"{root}: expected a folder that can be written ({fault.strerror}); set WSSS_OUTPUTS "
+            "to one"
         ) from None
 
 

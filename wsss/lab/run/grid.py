@@ -8,18 +8,17 @@ from wsss.errors import InputError
 from wsss.lab import plan as plans
 from wsss.lab import stages
 
-MOST_COMBINATIONS = 10_000  # a month of the fastest stage there is
+MOST_COMBINATIONS = 10_000  # a month of the fastest stage
 
 
 class Combination(NamedTuple):
     """One point of a sweep.
 
     Attributes:
-        names: column to value: the variant's name and the swept parameters' values, without the
-            seed.
-        seed: or None for the experiment's own.
+        names: column to value: the variant's name and the swept parameters' values.
+        seed: None for the experiment's own.
         overrides: ``{stage: {parameter: value}}``.
-        tail: the stage from which on the seed holds; empty for all stages.
+        tail: the first stage that the seed is set for; empty for all stages.
     """
 
     names: dict
@@ -28,18 +27,20 @@ class Combination(NamedTuple):
     tail: str = ""
 
     @property
-    def title(self):
+    def title(self) -> str:
         seed = {} if self.seed is None else {"seed": self.seed}
         return ", ".join(f"{name} {value}" for name, value in (self.names | seed).items())
 
 
-def split_overrides(texts):
-    """Separate command-line overrides with one value from those that make a sweep, as
-    ``combinations`` takes it.
+def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
+    """Separate command-line overrides with one value from those that make a sweep.
 
-    Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value stands in
-    brackets, a text with a comma in quotes. ``seeds=0,1,2`` are seeds of all stages,
-    ``random_walk.seeds=0,1,2`` of those from one on.
+    Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value is in
+    brackets, a text with a comma in quotes. ``seeds=0,1,2`` sets the seeds of all stages,
+    ``random_walk.seeds=0,1,2`` those of this and later stages.
+
+    Returns:
+        the overrides with one value, and a sweep for ``combinations``.
     """
     single, grid, sweep = [], {}, {}
     for text in texts:
@@ -61,40 +62,39 @@ def _seeds(text, value):
         raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
 
 
-def combinations(experiment, given=None):
-    """Every ``Combination`` of an experiment's ``sweep`` and of one given beside it.
+def combinations(experiment: dict, given: dict | None = None) -> list[Combination]:
+    """Every ``Combination`` of an experiment's ``sweep`` and of one from the command line; empty if
+    there is nothing to sweep.
 
     ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
-    (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the stage from which
-    on seeds hold). The result is empty where there is nothing to sweep.
+    (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the first stage that
+    seeds are set for).
 
     Raises:
         InputError: another key, an empty list, or a name that is not ``stage.parameter``.
     """
     sweep, given = experiment.get("sweep") or {}, given or {}
     kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
-    for key in sweep:
+    for key, value in sweep.items():
         if key not in kinds:
             raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
-        if not isinstance(sweep[key] or kinds[key](), kinds[key]):
-            raise InputError(
-                f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment file"
-            )
+        if not isinstance(value or kinds[key](), kinds[key]):
+            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment")
     grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
     sweep = sweep | given
+    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
     tail = sweep.get("tail") or ""
     if tail and tail not in experiment["stages"]:
         names = ", ".join(experiment["stages"])
-        raise InputError(f"seeds: '{tail}' is not a stage of this experiment; its stages: {names}")
+        raise InputError(f"seeds: unknown stage '{tail}'; this experiment has: {names}")
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
-    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
+    for name, values in variants.items():
+        if not isinstance(values or {}, dict):
+            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
     if not (variants or grid or seeds):
         return []
-    for name, given in variants.items():
-        if not isinstance(given or {}, dict):
-            raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
     count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
     if count > MOST_COMBINATIONS:
         raise InputError(
@@ -102,25 +102,29 @@ def combinations(experiment, given=None):
             "sweep fewer values"
         )
     found = []
-    for variant in variants or {"": {}}:
-        for values in itertools.product(*grid.values()):
-            given = (variants.get(variant) or {}) | dict(zip(grid, values, strict=True))
-            overrides = {}
-            for name, value in given.items():
-                stage, dot, parameter = str(name).partition(".")
-                if not (dot and stage and parameter):
-                    raise InputError(
-                        f"sweep: '{name}' is no stage.parameter, such as random_walk.beta"
-                    )
-                overrides.setdefault(stage, {})[parameter] = value
-            names = {"variant": variant} if variants else {}
-            names |= {name: given[name] for name in grid}
-            found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
+    for variant, *values in itertools.product(variants or [""], *grid.values()):
+        swept = dict(zip(grid, values, strict=True))
+        names = ({"variant": variant} if variants else {}) | swept
+        overrides = _by_stage((variants.get(variant) or {}) | swept)
+        found += [Combination(names, seed, overrides, tail) for seed in seeds or [None]]
     return found
 
 
-def plan_point(experiment, point, overrides, **options):
-    """``plan.plan`` of one ``Combination``, whose values go over the other overrides."""
+def _by_stage(values):
+    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``."""
+    found = {}
+    for name, value in values.items():
+        stage, _, parameter = str(name).partition(".")
+        if not (stage and parameter):
+            raise InputError(f"sweep: expected stage.parameter (random_walk.beta) but got '{name}'")
+        found.setdefault(stage, {})[parameter] = value
+    return found
+
+
+def plan_point(
+    experiment: dict, point: Combination, *, overrides: dict, **options
+) -> list[plans.Planned]:
+    """``plan.plan`` of one ``Combination``, whose values take precedence over the overrides."""
     given = {stage: dict(values) for stage, values in overrides.items()}
     for stage, values in point.overrides.items():
         given[stage] = given.get(stage, {}) | values

@@ -1,55 +1,64 @@
-"""Runs side by side: several plans at once, each stage that they have in common once, and each
-stage with its share of the machine.
+"""Several plans at once: a stage that they have in common runs once, each with its share of the
+machine.
 
-A plan begins when no other one at work has a stage to do that it lacks too. So no stage is run
-twice, and none waits for another with a share of the machine in its hands.
+A plan starts only when no running plan still has to run a stage that it needs too. So no stage runs
+twice, and none waits for another while it holds a share of the machine.
 """
 
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext, suppress
 
-from wsss.lab.run.resources import Shares
+from wsss.lab.plan import Planned
+from wsss.lab.project import Say
+from wsss.lab.run.notebook import Machine
+from wsss.lab.run.resources import Share, Shares
 from wsss.runtime.progress import Screen
 
 
 class ParallelRuns:
-    """Plans, and who works on which.
+    """Plans, and which of them are waiting, running and done.
 
     Args:
-        plans: lists of ``pipeline.Planned``.
-        jobs: how many are worked on at once; 1 does without threads.
+        jobs: plans that run at once; 1 works in the calling thread.
         gpus_per_job: as for ``Shares``.
-        say: what is told to people goes through it.
 
     Attributes:
-        screen: what is shown of all of them.
-        faults: a plan's place in the list to the exception that it ended with.
+        screen: shows the progress of all of them.
+        faults: a plan's index to the exception that ended it.
 
     Raises:
-        InputError: the machine has not as many GPUs.
+        InputError: the machine has fewer GPUs.
     """
 
-    def __init__(self, plans, *, jobs=1, gpus_per_job=0, say=print):
+    def __init__(
+        self,
+        plans: list[list[Planned]],
+        *,
+        jobs: int = 1,
+        gpus_per_job: int = 0,
+        say: Say = print,
+    ):
         self._jobs, self._shares = jobs, Shares(jobs, gpus_per_job)
-        self._lacking = [{item.fingerprint for item in plan if not item.done} for plan in plans]
-        # of each stage, how many there are: whatever is done already, so that a stage gets the
-        # same share when a sweep goes on
+        self._to_run = [{item.fingerprint for item in plan if not item.done} for plan in plans]
+        # those done already count too: a stage gets the same share when a sweep is resumed
         all_stages = {(item.name, item.fingerprint) for plan in plans for item in plan}
         self._among = Counter(name for name, _ in all_stages)
-        self._waiting, self._working = list(range(len(plans))), set()
-        self._broken = {}  # fingerprint of a stage that failed, to the exception
+        self._waiting, self._running = list(range(len(plans))), set()
+        self._failed = {}  # fingerprint of a stage to its exception
         self._changed, self._stopped = threading.Condition(), False
         self._began, self._count = time.monotonic(), len(plans)
-        self.screen, self.faults = Screen(self._about if jobs > 1 else None, say), {}
+        self.screen = Screen(self._progress if jobs > 1 else None, say)
+        self.faults: dict[int, Exception] = {}
 
-    def run(self, work):
-        """Work on all plans; one that fails keeps none of the others back but those that need the
-        stage that it failed in.
+    def run(self, work: Callable[[int, Machine], object]) -> dict[int, Exception]:
+        """Work on all plans. One that fails stops only those that need the stage it failed in.
 
         Args:
-            work: called with a plan's place and its ``Lane``.
+            work: called with a plan's index and where it runs.
 
         Returns:
             ``faults``.
@@ -57,70 +66,36 @@ class ParallelRuns:
         if self._jobs == 1:
             self._work(work)
             return self.faults
-        threads = [threading.Thread(target=self._quietly, args=(work,)) for _ in range(self._jobs)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            with self._changed:  # after Ctrl-C; else all are through
-                self._stopped = True
-                self._changed.notify_all()
-            for thread in threads:
-                if thread.ident:
-                    thread.join()
+        with ThreadPoolExecutor(self._jobs) as pool:
+            try:
+                done, _ = wait([pool.submit(self._work, work) for _ in range(self._jobs)])
+                for thread in done:
+                    thread.result()
+            finally:
+                with self._changed:  # after Ctrl-C; else all are done
+                    self._stopped = True
+                    self._changed.notify_all()
         return self.faults
 
-    def left(self):
-        """How long the plans that are not done will take, in words, or nothing before one is."""
-        done = self._count - len(self._waiting) - len(self._working)
-        if not done:
+    @property
+    def _done(self):
+        return self._count - len(self._waiting) - len(self._running)
+
+    def time_left(self) -> str:
+        """How long the unfinished plans will take; empty before one is done."""
+        if not self._done:
             return ""
-        seconds = (time.monotonic() - self._began) / done * (self._count - done)
+        seconds = (time.monotonic() - self._began) / self._done * (self._count - self._done)
         return f"about {seconds / 60:.0f} min left"
 
-    def mark(self, place):
-        """A plan's number, before what is said of it."""
-        return f"({place + 1}/{self._count})"
-
-    def _quietly(self, work):
-        """``_work`` in a thread: that it was stopped is told by the one that stopped it."""
-        with suppress(KeyboardInterrupt):
-            self._work(work)
-
-    def _work(self, work):
-        while (place := self._next()) is not None:
-            try:
-                work(place, ParallelRun(self, self.mark(place) + " " if self._jobs > 1 else ""))
-            except Exception as fault:
-                self.faults[place] = fault
-            finally:
-                with self._changed:
-                    self._working.remove(place)
-                    self._changed.notify_all()
-
-    def _next(self):
-        """A plan that nothing keeps back, or None when there is none left."""
-        with self._changed:
-            while self._waiting and not self._stopped:
-                taken = set().union(*(self._lacking[place] for place in self._working))
-                for place in list(self._waiting):
-                    broken = self._lacking[place] & self._broken.keys()
-                    if broken:  # what it needs would fail again
-                        self._waiting.remove(place)
-                        self.faults[place] = self._broken[min(broken)]
-                    elif not self._lacking[place] & taken:
-                        self._waiting.remove(place)
-                        self._working.add(place)
-                        return place
-                if self._waiting:
-                    self._changed.wait()
-        return None
+    def check(self) -> None:
+        """As ``Machine.check``."""
+        if self._stopped:
+            raise KeyboardInterrupt
 
     @contextmanager
-    def stage(self, item):
-        """As ``execution.Alone.stage``."""
+    def stage(self, item: Planned) -> Iterator[Share]:
+        """As ``Machine.stage``."""
         with self._changed:
             while (share := self._shares.take(self._among[item.name])) is None:
                 self.check()
@@ -128,32 +103,57 @@ class ParallelRuns:
         try:
             self.check()
             yield share
+            with self._changed:
+                for fingerprints in self._to_run:
+                    fingerprints.discard(item.fingerprint)
         except Exception as fault:
             with self._changed:
-                self._broken[item.fingerprint] = fault
+                self._failed[item.fingerprint] = fault
             raise
-        else:
-            with self._changed:
-                for lacking in self._lacking:
-                    lacking.discard(item.fingerprint)
         finally:
             with self._changed:
                 self._shares.give_back(share)
                 self._changed.notify_all()
 
-    def check(self):
-        """As ``execution.Alone.check``."""
-        if self._stopped:
-            raise KeyboardInterrupt
+    def _work(self, work):
+        with suppress(KeyboardInterrupt) if self._jobs > 1 else nullcontext():
+            while (place := self._next()) is not None:
+                mark = f"({place + 1}/{self._count}) " if self._jobs > 1 else ""
+                try:
+                    work(place, _MachineShare(self, mark))
+                except Exception as fault:
+                    self.faults[place] = fault
+                finally:
+                    with self._changed:
+                        self._running.remove(place)
+                        self._changed.notify_all()
 
-    def _about(self):
-        done = self._count - len(self._waiting) - len(self._working)
-        left = self.left()
-        return f"({done}/{self._count})", left and f"; {left}"
+    def _next(self):
+        """A plan that can start, or None when none is left."""
+        with self._changed:
+            while self._waiting and not self._stopped:
+                taken = set().union(*(self._to_run[place] for place in self._running))
+                for place in list(self._waiting):
+                    failed = self._to_run[place] & self._failed.keys()
+                    if failed:  # a stage that it needs would fail again
+                        self._waiting.remove(place)
+                        self.faults[place] = self._failed[min(failed)]
+                    elif not self._to_run[place] & taken:
+                        self._waiting.remove(place)
+                        self._running.add(place)
+                        return place
+                if self._waiting:
+                    self._changed.wait()
+        return None
+
+    def _progress(self):
+        """What the live line begins and ends with."""
+        left = self.time_left()
+        return f"({self._done}/{self._count})", left and f"; {left}"
 
 
-class ParallelRun:
-    """Where one plan's stages work, as ``execution.Alone``; what is told of them has its number."""
+class _MachineShare(Machine):
+    """Where one plan's stages run; its messages begin with its number."""
 
     def __init__(self, runs, mark):
         self._screen, self._mark = runs.screen, mark

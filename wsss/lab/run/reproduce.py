@@ -1,4 +1,4 @@
-"""``wsss reproduce``: a stage run again from its record, in a folder of its own, and compared."""
+"""Run a completed stage again from its record, in another folder, and compare."""
 
 import json
 import os
@@ -8,26 +8,25 @@ from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
+from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import run_stage
 
-TIMINGS = ("images_per_second", "seconds")  # figures that no two runs share
-MOST_LINES = 12  # differing figures or packages that are shown one by one
+TIMINGS = ("images_per_second", "seconds")  # metrics that differ between any two runs
+MOST_LINES = 12  # differences or packages that are listed
 
 
-def reproduce(source, *, project, say=print):
+def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
     """Run a completed stage again with the parameters and inputs of its record, and compare.
 
     Args:
         source: the stage's folder, or the id of its MLflow run.
-        project: the ``Project`` whose notebook it is.
-        say: what is shown to people goes through it.
 
     Returns:
-        whether all figures, files and weights are the same.
+        whether all metrics, files and weights are identical.
 
     Raises:
-        InputError: no completed stage, or what it was made from is gone.
+        InputError: no completed stage, or one of its inputs is gone.
         StageFailed: it did not complete this time.
     """
     folder = find(source)
@@ -39,31 +38,31 @@ def reproduce(source, *, project, say=print):
     root = paths.outputs_root() / "reproductions" / f"{item.name}-{folder.name}"
     shutil.rmtree(root, ignore_errors=True)
     with (
-        _elsewhere(root, record),
+        _outputs_in(root, record),
         delivery.Uploader(say, register_model=project.register_model) as uploader,
     ):
         item.folder = paths.stage_folder(item.name, item.fingerprint)
         label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         experiment = journal.run_header(folder)[0] or "notebooks"
-        run_stage(experiment, item, None, label, uploader, say, tags=tags)
+        run_stage(experiment, item, parent=None, label=label, uploader=uploader, say=say, tags=tags)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
         say(line)
     if len(differences) > MOST_LINES:
         say(f"and {len(differences) - MOST_LINES} more")
     if not differences:
-        figures = sum(name not in TIMINGS for name in record["metrics"])
+        metrics = sum(name not in TIMINGS for name in record["metrics"])
         files = sum(each["files"] for each in record["manifest"].values())
         weights = ", its weights" if (folder / "weights.pt").exists() else ""
-        say(f"identical: {figures} figures, {files} files{weights}")
+        say(f"identical: {metrics} metrics, {files} files{weights}")
         shutil.rmtree(root)
         return True
-    say(f"not identical; {why(reasons)} What came now is in {item.folder}")
+    say(f"not identical; {_why(reasons)} The new results are in {item.folder}")
     return False
 
 
-def find(source):
+def find(source: str | Path) -> Path:
     """The folder of a completed stage, from its path or the id of its MLflow run.
 
     Raises:
@@ -71,11 +70,9 @@ def find(source):
     """
     if Path(source).is_dir():
         return Path(source).resolve()
-    known = {}
     for path in paths.outputs_root().glob(f"*/*/{results.DELIVERED}"):
-        known[delivery.run_of(path.parent)] = path.parent
-    if source in known and results.completion(known[source]):
-        return known[source]
+        if delivery.run_of(path.parent) == source and results.completion(path.parent):
+            return path.parent
     try:
         tags = mlflow_store.run_tags(str(source))
     except InputError:
@@ -83,7 +80,7 @@ def find(source):
     children = [value for name, value in tags.items() if name.startswith("wsss.stage.")]
     if children:
         raise InputError(
-            f"{source}: expected a stage's run, and this is an experiment's; its stages' runs are: "
+            f"{source}: expected a stage's run but got an experiment's; its stages' runs are: "
             f"{', '.join(children)}"
         )
     raise InputError(
@@ -93,18 +90,16 @@ def find(source):
 
 
 def _planned(folder, record, project):
-    """The stage to run, as a ``pipeline.Planned``, and what is not as it was then."""
+    """The stage to run, as a ``plan.Planned``, and what differs from then."""
     chain = stages.read_stages()
     if record["stage"] not in chain:
         raise InputError(f"{folder}: there is no stage '{record['stage']}' in notebooks/ any more")
-    stage, values = chain[record["stage"]], dict(record["parameters"])
+    stage, before = chain[record["stage"]], record["parameters"]
+    values = {name: value for name, value in before.items() if name in stage.parameters}
     reasons = []
-    gone = [name for name in values if name not in stage.parameters]
-    new = [name for name in stage.parameters if name not in values]
-    values = {name: value for name, value in values.items() if name not in gone}
-    if gone:
+    if gone := [name for name in before if name not in stage.parameters]:
         reasons.append(f"the notebook lacks parameters that it had: {', '.join(gone)}")
-    if new:
+    if new := [name for name in stage.parameters if name not in before]:
         reasons.append(f"the notebook has new parameters, at their defaults: {', '.join(new)}")
     upstream = {}
     for name, fingerprint in record["inputs"].items():
@@ -113,7 +108,7 @@ def _planned(folder, record, project):
         values[f"{name}_run"] = str(place)
     values = stage.resolve(values)
     digest = project.data_digest(values)
-    fingerprint = stage.fingerprint(values, upstream, digest)
+    fingerprint = stage.fingerprint(stage.question(values, upstream, data_digest=digest))
     if digest != record["data_digest"]:
         reasons.append(f"the data's digest is {digest}, and was {record['data_digest']}")
     elif fingerprint != record["fingerprint"] and not reasons:
@@ -121,17 +116,15 @@ def _planned(folder, record, project):
         reasons.append(
             f"code: {', '.join(files)}" if files else "the contents of a folder it was given"
         )
-    if values.get("model_name"):  # a look back makes no new version in the registry
+    if values.get("model_name"):  # register no new version
         values["model_name"] = ""
-        fingerprint = stage.fingerprint(values, upstream, digest)
-    return (
-        plan.Planned(stage, values, fingerprint, None, False, {"reproduced": True}),
-        reasons + _surroundings(folder),
-    )
+        fingerprint = stage.fingerprint(stage.question(values, upstream, data_digest=digest))
+    item = plan.Planned(stage, values, fingerprint, Path(), False, {"reproduced": True})
+    return item, reasons + _surroundings(folder)
 
 
 def _surroundings(folder):
-    """What of code, packages and machine is not as it was at a stage's run."""
+    """What of code, packages and machine differs from the time of a stage's run."""
     then, now = journal.run_header(folder)[1], provenance.tags()
     reasons = []
     for tag, name in {
@@ -143,16 +136,16 @@ def _surroundings(folder):
             reasons.append(f"{name} is {now[tag]}, and was {then[tag]}")
     before = _text(folder / "source" / "changes.diff")
     if before.strip() != provenance.changes().strip():
-        reasons.append("changes to files that are in no commit")
+        reasons.append("uncommitted changes to files")
     packages = {*_text(folder / "source" / "packages.txt").split()}
-    if packages:
-        others = sorted({*provenance.packages()} - packages, key=str.lower)
-        gone = sorted(packages - {*provenance.packages()}, key=str.lower)
-        if others or gone:
-            shown = [*others[:MOST_LINES], *(["..."] if len(others) > MOST_LINES else [])]
-            reasons.append(
-                f"packages: now {', '.join(shown) or 'fewer'}, then {', '.join(gone[:MOST_LINES])}"
-            )
+    if packages and (changed := packages ^ {*provenance.packages()}):
+        new, old = (
+            sorted(part, key=str.lower) for part in (changed - packages, changed & packages)
+        )
+        listed = [*new[:MOST_LINES], *(["..."] if len(new) > MOST_LINES else [])]
+        reasons.append(
+            f"packages: now {', '.join(listed) or 'fewer'}, then {', '.join(old[:MOST_LINES])}"
+        )
     return reasons
 
 
@@ -161,8 +154,8 @@ def _text(path):
 
 
 @contextmanager
-def _elsewhere(root, record):
-    """Have stages write under another folder, where those before this one seem to be too."""
+def _outputs_in(root, record):
+    """Make another folder the outputs folder, with links to the other stages' results."""
     before, real = os.environ.get("WSSS_OUTPUTS"), paths.outputs_root().resolve()
     for path in real.glob(f"*/*/{results.COMPLETE}"):
         name = path.parent.parent.name
@@ -179,11 +172,11 @@ def _elsewhere(root, record):
             os.environ["WSSS_OUTPUTS"] = before
 
 
-def compare(folder, other):
-    """What differs between the results of two runs of a stage, a line each: figures to the last
+def compare(folder: Path, other: Path) -> list[str]:
+    """The differences between the results of two runs of a stage, a line each: metrics to the last
     bit, bulk files by their contents.
     """
-    then, now = results.completion(folder), results.completion(other)
+    then, now = results.completed(folder), results.completed(other)
     lines = []
     for name in sorted({*then["metrics"], *now["metrics"]} - {*TIMINGS}):
         values = [record["metrics"].get(name) for record in (then, now)]
@@ -195,11 +188,11 @@ def compare(folder, other):
     return lines
 
 
-def why(reasons):
+def _why(reasons):
     """Why results may differ, as a sentence."""
     if reasons:
-        return "what differs above may be why."
+        return "the differences above may be the reason."
     return (
-        "nothing that the record tells differs: other numbers of threads, another processor, or a "
-        "GPU without `deterministic` sum in another order."
+        "no recorded difference explains it: another number of threads, another processor, or a "
+        "GPU without `deterministic` sums in another order."
     )

@@ -1,4 +1,4 @@
-"""The machine's cores and GPUs, shared out among stages that run at the same time."""
+"""The machine's cores and GPUs, divided among stages that run at the same time."""
 
 import os
 from typing import NamedTuple
@@ -13,49 +13,48 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class Share(NamedTuple):
-    """What the processes of a stage may use.
+    """What a stage's processes may use.
 
     Attributes:
-        cores: their numbers; None for all that this process may use.
-        gpus: what CUDA calls them; None for all.
+        cores: their numbers; None for all.
+        gpus: their names in CUDA_VISIBLE_DEVICES; None for all.
     """
 
-    cores: tuple | None = None
-    gpus: tuple | None = None
+    cores: tuple[int, ...] | None = None
+    gpus: tuple[str, ...] | None = None
 
     @property
-    def count(self):
-        """Of the cores."""
+    def core_count(self) -> int:
         return devices.cores() if self.cores is None else len(self.cores)
 
-    def environment(self):
-        """The variables that keep a stage's processes to it."""
+    def environment(self) -> dict[str, str]:
+        """The variables that limit a stage's processes to this share."""
         found = {}
         if self.cores is not None:
             found[devices.CORES_VARIABLE] = ",".join(map(str, self.cores))
-            found[THREADS_VARIABLE] = os.environ.get(THREADS_VARIABLE, str(self.count))
+            found[THREADS_VARIABLE] = os.environ.get(THREADS_VARIABLE, str(self.core_count))
         if self.gpus is not None:
             found[GPUS_VARIABLE] = ",".join(self.gpus)
         return found
 
 
 class Shares:
-    """What of the machine is free. Whoever calls from several threads holds a lock.
+    """The machine's free cores and GPUs. Callers in several threads hold a lock.
 
-    A stage's share depends on how many such stages there are, never on what else happens to run:
-    sums differ in the last bits with the number of threads, and the same command shall give the
-    same bits.
+    A stage's share depends on the number of such stages, never on what else happens to run: sums
+    differ in the last bits with the number of threads, and the same command must give the same
+    bits.
 
     Args:
-        jobs: how many stages may run at once; more of them than cores share cores.
-        gpus_per_job: for each one's own use; 0 takes one where there are GPUs and several jobs.
+        jobs: stages that may run at once; more of them than cores share cores.
+        gpus_per_job: GPUs of each job's own; 0 takes one if there are GPUs and several jobs.
 
     Raises:
-        InputError: there are not as many GPUs.
+        InputError: the machine has fewer GPUs.
     """
 
-    def __init__(self, jobs=1, gpus_per_job=0):
-        self._jobs, self._load = jobs, dict.fromkeys(_cores(), 0)  # core to its stages
+    def __init__(self, jobs: int = 1, gpus_per_job: int = 0):
+        self._jobs, self._load = jobs, dict.fromkeys(_cores(), 0)  # core to its number of stages
         self._gpus = _gpus()
         self._each = gpus_per_job or int(jobs > 1 and bool(self._gpus))
         if jobs * self._each > len(self._gpus):
@@ -64,23 +63,20 @@ class Shares:
                 f"{len(self._gpus)} GPUs; change --jobs or --gpus-per-job"
             )
 
-    def take(self, among=1):
-        """A ``Share`` for one of so many stages that might run at once, or None where not as much
-        is free.
-        """
+    def take(self, among: int = 1) -> Share | None:
+        """A share for one of ``among`` stages that might run at once; None if it is not free."""
         size = max(1, len(self._load) // min(self._jobs, among))
         most = max(self._jobs, len(self._load))
         if sum(self._load.values()) + size > most or len(self._gpus) < self._each:
             return None
-        cores = sorted(self._load, key=self._load.get)[:size]
+        cores = sorted(self._load, key=lambda core: self._load[core])[:size]
         for core in cores:
             self._load[core] += 1
         gpus, self._gpus = self._gpus[: self._each], self._gpus[self._each :]
         whole = size == len(self._load)
         return Share(None if whole else tuple(sorted(cores)), tuple(gpus) or None)
 
-    def give_back(self, share):
-        """Have a share be free again."""
+    def give_back(self, share: Share) -> None:
         for core in self._load if share.cores is None else share.cores:
             self._load[core] -= 1
         self._gpus = sorted([*self._gpus, *(share.gpus or ())])
@@ -94,7 +90,7 @@ def _cores():
 
 
 def _gpus():
-    """The GPUs that this process may use, as CUDA calls them."""
+    """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     count = torch.cuda.device_count()
     named = os.environ.get(GPUS_VARIABLE, "").split(",")
     return (named if named[0] else [str(number) for number in range(count)])[:count]

@@ -6,9 +6,11 @@ score many settings of the last stage in one pass (``Project.one_pass``), it doe
 
 from wsss.errors import InputError
 from wsss.lab import paths, results
+from wsss.lab.plan import Planned
+from wsss.lab.project import Project, Say
 from wsss.lab.run import driver, notebook
 from wsss.lab.run.comparison import compare
-from wsss.lab.run.grid import plan_point
+from wsss.lab.run.grid import Combination, plan_point
 from wsss.lab.run.parallel_runs import ParallelRuns
 
 
@@ -16,56 +18,66 @@ class SweepFailed(RuntimeError):
     """Points of a sweep failed; the message names them, with the reasons."""
 
 
-def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=print, **options):
+def run(
+    experiment: dict,
+    points: list[Combination],
+    *,
+    overrides: dict,
+    project: Project,
+    jobs: int = 1,
+    gpus_per_job: int = 0,
+    say: Say = print,
+    **options,
+) -> str:
     """Run an experiment at every point, whatever of it is not done yet, and compare.
 
     Args:
-        experiment: from ``plan.read_experiment``.
-        points: from ``grid.combinations``.
+        points: of ``grid.combinations``.
         overrides: of all points, from ``plan.parse_overrides``.
-        project: the ``Project`` whose notebooks run.
         jobs: points that run at the same time.
         gpus_per_job: as for ``resources.Shares``.
-        say: receives the messages about all points.
         options: of ``plan.plan``.
 
     Returns:
         the comparison as Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Raises:
-        InputError: a point cannot be planned; there is no room for all of them; or points failed,
-            each for what it was given.
-        SweepFailed: points failed, the others are done.
+        InputError: a point cannot be planned, the disk is too small for all of them, or points
+            failed by their input.
+        SweepFailed: points failed; the others are done.
     """
     if options.get("force"):
         raise InputError("--force would run again what points have in common; leave it out")
     names = list(points[0].names)
     given = [overrides, bool(options.get("smoke"))]
-    options["project"] = project
-    first = plan_point(experiment, points[0], overrides, **options)
+    options |= {"overrides": overrides, "project": project}
+    first = plan_point(experiment, points[0], **options)
     score = _one_pass(points, first, project)
     if isinstance(score, str):
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
-        return compare(experiment, rows, names, given, project=project, say=say, common=common)
+        return compare(
+            experiment, rows, names=names, given=given, project=project, say=say, common=common
+        )
     # every point is checked before anything runs
-    planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
+    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for items in planned for item in items}
     project.check_room(list(each.values()), paths.outputs_root())
-    ran = {}
+    ran: dict[int, list[Planned]] = {}
 
-    def work(place, lane):
-        point = points[place]
-        left = runs.left()
-        runs.screen.say(f"{runs.mark(place)} {point.title}{left and f', {left}'}")
+    def work(place, machine):
+        point, left = points[place], runs.time_left()
+        runs.screen.say(f"({place + 1}/{len(points)}) {point.title}{left and f', {left}'}")
         # planned again: an earlier point may have finished some of its stages
-        ran[place] = items = plan_point(experiment, point, overrides, **options)
-        # where only parameters differ, their values name the run
+        ran[place] = items = plan_point(experiment, point, **options)
+        # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
-        driver.run(experiment, items, project=project, title=title, say=lane.say, lane=lane)
+        driver.run(
+            experiment, items, project=project, title=title, say=machine.say, machine=machine
+        )
 
     if faults := runs.run(work):
         raise _failure(points, faults)
@@ -78,15 +90,31 @@ def run(experiment, points, overrides, *, project, jobs=1, gpus_per_job=0, say=p
     ]
     if len({row["data"] for row in rows}) > 1:  # scores on other data get rows of their own
         names.append("data")
-    return compare(experiment, rows, names, given, project=project, say=say)
+    return compare(experiment, rows, names=names, given=given, project=project, say=say)
+
+
+def dry_run(
+    experiment: dict, points: list[Combination], *, overrides: dict, project: Project, **options
+) -> str:
+    """The papermill commands that ``run`` would give, as in ``notebook.dry_run``."""
+    options |= {"overrides": overrides, "project": project}
+    first = plan_point(experiment, points[0], **options)
+    if callable(_one_pass(points, first, project)):
+        note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
+        return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
+    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
+    return "\n".join(
+        f"# {point.title}\n{notebook.dry_run(items)}"
+        for point, items in zip(points, planned, strict=True)
+    )
 
 
 def _failure(points, faults):
-    """One exception for the points that failed, by their places: each reason once."""
-    reasons_of = {}
+    """One exception for the points that failed, with each reason once."""
+    titles_of = {}
     for place, fault in sorted(faults.items()):
-        reasons_of.setdefault(str(fault), []).append(points[place].title)
-    reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in reasons_of.items())
+        titles_of.setdefault(str(fault), []).append(points[place].title)
+    reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in titles_of.items())
     bad = all(isinstance(fault, InputError) for fault in faults.values())
     kind = InputError if bad else SweepFailed
     failure = kind(f"{len(faults)} of {len(points)} points failed, the others are done: {reasons}")
@@ -94,22 +122,8 @@ def _failure(points, faults):
     return failure
 
 
-def dry_run(experiment, points, overrides, *, project, **options):
-    """What ``run`` would do, as ``notebook.dry_run`` prints it."""
-    options["project"] = project
-    first = plan_point(experiment, points[0], overrides, **options)
-    if callable(_one_pass(points, first, project)):
-        note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
-        return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
-    planned = [first] + [plan_point(experiment, p, overrides, **options) for p in points[1:]]
-    return "\n".join(
-        f"# {point.title}\n{notebook.dry_run(items)}"
-        for point, items in zip(points, planned, strict=True)
-    )
-
-
 def _one_pass(points, planned, project):
-    """``Project.one_pass`` where points differ in nothing but the last stage's parameters."""
+    """``Project.one_pass`` if points differ in nothing but the last stage's parameters."""
     last = planned[-1]
     swept = [name.partition(".") for point in points for name in point.names]
     if any(point.seed is not None for point in points):
@@ -120,8 +134,8 @@ def _one_pass(points, planned, project):
 
 
 def _score_in_one_pass(experiment, points, planned, score, project, say):
-    """Rows for the comparison, from the stages before the last and one pass over the data, and the
-    parameters that all points have in common.
+    """Rows for the comparison, from the stages before the last and one pass over the data; and the
+    parameters that all points share.
     """
     *before, last = planned
     values = [  # every point is checked before anything runs
@@ -136,21 +150,20 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
         for point, metrics in zip(points, score(values), strict=True)
     ]
     swept = {name.partition(".")[2] for name in points[0].names}
-    common = {name: value for name, value in last.values.items() if name not in swept}
-    return rows, common
+    return rows, {name: value for name, value in last.values.items() if name not in swept}
 
 
 def _origins(planned, project):
-    """The digest of the data, and the fingerprints of the stages that scores are from."""
+    """The digest of the data, and the fingerprints of the stages that scores come from."""
     scored = {stage for stage, _ in project.scores.values()}
     made = {item.name: item.fingerprint for item in planned if item.name in scored}
-    return {"data": results.completion(planned[-1].folder)["data_digest"]} | made
+    return {"data": results.completed(planned[-1].folder)["data_digest"]} | made
 
 
 def _scores(planned, project):
-    """The compared scores of completed stages, on every list that they were measured on."""
+    """The compared scores of completed stages, on every list they were measured on."""
     found = {}
     for item in planned:
-        metrics = results.completion(item.folder)["metrics"]
+        metrics = results.completed(item.folder)["metrics"]
         found |= {k: v for k, v in metrics.items() if k.split("/")[0] in project.scores}
     return found
