@@ -61,7 +61,7 @@ def line(points: list[tuple[float, float]], size: float) -> float:
     return max(0.0, statistics.fmean(costs) + slope * (size - statistics.fmean(sizes)))
 
 
-def trained_on(planned: list, data: datasets.Devkit) -> list[str]:
+def trained_on(planned: list, data: datasets.Dataset) -> list[str]:
     """The ids of the photos that an experiment trains on now."""
     for item in planned:
         if "train_split" in item.values:
@@ -69,7 +69,7 @@ def trained_on(planned: list, data: datasets.Devkit) -> list[str]:
     raise InputError("no stage of this experiment has photos to train on; name another experiment")
 
 
-def forecast(planned: list, data: datasets.Devkit, *, scenario: Scenario) -> list[Forecast]:
+def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> list[Forecast]:
     """A ``Forecast`` of each stage.
 
     Args:
@@ -179,7 +179,7 @@ def _memory(name, values, run, ids, data, scenario, more):
 
 
 def summary(
-    command: str, planned: list, *, data: datasets.Devkit, scenario: Scenario, forecasts: list
+    command: str, planned: list, *, data: datasets.Dataset, scenario: Scenario, forecasts: list
 ) -> str:
     """A forecast as Markdown: a table, what it rests on, the bottleneck and what breaks first.
 

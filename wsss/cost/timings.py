@@ -42,7 +42,7 @@ class Measurement(NamedTuple):
     memory: dict[str, int]  # from ``devices.peak_memory``
 
 
-def find(planned: list, data: datasets.Devkit) -> dict[str, list[Measurement]]:
+def find(planned: list, data: datasets.Dataset) -> dict[str, list[Measurement]]:
     """Completed runs of an experiment's stages under ``outputs/``: on the same data, with the same
     parameters but for ``FREE`` ones.
 
@@ -97,7 +97,7 @@ def _compared(values):
     return {k: v for k, v in values.items() if k not in FREE and not k.endswith("_run")}
 
 
-def class_growth(name: str, everything: dict, *, data: datasets.Devkit, classes: int) -> float:
+def class_growth(name: str, everything: dict, *, data: datasets.Dataset, classes: int) -> float:
     """The time of a stage per step or photo with ``classes`` over that with the dataset's, timed
     here with random weights; 1 for stages that only see each photo's classes.
 

@@ -64,7 +64,9 @@ class Screen:
     """
 
     def __init__(
-        self, about: Callable[[], tuple[str, str]] | None = None, say: Callable[[str], None] = print
+        self,
+        about: Callable[[], tuple[str, str]] | None = None,
+        say: Callable[[str], object] = print,
     ) -> None:
         self._about, self._print, self._doing, self._shown_at = about, say, {}, {}
         self._live, self._lock = sys.stderr.isatty(), threading.RLock()
