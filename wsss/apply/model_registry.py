@@ -32,6 +32,7 @@ REQUIREMENTS = (
     "numpy",
     "pandas",
     "pillow",
+    "protobuf",
     "pydensecrf2",
     "pyyaml",
     "torch",
