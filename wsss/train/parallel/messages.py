@@ -1,5 +1,6 @@
 """Timeouts and errors shared by training processes and their caller, on one machine and on Ray."""
 
+import copy
 import pickle
 import traceback
 from datetime import timedelta
@@ -27,7 +28,8 @@ def picklable_error(error: Exception, where: str) -> Exception:
     would change becomes a RuntimeError with its type and first line.
     """
     try:
-        same = str(pickle.loads(pickle.dumps(error))) == str(error)
+        pickle.dumps(error)
+        same = str(copy.copy(error)) == str(error)  # made again from the same parts
     except Exception:  # whatever its class raises
         same = False
     if not same:
