@@ -259,7 +259,7 @@ CASES = {
         word("dataset.seed=&a [*a]", told="an anchor .* contains itself", names="dataset.seed"),
         word("dataset.dataset=coco", told="dataset 'coco' is not known", names="coco"),
         word("dataset.data_root=/nowhere", told="no such folder", names="/nowhere"),
-        word("--only", "walk", told="'walk' is no stage", names="walk"),
+        word("--only", "walk", told="unknown stage 'walk'", names="walk"),
         word("--colour", told="unrecognized arguments", names="--colour"),
     ],
     "forecast": [
@@ -351,11 +351,13 @@ CASES = {
         weights("w", samples.params()[2] + b"x", "goes on for 1 bytes"),
         weights("w", lambda path: zipped({"a.txt": b"x"}), "not a state dict of plain tensors"),
         weights("w", torch_file({3: torch.ones(2)}), "expected a dict of name to tensor"),
-        weights("w", torch_file({"a": torch.ones(2).to_sparse()}), "'a' is no plain tensor"),
+        weights("w", torch_file({"a": torch.ones(2).to_sparse()}), "'a' is not a plain tensor"),
         weights("w", torch_file({"a": torch.ones(1).expand(2**32)}), "numbers but it holds more"),
         weights("w", torch_file({}), "0 tensors .* of an unknown network"),
         weights(
-            "w", torch_file({"a\nb": torch.ones(1)}), r"1 tensors \(a\\nb, ...\) of no network"
+            "w",
+            torch_file({"a\nb": torch.ones(1)}),
+            r"1 tensors \(a\\nb, ...\) of an unknown network",
         ),
         weights("w", torch_file({"fc8.weight": torch.ones(())}), r"'fc8.weight' of shape \(\)"),
         weights("w.caffemodel", b"", "is empty"),
@@ -429,8 +431,8 @@ CASES = {
         ),
         case("cams/a.npz", arrays(classes=TWO, cams=MAPS[:1]), "of 1 maps"),
         case("cams/a.npz", arrays(classes=TWO * 0, cams=MAPS), r"classes \[0, 0\] of 2 maps"),
-        case("cams/a.npz", arrays(classes=TWO, cams=MAPS * np.nan), "values that are not 0 to 1"),
-        case("cams/a.npz", arrays(classes=TWO, cams=MAPS * 9), "values that are not 0 to 1"),
+        case("cams/a.npz", arrays(classes=TWO, cams=MAPS * np.nan), "values outside 0 to 1"),
+        case("cams/a.npz", arrays(classes=TWO, cams=MAPS * 9), "values outside 0 to 1"),
         case(
             "cams/a.npz", samples.kept(lambda path: np.save(path, MAPS), "a.npy"), "not a file of"
         ),

@@ -109,7 +109,7 @@ def test_an_unknown_pair_is_refused_with_the_names_of_all(capsys):
 def test_wsss_bench_runs_the_repository_s_benchmarks(monkeypatch, capfd, tmp_path):
     assert cli.main(["bench", "--only", "no such pair"]) == 2
     assert "expected part of: random walk" in capfd.readouterr().err
-    monkeypatch.setattr(cli.bench, "ROOT", tmp_path)
+    monkeypatch.setattr(cli.run, "REPOSITORY", tmp_path)
     assert cli.main(["bench"]) == 2
     assert capfd.readouterr().err.endswith("run `make bench` in the repository of wsss\n")
 

@@ -193,7 +193,10 @@ def test_what_a_stopped_sweep_started_ends_with_it_and_it_goes_on(place, monkeyp
         driver.kill()
         driver.wait()
     if sent == signal.SIGINT:
-        assert code == 130 and "stopped; the same command goes on" in (place / "log").read_text()
+        assert (
+            code == 130
+            and "stopped; run the same command again to resume" in (place / "log").read_text()
+        )
         assert statuses(place) == {"runs": ["KILLED"] * 2, "random_walk": ["KILLED"] * 2}
     monkeypatch.setattr(notebook, "EXECUTE", chain.SCRIPT.replace("600 if", "0 if"))
     assert run(place, "out", monkeypatch, *words) == 0

@@ -25,11 +25,12 @@ def planned(tmp_path, tiny_shapes, monkeypatch):
 
     item = make()[0]
     old = item.folder.with_name("0123456789ab")
-    journal.Journal(old).begin("e", item.name, {})
+    journal.Journal(old).begin("e", item.name, tags={})
     digest = PROJECT.data_digest(item.values)
-    stage_run.StageRun(item.name, item.values, {}, old, old.name, digest).complete()
+    run = stage_run.StageRun(item.name, item.values, inputs={}, folder=old, data_digest=digest)
+    run.complete()
     record = results.completion(old)
-    question = item.stage.question(item.values, {}, digest)
+    question = item.stage.question(item.values, {}, data_digest=digest)
     record |= {"question": question, "code": item.stage.code | {"datasets/voc.py": "another"}}
     atomic.save_json(old / results.COMPLETE, record)
     return make, old

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import expect
 from servers import free_port, served
 
+from wsss.cli.project import SCORES
 from wsss.lab import results
 from wsss.lab.record import delivery, mlflow_pages, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
@@ -89,8 +90,8 @@ def record(root, beta):
         final = results.completion(folder)["metrics"]
         parent.add("stage", name=name, folder=str(folder))
         parent.metrics({f"{name}.{metric}": value for metric, value in final.items()})
-        parent.metrics(mlflow_pages.headlines(final))
-        scores |= mlflow_pages.headlines(final)
+        parent.metrics(mlflow_pages.headlines(final, SCORES))
+        scores |= mlflow_pages.headlines(final, SCORES)
     text = "Toys, to look at."
     parent.add("experiment", name="toys", description=text, columns=list(scores))
     parent.end("FINISHED")

@@ -423,8 +423,11 @@ def test_the_command_ends_with_a_table(small, voc, sbd, capsys):
 
 def test_the_command_says_in_one_line_what_is_wrong(small, voc, archives, root, capsys):
     for arguments, told in [
-        (["--root", str(root)], "expected what VOCtrainval_11-May-2012.tar and benchmark.tgz"),
-        (["--root", str(voc)], "expected what benchmark.tgz holds"),
+        (
+            ["--root", str(root)],
+            "expected the contents of VOCtrainval_11-May-2012.tar",
+        ),
+        (["--root", str(voc)], "expected the contents of benchmark.tgz"),
         (["--root", str(root), "--voc", str(root / "no.tar")], "no such file or folder"),
         (["--root", str(root), "--sbd", str(archives["sbd"])], "expected MD5 82b4d87ceb2ed10f"),
     ]:
