@@ -154,7 +154,7 @@ class House:
         return {name: floor[node] for name, node in graph.graph["mapping"].items()}
 
     def upward(self):
-        """Imports from a room that is not lower. Rooms without a rank are told of elsewhere."""
+        """Imports from a room that is not lower. Rooms without a rank are reported elsewhere."""
         rank = {name: number for number, rooms in enumerate(RANKS) for name in rooms}
         for found in self.inside:
             higher = rank.get(found.room, len(RANKS)) > rank.get(found.other, -1)

@@ -265,8 +265,8 @@ def trained_by_two(folder, *, members=1, stop=None, loss=pixel_loss):
 
 def test_interrupted_training_in_two_processes_ends_with_the_same_bits(tmp_path):
     expected = trained_by_two(tmp_path / "a")
-    told = r"training process 1 was killed \(signal 9\).*same command again to resume"
-    with pytest.raises(RuntimeError, match=told) as error:
+    message = r"training process 1 was killed \(signal 9\).*same command again to resume"
+    with pytest.raises(RuntimeError, match=message) as error:
         trained_by_two(tmp_path / "b", loss=Deadly())
     assert "\n" not in str(error.value)
     with pytest.raises(KeyboardInterrupt):  # both are killed, wherever they are
@@ -306,8 +306,8 @@ def test_training_that_diverges_in_one_process_stops_in_all(tmp_path):
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     schedule = replace(TWO, accumulation_steps=1)
-    told = "at step 5 of 12: the loss is nan; the last good checkpoint is .*, of step 5; lower"
-    with pytest.raises(FloatingPointError, match=told) as fault:
+    message = "at step 5 of 12: the loss is nan; the last good checkpoint is .*, of step 5; lower"
+    with pytest.raises(FloatingPointError, match=message) as fault:
         fit(net, points(), loss=Diverging(), schedule=schedule, folder=tmp_path)
     assert "\n" not in str(fault.value)
     assert checkpoints.newest(tmp_path / "checkpoint.pt", "cpu")["state"]["step"] == 5

@@ -326,7 +326,7 @@ def test_what_is_served_keeps_no_record():
     ),
 )
 def test_mlflow_reports_nothing(module):
-    """Whichever module comes first: what MLflow is told after its import is too late."""
+    """Whichever module comes first: settings made after its import come too late."""
     code = (
         f"import {module}\nfrom mlflow.telemetry.client import get_telemetry_client\n"
         "assert get_telemetry_client() is None"

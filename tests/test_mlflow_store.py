@@ -21,7 +21,7 @@ def database(tmp_path, monkeypatch):
 
 def use(name):
     """What a process does that comes first to a store."""
-    from wsss.lab.record import mlflow_store  # by now told where it is
+    from wsss.lab.record import mlflow_store  # reads its variables at import
 
     mlflow_store.experiment_id(name)
 
