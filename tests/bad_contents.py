@@ -34,35 +34,35 @@ class Link(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A file spoilt, and what is said of it.
+    """A file spoilt, and what is printed of it.
 
     Attributes:
         spoil: file in the world to what it holds now: bytes, text, ``Folder``, ``Link``, a
             function of the file's path that gives one of these, or None to take it away.
-        told: part of the line, as a regular expression.
+        message: part of the line, as a regular expression.
         more: arguments for the command.
         names: what the line must name; None takes the first spoilt file's name.
     """
 
     spoil: dict
-    told: str
+    message: str
     more: tuple = ()
     names: str | None = None
 
 
-def case(file, content, told, *more, names=None):
+def case(file, content, message, *more, names=None):
     """A ``Case`` of one spoilt file."""
-    return Case({file: content}, told, more, names)
+    return Case({file: content}, message, more, names)
 
 
-def weights(file, content, told, *more):
+def weights(file, content, message, *more):
     """A ``Case`` of a spoilt file that is an argument of the command."""
-    return case(file, content, told, file, *more)
+    return case(file, content, message, file, *more)
 
 
-def word(*given, told, names, spoil=None):
+def word(*given, message, names, spoil=None):
     """A ``Case`` of arguments."""
-    return Case(spoil or {}, told, given, names)
+    return Case(spoil or {}, message, given, names)
 
 
 def png(picture):
@@ -192,7 +192,7 @@ NOT_YAML = {  # of either kind of file, with the same answers
 
 
 def not_yaml(file):
-    return [case(file, content, told) for content, told in NOT_YAML.values()]
+    return [case(file, content, message) for content, message in NOT_YAML.values()]
 
 
 PHOTO = samples.photo((240, 160))

@@ -3,8 +3,8 @@
     python -m tests.fuzz --seconds 60 --seed 0
 
 Anything else (another exception, a crash, ten seconds, gigabytes, a message that does not name the
-file) is a find: it is told with its seed, and the file is kept to look at. ``tests/test_fuzz.py``
-runs a few spoilt files of each kind.
+file) is a find: it is printed with its seed, and the file is kept to look at.
+``tests/test_fuzz.py`` runs a few spoilt files of each kind.
 """
 
 import argparse

@@ -137,17 +137,17 @@ def test_a_caffemodel_serves_as_weights_and_converts(tmp_path, capsys):
     network = models.build_cam(
         "vgg16", 3, weights=tmp_path / "vgg16_20M.caffemodel", output_stride=8
     )
-    said = capsys.readouterr().out
-    assert "took 30 tensors, left out fc8.weight (ImageNet's classifier), fc8.bias (" in said
+    printed = capsys.readouterr().out
+    assert "took 30 tensors, left out fc8.weight (ImageNet's classifier), fc8.bias (" in printed
     for name, tensor in network.backbone.body.state_dict().items():
         assert torch.equal(tensor, state[name])
     target = tmp_path / "out" / "vgg16.pt"
     command = ["weights", "convert", str(tmp_path / "vgg16_20M.caffemodel"), str(target)]
     assert main(command) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "ImageNet weights of vgg16" in said
-        and "left out: fc8.weight (ImageNet's classifier)" in said
+        "ImageNet weights of vgg16" in printed
+        and "left out: fc8.weight (ImageNet's classifier)" in printed
     )
     again = models.build_cam("vgg16", 3, weights=target, output_stride=8)
     assert torch.equal(again.backbone.body.fc6.weight, state["fc6.weight"])
@@ -157,18 +157,18 @@ def test_a_caffemodel_serves_as_weights_and_converts(tmp_path, capsys):
 def test_show_lists_tensors_and_says_what_they_are(tmp_path, capsys):
     caffemodel(tmp_path / "a.caffemodel")
     assert main(["weights", "show", str(tmp_path / "a.caffemodel")]) == 0
-    said = capsys.readouterr().out
-    assert "fc6.weight" in said and "1024x512x3x3" in said and "float32" in said
-    assert "a.caffemodel: ImageNet weights of vgg16" in said
+    printed = capsys.readouterr().out
+    assert "fc6.weight" in printed and "1024x512x3x3" in printed and "float32" in printed
+    assert "a.caffemodel: ImageNet weights of vgg16" in printed
 
 
 def test_mxnet_names_of_another_network_are_refused_with_what_is_known(tmp_path, capsys):
     array = torch.zeros(3).numpy()
     (tmp_path / "a.params").write_bytes(mx_list([mx_array(array, 2)], ["arg:fc1_weight"]))
     assert main(["weights", "show", str(tmp_path / "a.params")]) == 2
-    said = capsys.readouterr()
-    assert "arg:fc1_weight" in said.out
-    assert "1 tensors (arg:fc1_weight, ...) of an unknown network" in said.err
+    printed = capsys.readouterr()
+    assert "arg:fc1_weight" in printed.out
+    assert "1 tensors (arg:fc1_weight, ...) of an unknown network" in printed.err
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "resnet38"])

@@ -148,7 +148,7 @@ def tree(root):
     }
 
 
-def told_of(arguments, capsys):
+def result_of(arguments, capsys):
     """``(exit code, lines on stderr)``, progress left out."""
     capsys.readouterr()
     try:
@@ -168,17 +168,17 @@ def test_the_table_is_whole():
 def test_the_world_is_sound(world, capsys):
     """So that it is the spoiling that is refused."""
     for command in ("devkit", "own", "description", "label", "predict", "voc12", "export"):
-        assert told_of(COMMANDS[command], capsys)[0] == 0, command
+        assert result_of(COMMANDS[command], capsys)[0] == 0, command
         shutil.rmtree("out", ignore_errors=True)
-    assert told_of((*COMMANDS["boxes"], "--root", "out2"), capsys) == (0, [])
-    assert told_of((*COMMANDS["run"], "--dry-run"), capsys) == (0, [])
-    assert told_of(COMMANDS["forecast"], capsys) == (0, [])
+    assert result_of((*COMMANDS["boxes"], "--root", "out2"), capsys) == (0, [])
+    assert result_of((*COMMANDS["run"], "--dry-run"), capsys) == (0, [])
+    assert result_of(COMMANDS["forecast"], capsys) == (0, [])
     for name, read in READERS.items():
         read(), name
 
 
 PHOTOS = [
-    pytest.param(each.spoil["own/b.png"], id=each.told)
+    pytest.param(each.spoil["own/b.png"], id=each.message)
     for each in CASES["own"]
     if each.spoil.get("own/b.png", Folder) is not Folder
 ]
@@ -189,7 +189,7 @@ PHOTOS = [
 def test_the_sound_photos_of_a_batch_get_done(command, content, world, capsys):
     spoil(world / "own/b.png", content)
     before = tree(world)
-    code, lines = told_of(COMMANDS[command], capsys)
+    code, lines = result_of(COMMANDS[command], capsys)
     assert code == 2 and len(lines) == 1 and "own/b.png: " in lines[0], lines
     new = {name: found for name, found in tree(world).items() if name not in before}
     assert {name for name, found in new.items() if found is not None} == {
@@ -201,12 +201,12 @@ def test_the_sound_photos_of_a_batch_get_done(command, content, world, capsys):
 
 def shown(parameter):
     command, each = parameter
-    return f"{command}: {next(iter(each.spoil), ' '.join(each.more)[:40])}: {each.told[:40]}"
+    return f"{command}: {next(iter(each.spoil), ' '.join(each.more)[:40])}: {each.message[:40]}"
 
 
 @pytest.mark.parametrize("given", ALL, ids=shown)
 def test_bad_input_is_one_line_and_leaves_nothing(given, world, capsys):
-    command, (spoilt, told, more, names) = given
+    command, (spoilt, message, more, names) = given
     for file, content in spoilt.items():
         spoil(world / file, content)
     before = tree(world)
@@ -216,11 +216,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(given, world, capsys):
         line = str(raised.value)
         assert "\n" not in line
     else:
-        code, lines = told_of((*COMMANDS[command], *more), capsys)
+        code, lines = result_of((*COMMANDS[command], *more), capsys)
         assert code == 2 and len(lines) == 1, (code, lines)
         (line,) = lines
         assert line.startswith("wsss")
-    assert re.search(told, line), line
+    assert re.search(message, line), line
     assert (Path(next(iter(spoilt))).name if names is None else names) in line, line
     assert ";" in line, f"{line}: where is the mend?"
     after = tree(world)

@@ -115,7 +115,7 @@ def test_times_never_go_back(record, monkeypatch):
     assert times == sorted(times) and times[0] > 1e12
 
 
-def test_a_refused_entry_is_told_and_the_rest_delivered(record):
+def test_a_refused_entry_is_reported_and_the_rest_delivered(record):
     record.add("params", values={"beta": 5})  # MLflow lets no parameter change
     record.metrics({"after": 1.0})
     (line,) = delivery.deliver(record.folder)
@@ -171,7 +171,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
     assert sorted(made) == ["toys", "walk", "walk"]
 
 
-def test_a_record_that_cannot_be_carried_is_told_by_its_own_reason(record):
+def test_a_record_that_cannot_be_carried_is_reported_by_its_own_reason(record):
     lines = record.path.read_bytes().splitlines(keepends=True)
     record.path.write_bytes(b"".join(lines[1:]))
     with pytest.raises(delivery.StoreUnavailable, match=r"has lost its beginning; run it again$"):
@@ -203,12 +203,14 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{place / 'server.db'}"]
     command += ["--artifacts-destination", str(place / "artifacts")]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    said = []
-    with delivery.Uploader(said.append) as uploader:
+    printed = []
+    with delivery.Uploader(printed.append) as uploader:
         uploader.watch(record.folder)
-        assert not uploader.upload() and "work goes on" in said[0]
+        assert not uploader.upload() and "work goes on" in printed[0]
         with served(command, port, place / "log", ready="/health", environment=quiet):
-            assert uploader.upload() and "answers again" in said[1] and uploader.unavailable == ""
+            assert (
+                uploader.upload() and "answers again" in printed[1] and uploader.unavailable == ""
+            )
             before = seen(delivery.run_of(record.folder))
         Journal(record.folder).metrics({"loss": 0.1}, 3)
         assert not uploader.upload()

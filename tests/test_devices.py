@@ -91,7 +91,7 @@ def test_threads_look_for_a_moment_and_then_sleep_unless_told_otherwise(given):
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"GOMP_SPINCOUNT": given} if given else {})
     command = [sys.executable, "-c", "import wsss.runtime.devices"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    if "GOMP_SPINCOUNT" not in told.stderr:
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in answer.stderr:
         pytest.skip("torch's threads here are not GNU OpenMP's")
-    assert f"GOMP_SPINCOUNT = '{given or 2000}'" in told.stderr
+    assert f"GOMP_SPINCOUNT = '{given or 2000}'" in answer.stderr

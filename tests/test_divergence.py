@@ -36,10 +36,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("told", FAULTS)
+@pytest.mark.parametrize("reason", FAULTS)
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("minutes", [0, 60])
-def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, minutes):
+def test_training_that_goes_astray_stops_before_the_step(tmp_path, reason, clip, minutes):
     calls, before = 0, {}
 
     def astray(net, images, targets):
@@ -47,7 +47,7 @@ def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, m
         values = squared(net, images, targets)
         if calls == 5:
             before.update({name: each.clone() for name, each in net.state_dict().items()})
-            values["loss"] = FAULTS[told](values["loss"], net)
+            values["loss"] = FAULTS[reason](values["loss"], net)
         calls += 1
         return values
 
@@ -55,7 +55,7 @@ def test_training_that_goes_astray_stops_before_the_step(tmp_path, told, clip, m
     path = tmp_path / "checkpoint.pt"
     good = "there is no checkpoint yet" if minutes else f"the last good checkpoint is {path}, of st"
     schedule = replace(SCHEDULE, clip_norm=clip, checkpoint_minutes=minutes)
-    with pytest.raises(FloatingPointError, match=f"at step 5 of 12: {told}; {good}") as fault:
+    with pytest.raises(FloatingPointError, match=f"at step 5 of 12: {reason}; {good}") as fault:
         fit(net, points(), loss=astray, schedule=schedule, folder=tmp_path)
     assert "\n" not in str(fault.value) and "lower learning_rate" in str(fault.value)
     for name, tensor in net.state_dict().items():
@@ -103,7 +103,7 @@ class Deadly(Noise):
         return super().__getitem__(key)
 
 
-def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
+def test_a_killed_worker_is_reported_in_one_line_and_training_goes_on(tmp_path):
     schedule = replace(SCHEDULE, workers=1)
     with pytest.raises(RuntimeError, match=r"was killed.*memory.*same command.*workers=0") as fault:
         fit(network(), Deadly(tmp_path), loss=squared, schedule=schedule, folder=tmp_path)
@@ -118,8 +118,8 @@ def test_a_killed_worker_is_told_in_one_line_and_training_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
-def test_a_worker_killed_while_it_hands_over_a_photo_is_told_too(error):
-    """Its end of the pipe is gone a moment before torch is told of its death."""
+def test_a_worker_killed_while_it_hands_over_a_photo_is_reported_too(error):
+    """Its end of the pipe is gone a moment before torch learns of its death."""
 
     def torn():
         batches = iter(DataLoader(Noise(4, mean), num_workers=1, sampler=[(0, 0), (0, 1)]))

@@ -117,7 +117,7 @@ def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, ca
 
 
 @pytest.mark.parametrize("given", ["train_segmentation.weights", "train_affinity.checkpoint"])
-def test_weights_that_are_not_there_are_told_before_anything_runs(place, capsys, given):
+def test_weights_that_are_not_there_are_reported_before_anything_runs(place, capsys, given):
     assert cli.main(["run", str(place / "smoke.yaml"), f"{given}=/nowhere/net.pth"]) == 2
     assert "/nowhere/net.pth: no such weight file; give" in capsys.readouterr().err
     assert not (place / "outputs" / "train_cam").exists()
@@ -235,16 +235,16 @@ def test_one_changed_parameter_runs_again_only_what_follows(place, finished):
 def test_a_sweep_runs_what_is_not_shared_and_compares(place, finished, capsys):
     sheet, grid = str(place / "smoke.yaml"), ["random_walk.beta=2,8"]
     assert cli.main(["run", sheet, *grid, "--until", "random_walk"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("infer_cam: done before, reused") == 1  # all but the point that was done
-    assert "train_cam: done in" not in said and said.count("random_walk: done in") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("infer_cam: done before, reused") == 1  # all but the point that was done
+    assert "train_cam: done in" not in printed and printed.count("random_walk: done in") == 1
     (folder,) = place.glob("outputs/sweeps/smoke-*")
     table = pd.read_csv(folder / "sweep.csv")
     assert list(table["random_walk.beta"]) == [2, 8]
     record = results.completion(finished["random_walk"].folder)  # beta 8, steps 8
     done = table.query("`random_walk.beta` == 8").iloc[0]
     assert done["labels_miou/train"] == pytest.approx(record["metrics"]["labels_miou/train"])
-    assert f"| 8 | {done['cam_miou/train']:.2f}" in said
+    assert f"| 8 | {done['cam_miou/train']:.2f}" in printed
     runs = mlflow_store.client().search_runs([mlflow_store.experiment_id("smoke")])
     names = {run.info.run_name for run in runs}
     assert any(name.startswith("smoke · beta 2 · ") for name in names)
@@ -290,8 +290,8 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     folder = finished["train_affinity"].folder
     source = delivery.run_of(folder)
     assert cli.main(["reproduce", source]) == 0
-    said = capsys.readouterr().out
-    assert "identical: 4 metrics, 0 files, its weights" in said
+    printed = capsys.readouterr().out
+    assert "identical: 4 metrics, 0 files, its weights" in printed
     again = mlflow_store.client().search_runs(
         [mlflow_store.experiment_id("smoke")], f"tags.`wsss.reproduces` = '{source}'"
     )
@@ -305,8 +305,8 @@ def test_a_stage_is_reproduced_from_its_record(place, finished, capsys):
     record["metrics"]["loss"] += 1e-9
     (folder / "complete.json").write_text(json.dumps(record))
     assert cli.main(["reproduce", str(folder)]) == 1
-    said = capsys.readouterr().out
-    assert f"loss: {record['metrics']['loss'] - 1e-9}" in said and "not identical" in said
+    printed = capsys.readouterr().out
+    assert f"loss: {record['metrics']['loss'] - 1e-9}" in printed and "not identical" in printed
     record["metrics"]["loss"] -= 1e-9
     (folder / "complete.json").write_text(json.dumps(record))
 

@@ -58,9 +58,9 @@ def test_the_released_resnet38_runs_at_its_smoke_size(place, capsys):
     names = plan.read_experiment(path)["stages"]
     overrides = [f"{stage}.data_root={place / 'data'}" for stage in names]
     assert cli.main(["run", str(path), "--smoke", *overrides]) == 0
-    said = capsys.readouterr().out
-    assert "| CAM + walk |" in said and "| resnet38 |" in said
-    assert "CAM + walk + dCRF" not in said  # the released code stops before it
+    printed = capsys.readouterr().out
+    assert "| CAM + walk |" in printed and "| resnet38 |" in printed
+    assert "CAM + walk + dCRF" not in printed  # the released code stops before it
     trained = next(place.glob("outputs/train_affinity/*/complete.json"))
     metrics = results.completion(trained.parent)["metrics"]
     assert min(metrics[name] for name in ("foreground", "background", "negative")) > 0

@@ -287,7 +287,7 @@ def test_another_photo(panel):
     assert "has none" in panel.captions["mask"].value
 
 
-def test_a_photo_that_cannot_be_opened_is_told(panel):
+def test_a_photo_that_cannot_be_opened_is_reported(panel):
     def pick():
         panel.photo.value = "broken"
 

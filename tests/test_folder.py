@@ -168,7 +168,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_tags_that_do_not_fit_are_told_and_the_rest_is_there(root, kind):
+def test_tags_that_do_not_fit_are_reported_and_the_rest_is_there(root, kind):
     line, reason = FAULTS[kind]
     (root / "tags.csv").write_text(f"{TAGS}{line}\n")
     data = Folder(root)
@@ -184,7 +184,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     (root / "tags.csv").write_text(f"{TAGS}broken,cat\ngone,cat\n")
     save_labels(root / "masks" / "a.png", np.zeros((30, 40)))
     assert main(["data", "folder", str(root)]) == 2
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "7 photos, 3 classes; tags from",
         "| cat | ",
@@ -194,7 +194,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
         "gone: has tags but there is no such JPEG",
         "broken.jpg: expected a photo as JPEG, PNG or WebP",
     ):
-        assert line in told, line
+        assert line in output, line
     (root / "a.png").unlink()
     (root / "tags.csv").write_text(f"{TAGS}broken,cat\n")
     saved = tmp_path / "photos.yaml"

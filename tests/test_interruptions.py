@@ -222,7 +222,7 @@ def steps_saved():
     return saved["state"]["step"] if saved else 0
 
 
-random, told = np.random.default_rng(0), []
+random, kills = np.random.default_rng(0), []
 for _ in range(10):
     before, lines = steps_saved(), int(random.integers(1, 9000))  # a save runs some 3,000
     if not os.fork():
@@ -236,8 +236,8 @@ for _ in range(10):
         os._exit(0)
     _, status = os.wait()
     begun = before + (folder / "calls").stat().st_size // 2
-    told.append([os.WIFSIGNALED(status), begun, steps_saved()])
-print(json.dumps(told))
+    kills.append([os.WIFSIGNALED(status), begun, steps_saved()])
+print(json.dumps(kills))
 """
 
 
@@ -249,9 +249,9 @@ def test_killed_while_it_saves_training_loses_one_step_at_most(tmp_path):
     answer = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    told = json.loads(answer.stdout.splitlines()[-1])
-    assert sum(killed for killed, _, _ in told) >= 5 and told[-1][2] > 3
-    for killed, begun, saved in told:
+    kills = json.loads(answer.stdout.splitlines()[-1])
+    assert sum(killed for killed, _, _ in kills) >= 5 and kills[-1][2] > 3
+    for killed, begun, saved in kills:
         assert not killed or saved >= begun - 1
     network, expected = Network(), Network()
     fit(network, patches(), loss=pixel_loss, schedule=SCHEDULE, folder=folder)

@@ -102,7 +102,7 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
     tmp_path, photos, networks, capsys
 ):
     assert label(photos, networks, tmp_path, *FAST) == 2
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "1 photos have no tags and get no labels",
         "3 label maps in labels/",
@@ -110,7 +110,7 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
         "gone.jpg: has tags but there is no such JPEG",
         "broken.jpg: expected a photo as JPEG, PNG or WebP",
     ):
-        assert line in told, line
+        assert line in output, line
     assert len((tmp_path / "faults.txt").read_text().splitlines()) == 2
     classes = (tmp_path / "classes.txt").read_text().split()
     assert tuple(classes) == models.open_network(networks["cam"]).classes

@@ -37,19 +37,21 @@ def none_is_left(tmp_path, monkeypatch):
     assert list(tmp_path.glob("wsss-launch-*")) == []
 
 
-def described(word, *, told):
+def described(word, *, report):
     """What this process is, returned; its rank and a number are reported."""
     sum_of_ranks = torch.tensor(float(dist.get_rank()))
     dist.all_reduce(sum_of_ranks)
     for number in range(3):
-        told(dist.get_rank(), number)
+        report(dist.get_rank(), number)
     facts = {"rank": dist.get_rank(), "sum": sum_of_ranks.item(), "backend": dist.get_backend()}
     return facts | {"word": word, "threads": torch.get_num_threads(), "pid": os.getpid()}
 
 
 def test_calls_and_result_of_process_0_reach_the_caller():
     calls = []
-    found = launch(described, torch.arange(3), processes=2, told=lambda *given: calls.append(given))
+    found = launch(
+        described, torch.arange(3), processes=2, report=lambda *given: calls.append(given)
+    )
     assert calls == [(0, 0), (0, 1), (0, 2)]
     assert torch.equal(found.pop("word"), torch.arange(3))
     assert found.pop("pid") != os.getpid()
@@ -60,21 +62,21 @@ def test_calls_and_result_of_process_0_reach_the_caller():
 
 def test_one_process_is_a_plain_call():
     here = []
-    assert launch(lambda x, *, told: told(x) or os.getpid(), here, processes=1, told=id)
+    assert launch(lambda x, *, report: report(x) or os.getpid(), here, processes=1, report=id)
     assert not dist.is_initialized()
 
 
 @pytest.mark.parametrize(
-    ("count", "gpus", "told"),
+    ("count", "gpus", "message"),
     [
         (0, 0, "train_processes 0: expected 1 or more"),
         (3, 2, "train_processes 3: expected 1 to 2, one per GPU"),
     ],
 )
-def test_impossible_numbers_of_processes_are_refused(monkeypatch, count, gpus, told):
+def test_impossible_numbers_of_processes_are_refused(monkeypatch, count, gpus, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(InputError, match=told):
-        launch(described, "word", processes=count, told=print)
+    with pytest.raises(InputError, match=message):
+        launch(described, "word", processes=count, report=print)
 
 
 def test_what_cannot_be_pickled_is_refused_before_anything_starts():
@@ -98,13 +100,13 @@ def fails(error, rank):
 
 
 @pytest.mark.parametrize(
-    ("error", "rank", "told"),
+    ("error", "rank", "message"),
     [(InputError("no such photo"), 1, "no such photo"), (None, 0, "Odd: 1 and 2")],
 )
-def test_an_error_in_one_process_ends_all_and_is_raised(error, rank, told):
+def test_an_error_in_one_process_ends_all_and_is_raised(error, rank, message):
     with pytest.raises(type(error) if error else RuntimeError) as fault:
         launch(fails, error, rank, processes=2)
-    assert str(fault.value) == told
+    assert str(fault.value) == message
     if error:
         (note,) = fault.value.__notes__
         assert f"in process {rank}:" in note and "in fails" in note
@@ -137,8 +139,8 @@ def killed_at_work(_):
 def test_a_killed_process_is_reported_and_the_others_end(tmp_path, starting):
     """While it starts, and while its peers wait for it."""
     given = Deadly(tmp_path) if starting else None
-    told = r"process \d was killed \(signal 9\).*memory.*same command again to resume"
-    with pytest.raises(RuntimeError, match=told) as fault:
+    message = r"process \d was killed \(signal 9\).*memory.*same command again to resume"
+    with pytest.raises(RuntimeError, match=message) as fault:
         launch(killed_at_work, given, processes=2)
     assert "\n" not in str(fault.value)
 
@@ -154,8 +156,8 @@ def test_a_process_that_exits_is_reported():
         launch(leaves, 3, processes=2)
 
 
-def goes_on(*, told):
-    told()
+def goes_on(*, report):
+    report()
     dist.barrier()
     time.sleep(600)
 
@@ -165,14 +167,14 @@ def test_an_interruption_of_the_caller_ends_all():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(goes_on, processes=2, told=interrupted)
+        launch(goes_on, processes=2, report=interrupted)
 
 
 def test_processes_exit_when_their_caller_is_killed(tmp_path):
     code = (
         "import test_launch\nfrom wsss.train.parallel.launch import launch\n"
         f"flag = test_launch.Path({str(tmp_path)!r}) / 'started'\n"
-        "launch(test_launch.goes_on, processes=2, told=flag.touch)"
+        "launch(test_launch.goes_on, processes=2, report=flag.touch)"
     )
     path = os.pathsep.join(
         [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -225,12 +227,12 @@ def test_a_notebook_trains_by_two_processes(tmp_path, tiny_shapes):
     )
     cells = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    said = {"stdout": "", "stderr": ""}
+    printed = {"stdout": "", "stderr": ""}
     for output in outputs:
         if output.output_type == "stream":
-            said[output.name] += output.text
-    assert re.findall(r"epoch (\d):", said["stdout"]) == ["1", "2"]
-    assert said["stderr"].count("0/6") == said["stderr"].count("6/6") == 1
+            printed[output.name] += output.text
+    assert re.findall(r"epoch (\d):", printed["stdout"]) == ["1", "2"]
+    assert printed["stderr"].count("0/6") == printed["stderr"].count("6/6") == 1
     (record,) = (tmp_path / "outputs" / "train_cam").glob("*/complete.json")
     assert json.loads(record.read_text())["parameters"]["train_processes"] == 2
     assert (record.parent / "weights.pt").exists()

@@ -1,4 +1,4 @@
-"""The map over photos: what exists is skipped, faults are told at the end, files appear whole."""
+"""The map over photos: what exists is skipped, faults are listed at the end, files appear whole."""
 
 import multiprocessing
 import os
@@ -149,7 +149,7 @@ class Deadly(Doubling):
         return super().predict(id)
 
 
-def test_a_killed_worker_is_told_in_one_line_and_the_rest_is_computed_next(tmp_path):
+def test_a_killed_worker_is_reported_in_one_line_and_the_rest_is_computed_next(tmp_path):
     ids, folder = [str(n) for n in range(8)], tmp_path / "out"
     job = Deadly(folder, tmp_path / "killed")
     with pytest.raises(RuntimeError, match=r"'t' was killed.*memory.*processes=1") as fault:
@@ -162,7 +162,7 @@ def test_a_killed_worker_is_told_in_one_line_and_the_rest_is_computed_next(tmp_p
 
 @dataclass
 class Repeatable(Doubling):
-    """Writes whether torch was told to compute the same bits every time."""
+    """Writes whether torch is set to compute the same bits every time."""
 
     def predict(self, id):
         return 100 * torch.are_deterministic_algorithms_enabled()

@@ -207,7 +207,7 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
     assert first.tags["run"] == run.run_id == first.run_id and first.tags["dataset"] == "shapes"
     assert first.tags["miou"] == "50.00" and "miou" not in second.tags
     text = first.description
-    for told in (
+    for phrase in (
         "mlflow models serve -m models:/toy/1 ",
         "| background | 100.0 |",
         f"| {data.classes[0]} | 50.0 |",
@@ -220,7 +220,7 @@ def test_versions_have_card_and_tags_and_the_run_goes_on(run, data):
         f"1 {data.classes[0]}, 2 {data.classes[1]}",
         "apply to the weights too",
     ):
-        assert told in text, told
+        assert phrase in text, phrase
     assert len(text) < 5000  # the registry's column
     assert "has no masks to score it on" in second.description
     (path,) = (f.path for f in client.list_artifacts(run.run_id) if f.path.endswith(".md"))

@@ -71,12 +71,14 @@ def test_an_experiment_that_another_process_is_quicker_to_make_is_shared(databas
 
 
 @pytest.mark.parametrize("code", [401, 403])
-def test_a_server_that_does_not_let_one_in_is_told_as_such(code, monkeypatch):
+def test_a_server_that_does_not_let_one_in_is_reported_as_such(code, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host")
-    said = f"API request to endpoint /x failed with error code {code} != 200. Response body: 'No'"
-    told = mlflow_store.unreachable(mlflow.MlflowException(said))
-    assert "does not let this user in" in told and "MLFLOW_TRACKING_USERNAME" in told
-    assert "http://***@host" in told and "\n" not in told
+    printed = (
+        f"API request to endpoint /x failed with error code {code} != 200. Response body: 'No'"
+    )
+    message = mlflow_store.unreachable(mlflow.MlflowException(printed))
+    assert "does not let this user in" in message and "MLFLOW_TRACKING_USERNAME" in message
+    assert "http://***@host" in message and "\n" not in message
 
 
 def _parts(database):

@@ -125,7 +125,7 @@ def test_a_refused_file_is_not_written(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
-def test_without_onnx_the_mend_is_told(tmp_path, monkeypatch, capsys, missing):
+def test_without_onnx_the_mend_is_reported(tmp_path, monkeypatch, capsys, missing):
     real = builtins.__import__
 
     def without(name, *rest):

@@ -72,9 +72,9 @@ def completed(place, stage):
 
 def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, capsys):
     assert cli.main(["run", str(place / "own.yaml")]) == 0
-    told = capsys.readouterr().out
-    assert "no photo of train has a mask, so nothing could be scored" in told
-    assert "no photo of val has a mask, so nothing could be scored" in told
+    output = capsys.readouterr().out
+    assert "no photo of train has a mask, so nothing could be scored" in output
+    assert "no photo of val has a mask, so nothing could be scored" in output
     for stage in ("infer_cam", "random_walk", "evaluate"):
         assert not [name for name in completed(place, stage)["metrics"] if "miou" in name]
     labels = list(place.glob("outputs/random_walk/*/labels/*/*.png"))
@@ -120,8 +120,8 @@ def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     capsys.readouterr()
     override = f"train_segmentation.corrected_folder={place / 'labelled' / 'labelme'}"
     assert cli.main(["run", str(place / "own.yaml"), override]) == 0
-    told = capsys.readouterr().out
-    assert "random_walk: done before" in told and "train_segmentation: done in" in told
+    output = capsys.readouterr().out
+    assert "random_walk: done before" in output and "train_segmentation: done in" in output
     record = completed(place, "train_segmentation")
     assert record["parameters"]["corrected_folder"]
     atomic.save_json(corrected, content | {"version": "another"})

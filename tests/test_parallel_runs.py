@@ -137,16 +137,16 @@ def test_more_jobs_than_cores_share_them(machine):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "each", "gpus", "told"),
+    ("jobs", "each", "gpus", "message"),
     [
         (3, 0, 2, "3 jobs with GPUs of their own, 1 each: there are 2 GPUs"),
         (2, 2, 3, "2 jobs with GPUs of their own, 2 each: there are 3 GPUs"),
         (2, 1, 0, "there are 0 GPUs; change --jobs or --gpus-per-job"),
     ],
 )
-def test_more_gpus_than_there_are_is_refused(machine, jobs, each, gpus, told):
+def test_more_gpus_than_there_are_is_refused(machine, jobs, each, gpus, message):
     machine(4, gpus=gpus)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Shares(jobs, each)
 
 

@@ -134,9 +134,9 @@ def write(number, folder, together, back):
     os.environ[stage_run.DRIVEN_VARIABLE] = "1"
     os.environ["MLFLOW_TRACKING_USERNAME"] = USERS[number % len(USERS)]
     Journal(folder).begin("together", f"writer {number}", tags={})
-    said = []
+    printed = []
     together.wait()
-    with delivery.Uploader(said.append) as uploader:
+    with delivery.Uploader(printed.append) as uploader:
         uploader.watch(folder)
         uploader.upload()
         run = stage_run.StageRun(
@@ -151,7 +151,7 @@ def write(number, folder, together, back):
         run.log_file(path, "notes")
         run.complete({"labels_miou": number})
         Journal(folder).end("FINISHED")
-    (folder.parent / f"{number}.said").write_text(json.dumps(said))
+    (folder.parent / f"{number}.printed").write_text(json.dumps(printed))
 
 
 def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
@@ -209,7 +209,7 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
                 assert found == Counter((step, value(number, name, step)) for step in range(STEPS))
             note = mlflow_store.artifacts(f"runs:/{run.info.run_id}/notes/note.txt")
             assert note.read_text() == f"of {number}"
-    for path in tmp_path.glob("outputs/walk/*.said"):
+    for path in tmp_path.glob("outputs/walk/*.printed"):
         assert {line.split("; ")[-1] for line in json.loads(path.read_text())} <= {
             "work goes on, and its record waits on disk",
             "the tracking store answers again",

@@ -14,14 +14,14 @@ class Terminal(io.StringIO):
 def test_on_a_terminal_stages_at_work_share_a_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    said = []
-    screen = Screen(lambda: ("(1/4)", "; about 3 min left"), said.append)
+    printed = []
+    screen = Screen(lambda: ("(1/4)", "; about 3 min left"), printed.append)
     screen.show("(2/4) walk", "walk:  45%|###   | 45/100 [00:10<00:12]")
     screen.show("(3/4) walk", "starting")
     shown = [line.strip() for line in terminal.getvalue().split("\r")]
     assert shown[-1] == "(1/4) 2 running: (2/4) walk 45%, (3/4) walk starting; about 3 min left"
     screen.say("done")
-    assert said == ["done"] and terminal.getvalue().endswith(" \r")  # in an empty line
+    assert printed == ["done"] and terminal.getvalue().endswith(" \r")  # in an empty line
     screen.hide("(2/4) walk")
     screen.show("(3/4) walk", "starting")
     assert "(1/4) 1 running: (3/4) walk starting; about 3 min left" in terminal.getvalue()

@@ -352,7 +352,7 @@ def test_a_photo_is_read_in_the_size_that_its_header_promises(width, height, lon
 
 
 @given(st.text() | st.text(st.characters(categories=["Cs", "Cc", "Zl"])))
-def test_a_fault_is_told_in_one_line_that_can_be_seen(text):
-    told = str(InputError(f"{text}: wrong"))
-    assert told.isprintable() and told.encode()
-    assert not text.isprintable() or told == f"{text}: wrong"
+def test_a_fault_is_reported_in_one_line_that_can_be_seen(text):
+    message = str(InputError(f"{text}: wrong"))
+    assert message.isprintable() and message.encode()
+    assert not text.isprintable() or message == f"{text}: wrong"

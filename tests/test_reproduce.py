@@ -68,11 +68,11 @@ def test_figures_of_several_seeds_are_a_mean_with_its_spread():
     for seed, value in ((1, 52.0), (2, 54.0)):
         metrics = {"segmentation_miou/val": value}
         completed("evaluate", f"e{seed}1", {"train_segmentation": "s1"}, metrics=metrics, seed=seed)
-    told = experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val")
-    assert told == "52.0 ± 2.0 (3 seeds)"
+    text = experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val")
+    assert text == "52.0 ± 2.0 (3 seeds)"
     metrics = {"segmentation_miou/val": 90.0}  # on other data: not of this column
     completed("evaluate", "e9", {"train_segmentation": "s1"}, metrics=metrics, seed=3, data="d2")
-    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == told
+    assert experiment._over_seeds(inputs["evaluate"], "segmentation_miou/val") == text
 
 
 def test_origins_lead_from_figures_to_runs_and_what_made_them():
@@ -112,7 +112,7 @@ def test_results_are_compared_to_the_last_bit(tmp_path):
     ]
 
 
-def test_runs_are_found_by_id_and_what_is_none_is_told(outputs):
+def test_runs_are_found_by_id_and_what_is_none_is_reported(outputs):
     folder = completed("toy", "1")
     run = Journal(folder)
     parent = Journal(outputs / "runs" / "toys-1")

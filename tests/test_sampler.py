@@ -35,7 +35,7 @@ def test_shares_of_a_part_make_up_the_part_of_one_process():
 
 
 @pytest.mark.parametrize(
-    ("length", "size", "parts", "count", "told"),
+    ("length", "size", "parts", "count", "message"),
     [
         (30, 12, 3, 3, r"train_processes 3: .* of 4 \+ 4 \+ 4 crops"),
         (30, 8, 3, 2, r"of 3 \+ 3 \+ 2 crops"),
@@ -43,8 +43,8 @@ def test_shares_of_a_part_make_up_the_part_of_one_process():
         (30, 12, 1, 0, r"train_processes 0"),
     ],
 )
-def test_shares_that_would_be_unequal_are_refused(length, size, parts, count, told):
+def test_shares_that_would_be_unequal_are_refused(length, size, parts, count, message):
     schedule = Schedule(batch_size=size, accumulation_steps=parts, train_processes=count)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         check_shares(length, schedule)
     check_shares(length, replace(schedule, train_processes=1))

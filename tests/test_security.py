@@ -73,8 +73,8 @@ def test_parameters_reach_a_real_notebook_as_they_are(tmp_path):
     command = [sys.executable, "-c", run_notebook.EXECUTE, "in.ipynb", "out.ipynb", "values.json"]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as run:  # it ends with its input
-        said = run.stderr.read()
-    assert run.returncode == 0, said
+        printed = run.stderr.read()
+    assert run.returncode == 0, printed
     assert json.loads((tmp_path / "seen.json").read_text()) == HOSTILE
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"in.ipynb", "out.ipynb", "values.json", "seen.json"}
@@ -153,15 +153,15 @@ def test_a_logged_difference_holds_no_secrets(monkeypatch):
             "+tokens = 17",
         ]
     )
-    told = provenance.without_secrets(text)
+    clean = provenance.without_secrets(text)
     for secret in ("hunter2", "correct-horse", "AKIA", "ghp_0123456789", "abcdef123456"):
-        assert secret not in told, secret
-    assert "+beta = 8.0" in told and "+tokens = 17" in told and told.count("\n") == 6
+        assert secret not in clean, secret
+    assert "+beta = 8.0" in clean and "+tokens = 17" in clean and clean.count("\n") == 6
 
 
-def test_an_unreachable_store_is_told_without_its_password(monkeypatch, capsys):
+def test_an_unreachable_store_is_reported_without_its_password(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert cli.main(["reproduce", "0" * 32]) == 2
-    said = capsys.readouterr().err
-    assert "hunter2" not in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "hunter2" not in printed and printed.count("\n") == 1

@@ -61,9 +61,9 @@ def test_two_at_a_time_make_the_table_of_one_after_the_other(place, monkeypatch,
         begun = chain.begun(place / outputs)
         assert len(begun) == 2 * 4 + 4
         assert len(list((place / outputs / "sweeps").glob("*/sweep.png"))) == 1
-    said = capsys.readouterr().out
-    assert said.count("[5/5] random_walk: done in") == 2 * 4
-    assert "(3/4) [5/5] random_walk: done in" in said  # of several, each line tells whose it is
+    printed = capsys.readouterr().out
+    assert printed.count("[5/5] random_walk: done in") == 2 * 4
+    assert "(3/4) [5/5] random_walk: done in" in printed  # of several, each line tells whose it is
 
 
 @pytest.mark.slow
@@ -94,10 +94,10 @@ def test_stages_that_all_need_get_all_cores_and_others_their_share(place, monkey
 def test_a_point_that_fails_leaves_the_others_complete(place, monkeypatch, capsys):
     words = ("random_walk.beta=13,2,4", "--jobs", "2")
     assert run(place, "out", monkeypatch, *words) == 1
-    (told,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert "1 of 3 points failed, the others are done: random_walk.beta 13: " in told
-    assert "random_walk failed: Stopped: bad luck; see " in told
-    assert "the same command goes on from here" in told
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "1 of 3 points failed, the others are done: random_walk.beta 13: " in line
+    assert "random_walk failed: Stopped: bad luck; see " in line
+    assert "the same command goes on from here" in line
     begun = chain.begun(place / "out")
     assert len(begun) == 4 + 3
     assert len(list(place.glob("out/random_walk/*/complete.json"))) == 2

@@ -1,5 +1,5 @@
-"""Files that stages hand on: whole or not there, and told from damaged ones; and a photo whose file
-was damaged is computed again.
+"""Files that stages hand on: whole or not there, and told apart from damaged ones; a photo whose
+file was damaged is computed again.
 """
 
 import os

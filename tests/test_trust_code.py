@@ -45,11 +45,11 @@ def test_results_of_other_code_are_computed_again(planned):
 
 def test_trusted_code_reuses_them_and_marks_the_run(planned):
     make, old = planned
-    items, said = make(trust_code=True), []
+    items, printed = make(trust_code=True), []
     assert items[0].done and items[0].trusted and items[0].folder == old
     assert not any(item.done or item.trusted for item in items[1:])
-    driver._mark_trusted(items, said.append)
-    assert said == ["dataset: code changed: datasets/voc.py; reused as --trust-code asks"]
+    driver._mark_trusted(items, printed.append)
+    assert printed == ["dataset: code changed: datasets/voc.py; reused as --trust-code asks"]
     tags = [entry["values"] for entry, _ in journal.entries(old) if entry["kind"] == "tags"]
     assert {driver.TRUSTED: "datasets/voc.py"} in tags
 

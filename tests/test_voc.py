@@ -64,15 +64,15 @@ def test_check_names_every_fault(devkit):
         devkit / "SegmentationClassAug/e.png"
     )  # a colour image
     faults = csv(devkit, "id,labels\na,dog\nd,dog\n").check(["train"], masks=["train"])
-    told = {
+    reasons = {
         "JPEGImages/b.jpg": "not a readable photo",
         "JPEGImages/c.jpg": "missing",
         "SegmentationClassAug/d.png": "30x10 but its photo is 30x20",
         "SegmentationClassAug/e.png": "RGB",
         "image_labels.csv": "no labels for photo e",
     }
-    assert len(faults) == len(told)
-    for name, reason in told.items():
+    assert len(faults) == len(reasons)
+    for name, reason in reasons.items():
         assert any(name in fault and reason in fault for fault in faults), (name, faults)
 
 

@@ -278,11 +278,11 @@ def test_digests_are_checked(archives, root, monkeypatch):
     check_tree(root)
 
 
-def test_a_digest_that_is_not_checked_is_told(archives, root, capsys):
+def test_a_digest_that_is_not_checked_is_reported(archives, root, capsys):
     prepare(root, **archives)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for archive in archives.values():
-        assert f"{archive}: digest not checked" in told
+        assert f"{archive}: digest not checked" in output
 
 
 def test_a_link_in_the_target_leads_nowhere(archives, root, tmp_path):
@@ -325,7 +325,7 @@ def test_what_is_no_archive_and_no_folder_is_refused(voc, root, tmp_path):
     assert not root.exists()
 
 
-def test_a_root_that_cannot_be_filled_is_told(archives, tmp_path):
+def test_a_root_that_cannot_be_filled_is_reported(archives, tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root/VOCdevkit").write_text("a file where a folder must be")
     with pytest.raises(InputError, match="cannot be made ready"):
@@ -348,7 +348,7 @@ def test_a_bad_mask_stops_the_run_and_leaves_no_file(voc, sbd):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "train_aug"])
-def test_counts_that_differ_are_told(voc, sbd, split):
+def test_counts_that_differ_are_reported(voc, sbd, split):
     with pytest.raises(InputError, match=rf"{split}.txt: expected 7 ids but found {COUNTS[split]}"):
         voc12.prepare(voc, sbd=sbd, expected=COUNTS | {split: 7})
     lists = voc / "VOCdevkit/VOC2012/ImageSets/Segmentation"
@@ -365,7 +365,7 @@ def test_another_train_aug_is_refused_and_another_order_is_not(voc, sbd):
     assert path.read_text() == "p_f\np_e\np_b\np_a\n"
 
 
-def test_a_listed_photo_that_is_not_there_is_told(voc, sbd):
+def test_a_listed_photo_that_is_not_there_is_reported(voc, sbd):
     (voc / "VOCdevkit/VOC2012/JPEGImages/p_e.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of 6 listed photos are missing, first p_e.jpg"):
         prepare(voc, sbd=sbd)
@@ -380,15 +380,15 @@ def test_an_annotation_with_an_unknown_class_is_refused(voc, sbd):
 
 
 def test_what_is_missing_is_listed_with_where_it_is_to_be_had(root, voc, sbd):
-    told = voc12.table(prepare(root))
+    output = voc12.table(prepare(root))
     for piece in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
-        assert f"missing: {root / 'VOCdevkit/VOC2012' / piece}" in told
-    assert f"missing: {root / 'benchmark_RELEASE/dataset/cls'}" in told
+        assert f"missing: {root / 'VOCdevkit/VOC2012' / piece}" in output
+    assert f"missing: {root / 'benchmark_RELEASE/dataset/cls'}" in output
     for place in ("host.robots.ox.ac.uk/pascal/VOC/voc2012/", "Kaggle", "Academic Torrents"):
-        assert place in told
-    assert "home.bharathh.info" in told and "www2.eecs.berkeley.edu" in told
-    assert "--voc VOCtrainval_11-May-2012.tar" in told and "--sbd benchmark.tgz" in told
-    assert "data_root" not in told and not root.exists()
+        assert place in output
+    assert "home.bharathh.info" in output and "www2.eecs.berkeley.edu" in output
+    assert "--voc VOCtrainval_11-May-2012.tar" in output and "--sbd benchmark.tgz" in output
+    assert "data_root" not in output and not root.exists()
 
 
 def test_without_sbd_all_else_is_made_and_then_completed(voc, sbd):
@@ -422,7 +422,7 @@ def test_the_command_ends_with_a_table(small, voc, sbd, capsys):
 
 
 def test_the_command_says_in_one_line_what_is_wrong(small, voc, archives, root, capsys):
-    for arguments, told in [
+    for arguments, message in [
         (
             ["--root", str(root)],
             "expected the contents of VOCtrainval_11-May-2012.tar",
@@ -436,7 +436,7 @@ def test_the_command_says_in_one_line_what_is_wrong(small, voc, archives, root, 
         shown = capsys.readouterr().err
         assert shown.endswith("\n")
         lines = [line for line in shown.splitlines() if line and "/s]" not in line]  # no bars
-        assert len(lines) == 1 and lines[0].startswith("wsss: ") and told in lines[0]
+        assert len(lines) == 1 and lines[0].startswith("wsss: ") and message in lines[0]
     with pytest.raises(InputError):
         cli.main(["data", "voc12", "--root", str(root), "--debug"])
 

@@ -441,7 +441,7 @@ def test_without_photos_sizes_are_not_checked(tmp_path, without_photos, capsys):
     assert code == 2 and f"{A} is 9000x9000, more than a photo of VOC's;" in lines[-1]
 
 
-def test_other_classes_than_vocs_are_told(tmp_path, without_photos, capsys):
+def test_other_classes_than_vocs_are_reported(tmp_path, without_photos, capsys):
     (without_photos / "classes.txt").write_text("cat\ndog\n")
     report = voc_server.check(write(tmp_path / "results.tgz", sound()), without_photos)
     assert "other classes than VOC's" in report.warnings[-1]

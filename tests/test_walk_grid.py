@@ -176,9 +176,10 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert cli.main([*command, "--until", "random_walk", "--dry-run"]) == 0
     assert "# random_walk: 12 combinations in one pass" in capsys.readouterr().out
     assert cli.main([*command, "--until", "random_walk"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "12 settings of random_walk in one pass" in said and "random_walk.crf_steps=0" not in said
+        "12 settings of random_walk in one pass" in printed
+        and "random_walk.crf_steps=0" not in printed
     )
     root = paths.outputs_root()
     assert not (root / "random_walk").exists()  # no notebook ran
@@ -192,7 +193,7 @@ def test_the_driver_compares_walks_in_one_pass_with_the_notebooks_figures(sheet,
     assert [tuple(row) for row in table[names].to_numpy()] == list(expected)
     best = table.loc[table["walk_miou/train_tuning"].idxmax()]
     where = ", ".join(f"{name} {best[name]:.0f}" for name in names)
-    assert f"{best['walk_miou/train_tuning']:.2f} at {where}" in said
+    assert f"{best['walk_miou/train_tuning']:.2f} at {where}" in printed
     kept = json.loads((folder / "parameters.json").read_text())
     assert kept["crf_steps"] == 0 and kept["radius"] == 5 and "beta" not in kept
     (run,) = mlflow_store.client().search_runs(

@@ -60,8 +60,8 @@ def run(place, options, *, say=say):
             return ["not reached in time"]
         at = time.monotonic()
         found = others.FAULTS[name](place, expected, life.pace, say)
-        told = found if isinstance(found, str) else "; ".join(found) or "survived"
-        say(f"{name}: {told} ({time.monotonic() - at:.0f} s)")
+        outcome = found if isinstance(found, str) else "; ".join(found) or "survived"
+        say(f"{name}: {outcome} ({time.monotonic() - at:.0f} s)")
         return found
 
     with ThreadPoolExecutor(options.lanes) as pool:
@@ -102,7 +102,7 @@ def figures(options, campaign, outcomes, seconds):
         "survived": identical
         and len(kills) >= options.kills
         and all(kill.survived for kill in kills)
-        and not any(isinstance(told, list) and told for told in outcomes.values()),
+        and not any(isinstance(each, list) and each for each in outcomes.values()),
     }
 
 
@@ -127,12 +127,12 @@ def table(found):
         "",
         "other faults",
     ]
-    for name, told in found["others"].items():
-        if isinstance(told, str):
-            lines.append(f"  {name:20} skipped: {told}")
+    for name, outcome in found["others"].items():
+        if isinstance(outcome, str):
+            lines.append(f"  {name:20} skipped: {outcome}")
         else:
-            lines.append(f"  {name:20} {'survived' if not told else 'NOT survived'}")
-            lines += [f"    {line}" for line in told]
+            lines.append(f"  {name:20} {'survived' if not outcome else 'NOT survived'}")
+            lines += [f"    {line}" for line in outcome]
     return "\n".join([*lines, "", f"total: {found['seconds']} s"])
 
 

@@ -70,21 +70,21 @@ def cuts(place, expected, pace, say, chosen=CUTS):
         there = partial(newest, chain.seen, cut.pattern)
         life = live(chain, strike=cut.strike, pace=pace, ready=there)
         path = there()
-        told = list(life.faults)
+        problems = list(life.faults)
         if not life.struck:
-            told.append("ended before it was struck")
+            problems.append("ended before it was struck")
         else:
             kept = path.with_name(f".{path.name}.kept")
             shutil.copy2(path, kept)
             damage(path, cut.how)
-            told += _mended(chain, cut, expected, known)
-            if told:  # so that the next cut is tried on something sound
+            problems += _mended(chain, cut, expected, known)
+            if problems:  # so that the next cut is tried on something sound
                 if path.parent.exists():
                     shutil.copy2(kept, path)
                 live(chain, "--until", cut.until)
             kept.unlink(missing_ok=True)
-        say(f"cuts: {name}: {'; '.join(told) or 'survived'}")
-        faults += [f"{name}: {line}" for line in told]
+        say(f"cuts: {name}: {'; '.join(problems) or 'survived'}")
+        faults += [f"{name}: {line}" for line in problems]
     life = live(chain)
     faults += life.faults
     faults += [line for line in results.compare(expected, chain) if line not in known]

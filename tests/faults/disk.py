@@ -57,8 +57,8 @@ def _space(folder):
 
 def one_line(life):
     """Lines about a run that ended otherwise than with one line for people."""
-    told = [line for line in life.output.splitlines() if line.startswith("wsss: ")]
-    return [] if len(told) == 1 else [f"expected one line of 'wsss: ...', found {told}"]
+    lines = [line for line in life.output.splitlines() if line.startswith("wsss: ")]
+    return [] if len(lines) == 1 else [f"expected one line of 'wsss: ...', found {lines}"]
 
 
 def full(place, expected, pace, say):

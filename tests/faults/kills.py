@@ -32,10 +32,10 @@ class Kill:
         return not self.faults
 
     def line(self):
-        told = "; ".join(self.faults) or "survived"
+        summary = "; ".join(self.faults) or "survived"
         return (
             f"chain {self.chain} life {self.life}: {self.place}, {self.role} killed after "
-            f"{self.after:.1f} s ({self.seconds:.1f} s in all): {told}"
+            f"{self.after:.1f} s ({self.seconds:.1f} s in all): {summary}"
         )
 
 
@@ -89,9 +89,9 @@ class Campaign:
                 continue
             if faults:
                 stuck += 1
-                told = f"chain {number} life {count}, left alone: {'; '.join(faults)}"
-                self.say(told)
-                (last.faults if last else self.differences).append(told)
+                summary = f"chain {number} life {count}, left alone: {'; '.join(faults)}"
+                self.say(summary)
+                (last.faults if last else self.differences).append(summary)
                 if stuck < STUCK:
                     continue
                 self.differences.append(f"chain {number}: stuck, given up")

@@ -203,7 +203,7 @@ def live(chain, *arguments, strike=None, pace=None, limit=900.0, codes=(0,), eac
         codes = (-9,) if role == "driver" else (0, 1) if watch.over(place) else (1,)
     if life.code not in codes and not any("by itself" in fault for fault in life.faults):
         last = (life.output.strip().splitlines() or ["nothing"])[-1]
-        life.faults.append(f"exit code {life.code}, expected {codes}; it said: {last}")
+        life.faults.append(f"exit code {life.code}, expected {codes}; it printed: {last}")
     return life
 
 

@@ -33,7 +33,7 @@ def completed(outputs):
     for marker in sorted(Path(outputs).glob("*/*/complete.json")):
         try:
             record = json.loads(marker.read_text())
-            stage, told = record["stage"], record["manifest"]
+            stage, manifest = record["stage"], record["manifest"]
         except (ValueError, KeyError, TypeError):
             continue
         weights = marker.parent / "weights.pt"
@@ -41,8 +41,8 @@ def completed(outputs):
             {
                 "fingerprint": record["fingerprint"],
                 "metrics": timeless(record["metrics"]),
-                "told": told,
-                "files": {name: _digest(marker.parent / name) for name in told},
+                "manifest": manifest,
+                "files": {name: _digest(marker.parent / name) for name in manifest},
                 "weights": _tensors(weights) if weights.exists() else None,
             }
         )
@@ -114,7 +114,7 @@ def baseline(chain):
 def compare(expected, chain, *, until=None):
     """Lines about what a chain has otherwise than the undisturbed one, in the stages up to one."""
     wanted = STAGES[: STAGES.index(until) + 1] if until else STAGES
-    here, runs, told = completed(chain.seen), recorded(chain.uri), histories(chain.uri)
+    here, runs, history = completed(chain.seen), recorded(chain.uri), histories(chain.uri)
     faults = []
     for stage in wanted:
         mine = here.get(stage, [])
@@ -127,7 +127,7 @@ def compare(expected, chain, *, until=None):
             states = [r["status"] for r in runs if r["stage"] == stage]
             faults.append(f"{stage}: expected one FINISHED run in MLflow, found {states}")
             continue
-        faults += differences(f"{stage} in MLflow", expected["recorded"][stage], told[stage])
+        faults += differences(f"{stage} in MLflow", expected["recorded"][stage], history[stage])
     return faults
 
 
