@@ -63,25 +63,30 @@ def test_the_command_exits_with_1_if_something_is_missing(monkeypatch, tmp_path,
     assert "MISSING tracking" in capsys.readouterr().out
 
 
-def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch, capsys):
     def broken():
         raise ImportError("libcudart.so.99:\nno such file")
 
-    monkeypatch.setattr(doctor, "NEEDED", {"torch": broken, "disk": doctor.disk})
+    monkeypatch.setattr(doctor, "NEEDED", {"torch": broken, "disk": lambda: ("ok", "room")})
     monkeypatch.setattr(doctor, "USEFUL", {"git": broken})
-    first, second, third = doctor.examine()
-    assert first == (
-        "torch",
-        "MISSING",
-        "ImportError: libcudart.so.99: no such file; install again: make install",
-    )
-    assert (second.mark, third.mark) == ("ok", "note")
+    assert cli.main(["doctor"]) == 1
+    fault = "ImportError: libcudart.so.99: no such file; install again: make install"
+    assert capsys.readouterr().out.splitlines() == [
+        f"MISSING torch     {fault}",
+        "ok      disk      room",
+        f"note    git       {fault}",
+        "",
+        "1 missing: fix that before you run the demo",
+    ]
 
 
-def test_long_lines_go_on_below():
-    shown = doctor.report([doctor.Line("disk", "MISSING", "word " * 40 + "/path" * 50)])
-    first, *others = shown.splitlines()
-    assert first.startswith("MISSING disk      word")
+def test_long_lines_go_on_below(monkeypatch, capsys):
+    text = "word " * 40 + "/path" * 50
+    monkeypatch.setattr(doctor, "NEEDED", {"disk": lambda: ("note", text)})
+    monkeypatch.setattr(doctor, "USEFUL", {})
+    assert cli.main(["doctor"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("note    disk      word")
     assert others and max(map(len, [first, *others])) <= 110
     assert all(line.startswith(" " * 18) for line in others)
 

@@ -13,7 +13,6 @@ from contextlib import closing
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -30,39 +29,6 @@ DEMO_BYTES = 500 * 2**20  # the demo's outputs, its record and a margin
 # four label maps of 3 to 10
 PHOTO_BYTES = 150 * 2**10
 LITTLE_MEMORY = 4 * 2**30  # a stage's process takes one or two GB, each of its workers about one
-
-
-class Line(NamedTuple):
-    """The result of a check; ``text`` ends with the fix where one is due."""
-
-    subject: str
-    mark: str  # ``OK``, ``NOTE`` or ``MISSING``
-    text: str
-
-
-def examine() -> list[Line]:
-    """Run all checks, in order; one that raises becomes a line with the reason."""
-    lines = []
-    for subject, check in (NEEDED | USEFUL).items():
-        try:
-            mark, text = check()
-        except Exception as error:
-            reason = " ".join(str(error).split()) or "no reason given"
-            mark = MISSING if subject in NEEDED else NOTE
-            text = f"{type(error).__name__}: {reason}"
-            if isinstance(error, ImportError):
-                text += "; install again: make install"
-        lines.append(Line(subject, mark, text))
-    return lines
-
-
-def report(lines: list[Line]) -> str:
-    """Format lines as text, wrapped at 110 characters."""
-    indent = {"subsequent_indent": " " * 18, "break_on_hyphens": False}
-    return "\n".join(
-        textwrap.fill(f"{mark:8}{subject:10}{text}", WIDTH, **indent)
-        for subject, mark, text in lines
-    )
 
 
 def python() -> tuple[str, str]:
@@ -123,10 +89,8 @@ def dense_crf() -> tuple[str, str]:
     found = DenseCRF(np.zeros((2, 2, 3), np.uint8), CrfParams()).infer(given, 2)
     if found.shape == given.shape and np.allclose(found.sum(0), 1) and (found[0] > 0.5).all():
         return OK, "pydensecrf computes"
-    return MISSING, (
-        "pydensecrf gives wrong probabilities; build it again: "
-        "pip install --force-reinstall --no-binary :all: --no-deps pydensecrf2"
-    )
+    fix = "pip install --force-reinstall --no-binary :all: --no-deps pydensecrf2"
+    return MISSING, f"pydensecrf gives wrong probabilities; build it again: {fix}"
 
 
 def torch_device() -> tuple[str, str]:
@@ -165,10 +129,8 @@ def disk() -> tuple[str, str]:
     free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
     if free < DEMO_BYTES:
-        return MISSING, (
-            f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: free some, or set WSSS_OUTPUTS to "
-            "another folder"
-        )
+        fix = "free some, or set WSSS_OUTPUTS to another folder"
+        return MISSING, f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: {fix}"
     if not os.access(existing, os.W_OK):
         return MISSING, f"{existing} cannot be written: set WSSS_OUTPUTS to a folder of yours"
     return OK, text
@@ -178,46 +140,40 @@ def tracking_store() -> tuple[str, str]:
     """Check that runs can be recorded in a file, or that a server answers."""
     from wsss.lab.record import mlflow_store
 
-    uri = mlflow_store.tracking_uri()
+    uri, fault = mlflow_store.tracking_uri(), ""
     parts = urlsplit(uri)
-    if uri.startswith("sqlite:///"):
-        fault = _sqlite_fault(Path(uri.removeprefix("sqlite:///")))
-    elif parts.scheme in ("http", "https"):
-        uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
-        try:
-            with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS):
-                return OK, uri
-        except HTTPError as answer:
-            return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
-        except OSError as error:
-            fault = f"does not answer ({getattr(error, 'reason', error)})"
-    elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
-        return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
-    else:
-        fault = "is not a store for runs"
+    try:
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///"))
+            if path.exists():
+                with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
+                    store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
+            elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+                fault = "cannot be created: its folder is missing or not yours"
+        elif parts.scheme in ("http", "https"):
+            uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password
+            urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS).close()
+        elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
+            return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
+        else:
+            fault = "is not a store for runs"
+    except sqlite3.Error as error:
+        fault = f"cannot be written ({error})"
+    except HTTPError as answer:
+        return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
+    except OSError as error:
+        fault = f"does not answer ({getattr(error, 'reason', error)})"
     if fault:
         example = "sqlite:////home/me/mlflow.db"
         return MISSING, f"{uri} {fault}: fix it, or set MLFLOW_TRACKING_URI, such as to {example}"
     return OK, uri
 
 
-def _sqlite_fault(path):
-    if not path.exists():  # the first run creates it
-        folder = path.absolute().parent
-        writable = folder.is_dir() and os.access(folder, os.W_OK)
-        return None if writable else "cannot be created: its folder is missing or not yours"
-    try:
-        with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
-            store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
-    except sqlite3.Error as error:
-        return f"cannot be written ({error})"
-
-
 def data() -> tuple[str, str]:
     """Find the datasets that experiments name."""
     from wsss import datasets
 
-    present, absent, generated = set(), {}, set()
+    found, generated = [], set()
     for name, settings in _experiments():
         root, kind = settings.get("data_root"), str(settings.get("dataset"))
         if root and kind.startswith("shapes"):
@@ -225,22 +181,21 @@ def data() -> tuple[str, str]:
         elif root:
             try:
                 datasets.open(kind, paths.from_root(root))
-                present.add(root)
+                found.append((root, name, True))
             except InputError:
-                absent.setdefault(root, set()).add(name)
+                found.append((root, name, False))
     more = f"; generated when needed: {', '.join(sorted(generated))}"
-    return _found(present, absent, more, "README.md says how to get them (Data)")
+    return _summary(found, more, "README.md says how to get them (Data)")
 
 
 def weights() -> tuple[str, str]:
     """Find the weight files that experiments name."""
-    named = {}
-    for name, settings in _experiments():
-        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}:
-            named.setdefault(path, set()).add(name)
-    present = {path for path in named if paths.from_root(path).exists()}
-    absent = {path: names for path, names in named.items() if path not in present}
-    return _found(present, absent, "", "README.md says where to get them")
+    found = [
+        (path, name, paths.from_root(path).exists())
+        for name, settings in _experiments()
+        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}
+    ]
+    return _summary(found, "", "README.md says where to get them")
 
 
 def _experiments():
@@ -253,14 +208,20 @@ def _experiments():
             yield path.stem, block or {}
 
 
-def _found(present, absent, more, fix):
-    """The result for paths that are present, and absent ones with the names of experiments."""
-    text = (", ".join(sorted(present)) or "none") + more
+def _summary(found, more, fix):
+    """The result for ``(path, experiment, whether it exists)`` of each path that one names."""
+    text = (", ".join(sorted({path for path, _, exists in found if exists})) or "none") + more
+    absent = {}
+    for path, name, exists in found:
+        if not exists:
+            absent.setdefault(path, set()).add(name)
+    if not absent:
+        return OK, text
     parts = []
     for path, names in absent.items():
         first, *others = sorted(names)
         parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return (NOTE, f"{text}; missing: {', '.join(parts)}: {fix}") if absent else (OK, text)
+    return NOTE, f"{text}; missing: {', '.join(parts)}: {fix}"
 
 
 def browser() -> tuple[str, str]:
@@ -288,9 +249,20 @@ USEFUL = {"machine": machine, "data": data, "weights": weights, "browser": brows
 
 
 def _doctor(arguments):
-    lines = examine()
-    print(report(lines))
-    missing = sum(line.mark == MISSING for line in lines)
+    """Run all checks, in order; one that raises becomes a line with the reason."""
+    missing = 0
+    for subject, check in (NEEDED | USEFUL).items():
+        try:
+            mark, text = check()
+        except Exception as error:
+            mark = MISSING if subject in NEEDED else NOTE
+            text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+            if isinstance(error, ImportError):
+                text += "; install again: make install"
+        missing += mark == MISSING
+        line = f"{mark:8}{subject:10}{text}"
+        indent = " " * 18
+        print(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
     return int(missing > 0)
