@@ -10,6 +10,12 @@ FORMS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
+    """Label your own tagged photos with a CAM network and an AffinityNet.
+
+    Label maps that exist are kept, so the same command resumes an interrupted run.
+
+    example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab --out labelled
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.io import atomic
@@ -35,10 +41,16 @@ def _label(arguments):
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
-    _run(arguments, job, dataset, dataset.ids("all"), making, dataset.tag_faults)
+    _run(arguments, job, dataset, dataset.ids("all"), making)
 
 
 def _predict(arguments):
+    """Label your own photos, without tags, with a segmentation network.
+
+    Label maps that exist are kept, so the same command resumes an interrupted run.
+
+    example: wsss predict photos --network models:/shapes-segmentation/1 --out seen
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.crf import CrfParams
@@ -51,7 +63,7 @@ def _predict(arguments):
     settings["crf"] = CrfParams() if arguments.crf else None
     job = label_photos.predict_job(dataset, trained.network, folder=arguments.out, **settings)
     making = {"network": atomic.digest(file), **settings}
-    _run(arguments, job, dataset, list(dataset.photos), making, [])
+    _run(arguments, job, dataset, list(dataset.photos), making)
 
 
 def _photos(arguments, **given):
@@ -63,7 +75,7 @@ def _photos(arguments, **given):
     return (Folder.described if described else Folder)(arguments.photos, **given)
 
 
-def _run(arguments, job, dataset, ids, making, tag_faults):
+def _run(arguments, job, dataset, ids, making):
     from wsss.apply import label_photos
 
     report = label_photos.run(
@@ -74,7 +86,6 @@ def _run(arguments, job, dataset, ids, making, tag_faults):
         making=making | {"long": dataset.long_side},
         forms=arguments.write,
         processes=arguments.processes,
-        faults=tag_faults,
     )
     print(f"{arguments.out}: {report.done} label maps in labels/, pictures in overlays/")
     for name in report.written:
@@ -88,51 +99,26 @@ def _run(arguments, job, dataset, ids, making, tag_faults):
 def _forms(text):
     """Parse some of ``FORMS``, such as ``coco,labelme``."""
     names = tuple(filter(None, text.split(",")))
-    for name in names:
-        if name not in FORMS:
-            known = ", ".join(FORMS)
-            raise argparse.ArgumentTypeError(f"expected some of {known} but got {name!r}")
+    if unknown := [name for name in names if name not in FORMS]:
+        known = ", ".join(FORMS)
+        raise argparse.ArgumentTypeError(f"expected some of {known} but got {unknown[0]!r}")
     return names
 
 
 def add(commands):
-    resumes = "Label maps that exist are kept, so the same command resumes an interrupted run."
-    label = add_command(
-        commands,
-        "label",
-        _label,
-        help="label maps of your own photos, from their tags",
-        description=f"Label tagged photos with a CAM network and an AffinityNet. {resumes}",
-        epilog="example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab "
-        "--out labelled",
-    )
-    _add_photos(label)
-    label.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="stage.parameter=value",
-        help="other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]",
-    )
+    label = add_command(commands, "label", _label)
+    predict = add_command(commands, "predict", _predict)
+    for command in (label, predict):
+        _add_photos(command)
+    constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"
+    label.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=constants)
     label.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    label.add_argument(
-        "--run",
-        metavar="RUN",
-        help="a completed random_walk (folder or MLflow run) or an experiment's MLflow run: its "
-        "networks and constants",
-    )
+    completed = "a completed random_walk (folder or MLflow run) or an experiment's MLflow run"
+    label.add_argument("--run", help=f"{completed}: its networks and constants")
     source = "file, folder, MLflow run, or models:/NAME/VERSION"
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
         with_constants = f"the {name} ({source}), with the paper's constants"
         label.add_argument(option, metavar="NET", help=with_constants)
-    predict = add_command(
-        commands,
-        "predict",
-        _predict,
-        help="label maps of your own photos, without tags",
-        description=f"Label photos with a segmentation network. {resumes}",
-        epilog="example: wsss predict photos --network models:/shapes-segmentation/1 --out seen",
-    )
-    _add_photos(predict)
     network = f"the segmentation network: {source}"
     predict.add_argument("--network", required=True, metavar="NET", help=network)
     add_inference(predict)
@@ -142,14 +128,8 @@ def _add_photos(command):
     photos = "the photos, or a YAML file that describes them"
     command.add_argument("photos", type=Path, metavar="DIR", help=photos)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
-    command.add_argument(
-        "--write",
-        type=_forms,
-        default=("coco",),
-        metavar="FORMS",
-        help="further forms of the labels: coco (run-length masks), labelme and cvat, to correct "
-        "them by hand and train on them (coco)",
-    )
+    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
+    command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
     longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
     command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
     processes = "worker processes (one per core)"

@@ -13,7 +13,8 @@ SCORES = {  # final metric to (stage, title in MLflow); titles sort before all o
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
-def _open(values):
+def open_data(values):
+    """The dataset that a stage's parameters name."""
     from wsss import datasets  # slow to import
 
     return datasets.open(values["dataset"], paths.from_root(values["data_root"]))
@@ -74,7 +75,7 @@ def _compare_walks(stage, values, swept):
         records = {name: results.completed_in(folder, name) for name, folder in folders.items()}
         made = {name: [each["fingerprint"], each["ended"]] for name, each in records.items()}
         constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in settings]
-        given = {"data": _open(values), "folders": folders, "made": made}
+        given = {"data": open_data(values), "folders": folders, "made": made}
         return walk_grid.compare(values, constants, **given, cache=paths.outputs_root())
 
     return score
@@ -87,7 +88,7 @@ def _draw_sweep(table, names, metric):
 
 
 PROJECT = Project(
-    data_digest=lambda values: _open(values).digest(),
+    data_digest=lambda values: open_data(values).digest(),
     check_files=_check_files,
     check_room=_check_room,
     register_model=_register_model,
