@@ -38,9 +38,8 @@ class SegmentationModel(PythonModel):
 
         Args:
             model_input: one column, the bytes of JPEG, PNG or WebP files, or these as base64.
-            params: all of the signature's, which has the defaults: ``long_side``, pixels to which
-                a longer photo is reduced for the work (0: never); ``scales``, ``flip`` and
-                ``crf_steps`` as in 70_evaluate.
+            params: the signature's: ``long_side``, pixels to which a longer photo is reduced for
+                the work (0: never); ``scales``, ``flip`` and ``crf_steps`` as in 70_evaluate.
 
         Returns:
             a row per photo: ``labels``, the bytes of a palette PNG of class numbers, of the photo's

@@ -21,21 +21,22 @@ def _label(arguments):
     from wsss.io import atomic
     from wsss.lab import plan
 
-    networks = (arguments.cam, arguments.affinity)
-    if (arguments.run is None) == (None in networks):
+    files = (arguments.cam, arguments.affinity)
+    if (arguments.run is None) == (None in files):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
     overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
         method = find_networks.method_of(arguments.run, overrides)
     else:
-        method = find_networks.method_by_networks(*networks, overrides=overrides)
+        method = find_networks.method_by_networks(*files, overrides=overrides)
     cam, affinity = (
         models.open_network(file, kind, output_stride=method.strides[kind])
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
+    networks = (cam.network, affinity.network)
     given = {"folder": arguments.out, "maps": method.maps, "walk": method.walk}
-    job = label_photos.label_job(dataset, cam.network, affinity_network=affinity.network, **given)
+    job = label_photos.label_job(dataset, networks, **given)
     making = method._asdict()
     making |= {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
     untagged = len(dataset.photos) - len(dataset.labelled())
