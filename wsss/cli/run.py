@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from wsss.cli.command import add_command, count, positive
-from wsss.cli.project import PROJECT, open_data
 from wsss.errors import InputError
 
 OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
@@ -20,6 +19,7 @@ def _run(arguments):
     examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run experiments/shapes.yaml
     random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2
     """
+    from wsss.cli.project import PROJECT  # slow to import
     from wsss.lab import plan
     from wsss.lab.run import driver, grid, notebook, sweep
 
@@ -82,7 +82,8 @@ def _forecast(arguments):
 
     import torch
 
-    from wsss.cost import forecast  # slow to import
+    from wsss.cli.project import PROJECT, open_data
+    from wsss.cost import forecast
     from wsss.lab import plan
     from wsss.runtime.devices import cores
 
@@ -110,7 +111,8 @@ def _reproduce(arguments):
 
     example: wsss reproduce outputs/random_walk/0123456789ab
     """
-    from wsss.lab.run import reproduce  # slow to import
+    from wsss.cli.project import PROJECT  # slow to import
+    from wsss.lab.run import reproduce
 
     return 0 if reproduce.reproduce(arguments.run, project=PROJECT) else 1
 
