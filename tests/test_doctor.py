@@ -113,15 +113,13 @@ def test_an_old_python(monkeypatch):
     ],
 )
 def test_packages_out_of_bounds(monkeypatch, versions, mark, expected):
-    def version(name):
-        if name not in versions:
-            raise metadata.PackageNotFoundError(name)
-        return versions[name]
+    def distributions(name):
+        return [SimpleNamespace(version=versions[name])] if name in versions else []
 
     requires = ["numpy>=2.0", "mlflow<4,>=3.7", 'pytest>=8.3; extra == "dev"']
     requires += ['ray[default,train]>=2.52; extra == "cluster"']
     monkeypatch.setattr(metadata, "requires", lambda name: requires)
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distributions", distributions)
     found, text = doctor.packages()
     assert found == mark and expected in text
     assert (text.endswith("make install") or ": pip install" in text) == (mark != "ok")
@@ -252,19 +250,16 @@ def test_stores_of_other_kinds(monkeypatch):
     assert doctor.tracking_store()[0] == "MISSING"
 
 
-def test_data_that_experiments_name(project):
+def test_data_and_weights_that_experiments_name(project):
     mark, text = doctor.data()
-    assert mark == "note" and "missing: kit (for mine)" in text and "needed: few" in text
+    assert mark == "note" and text.startswith("none; generated when needed: few; missing: ")
+    assert "missing: kit (for mine), net.pth (for mine): README.md" in text
     (project / "kit" / "JPEGImages").mkdir(parents=True)
-    assert doctor.data() == ("ok", "kit; generated when needed: few")
-    assert not (project / "few").exists()
-
-
-def test_weights_that_experiments_name(project):
-    mark, text = doctor.weights()
-    assert mark == "note" and "missing: net.pth (for mine)" in text
+    mark, text = doctor.data()
+    assert mark == "note" and text.startswith("kit;") and "missing: net.pth (for mine):" in text
     (project / "net.pth").touch()
-    assert doctor.weights() == ("ok", "net.pth")
+    assert doctor.data() == ("ok", "kit, net.pth; generated when needed: few")
+    assert not (project / "few").exists()
 
 
 def test_no_browser_and_no_git(monkeypatch):

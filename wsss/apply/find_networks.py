@@ -75,7 +75,16 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
     Raises:
         InputError: no such run, or the stages that it builds on are gone.
     """
-    record = _record(str(source))
+    record = results.completion(source)
+    if record is None and (run_id := _stage_run(str(source), "random_walk")):
+        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
+    if record is None and (fault := results.damage(source)):
+        raise InputError(f"{source}: {fault}; run its stage again")
+    if record is None or record["stage"] != "random_walk":
+        raise InputError(
+            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
+            "run of an experiment that has one; check it"
+        )
     maps = lineage.upstream(record, "infer_cam")
     inputs = record["inputs"] | (maps["inputs"] if maps else {})
     cam, affinity = (
@@ -105,25 +114,8 @@ def method_by_networks(
     return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
 
 
-def _record(source):
-    """The record of the completed random_walk that ``source`` names."""
-    record = results.completion(source)
-    if record is None and (run_id := _stage_run(source, "random_walk")):
-        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
-    if record is None and (fault := results.damage(source)):
-        raise InputError(f"{source}: {fault}; run its stage again")
-    if record is None or record["stage"] != "random_walk":
-        raise InputError(
-            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
-            "run of an experiment that has one; check it"
-        )
-    return record
-
-
 def _constants(given, overrides):
-    """``(maps, Walk)`` of the paper's constants, those given, and overrides of both, checked by
-    the notebooks' parameters.
-    """
+    """``(maps, Walk)`` of the paper's constants, those given, and overrides, checked."""
     overrides = overrides or {}
     known = [f"{stage}.{name}" for stage, names in CONSTANTS.items() for name in names]
     for where in (f"{stage}.{name}" for stage, names in overrides.items() for name in names):

@@ -1,7 +1,5 @@
-"""Label maps of your own photos: from tags by the method (``label_job``), or without tags by a
-segmentation network (``predict_job``).
-
-The results are ``labels/<id>.png``, of the photo's own size, and pictures, ``overlays/<id>.jpg``.
+"""Label maps of your own photos, ``labels/<id>.png`` of the photo's size and ``overlays/<id>.jpg``:
+from tags by the method (``label_job``), or without by a segmentation network (``predict_job``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,7 +92,6 @@ def run(
 
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
-        ids: of photos; those that have a label map are skipped.
         making: inputs and settings by name; a folder holds labels of one making.
         forms: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
         processes: worker processes; 0 takes one per core.

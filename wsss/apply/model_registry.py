@@ -113,7 +113,6 @@ def prepare(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | No
     ``model/``. The delivery of the stage's record then calls ``register``.
 
     Args:
-        name: in the registry.
         run: of the evaluate stage; metrics that it has logged are kept with the model.
         table: IoU in percent, from ``evaluation.iou_table`` with one column; None without masks.
     """

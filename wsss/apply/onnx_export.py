@@ -1,8 +1,7 @@
 """The segmentation network for other programs: ONNX, and torch's own exported program (.pt2).
 
 Both map ``photos``, uint8 RGB (B, H, W, 3), any number of one size, to ``labels``, uint8 (B, H, W),
-class numbers, and ``probabilities``, float32 (B, classes, H, W), as ``segmentation.segment`` does
-at scale 1. Both carry a description of the network.
+and ``probabilities``, float32 (B, classes, H, W), as ``segmentation.segment`` does at scale 1.
 """
 
 import json
@@ -126,12 +125,8 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def compare(labeller: Labeller, run: Callable, *, out: Path) -> str:
-    """How far an export is from its network on photos of ``SIZES``, as text.
-
-    Args:
-        labeller: in float32, as the export computes.
-        run: photos to ``(labels, probabilities)``, arrays or tensors, by the export.
-        out: the file's name, for the message.
+    """How far an export is from its network on photos of ``SIZES``, as text; ``run`` computes
+    ``(labels, probabilities)`` of photos by the export, as arrays or tensors.
 
     Raises:
         InputError: the difference is beyond ``TOLERANCE`` or ``SHARE``.

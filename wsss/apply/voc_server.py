@@ -1,8 +1,7 @@
 """Predict and pack label maps for the PASCAL VOC evaluation server, and check any archive for it.
 
-The masks of VOC 2012's test photos are not public: the server scores an uploaded archive of
-``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``. It takes the pixels' indices as class
-numbers, and fails at the first map of another size or with a value above 20.
+The server has the masks of VOC 2012's test photos, which are not public. It takes the indices of
+palette PNGs as class numbers, and fails at the first map of another size or with a value above 20.
 """
 
 import gzip
@@ -71,7 +70,6 @@ def export(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     crf: bool = False,
-    processes: int | None = None,
 ) -> Report:
     """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are
     kept, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20. They go under comp6: comp5
@@ -84,10 +82,6 @@ def export(
         split: id list.
         scales, flip: see ``segment``.
         crf: whether dense CRF follows, with the paper's parameters.
-        processes: worker processes; None takes one per core.
-
-    Returns:
-        the ``Report`` of ``check`` on the archive.
 
     Raises:
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
@@ -103,7 +97,7 @@ def export(
     atomic.claim(out / "export.json", protocol | {"weights": atomic.digest(run / "weights.pt")})
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
-    map_photos.infer(ids, job, label="predict", processes=processes)
+    map_photos.infer(ids, job, label="predict")
     pack(out / "results.tgz", out, names=[OTHER_DATA / f"{photo_id}.png" for photo_id in ids])
     return check(out / "results.tgz", data.root, split=split)
 
@@ -136,7 +130,6 @@ def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
 
     Args:
         data_root: the devkit folder with the id list; sizes are compared with the photos there.
-        split: id list.
 
     Raises:
         InputError: no such archive, devkit or id list, or a photo that cannot be read.

@@ -8,8 +8,7 @@ from functools import partial
 from wsss.errors import InputError
 
 TAGS = (
-    "CSV (id,labels), JSON or COCO's instances; otherwise DIR/tags.csv, DIR/tags.json, or one "
-    "folder per tag"
+    "CSV (id,labels), JSON or COCO's instances; else DIR/tags.csv, DIR/tags.json, a folder per tag"
 )
 
 

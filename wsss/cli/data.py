@@ -54,8 +54,12 @@ def _folder(arguments):
 
     names = ("tags", "classes", "masks", "val_share", "seed", "long_side")
     given = {name: value for name in names if (value := vars(arguments)[name]) is not None}
-    if arguments.classes:
-        given["classes"] = _classes(arguments.classes)
+    names = arguments.classes
+    if names and "," not in names and os.path.isfile(names):
+        lines = read_text(names, "class names").splitlines()
+        given["classes"] = [line for line in lines if line]
+    elif names:
+        given["classes"] = names.split(",")
     if arguments.root.suffix in (".yaml", ".yml"):
         if given or arguments.save:
             raise InputError(f"{arguments.root}: this file has all settings; leave the options out")
@@ -70,13 +74,6 @@ def _folder(arguments):
         print(f"{arguments.save}: written; set dataset to folder and data_root to it")
         faults = dataset.check([])  # the written file leaves out unreadable photos
     refuse_faults(faults, "listed above")
-
-
-def _classes(text):
-    """Names between commas, or the lines of a file."""
-    if "," not in text and os.path.isfile(text):
-        return [line for line in read_text(text, "class names").splitlines() if line]
-    return text.split(",")
 
 
 def add(commands):
@@ -104,5 +101,4 @@ def add(commands):
     folder.add_argument("--seed", type=count, metavar="N", help="of that draw (0)")
     longer = "longer photos are read at this size (1024)"
     folder.add_argument("--long", dest="long_side", type=count, metavar="PIXELS", help=longer)
-    written = "write these settings, for data_root"
-    folder.add_argument("--save", type=Path, metavar="FILE.yaml", help=written)
+    folder.add_argument("--save", type=Path, metavar="FILE.yaml", help="write these settings")

@@ -32,7 +32,6 @@ LITTLE_MEMORY = 4 * 2**30  # a stage's process takes one or two GB, each of its 
 
 
 def python() -> tuple[str, str]:
-    """Check the version of Python."""
     from packaging.specifiers import SpecifierSet
 
     wanted = metadata.metadata("wsss")["Requires-Python"]
@@ -43,20 +42,16 @@ def python() -> tuple[str, str]:
 
 
 def packages() -> tuple[str, str]:
-    """Compare installed versions with ``pyproject.toml``; those of an extra other than ``dev`` may
-    be absent, but not too old.
-    """
+    """Packages of an extra other than ``dev`` may be absent, but not too old."""
     from packaging.requirements import Requirement
 
     faults, count = {}, 0  # by extra, "" for packages that everybody needs
     for requirement in map(Requirement, metadata.requires("wsss") or ()):
         extra = str(requirement.marker or "").partition("extra == ")[2].strip('"')
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            if extra not in ("", "dev"):
-                continue
-            version = None
+        installed = metadata.distributions(name=requirement.name)
+        version = next((found.version for found in installed), None)
+        if version is None and extra not in ("", "dev"):
+            continue
         count += 1
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             found = f"{requirement.name} {version or 'is not installed'}"
@@ -70,7 +65,6 @@ def packages() -> tuple[str, str]:
 
 
 def compiler() -> tuple[str, str]:
-    """Find a C++ compiler, which builds pydensecrf2."""
     if path := shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
         return OK, path
     fix = "install g++ or clang++ (Debian: apt install g++)"
@@ -94,7 +88,6 @@ def dense_crf() -> tuple[str, str]:
 
 
 def torch_device() -> tuple[str, str]:
-    """Find the device that torch runs networks on, and the precision."""
     import torch
 
     from wsss.runtime.devices import pick_device, precision
@@ -110,7 +103,6 @@ def torch_device() -> tuple[str, str]:
 
 
 def machine() -> tuple[str, str]:
-    """Count the cores that this process may use, and its memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -123,7 +115,6 @@ def machine() -> tuple[str, str]:
 
 
 def disk() -> tuple[str, str]:
-    """Measure the room for outputs, in bytes and in photos."""
     root = paths.outputs_root()
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -170,69 +161,47 @@ def tracking_store() -> tuple[str, str]:
 
 
 def data() -> tuple[str, str]:
-    """Find the datasets that experiments name."""
+    """Find the datasets and weight files that experiments name."""
     from wsss import datasets
-
-    found, generated = [], set()
-    for name, settings in _experiments():
-        root, kind = settings.get("data_root"), str(settings.get("dataset"))
-        if root and kind.startswith("shapes"):
-            generated.add(root)
-        elif root:
-            try:
-                datasets.open(kind, paths.from_root(root))
-                found.append((root, name, True))
-            except InputError:
-                found.append((root, name, False))
-    more = f"; generated when needed: {', '.join(sorted(generated))}"
-    return _summary(found, more, "README.md says how to get them (Data)")
-
-
-def weights() -> tuple[str, str]:
-    """Find the weight files that experiments name."""
-    found = [
-        (path, name, paths.from_root(path).exists())
-        for name, settings in _experiments()
-        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}
-    ]
-    return _summary(found, "", "README.md says where to get them")
-
-
-def _experiments():
-    """Yield an experiment's name and each block of settings in its file."""
     from wsss.lab import plan
 
-    for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
-        given = plan.read_experiment(path)
-        for block in (given["common"], *given["stages"].values(), *given["smoke"].values()):
-            yield path.stem, block or {}
-
-
-def _summary(found, more, fix):
-    """The result for ``(path, experiment, whether it exists)`` of each path that one names."""
-    text = (", ".join(sorted({path for path, _, exists in found if exists})) or "none") + more
-    absent = {}
-    for path, name, exists in found:
-        if not exists:
-            absent.setdefault(path, set()).add(name)
+    present, absent, generated = set(), {}, set()
+    for file in sorted((paths.project_root() / "experiments").glob("*.yaml")):
+        given = plan.read_experiment(file)
+        blocks = [given["common"], *given["stages"].values(), *given["smoke"].values()]
+        for settings in filter(None, blocks):
+            named = {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}
+            missing = {path for path in named if not paths.from_root(path).exists()}
+            root, kind = settings.get("data_root"), str(settings.get("dataset"))
+            if root and kind.startswith("shapes"):
+                generated.add(root)
+            elif root:
+                named.add(root)
+                try:
+                    datasets.open(kind, paths.from_root(root))
+                except InputError:
+                    missing.add(root)
+            present |= named - missing
+            for path in missing:
+                absent.setdefault(path, set()).add(file.stem)
+    text = ", ".join(sorted(present)) or "none"
+    text += f"; generated when needed: {', '.join(sorted(generated))}"
     if not absent:
         return OK, text
     parts = []
-    for path, names in absent.items():
-        first, *others = sorted(names)
+    for path, experiments in sorted(absent.items()):
+        first, *others = sorted(experiments)
         parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return NOTE, f"{text}; missing: {', '.join(parts)}: {fix}"
+    return NOTE, f"{text}; missing: {', '.join(parts)}: README.md says how to get them (Data)"
 
 
 def browser() -> tuple[str, str]:
-    """Find the browser that some tests drive."""
     if path := shutil.which("chromium"):
         return OK, f"{path}, for tests"
     return NOTE, "no chromium, so tests in a browser are skipped (Debian: apt install chromium)"
 
 
 def git() -> tuple[str, str]:
-    """Check that runs can record their commit."""
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot record their commit: install git"
     command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
@@ -242,10 +211,10 @@ def git() -> tuple[str, str]:
     return OK, f"at {answer.stdout.strip()}"
 
 
-# Checks by subject; each returns (mark, text).
+# Checks by subject; each returns (mark, text), which ends with the fix where one is due.
 NEEDED = {"python": python, "packages": packages, "compiler": compiler, "dense CRF": dense_crf}
 NEEDED |= {"torch": torch_device, "disk": disk, "tracking": tracking_store}  # by the demo
-USEFUL = {"machine": machine, "data": data, "weights": weights, "browser": browser, "git": git}
+USEFUL = {"machine": machine, "data": data, "browser": browser, "git": git}
 
 
 def _doctor(arguments):

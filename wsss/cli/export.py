@@ -18,8 +18,8 @@ def _voc_test(arguments):
     """
     from wsss.apply import voc_server  # slow to import
 
-    given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
-    given = {name: value for name, value in given.items() if value}
+    options = ("out", "scales", "flip", "crf")
+    given = {name: value for name in options if (value := vars(arguments)[name])}
     archive = arguments.check
     if archive is None:
         if "out" not in given:

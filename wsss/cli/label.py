@@ -109,8 +109,18 @@ def _forms(text):
 def add(commands):
     label = add_command(commands, "label", _label)
     predict = add_command(commands, "predict", _predict)
+    photos = "the photos, or a YAML file of them"
+    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
+    longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
+    processes = "worker processes (one per core)"
     for command in (label, predict):
-        _add_photos(command)
+        command.add_argument("photos", type=Path, metavar="DIR", help=photos)
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="for the results"
+        )
+        command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
+        command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
+        command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)
     constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"
     label.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=constants)
     label.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
@@ -120,18 +130,5 @@ def add(commands):
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
         with_constants = f"the {name} ({source}), with the paper's constants"
         label.add_argument(option, metavar="NET", help=with_constants)
-    network = f"the segmentation network: {source}"
-    predict.add_argument("--network", required=True, metavar="NET", help=network)
+    predict.add_argument("--network", required=True, metavar="NET", help=source)
     add_inference(predict)
-
-
-def _add_photos(command):
-    photos = "the photos, or a YAML file that describes them"
-    command.add_argument("photos", type=Path, metavar="DIR", help=photos)
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
-    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
-    command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
-    longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
-    command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
-    processes = "worker processes (one per core)"
-    command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)

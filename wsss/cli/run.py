@@ -131,12 +131,15 @@ def _bench(arguments):
 
 def add(commands):
     run = add_command(commands, "run", _run)
-    _add_experiment(
-        run,
-        "changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
-        "each and compare; seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from "
-        "that stage on",
+    forecast = add_command(commands, "forecast", _forecast, aliases=[OLD_FORECAST])
+    one = "changes to its parameters"
+    several = (
+        f"{one}; several values, as in random_walk.beta=4,8,16, run it at each and compare; "
+        "seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from that stage on"
     )
+    for command, changes in ((run, several), (forecast, one)):
+        command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
+        command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=changes)
     start = "start here; with --force, run again from here"
     run.add_argument("--from", dest="start", metavar="STAGE", help=start)
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
@@ -157,8 +160,6 @@ def add(commands):
     run.add_argument("--mirror", metavar="URL", help=mirror)
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
 
-    forecast = add_command(commands, "forecast", _forecast, aliases=[OLD_FORECAST])
-    _add_experiment(forecast, "changes to its parameters")
     photos = "training photos; the other id lists grow by the same factor (the dataset's)"
     forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
     forecast.add_argument("--classes", type=positive, metavar="N", help="(the dataset's)")
@@ -170,8 +171,3 @@ def add(commands):
 
     bench = add_command(commands, "bench", _bench)
     bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")
-
-
-def _add_experiment(command, overrides):
-    command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
-    command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=overrides)
