@@ -63,25 +63,30 @@ def test_the_command_exits_with_1_if_something_is_missing(monkeypatch, tmp_path,
     assert "MISSING tracking" in capsys.readouterr().out
 
 
-def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch, capsys):
     def broken():
         raise ImportError("libcudart.so.99:\nno such file")
 
-    monkeypatch.setattr(doctor, "NEEDED", {"torch": broken, "disk": doctor.disk})
+    monkeypatch.setattr(doctor, "NEEDED", {"torch": broken, "disk": lambda: ("ok", "room")})
     monkeypatch.setattr(doctor, "USEFUL", {"git": broken})
-    first, second, third = doctor.examine()
-    assert first == (
-        "torch",
-        "MISSING",
-        "ImportError: libcudart.so.99: no such file; install again: make install",
-    )
-    assert (second.mark, third.mark) == ("ok", "note")
+    assert cli.main(["doctor"]) == 1
+    fault = "ImportError: libcudart.so.99: no such file; install again: make install"
+    assert capsys.readouterr().out.splitlines() == [
+        f"MISSING torch     {fault}",
+        "ok      disk      room",
+        f"note    git       {fault}",
+        "",
+        "1 missing: fix that before you run the demo",
+    ]
 
 
-def test_long_lines_go_on_below():
-    shown = doctor.report([doctor.Line("disk", "MISSING", "word " * 40 + "/path" * 50)])
-    first, *others = shown.splitlines()
-    assert first.startswith("MISSING disk      word")
+def test_long_lines_go_on_below(monkeypatch, capsys):
+    text = "word " * 40 + "/path" * 50
+    monkeypatch.setattr(doctor, "NEEDED", {"disk": lambda: ("note", text)})
+    monkeypatch.setattr(doctor, "USEFUL", {})
+    assert cli.main(["doctor"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("note    disk      word")
     assert others and max(map(len, [first, *others])) <= 110
     assert all(line.startswith(" " * 18) for line in others)
 
@@ -108,15 +113,13 @@ def test_an_old_python(monkeypatch):
     ],
 )
 def test_packages_out_of_bounds(monkeypatch, versions, mark, expected):
-    def version(name):
-        if name not in versions:
-            raise metadata.PackageNotFoundError(name)
-        return versions[name]
+    def distributions(name):
+        return [SimpleNamespace(version=versions[name])] if name in versions else []
 
     requires = ["numpy>=2.0", "mlflow<4,>=3.7", 'pytest>=8.3; extra == "dev"']
     requires += ['ray[default,train]>=2.52; extra == "cluster"']
     monkeypatch.setattr(metadata, "requires", lambda name: requires)
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distributions", distributions)
     found, text = doctor.packages()
     assert found == mark and expected in text
     assert (text.endswith("make install") or ": pip install" in text) == (mark != "ok")
@@ -247,19 +250,16 @@ def test_stores_of_other_kinds(monkeypatch):
     assert doctor.tracking_store()[0] == "MISSING"
 
 
-def test_data_that_experiments_name(project):
+def test_data_and_weights_that_experiments_name(project):
     mark, text = doctor.data()
-    assert mark == "note" and "missing: kit (for mine)" in text and "needed: few" in text
+    assert mark == "note" and text.startswith("none; generated when needed: few; missing: ")
+    assert "missing: kit (for mine), net.pth (for mine): README.md" in text
     (project / "kit" / "JPEGImages").mkdir(parents=True)
-    assert doctor.data() == ("ok", "kit; generated when needed: few")
-    assert not (project / "few").exists()
-
-
-def test_weights_that_experiments_name(project):
-    mark, text = doctor.weights()
-    assert mark == "note" and "missing: net.pth (for mine)" in text
+    mark, text = doctor.data()
+    assert mark == "note" and text.startswith("kit;") and "missing: net.pth (for mine):" in text
     (project / "net.pth").touch()
-    assert doctor.weights() == ("ok", "net.pth")
+    assert doctor.data() == ("ok", "kit, net.pth; generated when needed: few")
+    assert not (project / "few").exists()
 
 
 def test_no_browser_and_no_git(monkeypatch):

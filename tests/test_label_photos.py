@@ -56,7 +56,7 @@ def networks(tmp_path_factory, data):
     segmentation = models.build_segmentation(
         "small", len(classes) + 1, output_stride=8, channels=8, dilation=24
     )
-    files = {kind: folder / kind / "weights.pt" for kind in find_networks.STAGES}
+    files = {kind: folder / kind / "weights.pt" for kind in ("cam", "affinity", "segmentation")}
     models.save_network(files["cam"], cam, kind="cam", classes=classes, **shape)
     models.save_network(
         files["affinity"],

@@ -108,7 +108,7 @@ def test_labels_are_those_of_the_evaluation(tmp_path, run, devkit, network, caps
 
 
 def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
-    voc_server.export(run, tmp_path, crf=True, processes=1)
+    voc_server.export(run, tmp_path, crf=True)
     for id in IDS:
         image = Devkit(devkit).image(id)
         best = segment(ready(network), image).cpu().numpy()
@@ -119,7 +119,7 @@ def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
 
 def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
     for name in "ab":
-        assert voc_server.export(run, tmp_path / name, processes=1) == (3, [], [])
+        assert voc_server.export(run, tmp_path / name) == (3, [], [])
     content = (tmp_path / "a" / "results.tgz").read_bytes()
     assert content == (tmp_path / "b" / "results.tgz").read_bytes()
     assert content[3] & 8 == 0 and content[4:8] == bytes(
@@ -137,18 +137,18 @@ def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
 
 
 def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
-    voc_server.export(run, tmp_path, processes=1)
+    voc_server.export(run, tmp_path)
     archive = (tmp_path / "results.tgz").read_bytes()
     paths = [tmp_path / FOLDER / f"{id}.png" for id in IDS]
     paths[1].unlink()
     times = [path.stat().st_mtime_ns for path in (paths[0], paths[2])]
     (tmp_path / "results.tgz").unlink()
-    assert voc_server.export(run, tmp_path, processes=1).count == 3
+    assert voc_server.export(run, tmp_path).count == 3
     assert times == [path.stat().st_mtime_ns for path in (paths[0], paths[2])]
     assert (tmp_path / "results.tgz").read_bytes() == archive
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(InputError, match=r"export\.json has others; give another --out"):
-        voc_server.export(run, tmp_path, flip=True, processes=1)
+        voc_server.export(run, tmp_path, flip=True)
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):

@@ -1,7 +1,7 @@
 """From image-level labels to pixel labels: AffinityNet (Ahn & Kwak, CVPR 2018), the whole chain.
 
-The front door: the names in ``__all__`` turn photos with image labels into label maps and score
-them. They are imported on first use: torch takes seconds, and ``wsss --help`` does not need it.
+``__all__`` names what turns photos with image labels into label maps and scores them, imported on
+first use: torch takes seconds, and ``wsss --help`` does not need it.
 """
 
 import os
@@ -27,24 +27,19 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 
-_HOMES = {  # name to the module that defines it
-    "ConfusionMatrix": "metrics",
-    "CrfParams": "crf",
-    "DenseCRF": "crf",
-    "InputError": "errors",
-    "Walk": "synthesis",
-    "background_score": "cam",
-    "build_affinity": "models",
-    "build_cam": "models",
-    "build_segmentation": "models",
-    "multi_scale_cam": "cam",
-    "open_network": "models",
-    "synthesize": "synthesis",
+_NAMES = {  # of each module
+    "cam": ("background_score", "multi_scale_cam"),
+    "crf": ("CrfParams", "DenseCRF"),
+    "errors": ("InputError",),
+    "metrics": ("ConfusionMatrix",),
+    "models": ("build_affinity", "build_cam", "build_segmentation", "open_network"),
+    "synthesis": ("Walk", "synthesize"),
 }
-__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [name for names in _NAMES.values() for name in names]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"wsss.{_HOMES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"wsss.{module}"), name)
     raise AttributeError(f"module 'wsss' has no attribute {name!r}")

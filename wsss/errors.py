@@ -4,10 +4,8 @@ import re
 
 
 class InputError(ValueError):
-    """Something that a person gave (a file, a parameter, a name) is wrong.
-
-    The message says what was expected, what came and how to fix it, in one line. The command line
-    prints it without a traceback and exits with code 2.
+    """A file, a parameter or a name that a person gave is wrong: in one line what was expected,
+    what came and the fix. The command line prints no traceback and exits with code 2.
     """
 
     def __init__(self, message: object) -> None:

@@ -14,7 +14,6 @@ from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import mlflow_store
 from wsss.synthesis import Walk
 
-STAGES = {"cam": "train_cam", "affinity": "train_affinity", "segmentation": "train_segmentation"}
 MAPS = {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, "cam_power": 1.0}  # the paper's
 CRF = tuple(field.name for field in fields(CrfParams))
 WALK = (*(field.name for field in fields(Walk) if field.name != "crf"), *CRF)
@@ -32,27 +31,28 @@ def network_file(source: str | Path, kind: str) -> Path:
     Raises:
         InputError: none of these, or without a network.
     """
-    source = str(source)
+    source, stage = str(source), f"train_{kind}"
     path = Path(source)
     if source.startswith("models:/"):
-        path = Path(mlflow_store.artifacts(source))
-    elif _is_run(source):
-        run_id = mlflow_store.run_tags(source).get(f"wsss.stage.{STAGES[kind]}", source)
-        path = Path(mlflow_store.artifacts(f"runs:/{run_id}/checkpoints"))
+        path = mlflow_store.artifacts(source)
+    elif run_id := _stage_run(source, stage):
+        path = mlflow_store.artifacts(f"runs:/{run_id}/checkpoints")
     if path.is_file():
         return path
     if not path.is_dir():
         raise InputError(
-            f"{source}: expected a network's file, the folder of a completed {STAGES[kind]}, an "
-            "MLflow run's id or models:/NAME/VERSION, and it is none of them; check it"
+            f"{source}: expected a network's file, the folder of a completed {stage}, an MLflow "
+            "run's id or models:/NAME/VERSION, and it is none of them; check it"
         )
     if not (found := sorted(path.rglob("weights.pt"))):
         raise InputError(f"{source}: expected weights.pt of a trained network in it; check it")
     return found[0]
 
 
-def _is_run(source):
-    return re.fullmatch("[0-9a-f]{32}", source) is not None
+def _stage_run(source, stage):
+    """The id of a stage's MLflow run, from its own or its experiment's; None if not such an id."""
+    if re.fullmatch("[0-9a-f]{32}", source):
+        return mlflow_store.run_tags(source).get(f"wsss.stage.{stage}", source)
 
 
 class Method(NamedTuple):
@@ -75,26 +75,38 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
     Raises:
         InputError: no such run, or the stages that it builds on are gone.
     """
-    record = _record(str(source))
+    record = results.completion(source)
+    if record is None and (run_id := _stage_run(str(source), "random_walk")):
+        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
+    if record is None and (fault := results.damage(source)):
+        raise InputError(f"{source}: {fault}; run its stage again")
+    if record is None or record["stage"] != "random_walk":
+        raise InputError(
+            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
+            "run of an experiment that has one; check it"
+        )
     maps = lineage.upstream(record, "infer_cam")
-    cam = _upstream_weights(maps, "train_cam") if maps else None
-    affinity = _upstream_weights(record, "train_affinity")
-    if not (maps and cam and affinity):
+    inputs = record["inputs"] | (maps["inputs"] if maps else {})
+    cam, affinity = (
+        paths.stage_folder(stage, inputs.get(stage, "")) / "weights.pt"
+        for stage in ("train_cam", "train_affinity")
+    )
+    if not (maps and cam.exists() and affinity.exists()):
         raise InputError(
             f"{source}: the stages that it builds on are no longer in {paths.outputs_root()}; give "
             "the networks by --cam and --affinity"
         )
     given = {"infer_cam": maps["parameters"], "random_walk": record["parameters"]}
-    stages_of = {"cam": "infer_cam", "affinity": "random_walk"}
-    strides = {kind: given[stage].get("output_stride", 0) for kind, stage in stages_of.items()}
+    used = {"cam": maps, "affinity": record}
+    strides = {kind: each["parameters"].get("output_stride", 0) for kind, each in used.items()}
     return Method(cam, affinity, strides, *_constants(given, overrides))
 
 
 def method_by_networks(
     cam: str | Path, affinity: str | Path, *, overrides: Mapping | None = None
 ) -> Method:
-    """The given networks with the paper's constants, except those that the AffinityNet was trained
-    with; arguments as for ``network_file`` and ``method_of``.
+    """Two networks (see ``network_file``) with the paper's constants, except those that the
+    AffinityNet was trained with; ``overrides`` as for ``method_of``.
     """
     cam, affinity = network_file(cam, "cam"), network_file(affinity, "affinity")
     settings = models.open_network(affinity, "affinity").settings
@@ -102,41 +114,13 @@ def method_by_networks(
     return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
 
 
-def _upstream_weights(record, stage):
-    """The network of a stage that a completed one builds on, or None if it is gone."""
-    fingerprint = record["inputs"].get(stage)
-    path = paths.stage_folder(stage, fingerprint) / "weights.pt" if fingerprint else None
-    return path if path and path.exists() else None
-
-
-def _record(source):
-    """The record of the completed random_walk that ``source`` names."""
-    record = results.completion(source)
-    if record is None and _is_run(source):
-        run_id = mlflow_store.run_tags(source).get("wsss.stage.random_walk", source)
-        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
-    if record is None and (fault := results.damage(source)):
-        raise InputError(f"{source}: {fault}; run its stage again")
-    if record is None or record.get("stage") != "random_walk":
-        raise InputError(
-            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
-            "run of an experiment that has one; check it"
-        )
-    return record
-
-
 def _constants(given, overrides):
-    """``(maps, Walk)`` of the paper's constants, those given, and overrides of both, checked by
-    the notebooks' parameters.
-    """
+    """``(maps, Walk)`` of the paper's constants, those given, and overrides, checked."""
     overrides = overrides or {}
-    for stage, parameters in overrides.items():
-        for name in parameters:
-            if name not in CONSTANTS.get(stage, ()):
-                known = (f"{stage}.{name}" for stage, names in CONSTANTS.items() for name in names)
-                raise InputError(
-                    f"{stage}.{name}: expected one of {', '.join(known)}; name one of these"
-                )
+    known = [f"{stage}.{name}" for stage, names in CONSTANTS.items() for name in names]
+    for where in (f"{stage}.{name}" for stage, names in overrides.items() for name in names):
+        if where not in known:
+            raise InputError(f"{where}: expected one of {', '.join(known)}; name one of these")
     chain, values = stages.read_stages(), {}
     for stage, names in CONSTANTS.items():
         merged = {**given.get(stage, {}), **overrides.get(stage, {})}

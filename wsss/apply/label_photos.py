@@ -1,10 +1,8 @@
-"""Label maps of your own photos: from tags by the method (``label_job``), or without tags by a
-segmentation network (``predict_job``).
-
-The results are ``labels/<id>.png``, of the photo's own size, and pictures, ``overlays/<id>.jpg``.
+"""Label maps of your own photos, ``labels/<id>.png`` of the photo's size and ``overlays/<id>.jpg``:
+from tags by the method (``label_job``), or without by a segmentation network (``predict_job``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,23 +27,15 @@ OVERLAY_SIDE = 1024  # pixels; the longer side of an overlay picture
 
 
 def label_job(
-    dataset: Folder,
-    cam_network: nn.Module,
-    *,
-    affinity_network: nn.Module,
-    folder: Path,
-    maps: Mapping,
-    walk: Walk,
+    dataset: Folder, networks: Sequence[nn.Module], *, folder: Path, maps: Mapping, walk: Walk
 ) -> Job:
-    """Tagged photos to label maps: maps, walk, dense CRF, argmax (see ``synthesize``). The dataset
-    has the CAM network's classes; ``maps`` are ``scales``, ``flip`` and ``cam_power``.
+    """Tagged photos to label maps by a CAM network and an AffinityNet: maps, walk, dense CRF,
+    argmax (see ``synthesize``). The dataset has the CAM network's classes; ``maps`` are
+    ``scales``, ``flip`` and ``cam_power``.
     """
-    return Job(
-        [(folder / "labels", ".png")],
-        partial(_compute_walk, dataset, maps, walk),
-        partial(_save_walk, dataset, folder, walk),
-        nn.ModuleList([cam_network, affinity_network]),
-    )
+    compute = partial(_compute_walk, dataset, maps, walk)
+    save = partial(_save_walk, dataset, folder, walk)
+    return Job([(folder / "labels", ".png")], compute, save, nn.ModuleList(networks))
 
 
 def predict_job(dataset: Folder, network: nn.Module, *, folder: Path, **settings) -> Job:
@@ -97,21 +87,17 @@ def run(
     making: dict[str, object],
     forms: Sequence[str] = (),
     processes: int = 0,
-    faults: Iterable[str] = (),
 ) -> Report:
     """Label photos, continue past those that fail, and write the labels in further forms.
 
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
-        ids: of photos; those that have a label map are skipped.
-        dataset, folder: of the job.
         making: inputs and settings by name; a folder holds labels of one making.
         forms: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
         processes: worker processes; 0 takes one per core.
-        faults: of the tags, for the report.
 
     Returns:
-        a ``Report``; its faults are also in ``faults.txt``.
+        a ``Report``; its faults, those of the tags first, are also in ``faults.txt``.
 
     Raises:
         InputError: the folder is a file, or holds labels of another making.
@@ -119,9 +105,8 @@ def run(
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise InputError(f"{folder}: expected a folder for the results; give another --out")
     atomic.claim(folder / "making.json", making)
-    with atomic.write(folder / "classes.txt") as partial_file:
-        partial_file.write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
-    lines = [one_line(fault) for fault in faults]
+    atomic.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
+    lines = [one_line(fault) for fault in dataset.tag_faults]
     try:
         infer(ids, job, label="label", processes=processes)
     except PhotosFailed as failed:
@@ -129,14 +114,12 @@ def run(
     done = [photo_id for photo_id in ids if job.done(photo_id)]
     (folder / "faults.txt").unlink(missing_ok=True)
     if lines:
-        with atomic.write(folder / "faults.txt") as partial_file:
-            partial_file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        atomic.write_text(folder / "faults.txt", "\n".join([*lines, ""]))
     written = [_export(name, folder, done, dataset) for name in forms if done]
     return Report(len(done), written, lines)
 
 
 def _export(name, folder, ids, dataset):
-    """Write the label maps of some photos in a further format; returns where."""
     out = folder / ("coco.json" if name == "coco" else name)
     if name == "labelme":  # existing files may have been corrected
         ids = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]

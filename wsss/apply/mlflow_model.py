@@ -1,7 +1,5 @@
-"""The segmentation network as MLflow serves it: photos in, label maps out.
-
-MLflow runs this file with the package beside it (models from code) and unpickles nothing:
-``weights.pt`` holds tensors and plain values. ``model_registry.signature`` describes a request.
+"""The segmentation network as MLflow serves it. MLflow runs this file with the package beside it
+(models from code) and unpickles nothing. ``model_registry.signature`` describes a request.
 """
 
 import base64
@@ -38,9 +36,7 @@ class SegmentationModel(PythonModel):
 
         Args:
             model_input: one column, the bytes of JPEG, PNG or WebP files, or these as base64.
-            params: all of the signature's, which has the defaults: ``long_side``, pixels to which
-                a longer photo is reduced for the work (0: never); ``scales``, ``flip`` and
-                ``crf_steps`` as in 70_evaluate.
+            params: the signature's; a photo longer than ``long_side`` pixels is reduced (0: never).
 
         Returns:
             a row per photo: ``labels``, the bytes of a palette PNG of class numbers, of the photo's

@@ -1,8 +1,7 @@
 """The segmentation network for other programs: ONNX, and torch's own exported program (.pt2).
 
 Both map ``photos``, uint8 RGB (B, H, W, 3), any number of one size, to ``labels``, uint8 (B, H, W),
-class numbers, and ``probabilities``, float32 (B, classes, H, W), as ``segmentation.segment`` does
-at scale 1. Both carry a description of the network.
+and ``probabilities``, float32 (B, classes, H, W), as ``segmentation.segment`` does at scale 1.
 """
 
 import json
@@ -44,18 +43,19 @@ class Labeller(nn.Module):
         self.stride = network.stride if decoder else network.backbone.strides[-1]
 
     def forward(self, photos):
-        """``(labels, probabilities)`` of uint8 RGB (B, H, W, 3); see the module."""
         scores = self.network(photos.permute(0, 3, 1, 2).contiguous().float() / 255)
         scores = upsample(scores, photos.shape[1:3], stride=self.stride).softmax(1)
         return scores.argmax(1).to(torch.uint8), scores
 
 
-def to_onnx(source: Path, out: Path) -> str:
-    """Write a trained network as ONNX, with its weights in the same file.
+def export(source: Path, out: Path, *, form: str) -> str:
+    """Write a trained network for other programs.
 
     Args:
         source: its weights file, or the folder with it.
-        out: the file; it appears once onnxruntime computes the network's results from it.
+        out: the file; it appears once the network's results are computed from it.
+        form: ``onnx``, or ``torch``, which torch runs without wsss:
+            ``torch.export.load(out).module()(photos)``.
 
     Returns:
         the difference from the network, see ``compare``.
@@ -63,6 +63,29 @@ def to_onnx(source: Path, out: Path) -> str:
     Raises:
         InputError: not a segmentation network, ONNX is not installed, or the results differ.
     """
+    trained = models.open_network(source, "segmentation")
+    labeller = Labeller(trained.network)
+    about = {
+        "classes": json.dumps(["background", *trained.classes], ensure_ascii=False),
+        "network": json.dumps(trained.arguments),
+        "input": "photos, uint8 RGB (batch, height, width, 3)",
+        "output": "labels, uint8 (batch, height, width), numbers of classes; "
+        "probabilities, float32 (batch, classes, height, width)",
+        "wsss": wsss.__version__,
+    }
+    with torch.no_grad():
+        program = torch.export.export(
+            labeller,
+            (torch.from_numpy(photos(2, 97, 130)),),  # one photo would be taken for a constant
+            dynamic_shapes={"photos": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}},
+        )
+    with atomic.write(out) as partial:
+        run = {"onnx": _write_onnx, "torch": _write_torch}[form](program, about, partial)
+        return compare(labeller, run, out=out)
+
+
+def _write_onnx(program, about, path):
+    """Write a program as ONNX, weights included; returns it as onnxruntime computes it."""
     try:
         import onnx  # noqa: F401 - torch writes ONNX through it and onnxscript
         import onnxruntime
@@ -72,57 +95,23 @@ def to_onnx(source: Path, out: Path) -> str:
             f"export onnx: expected onnx, onnxscript and onnxruntime but found no {missing.name}; "
             "pip install 'wsss[onnx]'"
         ) from None
-    trained = models.open_network(source, "segmentation")
-    labeller = Labeller(trained.network)
-    program: Any = torch.onnx.export(
-        traced(labeller), output_names=["labels", "probabilities"], verbose=False
-    )
-    free = program.model.graph.inputs[0].shape[:3]
-    program.rename_axes(dict(zip(free, ("batch", "height", "width"), strict=True)))
-    program.model.metadata_props.update(description(trained))
-    with atomic.write(out) as partial:
-        program.save(partial, external_data=False)
-        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        return compare(labeller, lambda photos: session.run(None, {"photos": photos}), out=out)
+    names = ["labels", "probabilities"]
+    written: Any = torch.onnx.export(program, output_names=names, verbose=False)
+    free = written.model.graph.inputs[0].shape[:3]
+    written.rename_axes(dict(zip(free, ("batch", "height", "width"), strict=True)))
+    written.model.metadata_props.update(about)
+    written.save(path, external_data=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda photos: session.run(None, {"photos": photos})
 
 
-def to_torch(source: Path, out: Path) -> str:
-    """Write a trained network as torch's exported program, which torch runs without wsss:
-    ``torch.export.load(out).module()(photos)``. ``description.json`` in it is the description.
-
-    Arguments, result and errors as for ``to_onnx``.
-    """
-    trained = models.open_network(source, "segmentation")
-    labeller = Labeller(trained.network)
-    kept = {"description.json": json.dumps(description(trained))}
-    with atomic.write(out) as partial:
-        with partial.open("wb") as file:
-            torch.export.save(traced(labeller), file, extra_files=kept)
-        with partial.open("rb") as file:
-            module = torch.export.load(file).module()
-        return compare(labeller, lambda photos: module(torch.tensor(photos)), out=out)
-
-
-def description(trained: models.Trained) -> dict[str, str]:
-    """The texts by name that an export carries."""
-    return {
-        "classes": json.dumps(["background", *trained.classes], ensure_ascii=False),
-        "network": json.dumps(trained.arguments),
-        "input": "photos, uint8 RGB (batch, height, width, 3)",
-        "output": "labels, uint8 (batch, height, width), numbers of classes; "
-        "probabilities, float32 (batch, classes, height, width)",
-        "wsss": wsss.__version__,
-    }
-
-
-@torch.no_grad()
-def traced(labeller: Labeller) -> torch.export.ExportedProgram:
-    """Export a ``Labeller`` for any number and size of photos."""
-    return torch.export.export(
-        labeller,
-        (torch.from_numpy(photos(2, 97, 130)),),  # one photo would be taken for a constant
-        dynamic_shapes={"photos": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}},
-    )
+def _write_torch(program, about, path):
+    """Write torch's exported program with a ``description.json``; returns it as torch reads it."""
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={"description.json": json.dumps(about)})
+    with path.open("rb") as file:
+        module = torch.export.load(file).module()
+    return lambda photos: module(torch.tensor(photos))
 
 
 def photos(count: int, height: int, width: int) -> np.ndarray:
@@ -135,35 +124,30 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def compare(labeller: Labeller, export: Callable, *, out: Path) -> str:
-    """How far an export is from its network on photos of ``SIZES``, as text.
-
-    Args:
-        labeller: in float32, as the export computes.
-        export: photos to ``(labels, probabilities)``, arrays or tensors.
-        out: the file's name, for the message.
+def compare(labeller: Labeller, run: Callable, *, out: Path) -> str:
+    """How far an export is from its network on photos of ``SIZES``, as text; ``run`` computes
+    ``(labels, probabilities)`` of photos by the export, as arrays or tensors.
 
     Raises:
         InputError: the difference is beyond ``TOLERANCE`` or ``SHARE``.
     """
-    largest, unequal, pixels = 0.0, 0, 0
+    largest, unequal = 0.0, []
     for size in SIZES:
         given = photos(*size)
         labels, scores = (part.numpy() for part in labeller(torch.from_numpy(given)))
-        exported_labels, exported_scores = map(np.asarray, export(given))
+        exported_labels, exported_scores = map(np.asarray, run(given))
         if exported_scores.shape != scores.shape or exported_labels.shape != labels.shape:
             raise InputError(f"{out}: gives maps of another size than the network; not written")
         largest = float(np.maximum(largest, np.abs(exported_scores - scores).max()))  # nan stays
-        unequal += int((exported_labels != labels).sum())
-        pixels += labels.size
-    share, count = unequal / pixels, sum(size[0] for size in SIZES)
+        unequal.append((exported_labels != labels).ravel())
+    share, count = np.concatenate(unequal).mean(), sum(size[0] for size in SIZES)
     difference = (
         f"probabilities differ by at most {largest:.1e}, labels at {share:.3%} of the pixels, on "
         f"{count} photos of {len(SIZES)} sizes"
     )
-    if not (largest <= TOLERANCE and share <= SHARE):  # nan too
-        raise InputError(
-            f"{out}: expected the network's results (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
-            f"pixels), but {difference}; not written: export with another version of torch"
-        )
-    return difference
+    if largest <= TOLERANCE and share <= SHARE:  # False for nan
+        return difference
+    raise InputError(
+        f"{out}: expected the network's results (within {TOLERANCE:.0e}, {SHARE:.1%} of the "
+        f"pixels), but {difference}; not written: export with another version of torch"
+    )

@@ -1,8 +1,7 @@
 """Predict and pack label maps for the PASCAL VOC evaluation server, and check any archive for it.
 
-The masks of VOC 2012's test photos are not public: the server scores an uploaded archive of
-``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``. It takes the pixels' indices as class
-numbers, and fails at the first map of another size or with a value above 20.
+The server has the masks of VOC 2012's test photos, which are not public. It takes the indices of
+palette PNGs as class numbers, and fails at the first map of another size or with a value above 20.
 """
 
 import gzip
@@ -33,7 +32,6 @@ OTHER_DATA = VOC_ONLY.with_name("comp6_test_cls")  # for training on more than V
 MEMBER_BYTES = 2**22  # of a label map's file
 PIXELS = 2**24  # of a label map whose photo is missing
 
-PALETTE_FIX = "the server reads indices, not colours: check that the indices are class numbers"
 FAULTS = {  # fault and fix, in the order of the report
     "unsafe": ("unsafe members", "pack only plain files and folders, with relative names"),
     "outside": (f"members outside {VOC_ONLY} or {OTHER_DATA.name}", "put only label maps there"),
@@ -44,13 +42,13 @@ FAULTS = {  # fault and fix, in the order of the report
     "unreadable": ("unreadable label maps", "write them again as PNG"),
     "mode": ("label maps that are not palette PNGs (mode P)", "save class numbers with a palette"),
     "size": ("label maps of a wrong size", "predict at the photo's own size"),
-    "values": (
-        f"label maps with values above {len(VOC_CLASSES)}",
-        "give every pixel a class or background",
-    ),
+    "values": ("label maps with values above 20", "give every pixel a class or background"),
 }
 WARNINGS = {
-    "palette": ("label maps with another palette than VOC's", PALETTE_FIX),
+    "palette": (
+        "label maps with another palette than VOC's",
+        "the server reads indices, not colours: check that the indices are class numbers",
+    ),
     "unsized": ("label maps of unknown size", "their photos are not in the data root"),
 }
 
@@ -72,13 +70,10 @@ def export(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     crf: bool = False,
-    processes: int | None = None,
 ) -> Report:
     """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are
-    kept.
-
-    They are palette PNGs, uint8 (H, W) of the photo's size, values 0 to 20, and go under comp6:
-    comp5 excludes training on other photos, ImageNet's included.
+    kept, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20. They go under comp6: comp5
+    excludes training on other photos, ImageNet's included.
 
     Args:
         run: folder of a completed train_segmentation.
@@ -87,10 +82,6 @@ def export(
         split: id list.
         scales, flip: see ``segment``.
         crf: whether dense CRF follows, with the paper's parameters.
-        processes: worker processes; None takes one per core.
-
-    Returns:
-        the ``Report`` of ``check`` on the archive.
 
     Raises:
         InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
@@ -102,23 +93,18 @@ def export(
     network = models.open_network(run, "segmentation").network
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
-    digest = atomic.digest(run / "weights.pt")
-    protocol = {"split": split, "scales": list(scales), "flip": flip, "crf": crf}
-    atomic.claim(out / "export.json", {"weights": digest, **protocol})
+    protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
+    atomic.claim(out / "export.json", protocol | {"weights": atomic.digest(run / "weights.pt")})
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
-    map_photos.infer(ids, job, label="predict", processes=processes)
+    map_photos.infer(ids, job, label="predict")
     pack(out / "results.tgz", out, names=[OTHER_DATA / f"{photo_id}.png" for photo_id in ids])
     return check(out / "results.tgz", data.root, split=split)
 
 
 def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
     """Write files ``root/<name>`` and the folders above them as a tar.gz, whole or not at all.
-
     Equal files give equal bytes: members are sorted by name, with time 0 and owner 0.
-
-    Raises:
-        FileNotFoundError: one of the files is missing.
     """
     files = set(names)
     folders = {folder for name in files for folder in name.parents[:-1]}
@@ -139,14 +125,11 @@ def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
 
 
 def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
-    """Check an archive for the server, tar or tar.gz from any program, without unpacking it.
+    """Check an archive for the server, tar or tar.gz from any program, without unpacking it; one
+    without faults can be scored.
 
     Args:
         data_root: the devkit folder with the id list; sizes are compared with the photos there.
-        split: id list.
-
-    Returns:
-        a ``Report``; an archive without faults can be scored.
 
     Raises:
         InputError: no such archive, devkit or id list, or a photo that cannot be read.
@@ -156,11 +139,10 @@ def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
     if not Path(archive).is_file():
         raise InputError(f"{archive}: no such archive; give the path of a .tgz or .tar")
     found, seen = {}, set()  # names by key of FAULTS or WARNINGS; paths of label maps
-    faults = []
+    faults, most = [], 2 * len(ids) + 100
     try:
         with Path(archive).open("rb") as file:
-            limits = {"count": 2 * len(ids) + 100, "size": MEMBER_BYTES}
-            for member, content in archives.members(file, **limits):
+            for member, content in archives.members(file, count=most, size=MEMBER_BYTES):
                 for key, name in _member(member, content, data, ids, seen):
                     found.setdefault(key, []).append(name)
         found["missing"] = sorted(ids - {path.stem for path in seen})
@@ -199,24 +181,25 @@ def _member(member, content, data, ids, seen):
 
 
 def _label_map(content, photo):
-    """Faults of a PNG's bytes, as pairs of a key and what to add to the name; ``photo`` is the size
-    (W, H) of its photo, None where that is missing.
+    """Faults of a PNG's bytes, as pairs of a key and what to add to the name; ``photo`` is the
+    photo's size (W, H), or None without it.
     """
     faults = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as Pillow's about huge pictures
-            with Image.open(BytesIO(content), formats=["PNG"]) as image:  # reads the header only
-                size = "{}x{}".format(*image.size)
-                if image.mode != "P":
-                    faults.append(("mode", f" is {image.mode}"))
-                if photo and image.size != photo:
-                    faults.append(("size", f" is {size}, its photo {'{}x{}'.format(*photo)}"))
-                if not photo and image.width * image.height > PIXELS:
-                    faults.append(("size", f" is {size}, more than a photo of VOC's"))
-                if faults:
-                    return faults
-                labels, palette = np.array(image), bytes(image.getpalette("RGB") or ())
+        with (
+            warnings.catch_warnings(action="error"),  # such as Pillow's about huge pictures
+            Image.open(BytesIO(content), formats=["PNG"]) as image,  # reads the header only
+        ):
+            size = f"{image.width}x{image.height}"
+            if image.mode != "P":
+                faults.append(("mode", f" is {image.mode}"))
+            if photo and image.size != photo:
+                faults.append(("size", f" is {size}, its photo {photo[0]}x{photo[1]}"))
+            if not photo and image.width * image.height > PIXELS:
+                faults.append(("size", f" is {size}, more than a photo of VOC's"))
+            if faults:
+                return faults
+            labels, palette = np.array(image), bytes(image.getpalette("RGB") or ())
     except Exception as error:  # Pillow raises many kinds for a damaged file
         reason = "no PNG" if isinstance(error, UnidentifiedImageError) else error
         return [("unreadable", f" ({reason})")]

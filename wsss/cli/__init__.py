@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import sys
 
 from wsss.cli import data, doctor, export, label, run
@@ -38,13 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     grammar = parser()
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go and returns those after an option in ``rest``
-    fits = hasattr(parsed, "overrides") and all(
-        not text.startswith("-") and "=" in text for text in rest
-    )
-    if rest and not fits:
-        grammar.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
+    if hasattr(parsed, "overrides") and all(re.match("[^-].*=", text) for text in rest):
         parsed.overrides += rest
+    elif rest:
+        grammar.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code = parsed.action(parsed) or 0
         sys.stdout.flush()  # while a closed pipe can still be caught
@@ -58,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, OSError, RuntimeError) as failure:
         if parsed.debug:
             raise
-        text, code = one_line(failure), 2 if isinstance(failure, InputError) else 1
+        text, bad_input = one_line(failure), isinstance(failure, InputError)
         if isinstance(failure, OSError):
             text += "; fix that, or give another path"
-            code = 2 if failure.errno in PATH_ERRORS else 1
+            bad_input = failure.errno in PATH_ERRORS
         print(f"wsss: {masked(text)}", file=sys.stderr)
-        return code
+        return 2 if bad_input else 1

@@ -13,7 +13,6 @@ from contextlib import closing
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -32,41 +31,7 @@ PHOTO_BYTES = 150 * 2**10
 LITTLE_MEMORY = 4 * 2**30  # a stage's process takes one or two GB, each of its workers about one
 
 
-class Line(NamedTuple):
-    """The result of a check; ``text`` ends with the fix where one is due."""
-
-    subject: str
-    mark: str  # ``OK``, ``NOTE`` or ``MISSING``
-    text: str
-
-
-def examine() -> list[Line]:
-    """Run all checks, in order; one that raises becomes a line with the reason."""
-    lines = []
-    for subject, check in (NEEDED | USEFUL).items():
-        try:
-            mark, text = check()
-        except Exception as error:
-            reason = " ".join(str(error).split()) or "no reason given"
-            mark = MISSING if subject in NEEDED else NOTE
-            text = f"{type(error).__name__}: {reason}"
-            if isinstance(error, ImportError):
-                text += "; install again: make install"
-        lines.append(Line(subject, mark, text))
-    return lines
-
-
-def report(lines: list[Line]) -> str:
-    """Format lines as text, wrapped at 110 characters."""
-    indent = {"subsequent_indent": " " * 18, "break_on_hyphens": False}
-    return "\n".join(
-        textwrap.fill(f"{mark:8}{subject:10}{text}", WIDTH, **indent)
-        for subject, mark, text in lines
-    )
-
-
 def python() -> tuple[str, str]:
-    """Check the version of Python."""
     from packaging.specifiers import SpecifierSet
 
     wanted = metadata.metadata("wsss")["Requires-Python"]
@@ -77,20 +42,16 @@ def python() -> tuple[str, str]:
 
 
 def packages() -> tuple[str, str]:
-    """Compare installed versions with ``pyproject.toml``; those of an extra other than ``dev`` may
-    be absent, but not too old.
-    """
+    """Packages of an extra other than ``dev`` may be absent, but not too old."""
     from packaging.requirements import Requirement
 
     faults, count = {}, 0  # by extra, "" for packages that everybody needs
     for requirement in map(Requirement, metadata.requires("wsss") or ()):
         extra = str(requirement.marker or "").partition("extra == ")[2].strip('"')
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            if extra not in ("", "dev"):
-                continue
-            version = None
+        installed = metadata.distributions(name=requirement.name)
+        version = next((found.version for found in installed), None)
+        if version is None and extra not in ("", "dev"):
+            continue
         count += 1
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             found = f"{requirement.name} {version or 'is not installed'}"
@@ -104,7 +65,6 @@ def packages() -> tuple[str, str]:
 
 
 def compiler() -> tuple[str, str]:
-    """Find a C++ compiler, which builds pydensecrf2."""
     if path := shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
         return OK, path
     fix = "install g++ or clang++ (Debian: apt install g++)"
@@ -123,14 +83,11 @@ def dense_crf() -> tuple[str, str]:
     found = DenseCRF(np.zeros((2, 2, 3), np.uint8), CrfParams()).infer(given, 2)
     if found.shape == given.shape and np.allclose(found.sum(0), 1) and (found[0] > 0.5).all():
         return OK, "pydensecrf computes"
-    return MISSING, (
-        "pydensecrf gives wrong probabilities; build it again: "
-        "pip install --force-reinstall --no-binary :all: --no-deps pydensecrf2"
-    )
+    fix = "pip install --force-reinstall --no-binary :all: --no-deps pydensecrf2"
+    return MISSING, f"pydensecrf gives wrong probabilities; build it again: {fix}"
 
 
 def torch_device() -> tuple[str, str]:
-    """Find the device that torch runs networks on, and the precision."""
     import torch
 
     from wsss.runtime.devices import pick_device, precision
@@ -146,7 +103,6 @@ def torch_device() -> tuple[str, str]:
 
 
 def machine() -> tuple[str, str]:
-    """Count the cores that this process may use, and its memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -159,16 +115,13 @@ def machine() -> tuple[str, str]:
 
 
 def disk() -> tuple[str, str]:
-    """Measure the room for outputs, in bytes and in photos."""
     root = paths.outputs_root()
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB for {root}, enough for {free // PHOTO_BYTES:,} photos as VOC's"
     if free < DEMO_BYTES:
-        return MISSING, (
-            f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: free some, or set WSSS_OUTPUTS to "
-            "another folder"
-        )
+        fix = "free some, or set WSSS_OUTPUTS to another folder"
+        return MISSING, f"{text}; the demo needs {DEMO_BYTES // 2**20} MiB: {fix}"
     if not os.access(existing, os.W_OK):
         return MISSING, f"{existing} cannot be written: set WSSS_OUTPUTS to a folder of yours"
     return OK, text
@@ -178,100 +131,77 @@ def tracking_store() -> tuple[str, str]:
     """Check that runs can be recorded in a file, or that a server answers."""
     from wsss.lab.record import mlflow_store
 
-    uri = mlflow_store.tracking_uri()
+    uri, fault = mlflow_store.tracking_uri(), ""
     parts = urlsplit(uri)
-    if uri.startswith("sqlite:///"):
-        fault = _sqlite_fault(Path(uri.removeprefix("sqlite:///")))
-    elif parts.scheme in ("http", "https"):
-        uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
-        try:
-            with urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS):
-                return OK, uri
-        except HTTPError as answer:
-            return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
-        except OSError as error:
-            fault = f"does not answer ({getattr(error, 'reason', error)})"
-    elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
-        return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
-    else:
-        fault = "is not a store for runs"
+    try:
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///"))
+            if path.exists():
+                with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
+                    store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
+            elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+                fault = "cannot be created: its folder is missing or not yours"
+        elif parts.scheme in ("http", "https"):
+            uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password
+            urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS).close()
+        elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
+            return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
+        else:
+            fault = "is not a store for runs"
+    except sqlite3.Error as error:
+        fault = f"cannot be written ({error})"
+    except HTTPError as answer:
+        return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
+    except OSError as error:
+        fault = f"does not answer ({getattr(error, 'reason', error)})"
     if fault:
         example = "sqlite:////home/me/mlflow.db"
         return MISSING, f"{uri} {fault}: fix it, or set MLFLOW_TRACKING_URI, such as to {example}"
     return OK, uri
 
 
-def _sqlite_fault(path):
-    if not path.exists():  # the first run creates it
-        folder = path.absolute().parent
-        writable = folder.is_dir() and os.access(folder, os.W_OK)
-        return None if writable else "cannot be created: its folder is missing or not yours"
-    try:
-        with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
-            store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
-    except sqlite3.Error as error:
-        return f"cannot be written ({error})"
-
-
 def data() -> tuple[str, str]:
-    """Find the datasets that experiments name."""
+    """Find the datasets and weight files that experiments name."""
     from wsss import datasets
-
-    present, absent, generated = set(), {}, set()
-    for name, settings in _experiments():
-        root, kind = settings.get("data_root"), str(settings.get("dataset"))
-        if root and kind.startswith("shapes"):
-            generated.add(root)
-        elif root:
-            try:
-                datasets.open(kind, paths.from_root(root))
-                present.add(root)
-            except InputError:
-                absent.setdefault(root, set()).add(name)
-    more = f"; generated when needed: {', '.join(sorted(generated))}"
-    return _found(present, absent, more, "README.md says how to get them (Data)")
-
-
-def weights() -> tuple[str, str]:
-    """Find the weight files that experiments name."""
-    named = {}
-    for name, settings in _experiments():
-        for path in {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}:
-            named.setdefault(path, set()).add(name)
-    present = {path for path in named if paths.from_root(path).exists()}
-    absent = {path: names for path, names in named.items() if path not in present}
-    return _found(present, absent, "", "README.md says where to get them")
-
-
-def _experiments():
-    """Yield an experiment's name and each block of settings in its file."""
     from wsss.lab import plan
 
-    for path in sorted((paths.project_root() / "experiments").glob("*.yaml")):
-        given = plan.read_experiment(path)
-        for block in (given["common"], *given["stages"].values(), *given["smoke"].values()):
-            yield path.stem, block or {}
-
-
-def _found(present, absent, more, fix):
-    """The result for paths that are present, and absent ones with the names of experiments."""
-    text = (", ".join(sorted(present)) or "none") + more
+    present, absent, generated = set(), {}, set()
+    for file in sorted((paths.project_root() / "experiments").glob("*.yaml")):
+        given = plan.read_experiment(file)
+        blocks = [given["common"], *given["stages"].values(), *given["smoke"].values()]
+        for settings in filter(None, blocks):
+            named = {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}
+            missing = {path for path in named if not paths.from_root(path).exists()}
+            root, kind = settings.get("data_root"), str(settings.get("dataset"))
+            if root and kind.startswith("shapes"):
+                generated.add(root)
+            elif root:
+                named.add(root)
+                try:
+                    datasets.open(kind, paths.from_root(root))
+                except InputError:
+                    missing.add(root)
+            present |= named - missing
+            for path in missing:
+                absent.setdefault(path, set()).add(file.stem)
+    text = ", ".join(sorted(present)) or "none"
+    text += f"; generated when needed: {', '.join(sorted(generated))}"
+    if not absent:
+        return OK, text
     parts = []
-    for path, names in absent.items():
-        first, *others = sorted(names)
+    for path, experiments in sorted(absent.items()):
+        first, *others = sorted(experiments)
         parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return (NOTE, f"{text}; missing: {', '.join(parts)}: {fix}") if absent else (OK, text)
+    return NOTE, f"{text}; missing: {', '.join(parts)}: README.md says how to get them (Data)"
 
 
 def browser() -> tuple[str, str]:
-    """Find the browser that some tests drive."""
     if path := shutil.which("chromium"):
         return OK, f"{path}, for tests"
     return NOTE, "no chromium, so tests in a browser are skipped (Debian: apt install chromium)"
 
 
 def git() -> tuple[str, str]:
-    """Check that runs can record their commit."""
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot record their commit: install git"
     command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
@@ -281,29 +211,37 @@ def git() -> tuple[str, str]:
     return OK, f"at {answer.stdout.strip()}"
 
 
-# Checks by subject; each returns (mark, text).
+# Checks by subject; each returns (mark, text), which ends with the fix where one is due.
 NEEDED = {"python": python, "packages": packages, "compiler": compiler, "dense CRF": dense_crf}
 NEEDED |= {"torch": torch_device, "disk": disk, "tracking": tracking_store}  # by the demo
-USEFUL = {"machine": machine, "data": data, "weights": weights, "browser": browser, "git": git}
+USEFUL = {"machine": machine, "data": data, "browser": browser, "git": git}
 
 
 def _doctor(arguments):
-    lines = examine()
-    print(report(lines))
-    missing = sum(line.mark == MISSING for line in lines)
+    """Report what is missing on this machine.
+
+    Checks Python, packages, compiler, dense CRF, torch, memory, disk, tracking store, data,
+    weights, browser and git. Changes nothing. Exit code 1 if the demo cannot run.
+
+    example: wsss doctor
+    """
+    missing = 0
+    for subject, check in (NEEDED | USEFUL).items():
+        try:
+            mark, text = check()
+        except Exception as error:
+            mark = MISSING if subject in NEEDED else NOTE
+            text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+            if isinstance(error, ImportError):
+                text += "; install again: make install"
+        missing += mark == MISSING
+        line = f"{mark:8}{subject:10}{text}"
+        indent = " " * 18
+        print(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
     return int(missing > 0)
 
 
 def add(commands):
-    add_command(
-        commands,
-        "doctor",
-        _doctor,
-        help="report what is missing on this machine",
-        description="Check Python, packages, compiler, dense CRF, torch, memory, disk, tracking "
-        "store, data, weights, browser and git. Changes nothing. Exit code 1 if the demo cannot "
-        "run.",
-        epilog="example: wsss doctor",
-    )
+    add_command(commands, "doctor", _doctor)

@@ -10,35 +10,48 @@ FORMS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
+    """Label your own tagged photos with a CAM network and an AffinityNet.
+
+    Label maps that exist are kept, so the same command resumes an interrupted run.
+
+    example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab --out labelled
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.io import atomic
     from wsss.lab import plan
 
-    networks = (arguments.cam, arguments.affinity)
-    if (arguments.run is None) == (None in networks):
+    files = (arguments.cam, arguments.affinity)
+    if (arguments.run is None) == (None in files):
         raise InputError("expected --run RUN, or --cam and --affinity together; name one or both")
     overrides = plan.parse_overrides(arguments.overrides)
     if arguments.run:
         method = find_networks.method_of(arguments.run, overrides)
     else:
-        method = find_networks.method_by_networks(*networks, overrides=overrides)
+        method = find_networks.method_by_networks(*files, overrides=overrides)
     cam, affinity = (
         models.open_network(file, kind, output_stride=method.strides[kind])
         for kind, file in (("cam", method.cam), ("affinity", method.affinity))
     )
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
+    networks = (cam.network, affinity.network)
     given = {"folder": arguments.out, "maps": method.maps, "walk": method.walk}
-    job = label_photos.label_job(dataset, cam.network, affinity_network=affinity.network, **given)
+    job = label_photos.label_job(dataset, networks, **given)
     making = method._asdict()
     making |= {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
-    _run(arguments, job, dataset, dataset.ids("all"), making, dataset.tag_faults)
+    _run(arguments, job, dataset, dataset.ids("all"), making)
 
 
 def _predict(arguments):
+    """Label your own photos, without tags, with a segmentation network.
+
+    Label maps that exist are kept, so the same command resumes an interrupted run.
+
+    example: wsss predict photos --network models:/shapes-segmentation/1 --out seen
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.crf import CrfParams
@@ -51,7 +64,7 @@ def _predict(arguments):
     settings["crf"] = CrfParams() if arguments.crf else None
     job = label_photos.predict_job(dataset, trained.network, folder=arguments.out, **settings)
     making = {"network": atomic.digest(file), **settings}
-    _run(arguments, job, dataset, list(dataset.photos), making, [])
+    _run(arguments, job, dataset, list(dataset.photos), making)
 
 
 def _photos(arguments, **given):
@@ -63,7 +76,7 @@ def _photos(arguments, **given):
     return (Folder.described if described else Folder)(arguments.photos, **given)
 
 
-def _run(arguments, job, dataset, ids, making, tag_faults):
+def _run(arguments, job, dataset, ids, making):
     from wsss.apply import label_photos
 
     report = label_photos.run(
@@ -74,7 +87,6 @@ def _run(arguments, job, dataset, ids, making, tag_faults):
         making=making | {"long": dataset.long_side},
         forms=arguments.write,
         processes=arguments.processes,
-        faults=tag_faults,
     )
     print(f"{arguments.out}: {report.done} label maps in labels/, pictures in overlays/")
     for name in report.written:
@@ -88,69 +100,35 @@ def _run(arguments, job, dataset, ids, making, tag_faults):
 def _forms(text):
     """Parse some of ``FORMS``, such as ``coco,labelme``."""
     names = tuple(filter(None, text.split(",")))
-    for name in names:
-        if name not in FORMS:
-            known = ", ".join(FORMS)
-            raise argparse.ArgumentTypeError(f"expected some of {known} but got {name!r}")
+    if unknown := [name for name in names if name not in FORMS]:
+        known = ", ".join(FORMS)
+        raise argparse.ArgumentTypeError(f"expected some of {known} but got {unknown[0]!r}")
     return names
 
 
 def add(commands):
-    resumes = "Label maps that exist are kept, so the same command resumes an interrupted run."
-    label = add_command(
-        commands,
-        "label",
-        _label,
-        help="label maps of your own photos, from their tags",
-        description=f"Label tagged photos with a CAM network and an AffinityNet. {resumes}",
-        epilog="example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab "
-        "--out labelled",
-    )
-    _add_photos(label)
-    label.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="stage.parameter=value",
-        help="other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]",
-    )
+    label = add_command(commands, "label", _label)
+    predict = add_command(commands, "predict", _predict)
+    photos = "the photos, or a YAML file of them"
+    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
+    longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
+    processes = "worker processes (one per core)"
+    for command in (label, predict):
+        command.add_argument("photos", type=Path, metavar="DIR", help=photos)
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="for the results"
+        )
+        command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
+        command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
+        command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)
+    constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"
+    label.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=constants)
     label.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    label.add_argument(
-        "--run",
-        metavar="RUN",
-        help="a completed random_walk (folder or MLflow run) or an experiment's MLflow run: its "
-        "networks and constants",
-    )
+    completed = "a completed random_walk (folder or MLflow run) or an experiment's MLflow run"
+    label.add_argument("--run", help=f"{completed}: its networks and constants")
     source = "file, folder, MLflow run, or models:/NAME/VERSION"
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
         with_constants = f"the {name} ({source}), with the paper's constants"
         label.add_argument(option, metavar="NET", help=with_constants)
-    predict = add_command(
-        commands,
-        "predict",
-        _predict,
-        help="label maps of your own photos, without tags",
-        description=f"Label photos with a segmentation network. {resumes}",
-        epilog="example: wsss predict photos --network models:/shapes-segmentation/1 --out seen",
-    )
-    _add_photos(predict)
-    network = f"the segmentation network: {source}"
-    predict.add_argument("--network", required=True, metavar="NET", help=network)
+    predict.add_argument("--network", required=True, metavar="NET", help=source)
     add_inference(predict)
-
-
-def _add_photos(command):
-    photos = "the photos, or a YAML file that describes them"
-    command.add_argument("photos", type=Path, metavar="DIR", help=photos)
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
-    command.add_argument(
-        "--write",
-        type=_forms,
-        default=("coco",),
-        metavar="FORMS",
-        help="further forms of the labels: coco (run-length masks), labelme and cvat, to correct "
-        "them by hand and train on them (coco)",
-    )
-    longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
-    command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
-    processes = "worker processes (one per core)"
-    command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)

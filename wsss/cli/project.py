@@ -1,7 +1,12 @@
 """This project's hooks for the lab: how data opens, what stages need, what scores mean."""
 
+import torch
+
+from wsss import datasets, models
+from wsss.cost import disk_space
 from wsss.lab import paths, results
 from wsss.lab.project import Project
+from wsss.photos import walk_grid
 
 SCORES = {  # final metric to (stage, title in MLflow); titles sort before all other names
     "cam_miou": ("infer_cam", "1 CAM mIoU"),
@@ -13,30 +18,21 @@ SCORES = {  # final metric to (stage, title in MLflow); titles sort before all o
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
 
-def _open(values):
-    from wsss import datasets  # slow to import
-
+def open_data(values):
+    """The dataset that a stage's parameters name."""
     return datasets.open(values["dataset"], paths.from_root(values["data_root"]))
 
 
 def _check_files(planned):
     """Refuse missing weights before the first stage, not hours later."""
-    from wsss import models
-
     for item in planned:
         given = item.values.get("checkpoint") or item.values.get("weights", "")
         if given not in ("", "download"):
             models.expect_file(paths.from_root(given))
 
 
-def _check_room(planned, folder):
-    from wsss.cost import disk_space
-
-    disk_space.check(planned, folder)
-
-
 def _register_model(name, description, *, run_id):
-    from wsss.apply import model_registry
+    from wsss.apply import model_registry  # slow to import
 
     return model_registry.register(name, description, run_id=run_id)
 
@@ -45,10 +41,6 @@ def _compare_weights(folder, other):
     """A line if the weights of two runs differ in any tensor."""
     if not (folder / "weights.pt").exists():
         return []
-    import torch
-
-    from wsss import models
-
     first, second = (models.load_state(place / "weights.pt") for place in (folder, other))
     unequal = [
         name
@@ -66,30 +58,28 @@ def _compare_walks(stage, values, swept):
         return "random_walk.crf_steps=0 would compare the walks alone, and much faster"
 
     def score(settings):
-        from wsss.photos import walk_grid
-
         names = ("infer_cam", "train_affinity")
         folders = {name: paths.from_root(values[f"{name}_run"]) for name in names}
         # a stage that was forced to run again has the same fingerprint and ended later
         records = {name: results.completed_in(folder, name) for name, folder in folders.items()}
         made = {name: [each["fingerprint"], each["ended"]] for name, each in records.items()}
         constants = [tuple(each[name] for name in WALK_CONSTANTS) for each in settings]
-        given = {"data": _open(values), "folders": folders, "made": made}
+        given = {"data": open_data(values), "folders": folders, "made": made}
         return walk_grid.compare(values, constants, **given, cache=paths.outputs_root())
 
     return score
 
 
 def _draw_sweep(table, names, metric):
-    from wsss import viz
+    from wsss import viz  # slow to import
 
     return viz.sweep_map(table, names, figure_name=metric)
 
 
 PROJECT = Project(
-    data_digest=lambda values: _open(values).digest(),
+    data_digest=lambda values: open_data(values).digest(),
     check_files=_check_files,
-    check_room=_check_room,
+    check_room=disk_space.check,
     register_model=_register_model,
     compare_files=_compare_weights,
     scores=SCORES,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from wsss.cli.command import add_command, count, positive
-from wsss.cli.project import PROJECT
 from wsss.errors import InputError
 
 OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
@@ -15,6 +14,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def _run(arguments):
+    """Run an experiment's stages that are not done yet.
+
+    examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run experiments/shapes.yaml
+    random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2
+    """
+    from wsss.cli.project import PROJECT  # slow to import
     from wsss.lab import plan
     from wsss.lab.run import driver, grid, notebook, sweep
 
@@ -52,35 +57,41 @@ def _choose_engine(name, address, *, mirror):
     """Start the engine that photos and trainings run on."""
     from wsss.runtime import engine
 
-    if name == "processes":
-        for option, given in (("--address", address), ("--mirror", mirror)):
-            if given:
-                raise InputError(f"{option} {given}: is a Ray cluster's; add --engine ray")
-        engine.choose()
-        return
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
-    from wsss.cluster import session  # needs Ray
+    if name == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--engine ray: Ray is not installed; pip install 'wsss[cluster]'")
+        from wsss.cluster import session  # needs Ray
 
-    session.start(address, mirror)
+        session.start(address, mirror)
+        return
+    for option, given in (("--address", address), ("--mirror", mirror)):
+        if given:
+            raise InputError(f"{option} {given}: is a Ray cluster's; add --engine ray")
+    engine.choose()
 
 
 def _forecast(arguments):
+    """Forecast hours, disk and memory of an experiment's stages, for more photos.
+
+    Takes completed runs with the same parameters: runs at two sizes separate fixed from growing
+    costs, one gives an upper bound. Runs nothing.
+
+    example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 --cpus 128
+    """
     import shlex
 
     import torch
 
-    from wsss import datasets
-    from wsss.cost import forecast  # slow to import
-    from wsss.lab import paths, plan
+    from wsss.cli.project import PROJECT, open_data
+    from wsss.cost import forecast
+    from wsss.lab import plan
     from wsss.runtime.devices import cores
 
     if arguments.command == OLD_FORECAST:
         print("wsss plan is now wsss forecast; the old name will be removed", file=sys.stderr)
     experiment = plan.read_experiment(arguments.experiment)
     planned = plan.plan(experiment, plan.parse_overrides(arguments.overrides), project=PROJECT)
-    values = planned[0].values
-    data = datasets.open(values["dataset"], paths.from_root(values["data_root"]))
+    data = open_data(planned[0].values)
     scenario = forecast.Scenario(
         arguments.photos or len(forecast.trained_on(planned, data)),
         arguments.classes or len(data.classes),
@@ -93,36 +104,42 @@ def _forecast(arguments):
 
 
 def _reproduce(arguments):
-    from wsss.lab.run import reproduce  # slow to import
+    """Run a completed stage again from its record, in a folder of its own, and compare.
+
+    Reports changes of code, packages, data and machine, and whether figures, files and weights are
+    the same. Exit code 1 if they are not.
+
+    example: wsss reproduce outputs/random_walk/0123456789ab
+    """
+    from wsss.cli.project import PROJECT  # slow to import
+    from wsss.lab.run import reproduce
 
     return 0 if reproduce.reproduce(arguments.run, project=PROJECT) else 1
 
 
 def _bench(arguments):
+    """Time the hot steps of the method.
+
+    example: wsss bench --only walk
+    """
     if not (REPOSITORY / "benchmarks").is_dir():
-        raise InputError(
-            f"{REPOSITORY}: no benchmarks/; run `make bench` in the repository of wsss"
-        )
+        fix = "run `make bench` in the repository of wsss"
+        raise InputError(f"{REPOSITORY}: no benchmarks/; {fix}")
     command = [sys.executable, "-m", "benchmarks", "--only", arguments.only]
     return subprocess.call(command, cwd=REPOSITORY)
 
 
 def add(commands):
-    run = add_command(
-        commands,
-        "run",
-        _run,
-        help="run an experiment's stages",
-        description="Run the stages of an experiment that are not done yet.",
-        epilog="examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run "
-        "experiments/shapes.yaml random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2",
+    run = add_command(commands, "run", _run)
+    forecast = add_command(commands, "forecast", _forecast, aliases=[OLD_FORECAST])
+    one = "changes to its parameters"
+    several = (
+        f"{one}; several values, as in random_walk.beta=4,8,16, run it at each and compare; "
+        "seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from that stage on"
     )
-    _add_experiment(
-        run,
-        "changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
-        "each and compare; seeds=0,1,2 runs it with each seed, train_segmentation.seeds=0,1,2 from "
-        "that stage on",
-    )
+    for command, changes in ((run, several), (forecast, one)):
+        command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
+        command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=changes)
     start = "start here; with --force, run again from here"
     run.add_argument("--from", dest="start", metavar="STAGE", help=start)
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
@@ -143,41 +160,14 @@ def add(commands):
     run.add_argument("--mirror", metavar="URL", help=mirror)
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
 
-    forecast = add_command(
-        commands,
-        "forecast",
-        _forecast,
-        aliases=[OLD_FORECAST],
-        help="forecast what an experiment will cost",
-        description="Forecast hours, disk and memory of each stage for more photos, from completed "
-        "runs with the same parameters: runs at two sizes separate fixed from growing costs, one "
-        "gives an upper bound. Runs nothing.",
-        epilog="example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 "
-        "--cpus 128",
-    )
-    _add_experiment(forecast, "changes to its parameters")
     photos = "training photos; the other id lists grow by the same factor (the dataset's)"
     forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
     forecast.add_argument("--classes", type=positive, metavar="N", help="(the dataset's)")
     forecast.add_argument("--cpus", type=positive, metavar="N", help="in all (this machine's)")
     forecast.add_argument("--gpus", type=count, metavar="N", help="in all (this machine's)")
 
-    reproduce = add_command(
-        commands,
-        "reproduce",
-        _reproduce,
-        help="run a recorded stage again and compare",
-        description="Run a completed stage again from its record, with its parameters and inputs, "
-        "in a folder of its own. Reports changes of code, packages, data and machine, and whether "
-        "figures, files and weights are the same. Exit code 1 if they are not.",
-        epilog="example: wsss reproduce outputs/random_walk/0123456789ab",
-    )
+    reproduce = add_command(commands, "reproduce", _reproduce)
     reproduce.add_argument("run", help="the stage's folder, or the id of its MLflow run")
 
-    bench = add_command(commands, "bench", _bench, help="time the hot steps of the method")
+    bench = add_command(commands, "bench", _bench)
     bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")
-
-
-def _add_experiment(command, overrides):
-    command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
-    command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=overrides)
