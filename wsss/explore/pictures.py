@@ -152,25 +152,22 @@ def _block(radius):
 
 
 def _ring(picture, scene, pixel):
-    """A white ring with a dark edge, visible on any background."""
     if pixel is None:
         return picture
-    scale = picture.shape[1] / scene.size[1]
-    x, y = ((place + 0.5) * scale for place in pixel)
-    drawn = Image.fromarray(picture)
-    pen = ImageDraw.Draw(drawn)
-    for radius, width, colour in ((8, 4, "black"), (7, 2, "white")):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
-    return np.array(drawn)
+    x, y = ((place + 0.5) * picture.shape[1] / scene.size[1] for place in pixel)
+    return _outlined(picture, ImageDraw.ImageDraw.ellipse, (x - 7, y - 7, x + 7, y + 7))
 
 
 def _frame(picture, radius):
-    """The same around the cell in the middle."""
-    block = _block(radius)
-    low, high = block * (radius - 1), block * radius - 1
+    """The picture with a frame around the cell in the middle."""
+    low, high = _block(radius) * (radius - 1) - 1, _block(radius) * radius
+    return _outlined(picture, ImageDraw.ImageDraw.rectangle, (low, low, high, high))
+
+
+def _outlined(picture, draw, box):
+    """A white outline with a dark edge, visible on any background."""
     drawn = Image.fromarray(picture)
-    pen = ImageDraw.Draw(drawn)
-    for margin, width, colour in ((2, 4, "black"), (1, 2, "white")):
-        corners = low - margin, low - margin, high + margin, high + margin
-        pen.rectangle(corners, outline=colour, width=width)
+    for margin, width, colour in ((1, 4, "black"), (0, 2, "white")):
+        corners = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
+        draw(ImageDraw.Draw(drawn), corners, outline=colour, width=width)
     return np.array(drawn)
