@@ -4,6 +4,7 @@ multiple of it. Sheets are arguments of ``viz.contact_sheet``: rows of pictures,
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -105,12 +106,10 @@ def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sh
 
 def walk_sheet(scene: Scene, walk: Walk, *, times: Sequence[int] = (0, 1, 4, 16, 64, 256)) -> Sheet:
     """The walk over t: two rows of pictures, shares above labels."""
-    rows = [[], []]
-    for scores in scene.walked(walk, times):
-        full = upsample(scores, scene.size).numpy()
-        rows[0].append(share(scene, full))
-        rows[1].append(labels(scene, scene.plain_labels(full)))
-    return rows, [f"t = {t}" for t in times]
+    scores = scene.scores(replace(walk, steps=tuple(times)))
+    shares = [share(scene, each) for each in scores]
+    walked = [labels(scene, scene.plain_labels(each)) for each in scores]
+    return [shares, walked], [f"t = {t}" for t in times]
 
 
 def pixel_sheet(
