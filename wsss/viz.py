@@ -14,8 +14,8 @@ from wsss.metrics import ConfusionMatrix
 
 
 def overlay_labels(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
-    white. uint8 (H, W, 3); blank where ``labels`` is None.
+    """A label map (H, W) in VOC's colours over its photo, uint8 (H, W, 3): background shows the
+    photo, 255 is white. All white if ``labels`` is None.
     """
     if labels is None:
         return np.full_like(image, 255)
@@ -33,10 +33,7 @@ def overlay_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    *,
-    names: Sequence[str] | None = None,
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], *, names: Sequence[str] = ()
 ) -> Figure:
     """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, one title per column, optionally
     one name per row.

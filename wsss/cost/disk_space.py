@@ -64,7 +64,7 @@ def planned_bytes(
     planned: Collection[Planned],
     *,
     data: datasets.Dataset,
-    times: float = 1.0,
+    times: float = 1,
     classes: int | None = None,
 ) -> int:
     """The bytes that a stage of a plan writes, see ``stage_bytes``; with its notebook, its figures,
@@ -86,12 +86,7 @@ def planned_bytes(
 
 
 def stage_bytes(
-    name: str,
-    values: dict,
-    *,
-    data: datasets.Dataset,
-    times: float = 1.0,
-    classes: int | None = None,
+    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int | None = None
 ) -> int:
     """The bytes of a stage's networks and of its files per photo.
 

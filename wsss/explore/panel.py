@@ -44,12 +44,9 @@ class Panel:
 
     Args:
         open_scene: photo id to ``Scene``; the message of an InputError is shown.
-        ids: photos to choose from.
-        photo_id: photo shown first, which need not be one of them.
-        walk: what the sliders start from.
-        threshold: of the background, for labels of the maps alone.
-        crf: whether the CRF is on at first.
-        pixel: (x, y) chosen at first.
+        ids: photos to choose from; ``photo_id``, shown first, need not be one of them.
+        walk, threshold, crf, pixel: what the controls start from. The threshold of the background
+            is for labels of the maps alone; the pixel is (x, y).
 
     Attributes:
         widget: to display.
@@ -210,7 +207,7 @@ class Panel:
         return self._labels(labels, note if self.scene.shrink > 1 else "")
 
     def _walker(self, cell, pixel, walk):
-        (ends,) = self.scene.walker(cell, walk, times=[walk.steps])
+        ends = self.scene.walker(cell, walk)
         caption = f"t = {walk.steps}; still on its cell: {100 * ends[cell]:.1f} %"
         return pictures.walker(self.scene, ends, pixel), caption
 

@@ -89,13 +89,12 @@ def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
 def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sheet:
     """From maps to labels, the CRF at full size: a row of pictures."""
     scores = scene.scores(walk)
-    walked = scene.plain_labels(scores)
     row = {
         "photo": photo(scene),
         "largest map": heat(scene, scene.largest_map),
         f"maps above {threshold:g}": labels(scene, scene.cam_labels(threshold)),
         "where affinities end": heat(scene, scene.borders),
-        f"after {walk.steps} steps": labels(scene, walked),
+        f"after {walk.steps} steps": labels(scene, scene.plain_labels(scores)),
     }
     if crf:
         row["after dense CRF"] = labels(scene, scene.crf_labels(scores, walk))
@@ -118,7 +117,7 @@ def pixel_sheet(
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
     of pictures.
     """
-    ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times=times)
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=tuple(times)))
     row = {
         f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
         "around it": surroundings(scene, pixel),

@@ -4,7 +4,7 @@ Slow parts (both networks, the CRF's lattice) are computed once per photo; parts
 setting are computed again when it changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -204,13 +204,10 @@ class Scene:
         )
         return row, column
 
-    def walker(self, cell: tuple[int, int], walk: Walk, *, times: Iterable[int]) -> np.ndarray:
-        """Where a walker from a cell is after several numbers of steps, see ``walker_ends``:
-        float32 (len(times), h, w).
-        """
-        return walker_ends(
-            self.affinity, cell, beta=walk.beta, steps=tuple(times), radius=self.radius
-        ).numpy()
+    def walker(self, cell: tuple[int, int], walk: Walk) -> np.ndarray:
+        """Where a walker from a cell is after ``walk.steps``, see ``walker_ends``: float32."""
+        constants = {"beta": walk.beta, "steps": walk.steps, "radius": self.radius}
+        return walker_ends(self.affinity, cell, **constants).numpy()
 
 
 def resized(maps: np.ndarray | torch.Tensor, size: Sequence[int]) -> np.ndarray:
