@@ -152,13 +152,9 @@ def test_a_walk_on_gpus_may_wait_for_its_crf(planned, forecast, cpus, bound, sec
 
 def test_networks_and_their_checkpoints_are_calculated(planned, forecast, tiny_shapes):
     item = next(item for item in planned if item.name == "train_segmentation")
-    minute = 60 * item.values["checkpoint_minutes"]
-    for seconds, kept in ((0.9 * minute, 0), (1.1 * minute, 1), (9 * minute, 2)):
-        found = run(planned, item.name, 120, seconds, 5.0, bulk_bytes=0)
-        networks = disk_space.stage_bytes(
-            item.name, item.values, data=Devkit(tiny_shapes), checkpoints=kept
-        )
-        assert forecast(item.name, [found]).disk == 2**20 + networks
+    found = run(planned, item.name, 120, 3.0, 5.0, bulk_bytes=0)
+    networks = disk_space.stage_bytes(item.name, item.values, data=Devkit(tiny_shapes), classes=80)
+    assert forecast(item.name, [found], classes=80).disk == 2**20 + networks
 
 
 def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(
@@ -177,22 +173,13 @@ def test_the_network_that_a_walk_joins_counts_where_nothing_was_measured(
     assert weights < sizes[1] - sizes[0] < 1.3 * weights
 
 
-def test_other_classes_change_the_work_alone(planned, forecast, monkeypatch):
-    name = "train_segmentation"
-    monkeypatch.setattr(timings, "class_growth", lambda name, values, data, classes: 13.5)
-    found = forecast(name, [run(planned, name, 120, 3.0, 5.0)], classes=80)
-    assert found.work == pytest.approx(3.0 * 13.5) and found.rest == 5.0
-    assert any("13.50 times as long" in note for note in found.notes)
-
-
-def test_steps_with_other_classes_are_timed_where_all_classes_are_scored(planned, tiny_shapes):
-    values, data = {item.name: item.values for item in planned}, Devkit(tiny_shapes)
-    for name in ("train_segmentation", "evaluate"):
-        assert 0 < timings.class_growth(name, values, data=data, classes=80) < 1000
-        assert timings.class_growth(name, values, data=data, classes=5) == 1
-    values["evaluate"]["walk_steps"] = 8
-    assert 0 < timings.class_growth("evaluate", values, data=data, classes=80) < 1000
-    assert timings.class_growth("train_cam", values, data=data, classes=80) == 1
+@pytest.mark.parametrize("name, noted", [("train_segmentation", True), ("infer_cam", False)])
+def test_more_classes_are_noted_where_all_of_them_are_scored(planned, forecast, name, noted):
+    runs = [run(planned, name, 120, 3.0, 5.0)]
+    assert not any("classes" in note for note in forecast(name, runs).notes)
+    found = forecast(name, runs, classes=80)  # 81 scores per pixel instead of 6
+    assert (found.work, found.rest) == (3.0, 5.0)
+    assert any("5 classes: with 80, " in n and "13.5 times" in n for n in found.notes) == noted
 
 
 def test_memory_per_photo_is_as_python_accounts_for_it(tmp_path):

@@ -13,17 +13,15 @@ from wsss.io.artifacts import voc_palette
 from wsss.metrics import ConfusionMatrix
 
 
-def overlay_labels(
-    image: np.ndarray, labels: np.ndarray | None, *, strength: float = 0.6
-) -> np.ndarray:
-    """A label map (H, W) in VOC's colours over its photo; background shows the photo, 255 is
-    white. uint8 (H, W, 3); blank where ``labels`` is None.
+def overlay_labels(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """A label map (H, W) in VOC's colours over its photo, uint8 (H, W, 3): background shows the
+    photo, 255 is white. All white if ``labels`` is None.
     """
     if labels is None:
         return np.full_like(image, 255)
     palette = voc_palette()
     palette[255] = 255
-    weight = np.where(labels == 0, 0.0, strength)[..., None]
+    weight = np.where(labels == 0, 0.0, 0.6)[..., None]
     return (image * (1 - weight) + palette[labels] * weight).round().astype(np.uint8)
 
 
@@ -35,19 +33,15 @@ def overlay_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    *,
-    names: Sequence[str] | None = None,
-    width: float = 2.2,
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], *, names: Sequence[str] = ()
 ) -> Figure:
     """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, one title per column, optionally
-    one name per row. ``width`` of a picture is in inches.
+    one name per row.
     """
     figure, axes = plt.subplots(
         len(rows),
         len(titles),
-        figsize=(width * len(titles), 0.8 * width * len(rows)),
+        figsize=(2.2 * len(titles), 1.76 * len(rows)),
         squeeze=False,
         layout="constrained",
         subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
@@ -86,24 +80,15 @@ def confusion(matrix: ConfusionMatrix, classes: Sequence[str], *, title: str) ->
     names = ["background", *classes]
     size = 2.5 + 0.33 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
-    sns.heatmap(
-        pd.DataFrame(100 * counts, names, names),
-        ax=axis,
-        cmap="rocket_r",
-        vmin=0,
-        vmax=100,
-        annot=len(names) < 10,
-        fmt=".0f",
-        cbar_kws={"label": "% of the class's pixels"},
-    )
+    look = {"annot": len(names) < 10, "fmt": ".0f", "cmap": "rocket_r", "vmin": 0, "vmax": 100}
+    bar = {"label": "% of the class's pixels"}
+    sns.heatmap(pd.DataFrame(100 * counts, names, names), ax=axis, cbar_kws=bar, **look)
     axis.set(xlabel="predicted", ylabel="mask", title=title)
     return figure
 
 
 def iou_bars(table: pd.DataFrame, *, title: str) -> Figure:
-    """A figure of a table by ``photos.evaluation.iou_table``: bars per class, one colour per
-    column.
-    """
+    """A figure of ``photos.evaluation.iou_table``: bars per class, one colour per column."""
     import seaborn as sns
 
     long = table.melt("class", var_name="labels", value_name="IoU (%)")
@@ -117,11 +102,7 @@ def iou_bars(table: pd.DataFrame, *, title: str) -> Figure:
 
 
 def sweep(
-    thresholds: Sequence[float],
-    columns: Mapping[str, Sequence[float]],
-    *,
-    fixed: float,
-    title: str,
+    thresholds: Sequence[float], columns: Mapping[str, Sequence[float]], *, fixed: float, title: str
 ) -> Figure:
     """A figure of mIoU over the background threshold, one line per named list of numbers in
     [0, 1], with the threshold ``fixed`` beforehand.
@@ -143,15 +124,14 @@ def sweep_map(frame: pd.DataFrame, names: Sequence[str], *, figure_name: str) ->
     columns = [name for name in names if len(frame[name].dropna().unique()) > 1] or list(names)
     if len(columns) in (2, 3):
         return _heat_maps(frame, columns, figure_name)
-    figure, axis = plt.subplots(figsize=(6, max(3, 1 + 0.2 * len(frame))), layout="constrained")
     if len(columns) == 1 and all(isinstance(v, int | float) for v in frame[columns[0]]):
-        axis.plot(frame[columns[0]], frame[figure_name], marker="o")
-        axis.set(xlabel=columns[0], ylabel=f"{figure_name} (%)")
-    else:
-        axis.barh(frame[columns].astype(str).agg(", ".join, axis=1), frame[figure_name])
-        axis.invert_yaxis()  # the first on top
-        axis.set_xlabel(f"{figure_name} (%)")
-    axis.set_title(figure_name)
+        look = {"marker": "o", "legend": False, "ylabel": f"{figure_name} (%)"}
+        return _lines(frame.set_index(columns)[[figure_name]], title=figure_name, **look)[0]
+    labels = frame[columns].astype(str).agg(", ".join, axis=1)
+    figure, axis = plt.subplots(figsize=(6, max(3, 1 + 0.2 * len(frame))), layout="constrained")
+    axis.barh(labels, frame[figure_name])
+    axis.invert_yaxis()  # the first on top
+    axis.set(xlabel=f"{figure_name} (%)", title=figure_name)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -170,20 +150,16 @@ def _heat_maps(frame, columns, score):
     wide = int(np.ceil(np.sqrt(len(groups))))
     high = -(-len(groups) // wide)
     width, height = 2 + 0.7 * frame[across].nunique(), 1.6 + 0.45 * frame[down].nunique()
-    size = (wide * width, high * height)
-    figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False, layout="constrained")
+    figure = plt.figure(figsize=(wide * width, high * height), layout="constrained")
     low, top = frame[score].min(), frame[score].max()
     look = {"annot": True, "fmt": ".1f", "cmap": "rocket", "vmin": low, "vmax": top, "cbar": False}
-    for axis, (title, group) in zip(axes.flat, groups, strict=False):
+    framed = {"fill": False, "edgecolor": "cyan", "linewidth": 2, "clip_on": False}
+    for place, (title, group) in enumerate(groups, 1):
+        axis = figure.add_subplot(high, wide, place, title=title)
         table = group.pivot_table(score, down, across, sort=False)
-        sns.heatmap(table, ax=axis, **look)
-        axis.tick_params(axis="y", rotation=0)
-        axis.set_title(title)
+        sns.heatmap(table, ax=axis, **look).tick_params(axis="y", rotation=0)
         for row, column in np.argwhere(table.to_numpy() == top):
-            frame_of = {"fill": False, "edgecolor": "cyan", "linewidth": 2, "clip_on": False}
-            axis.add_patch(plt.Rectangle((column, row), 1, 1, **frame_of))
-    for axis in axes.flat[len(groups) :]:
-        axis.remove()
+            axis.add_patch(plt.Rectangle((column, row), 1, 1, **framed))
     if len(groups) > 1:
         figure.suptitle(score)
     return figure

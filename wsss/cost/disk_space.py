@@ -4,6 +4,7 @@ photos than the dataset has.
 
 import shutil
 from collections.abc import Collection, Iterable
+from functools import cache
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -17,14 +18,14 @@ from wsss.errors import InputError
 from wsss.lab import paths
 from wsss.lab.plan import Planned
 
-MIB = 2**20
 BLOCK = 4096  # bytes that a file system allocates at once
-PICTURES = 16 * MIB  # a stage's notebook, its page and its figures: 1 to 14 MB in the demo
-SPARE = 256 * MIB  # for the record and whatever else the machine writes meanwhile
+PICTURES = 16 * 2**20  # a stage's notebook, its page and its figures: 1 to 14 MB in the demo
+SPARE = 256 * 2**20  # for the record and whatever else the machine writes meanwhile
 PNG = 0.05  # bytes per pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
 LISTS = ("train_split", "score_split", "val_split")
+PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")  # stages with such files
 CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
 
@@ -33,15 +34,12 @@ def needed(planned: Collection[Planned]) -> int:
     """Estimate the bytes that the stages of a plan will still write into the outputs folder. The
     files of an unfinished stage count as written.
     """
-    opened, total = {}, 0
+    total, open_dataset = 0, cache(datasets.open)
     for item in planned:
-        if item.done:
-            continue
-        place = item.values["dataset"], paths.from_root(item.values["data_root"])
-        data = opened[place] = opened.get(place) or datasets.open(*place)
-        wanted = stage_bytes(item.name, item.values, data=data) + PICTURES
-        wanted += joined_bytes(item.values, planned, classes=len(data.classes))
-        total += max(0, wanted - taken(files_of(item.folder)))
+        if not item.done:
+            place = item.values["dataset"], paths.from_root(item.values["data_root"])
+            wanted = planned_bytes(item, planned, data=open_dataset(*place))
+            total += max(0, wanted - taken(files_of(item.folder)))
     return total
 
 
@@ -61,27 +59,44 @@ def check(planned: Collection[Planned], folder: Path) -> None:
         )
 
 
-def stage_bytes(
-    name: str,
-    values: dict,
+def planned_bytes(
+    item: Planned,
+    planned: Collection[Planned],
     *,
     data: datasets.Dataset,
-    times: float = 1.0,
+    times: float = 1,
     classes: int | None = None,
-    checkpoints: int = CHECKPOINTS,
 ) -> int:
-    """The bytes of a stage's networks and of its files per photo, without its notebook and figures.
+    """The bytes that a stage of a plan writes, see ``stage_bytes``; with its notebook, its figures,
+    and the joint network that evaluate saves where a walk follows: the networks of
+    train_segmentation and train_affinity once more.
+    """
+    joined = 0
+    for name in ("train_segmentation", "train_affinity") if item.values.get("walk_steps") else ():
+        weights = paths.from_root(item.values[f"{name}_run"]) / "weights.pt"
+        if weights.exists():
+            joined += weights.stat().st_size
+            continue
+        for other in planned:
+            if other.folder == weights.parent:
+                network = _network(name, other.values, classes or len(data.classes))
+                joined += _bytes(network.state_dict().values())
+    own = stage_bytes(item.name, item.values, data=data, times=times, classes=classes)
+    return own + PICTURES + _blocks(joined)
+
+
+def stage_bytes(
+    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int | None = None
+) -> int:
+    """The bytes of a stage's networks and of its files per photo.
 
     Args:
-        name: of the stage.
         values: of its parameters.
-        data: the open dataset.
         times: factor on the dataset's number of photos.
         classes: their number; None takes the dataset's.
-        checkpoints: that each training keeps while it runs.
     """
     if name in NETWORKS:
-        return _training(_network(name, values, classes or len(data.classes)), values, checkpoints)
+        return _training(_network(name, values, classes or len(data.classes)), values)
     if name not in PER_PHOTO:
         return 0
     ids = photos_of(name, values, data=data)
@@ -92,9 +107,6 @@ def stage_bytes(
         height, width = data.image(photo_id).shape[:2]
         total += _photo_bytes(name, values, height, width, len(data.labels(photo_id)))
     return ceil(times * len(ids) * total / max(1, len(sample)))
-
-
-PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")
 
 
 def _photo_bytes(name, values, height, width, classes):
@@ -111,19 +123,14 @@ def _photo_bytes(name, values, height, width, classes):
 
 
 def photos_of(name: str, values: dict, *, data: datasets.Dataset) -> list[str]:
-    """The ids of the photos that a stage works on, sorted.
-
-    Args:
-        values: of its parameters.
-    """
+    """The ids of the photos that a stage with these parameters works on, sorted."""
     lists = ("train_split",) if name == "affinity_labels" else LISTS  # its others are only scored
     return sorted({*chain.from_iterable(data.ids(values[k]) for k in lists if k in values)})
 
 
 def _chosen(values, *names):
     """The builders' arguments that a stage's parameters give under the same names."""
-    names = ("backbone", "output_stride", "frozen_stages", *names)
-    return {name: values[name] for name in names}
+    return {k: values[k] for k in ("backbone", "output_stride", "frozen_stages", *names)}
 
 
 NETWORKS = {  # of the stages that train: from their parameters and the number of classes
@@ -131,13 +138,10 @@ NETWORKS = {  # of the stages that train: from their parameters and the number o
         num_classes=classes, **_chosen(values, "head_channels")
     ),
     "train_affinity": lambda values, classes: models.build_affinity(
-        reduced=tuple(values["reduced"]), **_chosen(values, "norm_group")
+        **_chosen(values, "reduced", "norm_group")
     ),
     "train_segmentation": lambda values, classes: models.build_segmentation(
-        num_classes=classes + 1,
-        dilation=values["dilation"],
-        low_level_channels=values["low_level_channels"],
-        **_chosen(values, "channels"),
+        num_classes=classes + 1, **_chosen(values, "channels", "dilation", "low_level_channels")
     ),
 }
 
@@ -147,31 +151,7 @@ def _network(name, values, classes):
         return NETWORKS[name](values, classes)
 
 
-def joined_bytes(values: dict, planned: Collection[Planned], *, classes: int) -> int:
-    """The bytes of the joint network that evaluate saves where a walk follows: a second copy of
-    those of train_segmentation and train_affinity, written already or not yet.
-
-    Args:
-        values: of a stage's parameters; without such a walk, 0 bytes.
-        planned: from ``lab.plan.plan``.
-        classes: their number.
-    """
-    if not values.get("walk_steps"):
-        return 0
-    total = 0
-    for name in ("train_segmentation", "train_affinity"):
-        folder = paths.from_root(values[f"{name}_run"])
-        written = folder / "weights.pt"
-        if written.exists():
-            total += written.stat().st_size
-        else:
-            for item in planned:
-                if item.folder == folder:
-                    total += _bytes(_network(name, item.values, classes).state_dict().values())
-    return _blocks(total)
-
-
-def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
+def _training(network: nn.Module, values: dict) -> int:
     """The weights, and of each training its own and its checkpoints with optimiser states."""
     weights = _bytes(network.state_dict().values())
     if values.get("checkpoint"):  # nothing is trained
@@ -179,7 +159,7 @@ def _training(network: nn.Module, values: dict, checkpoints: int) -> int:
     trained = _bytes(p for p in network.parameters() if p.requires_grad)
     checkpoint = _blocks(weights + STATES[values["optimiser"]] * trained)
     trainings = values.get("soup_size", 0)  # 0: the stage has no such parameter
-    return (1 + trainings) * _blocks(weights) + max(1, trainings) * checkpoints * checkpoint
+    return (1 + trainings) * _blocks(weights) + max(1, trainings) * CHECKPOINTS * checkpoint
 
 
 def _bytes(tensors):

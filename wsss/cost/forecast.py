@@ -15,6 +15,7 @@ LISTED = 620  # bytes of memory per file while a folder is listed, measured with
 # bytes of memory per scored photo, its id and its counts, while all of them are written; the walk
 # still holds those before dense CRF
 SCORED = {"infer_cam": 1400, "random_walk": 2000, "evaluate": 1400}
+ALL_CLASSES = ("train_segmentation", "evaluate")  # others see only the classes of each photo
 FAR = 100  # times the photos measured, from where a second of noise becomes minutes
 HEADER = (
     *("stage", "measured on", "hours", "in one process", "bound by"),
@@ -85,62 +86,61 @@ def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> li
             "map has one byte per pixel; give fewer"
         )
     found, forecasts = timings.find(planned, data), []
-    times = scenario.photos / len(trained_on(planned, data))
-    everything = {item.name: item.values for item in planned}
+    times, classes = scenario.photos / len(trained_on(planned, data)), scenario.classes
     for item in planned:
-        ids = disk_space.photos_of(item.name, item.values, data=data)
         runs = [run for run in found[item.name] if run.gpu] if scenario.gpus else []
         runs = runs or [run for run in found[item.name] if not run.gpu]
         if runs:
-            classes = scenario.classes
-            growth = timings.class_growth(item.name, everything, data=data, classes=classes)
-            each = _from_runs(item, runs, ids, data, scenario, round(times * len(ids)), growth)
-        else:
-            sizes = {"times": times, "classes": scenario.classes}
-            size = (
-                disk_space.stage_bytes(item.name, item.values, data=data, **sizes)
-                + disk_space.PICTURES
-            )
-            size += disk_space.joined_bytes(item.values, planned, classes=scenario.classes)
-            only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
-            each = Forecast(item.name, size, notes=[only] if found[item.name] else [])
-        forecasts.append(each)
+            forecasts.append(_from_runs(item, runs, data, scenario, times))
+            continue
+        size = disk_space.planned_bytes(item, planned, data=data, times=times, classes=classes)
+        only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
+        forecasts.append(Forecast(item.name, size, notes=[only] if found[item.name] else []))
     return forecasts
 
 
-def _from_runs(item, runs, ids, data, scenario, photos, growth):
-    """The forecast of a stage from its runs; see ``timings.class_growth`` for ``growth``."""
+def _from_runs(item, runs, data, scenario, times):
+    """The forecast of a stage from its runs, for ``times`` as many photos as the dataset has."""
     name, values = item.name, item.values
-    sizes, notes = sorted({run.photos for run in runs}), []
+    ids = disk_space.photos_of(name, values, data=data)
+    photos, sizes, notes = round(times * len(ids)), sorted({run.photos for run in runs}), []
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
     if scenario.gpus and not runs[0].gpu and ("flip" in values or "epochs" in values):
         notes.append("measured without a GPU, so its hours are of CPUs alone")
     if not runs[0].gpu and 0 < values.get("processes", 0) < scenario.cpus:
         notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
-    if growth != 1:
-        notes.append(f"{growth:.2f} times as long per step or photo with other classes, timed now")
+    if name in ALL_CLASSES and scenario.classes > len(data.classes):
+        most = (scenario.classes + 1) / (len(data.classes) + 1)  # with the background
+        notes.append(
+            f"measured with {len(data.classes)} classes: with {scenario.classes}, its work takes "
+            f"up to {most:.1f} times as long"
+        )
     speeds = [_speed(run, values, scenario) for run in runs]
-    work = growth * line(
-        [
-            (run.photos * _passes(run.values), run.work / speed)
-            for run, (speed, _) in zip(runs, speeds, strict=True)
-        ],
-        photos * _passes(values),
-    )
+    costs = [
+        (run.photos * _passes(run.values), run.work / speed)
+        for run, (speed, _) in zip(runs, speeds, strict=True)
+    ]
+    work = line(costs, photos * _passes(values))
     # the shortest start, since noise lengthens it
     rest = min(run.start for run in runs) + line([(run.photos, run.rest) for run in runs], photos)
     largest = max(runs, key=lambda run: run.photos)
     more = max(0.0, photos / max(1, largest.photos) - 1)
-    size = largest.bytes + round(more * largest.bulk_bytes)
-    files = largest.files + round(more * largest.bulk_files)
+    disk = largest.bytes + round(more * largest.bulk_bytes)
     if name in disk_space.NETWORKS:
-        seconds = work / values.get("soup_size", 1)
-        due = int(seconds / max(1e-6, 60 * values["checkpoint_minutes"]))
-        kept = {"classes": scenario.classes, "checkpoints": min(disk_space.CHECKPOINTS, due)}
-        size += disk_space.stage_bytes(name, values, data=data, **kept)
-    memory = _memory(name, values, largest, ids, data, scenario, more)
-    return Forecast(name, size, sizes, notes, work, rest, speeds[0][1], files, memory)
+        disk += disk_space.stage_bytes(name, values, data=data, classes=scenario.classes)
+    memory = 0
+    if largest.memory:
+        # the first process keeps more per further file and per further photo with a mask
+        masked = largest.photos * len(data.masked(ids)) / len(ids) if name in SCORED else 0
+        kept = more * (LISTED * largest.bulk_files + SCORED.get(name, 0) * masked)
+        workers = values.get("workers", 0)
+        if "processes" in values:
+            workers = _busy(values, scenario.cpus)
+            workers = 0 if workers == 1 else workers  # one process does without a pool
+        memory = round(largest.memory["process"] + kept + workers * largest.memory["worker"])
+    files = largest.files + round(more * largest.bulk_files)
+    return Forecast(name, disk, sizes, notes, work, rest, speeds[0][1], files, memory)
 
 
 def _passes(values):
@@ -163,21 +163,6 @@ def _speed(run, values, scenario):
     return min(gpus, cpus) if values.get("crf_steps") else gpus
 
 
-def _memory(name, values, run, ids, data, scenario, more):
-    """Bytes of all processes: the first one, which keeps more per further file and per further
-    photo with a mask, and a worker per process.
-    """
-    if not run.memory:
-        return 0
-    masked = run.photos * len(data.masked(ids)) / len(ids) if name in SCORED else 0
-    kept = more * (LISTED * run.bulk_files + SCORED.get(name, 0) * masked)
-    workers = values.get("workers", 0)
-    if "processes" in values:
-        workers = _busy(values, scenario.cpus)
-        workers = 0 if workers == 1 else workers  # one process does without a pool
-    return round(run.memory["process"] + kept + workers * run.memory["worker"])
-
-
 def summary(
     command: str, planned: list, *, data: datasets.Dataset, scenario: Scenario, forecasts: list
 ) -> str:
@@ -189,19 +174,12 @@ def summary(
         forecasts: from ``forecast``, for this ``data`` and ``scenario``.
     """
     known = [each for each in forecasts if each.sizes]
-    unknown = [item for item, each in zip(planned, forecasts, strict=True) if not each.sizes]
     work, rest = (sum(getattr(each, key) for each in known) for key in ("work", "rest"))
-    disk_bytes, files = sum(each.disk for each in forecasts), sum(each.files for each in known)
-    rows = [*forecasts, Forecast("all", disk_bytes, work=work, rest=rest, files=files)]
-    before = len(trained_on(planned, data))
-    parts = [
-        f"{scenario.photos:,} photos to train on, where there are {before:,} now; "
-        f"{scenario.classes} classes, {scenario.cpus} CPUs, {scenario.gpus} GPUs. Computed, not "
-        "measured:",
-        text.markdown_table(HEADER, map(_row, rows)),
-    ]
+    disk, files = (sum(getattr(each, key) for each in forecasts) for key in ("disk", "files"))
+    now = trained_on(planned, data)
+    rows = [*forecasts, Forecast("all", disk, work=work, rest=rest, files=files)]
     notes = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
-    if unknown:
+    if unknown := [item for item, each in zip(planned, forecasts, strict=True) if not each.sizes]:
         names = ", ".join(item.name for item in unknown)
         # completed runs that do not count would be reused
         again = f" --force --from {unknown[0].name}" if any(i.done for i in unknown) else ""
@@ -213,8 +191,13 @@ def summary(
             f"- {times:,.0f} times the photos measured: noise is multiplied as often; measure on "
             "more photos"
         )
-    if notes:
-        parts.append("\n".join(notes))
+    parts = [
+        f"{scenario.photos:,} photos to train on, where there are {len(now):,} now; "
+        f"{scenario.classes} classes, {scenario.cpus} CPUs, {scenario.gpus} GPUs. Computed, not "
+        "measured:",
+        text.markdown_table(HEADER, map(_row, rows)),
+        *(["\n".join(notes)] if notes else []),
+    ]
     if known:
         shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
         shares += [(each.rest, f"what {each.name} does in one process") for each in known]
@@ -222,11 +205,12 @@ def summary(
         share = f"{100 * seconds / (work + rest):.0f} %"
         parts.append(f"Bottleneck: {what}, {share} of the time of the measured stages.")
     if isinstance(data, datasets.Devkit):  # whose id lists are files, which are read up to a size
-        line_bytes = statistics.fmean(len(id.encode()) + 1 for id in trained_on(planned, data))
-        most, size = int(text.MOST_BYTES / line_bytes), f"{text.MOST_BYTES / 2**20:.0f} MiB"
+        most = int(text.MOST_BYTES / statistics.fmean(len(id.encode()) + 1 for id in now))
         if scenario.photos >= most:
-            fix = "split it into lists with a run for each"
-            parts.append(f"Breaks from {most:,} photos on: the id list passes {size}; {fix}.")
+            parts.append(
+                f"Breaks from {most:,} photos on: the id list passes {text.MOST_BYTES >> 20} MiB; "
+                "split it into lists with a run for each."
+            )
     return "\n\n".join(parts)
 
 

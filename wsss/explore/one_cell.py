@@ -9,18 +9,6 @@ from wsss.affinity import neighbour_offsets, pair_slices
 from wsss.random_walk import random_walk
 
 
-def degrees(affinity: torch.Tensor, *, beta: float, radius: int = 5) -> torch.Tensor:
-    """The sum of each cell's weights, with 1 for the cell itself: the D of ``T = D^-1 W^(beta)``
-    (equation 11), float (h, w) of affinities (K, h, w).
-    """
-    total = torch.ones_like(affinity[0])
-    for weight, offset in zip(affinity**beta, neighbour_offsets(radius), strict=True):
-        source, partner = pair_slices(offset, affinity.shape[-2:])
-        total[source] += weight[source]
-        total[partner] += weight[source]
-    return total
-
-
 def walker_ends(
     affinity: torch.Tensor,
     cell: tuple[int, int],
@@ -29,24 +17,20 @@ def walker_ends(
     steps: int | Sequence[int],
     radius: int = 5,
 ) -> torch.Tensor:
-    """Where a walker that starts on a cell is after t steps: row i of ``T^t`` (equation 12), which
-    sums to 1.
+    """Where a walker that starts on a cell (row, column) is after t steps: row i of ``T^t``
+    (equation 12), float (h, w) in [0, 1], which sums to 1; (len(steps), h, w) of several t.
 
     ``random_walk`` maps an impulse at cell i to ``T^t e_i``, column i: the probability of reaching
     i from each cell. The walk is reversible, ``D_i (T^t)_ij = D_j (T^t)_ji``, which gives the row.
-
-    Args:
-        affinity: float (K, h, w), see ``random_walk``.
-        cell: (row, column).
-        beta, steps, radius: see ``random_walk``.
-
-    Returns:
-        float (h, w) in [0, 1], or (len(steps), h, w).
+    The other arguments are those of ``random_walk``.
     """
-    impulse = torch.zeros_like(affinity[:1])
+    impulse, degree = torch.zeros_like(affinity[:1]), torch.ones_like(affinity[0])
     impulse[0, cell[0], cell[1]] = 1
     column = random_walk(impulse, affinity, beta=beta, steps=steps, radius=radius).squeeze(-3)
-    degree = degrees(affinity, beta=beta, radius=radius)
+    for weight, offset in zip(affinity**beta, neighbour_offsets(radius), strict=True):
+        source, partner = pair_slices(offset, affinity.shape[-2:])
+        degree[source] += weight[source]
+        degree[partner] += weight[source]
     return (column * degree / degree[cell]).clamp(min=0)
 
 
@@ -62,6 +46,6 @@ def neighbourhood(affinity: torch.Tensor, cell: tuple[int, int], *, radius: int 
         for sign in (1, -1):  # each pair is stored at one of its cells
             y, x = cell[0] + sign * dy, cell[1] + sign * dx
             if 0 <= y < height and 0 <= x < width:
-                end = cell if sign == 1 else (y, x)
-                found[middle + sign * dy, middle + sign * dx] = affinity[k, end[0], end[1]]
+                weight = affinity[k][cell if sign == 1 else (y, x)]
+                found[middle + sign * dy, middle + sign * dx] = weight
     return found

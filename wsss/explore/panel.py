@@ -22,6 +22,8 @@ from wsss.synthesis import Walk
 WIDTH = 240  # pixels on the screen of a picture's longer side; four fit beside each other
 CACHED = 4  # photos whose slow parts are kept
 
+STYLE = {"style": {"description_width": "120px"}, "layout": {"width": "335px"}}
+
 TITLES = {
     "photo": "Photo: click a pixel",
     "maps": "Largest activation map",
@@ -42,12 +44,9 @@ class Panel:
 
     Args:
         open_scene: photo id to ``Scene``; the message of an InputError is shown.
-        ids: photos to choose from.
-        photo_id: photo shown first, which need not be one of them.
-        walk: what the sliders start from.
-        threshold: of the background, for labels of the maps alone.
-        crf: whether the CRF is on at first.
-        pixel: (x, y) chosen at first.
+        ids: photos to choose from; ``photo_id``, shown first, need not be one of them.
+        walk, threshold, crf, pixel: what the controls start from. The threshold of the background
+            is for labels of the maps alone; the pixel is (x, y).
 
     Attributes:
         widget: to display.
@@ -69,6 +68,7 @@ class Panel:
         pixel: tuple[int, int],
     ) -> None:
         self._walk, self._drawn, self._scene = walk, {}, lru_cache(CACHED)(open_scene)
+        self._scores = lru_cache(1)(Scene.scores)
         self.scene = self._scene(photo_id)
         self._build(ids if photo_id in ids else [photo_id, *ids], photo_id, threshold, crf)
         self._choose(pixel)
@@ -79,16 +79,17 @@ class Panel:
         widgets.link((self.play, "value"), (self.steps, "index"))
 
     def _build(self, ids, photo_id, threshold, crf):
+        walk, times = self._walk, sorted({*pictures.TIMES, self._walk.steps})
         self.photo = widgets.Dropdown(options=ids, value=photo_id, description="photo")
-        self.alpha = _slider("background alpha", self._walk.background_alpha, (0.5, 32), 0.5)
-        self.beta = _slider("beta", self._walk.beta, (0.5, 24), 0.5)
+        self.alpha = _slider("background alpha", walk.background_alpha, (0.5, 32), 0.5)
+        self.beta = _slider("beta", walk.beta, (0.5, 24), 0.5)
         self.threshold = _slider("threshold", threshold, (0.0, 1.0), 0.01)
-        times = sorted({*pictures.TIMES, self._walk.steps})
         self.steps = widgets.SelectionSlider(
-            options=times, value=self._walk.steps, description="steps t", **_STYLE
+            options=times, value=walk.steps, description="steps t", **STYLE
         )
-        last = len(times) - 1
-        self.play = widgets.Play(max=last, value=self.steps.index, interval=600, show_repeat=True)
+        self.play = widgets.Play(
+            max=len(times) - 1, value=self.steps.index, interval=600, show_repeat=True
+        )
         self.crf = widgets.Checkbox(
             value=crf, description="dense CRF", indent=False, layout={"width": "120px"}
         )
@@ -102,22 +103,20 @@ class Panel:
         self.captions = {name: widgets.HTML() for name in TITLES}
         column = {"width": f"{WIDTH + 12}px", "align_items": "flex-start"}
         boxes = [
-            widgets.VBox([widgets.HTML(f"<b>{title}</b>"), *parts], layout=column)
-            for title, *parts in zip(
-                TITLES.values(), self.images.values(), self.captions.values(), strict=True
+            widgets.VBox(
+                [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]],
+                layout=column,
             )
+            for name, title in TITLES.items()
         ]
-        rows = (
+        controls = (
             [self.photo, self.x, self.y, self.legend],
             [self.threshold, self.alpha, self.beta],
             [self.steps, self.play, self.crf, self.status],
-            boxes,
         )
-        layout = {"flex_flow": "row wrap", "align_items": "center"}
-        layouts = [layout, layout, layout, {"flex_flow": "row wrap"}]
-        self.widget = widgets.VBox(
-            [widgets.HBox(row, layout=each) for row, each in zip(rows, layouts, strict=True)]
-        )
+        wrap = {"flex_flow": "row wrap"}
+        rows = [widgets.HBox(row, layout=wrap | {"align_items": "center"}) for row in controls]
+        self.widget = widgets.VBox([*rows, widgets.HBox(boxes, layout=wrap)])
 
     def _choose(self, pixel):
         """Set the number fields to a pixel (x, y), at most the photo's last, and draw."""
@@ -147,46 +146,29 @@ class Panel:
 
     def _show(self):
         """Redraw the pictures that have changed."""
-        began = time.perf_counter()
-        scene, threshold, crf = self.scene, self.threshold.value, self.crf.value
-        walk = replace(
-            self._walk,
-            background_alpha=self.alpha.value,
-            beta=self.beta.value,
-            steps=self.steps.value,
-        )
-        pixel = self.x.value, self.y.value
-        cell = scene.cell_at(*pixel[::-1])
-        scores = scene.scores(walk)
+        began, scene = time.perf_counter(), self.scene
+        alpha, beta, steps = self.alpha.value, self.beta.value, self.steps.value
+        walk = replace(self._walk, background_alpha=alpha, beta=beta, steps=steps)
+        threshold, crf, pixel = self.threshold.value, self.crf.value, (self.x.value, self.y.value)
+        cell, scores = scene.cell_at(*pixel[::-1]), self._scores(scene, walk)
+        scored = "this photo has none" if scene.mask is None else "white: not scored"
+        near = f"cell: row {cell[0]}, column {cell[1]}; 8 pixels each"
+        power = f"to the power of beta = {beta:g}; black 0, yellow 1"
+        wins, bright = "after the walk; it wins above 0.5", "bright: a walker hardly crosses"
         # name -> what the picture depends on, and what draws it with its caption
         drawings = {
             "photo": (pixel, lambda: (pictures.photo(scene, pixel), self._tags())),
             "maps": ((), lambda: (pictures.heat(scene, scene.largest_map), "black 0, yellow 1")),
             "map_labels": (threshold, lambda: self._labels(scene.cam_labels(threshold))),
-            "mask": ((), self._mask),
-            "borders": (
-                (),
-                lambda: (pictures.heat(scene, scene.borders), "bright: a walker hardly crosses"),
-            ),
-            "share": (
-                walk,
-                lambda: (pictures.share(scene, scores), "after the walk; it wins above 0.5"),
-            ),
+            "mask": ((), lambda: (pictures.labels(scene, scene.mask), scored)),
+            "borders": ((), lambda: (pictures.heat(scene, scene.borders), bright)),
+            "share": (walk, lambda: (pictures.share(scene, scores), wins)),
             "walk_labels": (walk, lambda: self._labels(scene.plain_labels(scores))),
             "labels": ((walk, crf), lambda: self._final(scores, walk, crf)),
-            "surroundings": (
-                pixel,
-                lambda: (
-                    pictures.surroundings(scene, pixel),
-                    f"cell: row {cell[0]}, column {cell[1]}; 8 pixels each",
-                ),
-            ),
+            "surroundings": (pixel, lambda: (pictures.surroundings(scene, pixel), near)),
             "neighbours": (
-                (pixel, walk.beta),
-                lambda: (
-                    pictures.neighbours(scene, pixel, beta=walk.beta),
-                    f"to the power of beta = {walk.beta:g}; black 0, yellow 1",
-                ),
+                (pixel, beta),
+                lambda: (pictures.neighbours(scene, pixel, beta=beta), power),
             ),
             "walker": ((pixel, walk), lambda: self._walker(cell, pixel, walk)),
         }
@@ -217,11 +199,6 @@ class Panel:
             caption = f"mean IoU <b>{100 * np.mean(list(scores.values())):.1f}</b>: {each}"
         return pictures.labels(self.scene, labels), caption + note
 
-    def _mask(self):
-        mask = self.scene.mask
-        caption = "this photo has none" if mask is None else "white: not scored"
-        return pictures.labels(self.scene, mask), caption
-
     def _final(self, scores, walk, crf):
         if not crf:
             return self._labels(self.scene.plain_labels(scores), "<br>CRF off: the walk's labels")
@@ -230,17 +207,12 @@ class Panel:
         return self._labels(labels, note if self.scene.shrink > 1 else "")
 
     def _walker(self, cell, pixel, walk):
-        (ends,) = self.scene.walker(cell, walk, times=[walk.steps])
+        ends = self.scene.walker(cell, walk)
         caption = f"t = {walk.steps}; still on its cell: {100 * ends[cell]:.1f} %"
         return pictures.walker(self.scene, ends, pixel), caption
-
-
-_STYLE = {"style": {"description_width": "120px"}, "layout": {"width": "335px"}}
 
 
 def _slider(name, value, ends, step):
     """A slider whose range holds the value."""
     low, high = min(ends[0], value), max(ends[1], value)
-    return widgets.FloatSlider(
-        value=value, min=low, max=high, step=step, description=name, **_STYLE
-    )
+    return widgets.FloatSlider(value=value, min=low, max=high, step=step, description=name, **STYLE)

@@ -4,6 +4,7 @@ multiple of it. Sheets are arguments of ``viz.contact_sheet``: rows of pictures,
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -88,13 +89,12 @@ def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
 def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sheet:
     """From maps to labels, the CRF at full size: a row of pictures."""
     scores = scene.scores(walk)
-    walked = scene.plain_labels(scores)
     row = {
         "photo": photo(scene),
         "largest map": heat(scene, scene.largest_map),
         f"maps above {threshold:g}": labels(scene, scene.cam_labels(threshold)),
         "where affinities end": heat(scene, scene.borders),
-        f"after {walk.steps} steps": labels(scene, walked),
+        f"after {walk.steps} steps": labels(scene, scene.plain_labels(scores)),
     }
     if crf:
         row["after dense CRF"] = labels(scene, scene.crf_labels(scores, walk))
@@ -105,12 +105,10 @@ def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sh
 
 def walk_sheet(scene: Scene, walk: Walk, *, times: Sequence[int] = (0, 1, 4, 16, 64, 256)) -> Sheet:
     """The walk over t: two rows of pictures, shares above labels."""
-    rows = [[], []]
-    for scores in scene.walked(walk, times):
-        full = upsample(scores, scene.size).numpy()
-        rows[0].append(share(scene, full))
-        rows[1].append(labels(scene, scene.plain_labels(full)))
-    return rows, [f"t = {t}" for t in times]
+    scores = scene.scores(replace(walk, steps=tuple(times)))
+    shares = [share(scene, each) for each in scores]
+    walked = [labels(scene, scene.plain_labels(each)) for each in scores]
+    return [shares, walked], [f"t = {t}" for t in times]
 
 
 def pixel_sheet(
@@ -119,7 +117,7 @@ def pixel_sheet(
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
     of pictures.
     """
-    ends = scene.walker(scene.cell_at(*pixel[::-1]), walk, times=times)
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=tuple(times)))
     row = {
         f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
         "around it": surroundings(scene, pixel),
@@ -152,25 +150,22 @@ def _block(radius):
 
 
 def _ring(picture, scene, pixel):
-    """A white ring with a dark edge, visible on any background."""
     if pixel is None:
         return picture
-    scale = picture.shape[1] / scene.size[1]
-    x, y = ((place + 0.5) * scale for place in pixel)
-    drawn = Image.fromarray(picture)
-    pen = ImageDraw.Draw(drawn)
-    for radius, width, colour in ((8, 4, "black"), (7, 2, "white")):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
-    return np.array(drawn)
+    x, y = ((place + 0.5) * picture.shape[1] / scene.size[1] for place in pixel)
+    return _outlined(picture, ImageDraw.ImageDraw.ellipse, (x - 7, y - 7, x + 7, y + 7))
 
 
 def _frame(picture, radius):
-    """The same around the cell in the middle."""
-    block = _block(radius)
-    low, high = block * (radius - 1), block * radius - 1
+    """The picture with a frame around the cell in the middle."""
+    low, high = _block(radius) * (radius - 1) - 1, _block(radius) * radius
+    return _outlined(picture, ImageDraw.ImageDraw.rectangle, (low, low, high, high))
+
+
+def _outlined(picture, draw, box):
+    """A white outline with a dark edge, visible on any background."""
     drawn = Image.fromarray(picture)
-    pen = ImageDraw.Draw(drawn)
-    for margin, width, colour in ((2, 4, "black"), (1, 2, "white")):
-        corners = low - margin, low - margin, high + margin, high + margin
-        pen.rectangle(corners, outline=colour, width=width)
+    for margin, width, colour in ((1, 4, "black"), (0, 2, "white")):
+        corners = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
+        draw(ImageDraw.Draw(drawn), corners, outline=colour, width=width)
     return np.array(drawn)

@@ -4,7 +4,7 @@ Slow parts (both networks, the CRF's lattice) are computed once per photo; parts
 setting are computed again when it changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -47,8 +47,7 @@ def open_networks(
     """The CAM network and the AffinityNet of completed runs.
 
     Args:
-        data: the open dataset, whose classes the CAM network must have.
-        dataset: its name.
+        data: the open dataset, whose classes the CAM network must have; ``dataset`` is its name.
         train_cam_run, train_affinity_run: folders of completed stages; empty takes the latest.
         output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
 
@@ -87,12 +86,8 @@ def open_scene(
     cam_power: float = 1.0,
     preview_side: int = 256,
 ) -> "Scene":
-    """The ``Scene`` of a photo of a dataset.
-
-    Args:
-        walk: for the affinities' settings.
-        scales, flip, cam_power: of the activation maps, see ``cam.multi_scale_cam``.
-        preview_side: see ``Scene``.
+    """The ``Scene`` of a photo of a dataset; ``walk`` gives the affinities' settings, and
+    ``cam.multi_scale_cam`` explains those of the activation maps.
 
     Raises:
         InputError: the photo or its labels are missing, or it has no label.
@@ -134,11 +129,9 @@ class Scene:
         self.size, self.cells = self.image.shape[:2], self.affinity.shape[-2:]
         self.shrink = max(1.0, max(self.size) / self.preview_side)  # photo's side over preview's
         height, width = (max(1, round(side / self.shrink)) for side in self.size)
-        # uint8 (H', W', 3)
-        self.small = np.array(
-            Image.fromarray(self.image).resize((width, height), Image.Resampling.BOX)
-        )
-        self._scores, self._lattices = {}, {}
+        preview = Image.fromarray(self.image).resize((width, height), Image.Resampling.BOX)
+        self.small = np.array(preview)  # uint8 (H', W', 3)
+        self._lattices = {}
 
     @cached_property
     def _maps(self):
@@ -159,18 +152,11 @@ class Scene:
         background = np.full((1, *self.size), threshold, np.float32)
         return self.plain_labels(np.concatenate([background, self._maps]))
 
-    def walked(self, walk: Walk, times: Iterable[int]) -> torch.Tensor:
-        """Background and class maps after several numbers of steps, in the time of the longest:
-        float32 (len(times), 1 + C, h, w).
-        """
-        return walk_scores(self.cams, self.affinity, walk=replace(walk, steps=tuple(times)))
-
     def scores(self, walk: Walk) -> np.ndarray:
-        """Scores of every pixel after the walk: float32 (1 + C, H, W)."""
-        if walk not in self._scores:  # keep the last alone
-            scores = walk_scores(self.cams, self.affinity, walk=walk)
-            self._scores = {walk: upsample(scores, self.size).numpy()}
-        return self._scores[walk]
+        """Scores of every pixel after the walk: float32 (1 + C, H, W), or (len(walk.steps), 1 + C,
+        H, W) of several numbers of steps.
+        """
+        return upsample(walk_scores(self.cams, self.affinity, walk=walk), self.size).numpy()
 
     def plain_labels(self, scores: np.ndarray) -> np.ndarray:
         """Labels of scores (1 + C, H, W) without a CRF: uint8 (H, W)."""
@@ -207,8 +193,8 @@ class Scene:
             return None
         matrix = ConfusionMatrix(len(self.names) + 1)
         matrix.update(labels, self.mask)
-        every = zip(("background", *self.names), matrix.iou(), strict=True)
-        return {name: float(value) for name, value in every if not np.isnan(value)}
+        scores = zip(("background", *self.names), matrix.iou(), strict=True)
+        return {name: float(value) for name, value in scores if not np.isnan(value)}
 
     def cell_at(self, y: int, x: int) -> tuple[int, int]:
         """The cell, (row, column), nearest to a pixel: cell i lies on pixel 8 i."""
@@ -218,13 +204,10 @@ class Scene:
         )
         return row, column
 
-    def walker(self, cell: tuple[int, int], walk: Walk, *, times: Iterable[int]) -> np.ndarray:
-        """Where a walker from a cell is after several numbers of steps, see ``walker_ends``:
-        float32 (len(times), h, w).
-        """
-        return walker_ends(
-            self.affinity, cell, beta=walk.beta, steps=tuple(times), radius=self.radius
-        ).numpy()
+    def walker(self, cell: tuple[int, int], walk: Walk) -> np.ndarray:
+        """Where a walker from a cell is after ``walk.steps``, see ``walker_ends``: float32."""
+        constants = {"beta": walk.beta, "steps": walk.steps, "radius": self.radius}
+        return walker_ends(self.affinity, cell, **constants).numpy()
 
 
 def resized(maps: np.ndarray | torch.Tensor, size: Sequence[int]) -> np.ndarray:

@@ -23,10 +23,8 @@ def backbone(record: dict) -> str:
 
 
 def check_lineage(inputs: dict[str, Path]) -> None:
-    """Check that the stages of a report were built on each other, and all on the same data.
-
-    Args:
-        inputs: stage name to folder.
+    """Check that the stages of a report, name to folder, were built on each other, and all on the
+    same data.
 
     Raises:
         InputError: they were not; scores of different chains must not stand side by side.
@@ -64,9 +62,7 @@ def _chain(folder):
 
 
 def origins(runs: Iterable[finished_runs.Completed]) -> pd.DataFrame:
-    """Where the scores come from: a row per stage, of the report's stages and of those they build
-    on.
-    """
+    """Where the scores come from: a row per run of a stage."""
     rows = [
         {
             "stage": run.record["stage"],
@@ -86,10 +82,8 @@ def origins(runs: Iterable[finished_runs.Completed]) -> pd.DataFrame:
 
 
 def chain_folders(inputs: dict[str, Path]) -> list[Path]:
-    """The folders of a report's stages and of all stages that they build on, in the chain's order.
-
-    Args:
-        inputs: stage name to folder.
+    """The folders of a report's stages, given as name to folder, and of all stages that they build
+    on, in the chain's order.
     """
     found = {
         stage: paths.stage_folder(stage, fingerprint)
@@ -122,31 +116,28 @@ def ours(
     with several seeds give means, with the standard deviation of one run.
 
     Args:
-        records: stage name to ``finished_runs.Completed`` of infer_cam, random_walk and evaluate.
-        folders: stage name to the folder of each.
-        data: the open dataset.
+        records, folders: of infer_cam, random_walk and evaluate, by name.
         score_split, val_split: the id lists of the scores.
     """
-    cam, walk, final = (records[name] for name in ("infer_cam", "random_walk", "evaluate"))
+    cam, walk, final = (records[name] for name in SCORED)
     lists = sorted((m.split("/")[1] for m in walk.metrics if m.startswith("labels_miou/")), key=len)
     threshold = f"{cam.metrics['background_threshold']:.2f}"
-    lines = [
-        (f"CAM, threshold {threshold} (fixed beforehand)", cam, "cam_miou"),
-        ("CAM, best threshold on these masks", cam, "cam_miou_best_threshold"),
-        ("CAM + walk", walk, "walk_miou"),
+    steps = [
+        (f"CAM, threshold {threshold} (fixed beforehand)", "infer_cam", "cam_miou"),
+        ("CAM, best threshold on these masks", "infer_cam", "cam_miou_best_threshold"),
+        ("CAM + walk", "random_walk", "walk_miou"),
+        ("CAM + walk + dCRF", "random_walk", "labels_miou"),
     ]
-    if walk.record["parameters"]["crf_steps"]:  # else the labels are those of the walk
-        lines.append(("CAM + walk + dCRF", walk, "labels_miou"))
+    if not walk.record["parameters"]["crf_steps"]:
+        del steps[-1]  # the labels are those of the walk
     rows = [
         [
             title,
-            *(_over_seeds(folders[stage.record["stage"]], f"{metric}/{name}") for name in lists),
-            stage.run_id[:8],
+            *(_over_seeds(folders[stage], f"{metric}/{name}") for name in lists),
+            records[stage].run_id[:8],
         ]
-        for title, stage, metric in lines
+        for title, stage, metric in steps
     ]
-    parameters, digest = final.record["parameters"], final.record["data_digest"]
-    masks = f"{parameters['dataset']}, digest {digest}, masks {data.mask_folder}"
     everything = len(data.masked(data.ids(score_split)))
     tuning = walk.record["parameters"]["tuning_photos"]
     parts = {f"{score_split}_tuning": tuning, f"{score_split}_held_out": everything - tuning}
@@ -154,21 +145,23 @@ def ours(
     labels = f"Labels: no photo of {score_split} has a mask, so nothing could be scored."
     if lists:
         labels = markdown_table(["labels, image labels given", *counts, "run"], rows)
+    parameters, metric = final.record["parameters"], f"segmentation_miou/{val_split}"
     network = f"Network: no photo of {val_split} has a mask, so nothing could be scored."
-    if f"segmentation_miou/{val_split}" in final.metrics:
+    if metric in final.metrics:
         title = f"segmentation network, photo only; {protocol(parameters)}"
-        count = len(data.masked(data.ids(val_split)))
-        score = _over_seeds(folders["evaluate"], f"segmentation_miou/{val_split}")
+        column = f"{val_split} ({len(data.masked(data.ids(val_split)))})"
+        score = _over_seeds(folders["evaluate"], metric)
         row = [backbone(final.record), score, final.run_id[:8]]
-        network = markdown_table([title, f"{val_split} ({count})", "run"], [row])
-    return f"mIoU in percent on {masks}.\n\n{labels}\n\n{network}"
+        network = markdown_table([title, column, "run"], [row])
+    masks = f"{parameters['dataset']}, digest {final.record['data_digest']}"
+    return f"mIoU in percent on {masks}, masks {data.mask_folder}.\n\n{labels}\n\n{network}"
 
 
 def per_class(
     records: dict[str, finished_runs.Completed], *, score_split: str
 ) -> pd.DataFrame | None:
-    """IoU in percent: a row per class and one for the mean; a column for each of the maps, the
-    walk, the labels and the network that could be scored. None where none could.
+    """IoU in percent: a row per class and one for the mean, a column for each of maps, walk, labels
+    and network that could be scored; None if none could.
     """
     frames = [frame for name in SCORED if (frame := records[name].iou) is not None]
     if not frames:
@@ -183,5 +176,5 @@ def per_class(
 
 def final_scores(records: dict[str, finished_runs.Completed]) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
-    every = (item for stage in records.values() for item in stage.metrics.items())
-    return {name: value for name, value in every if "miou" in name}
+    metrics = (item for stage in records.values() for item in stage.metrics.items())
+    return {name: value for name, value in metrics if "miou" in name}

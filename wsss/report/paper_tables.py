@@ -40,15 +40,9 @@ class Score(NamedTuple):
     runs: tuple[str, ...]  # the MLflow run ids, one per seed
 
 
-def score(
-    confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000, seed: int = 0
-) -> Score:
-    """The ``Score`` of runs over the same photos.
-
-    Args:
-        confusions: run id and counts of each run.
-        draws: number of bootstrap samples of the photos, for the interval.
-        seed: of the draws.
+def score(confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000) -> Score:
+    """The ``Score`` of runs, given as run id and counts, over the same photos; its interval is over
+    ``draws`` bootstrap samples of them.
 
     Raises:
         InputError: the runs scored different photos.
@@ -61,21 +55,14 @@ def score(
     photos, square = len(each[0].ids), (each[0].num_classes,) * 2
     whole = np.stack([100 * iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
-    random, drawn = np.random.default_rng(seed), []
+    random, drawn = np.random.default_rng(0), []
     for _ in range(draws):
         times = random.multinomial(photos, np.full(photos, 1 / photos))
         counts = np.stack([times @ one.counts for one in each])  # (seeds, C * C)
         drawn.append(np.nanmean(100 * iou(counts.reshape(-1, *square)), -1).mean())
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Score(
-        mean=float(means.mean()),
-        spread=float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
-        low=float(low),
-        high=float(high),
-        classes=whole.mean(0),
-        photos=photos,
-        runs=run_ids,
-    )
+    spread = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+    return Score(float(means.mean()), spread, low, high, whole.mean(0), photos, run_ids)
 
 
 def scores(inputs: dict[str, Path]) -> dict[str, Score]:
@@ -89,10 +76,11 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
     Returns:
         dict of ``CAM``, ``CAM+RW``, ``CAM+RW+dCRF`` and ``network`` to ``Score``.
     """
+    walk = results.completed(inputs["random_walk"])
     steps = {
         "CAM": ("infer_cam", "cam"),
         "CAM+RW": ("random_walk", "walk"),
-        "CAM+RW+dCRF": ("random_walk", "labels"),
+        **({"CAM+RW+dCRF": ("random_walk", "labels")} if walk["parameters"]["crf_steps"] else {}),
         "network": ("evaluate", "network"),
     }
     found = {}
@@ -100,18 +88,14 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
         confusions = []
         for folder in lineage.siblings(inputs[stage]):
             try:
-                run = finished_runs.completed(folder)
+                run_id = finished_runs.completed(folder).run_id
                 counted = load_confusions(folder / "confusions" / f"{name}.npz")
+                confusions.append((run_id, counted))
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise
                 print(f"left out of the tables: {fault}")  # deleted, or not finished
-                continue
-            confusions.append((run.run_id, counted))
         found[title] = score(confusions)
-    walk = results.completion(inputs["random_walk"])
-    if walk and walk["parameters"]["crf_steps"] == 0:
-        del found["CAM+RW+dCRF"]
     return found
 
 
@@ -131,12 +115,9 @@ def paper(
         ``runs`` (MLflow run ids) give the source of each row.
     """
     published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
-    network, row = found["network"], f"ours, {backbone}"
+    network, row, names = found["network"], f"ours, {backbone}", ["background", *classes]
     labels = [
-        {
-            **{"labels": entry["method"], "variant": entry.get("variant")},
-            **{"data": "VOC 2012 train (1464)", "mIoU": entry["miou"], **_mark(entry)},
-        }
+        _published(entry, labels=entry["method"], data="VOC 2012 train (1464)", mIoU=entry["miou"])
         for entry in published["label_synthesis_voc12_train"]
     ]
     labels += [
@@ -144,41 +125,37 @@ def paper(
         for title, value in found.items()
         if title != "network"
     ]
-    names = ["background", *classes]
     per_class = [
-        {
-            **{"network": entry["method"], "data": f"VOC 2012 {entry['split']}"},
-            **dict(zip(names, entry["iou"], strict=True)),
-            **{"mean": float(np.mean(entry["iou"])), **_mark(entry)},
-        }
+        _published(entry, data=f"VOC 2012 {entry['split']}", mean=float(np.mean(entry["iou"])))
+        | dict(zip(names, entry["iou"], strict=True))
         for entry in published["per_class_voc12"]
         if names == published["per_class_order"]  # other classes have no place beside VOC's
     ]
     of_classes = dict(zip(names, network.classes, strict=True))
-    per_class.append({"network": row, **of_classes, **_ours(network, val_on, "mean")})
-    ours = {"network": row, **_ours(network, val_on, "val")}
-    image_labels = [*map(_network, published["image_label_methods_voc12"]), ours]
-    stronger = [
-        {"supervision": SUPERVISION[entry["supervision"]], "extra": entry.get("extra")}
-        | _network(entry)
-        for entry in published["stronger_supervision_voc12"]
-    ]
-    stronger.append({"supervision": SUPERVISION["I"], **ours})
-    tables = {}
-    for name, rows in zip(TITLES, (labels, per_class, image_labels, stronger), strict=True):
-        frame = pd.DataFrame(rows)
-        last = [c for c in ("spread", "95 % interval", "mark", "source", "runs") if c in frame]
-        tables[name] = frame[[c for c in frame if c not in last] + last]
+    per_class.append({**of_classes, "network": row, **_ours(network, val_on, "mean")})
+    ours = {"network": row, "supervision": "I", **_ours(network, val_on, "val")}
+    image_labels, stronger = (
+        [*map(_published, published[name]), ours]
+        for name in ("image_label_methods_voc12", "stronger_supervision_voc12")
+    )
+    scores = ["network", "data", "val", "test"]
+    contents = (
+        (labels, ["labels", "variant", "data", "mIoU"]),
+        (per_class, ["network", "data", *names, "mean"]),
+        (image_labels, scores),
+        (stronger, ["supervision", "extra", *scores]),
+    )
+    tables, last = {}, ["spread", "95 % interval", "mark", "source", "runs"]
+    for name, (rows, columns) in zip(TITLES, contents, strict=True):
+        frame = pd.DataFrame(rows).replace({"supervision": SUPERVISION})
+        tables[name] = frame[[column for column in columns + last if column in frame]]
     return tables
 
 
-def _mark(entry):
-    return {"mark": entry["status"], "source": entry.get("source")}
-
-
-def _network(entry):
-    scores = {"val": entry.get("val"), "test": entry.get("test")}
-    return {"network": entry["method"], "data": "VOC 2012", **scores, **_mark(entry)}
+def _published(entry, **columns):
+    """A row of an entry of published.json."""
+    marked = {"mark": entry["status"], "source": entry.get("source")}
+    return {"network": entry["method"], "data": "VOC 2012", **entry, **marked, **columns}
 
 
 def _ours(value, data, column):
@@ -194,26 +171,24 @@ def _ours(value, data, column):
 
 def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write each table as ``<name>.md``, ``.tex`` and ``.csv``; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, frame in tables.items():
+        style = _short(frame).style.hide(axis="index")
+        style.format(escape="latex").format_index(escape="latex", axis=1)
         texts = {
             "md": f"**{TITLES[name]}** (mIoU in percent)\n\n{markdown(frame)}\n",
-            "tex": latex(frame, name),
+            "tex": style.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}"),
             "csv": frame.to_csv(index=False),
         }
         for suffix, text in texts.items():
-            path = folder / f"{name}.{suffix}"
-            with atomic.write(path) as partial:
-                partial.write_text(text)
-            paths.append(path)
+            paths.append(folder / f"{name}.{suffix}")
+            atomic.write_text(paths[-1], text)
     return paths
 
 
-def _text(value):
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table."""
+    return markdown_table(frame.columns, _short(frame).values.tolist())
 
 
 def _short(frame):
@@ -223,13 +198,7 @@ def _short(frame):
     return frame
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table."""
-    return markdown_table(frame.columns, _short(frame).values.tolist())
-
-
-def latex(frame: pd.DataFrame, name: str) -> str:
-    """A frame as a LaTeX table with the title and the label of a table."""
-    style = _short(frame).style.hide(axis="index")
-    style.format(escape="latex").format_index(escape="latex", axis=1)
-    return style.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}")
+def _text(value):
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
