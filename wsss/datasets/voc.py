@@ -241,7 +241,7 @@ def read_mask(path: Path, *, num_classes: int) -> np.ndarray:
     Raises:
         InputError: missing, unreadable, a colour image, or another value.
     """
-    mask = read_png(path, "mask")
+    mask = read_png(path)
     wrong = np.unique(mask[(mask > num_classes) & (mask != IGNORE)])
     if wrong.size:
         raise InputError(
