@@ -31,12 +31,8 @@ def label_lines(classes: Sequence[str]) -> str:
 
 
 def label_map(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> np.ndarray:
-    """The label map, uint8 (H, W), of a coloured picture.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        lines: the text of its ``labelmap.txt``, with any colours.
-        classes: names of the numbers from 1. The text may list others, which no pixel has.
+    """The label map, uint8 (H, W), of a picture, uint8 (H, W, 3), in the colours of ``lines``, the
+    text of a ``labelmap.txt``. These may list more names than the ``classes``, numbered from 1.
 
     Raises:
         InputError: the text has another format, or a pixel's colour is not that of a class.

@@ -24,12 +24,8 @@ JSON_BYTES = 2**28  # at most; labelme may embed the photo
 
 
 def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict[str, Any]:
-    """Label maps as COCO's instances, for JSON: one run-length mask per photo and class, of its
-    pixels; background and ignored ones belong to none.
-
-    Args:
-        maps: pairs of a photo's file name and its label map, uint8 (H, W).
-        classes: names; their numbers, from 1, are the category ids.
+    """Label maps, uint8 (H, W), with their photos' file names, as COCO's instances for JSON: one
+    run-length mask per photo and class. A class's number, from 1, is its category id.
     """
     images, annotations = [], []
     for name, labels in maps:
@@ -83,7 +79,7 @@ def write_coco(maps: LabelMaps, path: Path) -> None:
         ("/".join(maps.photo(each).parts[-1 - each.count("/") :]), maps.enlarged(each))
         for each in progress(maps.ids, "coco")
     )
-    _write_json(path, coco(named, maps.classes))
+    atomic.write_text(path, json.dumps(coco(named, maps.classes), ensure_ascii=False) + "\n")
 
 
 def write_labelme(maps: LabelMaps, out: Path) -> None:
@@ -97,7 +93,7 @@ def write_labelme(maps: LabelMaps, out: Path) -> None:
         content = labelme.annotation(
             labels, maps.classes, image_path=Path(image).as_posix(), size=size
         )
-        _write_json(target, content)
+        atomic.write_text(target, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def write_cvat(maps: LabelMaps, out: Path) -> None:
@@ -177,7 +173,3 @@ def _correction(path, classes, lines):
         return cvat.label_map(picture, lines, classes=classes)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
-
-
-def _write_json(path, content):
-    atomic.write_text(path, json.dumps(content, ensure_ascii=False) + "\n")

@@ -29,14 +29,12 @@ def annotation(
     size: tuple[int, int] | None = None,
     **simplification,
 ) -> dict[str, Any]:
-    """A label map as labelme's JSON: polygons, each painted over those before it.
+    """A label map, uint8 (H, W), as labelme's JSON: polygons, each painted over those before it.
 
     The contents of a hole follow as further polygons, background as ``_background_``. Ignored
-    pixels are ``__ignore__``.
+    pixels (255) are ``__ignore__``.
 
     Args:
-        labels: uint8 (H, W): 0 background, 1.. classes, 255 ignored.
-        classes: names of the numbers from 1.
         image_path: of the photo, relative to the JSON's folder.
         size: (height, width) of the photo, to which points are scaled; None: the label map's.
         simplification: options of ``polygons.outlines``.
@@ -60,15 +58,11 @@ def annotation(
 
 
 def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
-    """The label map of labelme's JSON, uint8 (imageHeight, imageWidth): its shapes painted in order
-    over background.
+    """The label map of labelme's JSON, which is untrusted: its shapes painted in order over
+    background, uint8 (imageHeight, imageWidth).
 
     A pixel belongs to a shape if its centre does. (labelme's own export adds the pixels that the
     border touches.)
-
-    Args:
-        content: untrusted parsed JSON.
-        classes: names of the numbers from 1.
 
     Raises:
         InputError: another format, an unknown label, or a shape without an area.
@@ -77,16 +71,13 @@ def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
     numbers |= {BACKGROUND_NAME: 0, IGNORE_NAME: IGNORE}
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError("expected labelme's JSON, with 'shapes'; save it from labelme")
-    height, width = (content.get(name) for name in ("imageHeight", "imageWidth"))
+    height, width = content.get("imageHeight"), content.get("imageWidth")
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        raise InputError(
-            f"expected imageHeight and imageWidth but got {height!r} and {width!r}; save it again"
-        )
+        fault = f"imageHeight and imageWidth but got {height!r} and {width!r}"
+        raise InputError(f"expected {fault}; save it again")
     if height * width > MOST_PIXELS:
-        raise InputError(
-            f"expected at most {MOST_PIXELS // 10**6} million pixels but got {width}x{height}; "
-            "make the photo smaller"
-        )
+        fault = f"at most {MOST_PIXELS // 10**6} million pixels but got {width}x{height}"
+        raise InputError(f"expected {fault}; make the photo smaller")
     labels = np.zeros((height, width), np.uint8)
     for place, shape in enumerate(content["shapes"], 1):
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
@@ -127,10 +118,9 @@ def _points(points, count):
     )
     if not sound:
         raise InputError("expected points of two numbers each; draw it again")
-    if len(points) != count if count else len(points) < 3:
-        raise InputError(
-            f"expected {count or '3 or more'} points but it has {len(points)}; draw it again"
-        )
+    if len(points) < (count or 3) or (count and len(points) > count):
+        fault = f"{count or '3 or more'} points but it has {len(points)}"
+        raise InputError(f"expected {fault}; draw it again")
     return np.array(points, float)
 
 
@@ -157,8 +147,6 @@ def _paint_mask(labels, corners, content, number):
     except Exception as error:  # decoders raise many kinds for damaged bytes
         raise InputError(f"its mask is not a readable PNG ({reason(error)}); redraw it") from None
     if bits is None:
-        raise InputError(
-            f"expected a mask of {wanted[0]}x{wanted[1]} between its points but it has "
-            f"{size[0]}x{size[1]}; draw it again"
-        )
+        fault = f"{wanted[0]}x{wanted[1]} between its points but it has {size[0]}x{size[1]}"
+        raise InputError(f"expected a mask of {fault}; draw it again")
     labels[top : bottom + 1, left : right + 1][bits > 0] = number

@@ -16,13 +16,13 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
     """Copy a devkit with its photos at most ``long_side`` pixels long, from 32.
 
     Half the side is a quarter of the work in every stage; scores hold for the copy alone. Photos
-    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel; image labels
-    become an ``image_labels.csv``. Existing photos are kept and id lists are written last, so that
-    an interrupted copy can continue and is never taken for a complete one.
+    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Existing photos
+    are kept and id lists are written last, so that an interrupted copy can continue and is never
+    taken for a complete one.
 
     Raises:
-        InputError: a photo, mask or label is missing or broken; the target is the source or a copy
-            of another size; ``long_side`` is below 32; there is no id list.
+        InputError: a photo, mask, label or list is missing or broken; the target is the source or a
+            copy of another size; ``long_side`` is below 32.
     """
     kit = Devkit(source)
     target = Path(target)
