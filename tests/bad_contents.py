@@ -247,10 +247,10 @@ NO_MASKS = [  # what .mat files may hold instead of SBD's masks
     ({"GTcls": {"Segmentation": "dog"}}, "has no numbers in that field"),
     ({"GTcls": {"Segmentation": np.zeros((2, 3), complex)}}, "or of complex numbers"),
     ({"GTcls": {"Segmentation": np.zeros((2, 3, 3), np.uint8)}}, r"uint8 of shape \(2, 3, 3\)"),
-    ({"GTcls": {"Segmentation": np.full((2, 3), 0.5)}}, "found float64 of shape"),
-    ({"GTcls": {"Segmentation": np.full((2, 3), 21, np.uint8)}}, "found value 21;"),
-    ({"GTcls": {"Segmentation": np.full((2, 3), 255, np.uint8)}}, "found value 255;"),
-    ({"GTcls": {"Segmentation": np.full((2, 3), -1, np.int16)}}, "found value -1;"),
+    ({"GTcls": {"Segmentation": np.full((2, 3), 0.5)}}, "has float64 of shape"),
+    ({"GTcls": {"Segmentation": np.full((2, 3), 21, np.uint8)}}, "has value 21;"),
+    ({"GTcls": {"Segmentation": np.full((2, 3), 255, np.uint8)}}, "has value 255;"),
+    ({"GTcls": {"Segmentation": np.full((2, 3), -1, np.int16)}}, "has value -1;"),
 ]
 
 

@@ -68,15 +68,15 @@ COUNTED = {  # of two photos
 
 CASES = {
     "own": [
-        case("own/b.png", b"", "expected a photo as JPEG, PNG or WebP but it is none"),
+        case("own/b.png", b"", "expected a photo but it is not a JPEG, PNG or WebP"),
         case(
-            "own/b.png", b"a photo of a cat", "expected a photo as JPEG, PNG or WebP but it is none"
+            "own/b.png", b"a photo of a cat", "expected a photo but it is not a JPEG, PNG or WebP"
         ),
         case("own/b.png", samples.encoded(PHOTO, "JPEG")[:1500], "not a readable photo"),
         case(
             "own/b.png",
             png(PHOTO).replace(b"IHDR", b"IHDX", 1),
-            "as JPEG, PNG or WebP but it is none",
+            "but it is not a JPEG, PNG or WebP",
         ),
         case("own/b.png", png(PHOTO)[:400] + bytes(300), "not a readable photo"),
         case("own/b.png", samples.encoded(PHOTO, "BMP"), "but it is BMP; save it as PNG"),
@@ -179,9 +179,17 @@ CASES = {
         case(MASK, png(Image.new("I;16", (32, 24))), "palette or grey mask but it is I;16"),
         case(MASK, png(Image.new("L", (32, 24), 77)), "value 77 is not a class"),
         case(MASK, half(png(samples.mask())), "not a readable mask"),
-        case(MASK, b"", "expected a mask as PNG but it is none"),
-        case(MASK, samples.encoded(Image.new("L", (32, 24)), "JPEG"), "expected a mask as PNG"),
-        case(MASK, samples.encoded(Image.new("L", (32, 24)), "EPS"), "expected a mask as PNG"),
+        case(MASK, b"", "expected a mask but it is not a PNG"),
+        case(
+            MASK,
+            samples.encoded(Image.new("L", (32, 24)), "JPEG"),
+            "expected a mask but it is not a PNG",
+        ),
+        case(
+            MASK,
+            samples.encoded(Image.new("L", (32, 24)), "EPS"),
+            "expected a mask but it is not a PNG",
+        ),
         case(MASK, png_header(30_000, 20_000, 0), "at most 100 million pixels"),
         case(MASK, Folder, "not a readable mask"),
         case(LABELS, "name,tags\na,dog\n", "expected the header"),
@@ -373,7 +381,7 @@ CASES = {
         case("voc/VOCdevkit/VOC2012/Annotations/p_d.xml", "<a", "not a readable annotation"),
         case("voc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "p_c\n", "expected 2 ids but"),
         case("voc/VOCdevkit/VOC2012/JPEGImages/p_e.jpg", None, "listed photos are missing"),
-        case(MAT, None, "SBD's mask is missing"),
+        case(MAT, None, "expected SBD's mask .* but there is no such file"),
         case(MAT, b"", "ends early"),
         case(MAT, half(samples.mat(True)), "ends early|cut short"),
         case(MAT, b"these are words, and no numbers at all" * 9, "is not a MATLAB file"),
@@ -476,7 +484,7 @@ CASES = {
         case("cvat/labelmap.txt", "cat:4,5,999::\n", "expected 'name:red,green,blue::'"),
         case("cvat/labelmap.txt", b"\xff", "labels' colours in UTF-8"),
         case("cvat/SegmentationClass/a.png", half(png(samples.mask())), "not a readable mask"),
-        case("cvat/SegmentationClass/a.png", b"", "expected a mask as PNG"),
+        case("cvat/SegmentationClass/a.png", b"", "expected a mask but it is not a PNG"),
         case("cvat/SegmentationClass/a.png", png(PHOTO), "not in labelmap.txt"),
     ],
     "any": [

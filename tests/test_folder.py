@@ -192,7 +192,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
         "note: the same picture: a.jpg, same.jpg",
         "a.jpg and a.png have one id; rename all but one",
         "gone: has tags but there is no such JPEG",
-        "broken.jpg: expected a photo as JPEG, PNG or WebP",
+        "broken.jpg: expected a photo but it is not a JPEG, PNG or WebP",
     ):
         assert line in output, line
     (root / "a.png").unlink()

@@ -101,9 +101,9 @@ def test_labelmes_files_are_not_written_over(place):
     out = place.root / "out"
     (out / "a folder").mkdir(parents=True)
     (out / "a folder" / "é 1.json").write_text("corrected")
-    with pytest.raises(InputError, match="perhaps corrected"):
-        place.write("labelme", out)
-    assert [path.name for path in out.rglob("*.json")] == ["é 1.json"]
+    place.write("labelme", out)
+    assert (out / "a folder" / "é 1.json").read_text() == "corrected"
+    assert (out / "plain.json").exists() and (out / "empty.json").exists()
 
 
 def test_cvats_folder_has_what_its_import_wants(place):

@@ -108,7 +108,7 @@ def test_labels_are_the_methods_and_the_rest_of_the_batch_completes(
         "3 label maps in labels/",
         "2 faults, also in",
         "gone.jpg: has tags but there is no such JPEG",
-        "broken.jpg: expected a photo as JPEG, PNG or WebP",
+        "broken.jpg: expected a photo but it is not a JPEG, PNG or WebP",
     ):
         assert line in output, line
     assert len((tmp_path / "faults.txt").read_text().splitlines()) == 2

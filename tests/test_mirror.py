@@ -62,7 +62,7 @@ def save_photo(path):
 KINDS = {  # file to what makes it, and what reads it
     "photo.png": (save_photo, read_photo),
     "size.png": (save_photo, photo_size),
-    "mask.png": (lambda p: artifacts.save_labels(p, np.eye(9)), lambda p: read_png(p, "mask")),
+    "mask.png": (lambda p: artifacts.save_labels(p, np.eye(9)), read_png),
     "list.txt": (lambda p: p.write_text("a\nb"), lambda p: text.read_text(p, "a list")),
     "maps.npz": (
         lambda p: artifacts.save_cams(p, [2], cams=np.full((1, 3, 4), 0.5)),
@@ -103,7 +103,7 @@ def test_what_workers_write_is_downloaded(tmp_path, chosen, elsewhere):
     object_store.work_from(None)  # the driver again
     object_store.choose(f"file://{chosen}")
     object_store.download([folder])
-    assert read_png(folder / "a" / "new.png", "mask").shape == (5, 5)
+    assert read_png(folder / "a" / "new.png").shape == (5, 5)
     assert [path.name for path in folder.rglob("*.png")] == ["new.png"]
 
 

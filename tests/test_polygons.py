@@ -70,7 +70,7 @@ def test_smooth_regions_keep_99_percent_with_a_fraction_of_the_points(seed):
     labels = blobs(seed)
     exact, simple = outlines(labels, tolerance=0), outlines(labels)
     assert (painted(simple, labels.shape) == labels).mean() >= 0.99
-    assert sum(len(o.points) for o in simple) < 0.3 * sum(len(o.points) for o in exact)
+    assert sum(len(points) for _, points in simple) < 0.3 * sum(len(points) for _, points in exact)
 
 
 def test_masks_of_the_built_in_dataset_keep_99_percent(tiny_shapes):

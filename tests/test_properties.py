@@ -322,10 +322,8 @@ def test_label_maps_come_back_from_run_lengths(values):
 def test_label_maps_come_back_from_polygons_and_from_colours(values):
     drawn = labelme.annotation(values, NAMES, image_path="a.jpg", tolerance=0, least_area=0)
     np.testing.assert_array_equal(labelme.label_map(drawn, NAMES), values)
-    lines = cvat.label_lines(NAMES)
-    np.testing.assert_array_equal(
-        cvat.label_map(cvat.colours(values), lines, classes=NAMES), values
-    )
+    coloured, lines = artifacts.voc_palette()[values], cvat.label_lines(NAMES)
+    np.testing.assert_array_equal(cvat.label_map(coloured, lines, classes=NAMES), values)
 
 
 @FEW

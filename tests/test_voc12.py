@@ -215,7 +215,7 @@ def test_a_run_goes_on_where_another_stopped(archives, root):
     gone += [home / "SegmentationClassAug/p_f.png", home / "image_labels.csv"]
     for path in gone:
         path.unlink()
-    (home / "JPEGImages/.p_c.jpg.12345.partial").write_bytes(b"of a run that was killed")
+    (home / "JPEGImages/.p_c.jpg.7.999999999.partial").write_bytes(b"of a run that was killed")
 
     prepare(root, **archives)
     after = snapshot(root)

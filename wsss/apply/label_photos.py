@@ -121,8 +121,6 @@ def run(
 
 def _export(name, folder, ids, dataset):
     out = folder / ("coco.json" if name == "coco" else name)
-    if name == "labelme":  # existing files may have been corrected
-        ids = [photo_id for photo_id in ids if not (out / f"{photo_id}.json").exists()]
     maps = LabelMaps(folder / "labels", ids, dataset.classes, dataset.image_path)
     {"coco": write_coco, "labelme": write_labelme, "cvat": write_cvat}[name](maps, out)
     return out

@@ -70,7 +70,7 @@ def _folder(arguments):
     print(survey.describe(dataset, found))
     faults = found.faults
     if arguments.save:
-        survey.save(dataset, found, arguments.save, **given)
+        survey.save(dataset, found, path=arguments.save, **given)
         print(f"{arguments.save}: written; set dataset to folder and data_root to it")
         faults = dataset.check([])  # the written file leaves out unreadable photos
     refuse_faults(faults, "listed above")

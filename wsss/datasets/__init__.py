@@ -18,13 +18,11 @@ Dataset = Devkit | Folder
 
 
 def open(name: str, root: Path | str) -> Dataset:
-    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``,
-    and ``.masked(ids)``, those that have a mask.
+    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``.
 
     Args:
         name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
-            ``root`` if that is empty) or ``shapes_few`` (likewise, a few photos, to try whether an
-            experiment runs).
+            ``root`` if that is empty) or ``shapes_few`` (likewise, a few, to try an experiment).
         root: its folder; of ``folder`` also a YAML file that describes it.
     """
     if name == "folder":
@@ -39,16 +37,12 @@ def open(name: str, root: Path | str) -> Dataset:
 
 
 def tuning_split(ids: Sequence[str], count: int, *, seed: int = 0) -> tuple[list, list]:
-    """Split ids into (tuning, reporting): constants are chosen on the first, scores reported on the
-    second.
-
-    ``count`` ids are drawn without replacement, seeded with ``seed``; both keep the list's order.
+    """Draw ``count`` ids, on which constants are chosen, and the others, on which scores are
+    reported; both in the list's order.
     """
-    chosen = set(np.random.default_rng(seed).permutation(len(ids))[:count].tolist())
-    parts = [], []
-    for place, photo_id in enumerate(ids):
-        parts[place not in chosen].append(photo_id)
-    return parts
+    order = np.random.default_rng(seed).permutation(len(ids)).tolist()
+    chosen = {ids[place] for place in order[:count]}
+    return [each for each in ids if each in chosen], [each for each in ids if each not in chosen]
 
 
 __all__ = ["IGNORE", "NAMES", "Dataset", "Devkit", "Folder", "open", "tuning_split"]

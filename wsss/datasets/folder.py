@@ -19,19 +19,18 @@ from wsss.io.text import read_text
 class Folder:
     """Photos (JPEG, PNG, WebP) in a folder and its subfolders, with tags.
 
-    A photo's id is its path inside the folder without extension. Photos without tags are used
-    neither for training nor for evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's
-    size; a photo need not have one.
+    A photo's id is its path inside the folder without extension. Only tagged photos are used for
+    training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size; a photo need
+    not have one.
 
     Args:
         root: the folder. Links to other folders are not followed.
-        tags: one or several files that ``tags.read_tags`` reads, or an empty list; None takes
-            ``tags.csv`` or ``tags.json`` in the folder, or else the name of the uppermost folder
-            that a photo lies in.
+        tags: files for ``tags.read_tags``; None takes ``tags.csv`` or ``tags.json`` in the folder,
+            or else the name of the uppermost folder that a photo lies in.
         classes: names in the order of their numbers from 1; None takes the tags' own, sorted.
-        masks: folder with masks; None takes ``masks`` in the folder.
-        splits: name to a list of ids, a file with one id per line, or a folder among the photos;
-            None takes the files of ``splits/`` in the folder, or draws ``train`` and ``val``.
+        masks: folder of the masks; None takes ``masks`` in the folder.
+        splits: name to ids, to a file with one id per line, or to a folder among the photos; None
+            takes the files of ``splits/`` in the folder, or draws ``train`` and ``val``.
         val_share: of the tagged photos that is drawn for ``val``, from 0 to below 1. Adding photos
             moves few of the others to another list.
         seed: of that draw.
@@ -57,30 +56,25 @@ class Folder:
     ):
         self.root = Path(root)
         if not self.root.is_dir():
-            raise InputError(
-                f"{root}: expected a folder of photos but there is none; check the path"
-            )
+            raise InputError(f"{root}: expected a folder of photos but there is none; give another")
         if not 0 <= val_share < 1:
             raise InputError(
                 f"val_share {val_share}: expected a share from 0 to below 1; change it"
             )
         if long_side and long_side < LEAST_SIDE:
-            raise InputError(
-                f"long_side {long_side}: expected 0, or {LEAST_SIDE} pixels and more; change it"
-            )
+            wanted = f"expected 0, or {LEAST_SIDE} pixels and more"
+            raise InputError(f"long_side {long_side}: {wanted}; change it")
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
-        self.leave_out = frozenset(_stem(normal(name)) for name in leave_out)
+        self.leave_out = frozenset(map(_stem, leave_out))
         self._lists = splits
         self.tags_from, found = self._find_tags(tags)
         self._assign(found, classes)
 
     @classmethod
     def described(cls, path: Path | str, **changes) -> "Folder":
-        """The dataset that a YAML file describes (``folder_yaml.read_description``); ``changes``
-        replace arguments by name.
-        """
+        """The dataset that a YAML file describes; ``changes`` replace arguments by name."""
         given = read_description(path)
         try:
             return cls(given.pop("photos"), **given | changes)
@@ -101,32 +95,23 @@ class Folder:
         found = {}
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
         for folder, inner, names in os.walk(self.root):
-            inner[:] = [
-                name
-                for name in inner
-                if not name.startswith(".") and (Path(folder) / name).resolve() not in skipped
-            ]
+            visible = (name for name in inner if not name.startswith("."))
+            inner[:] = [each for each in visible if Path(folder, each).resolve() not in skipped]
             for name in names:
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                    path = (Path(folder) / name).relative_to(self.root)
-                    try:
-                        str(path).encode()
-                    except UnicodeEncodeError:
-                        raise InputError(
-                            f"{path}: the name is not in UTF-8; rename the file"
-                        ) from None
-                    photo_id = _stem(normal(path.as_posix()))
-                    if photo_id not in self.leave_out:
-                        found.setdefault(photo_id, []).append(path)
+                path = Path(folder, name).relative_to(self.root)
+                if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                    continue
+                if any("\ud800" <= each <= "\udfff" for each in str(path)):  # undecodable bytes
+                    raise InputError(f"{path}: the name is not in UTF-8; rename the file")
+                if (photo_id := _stem(path.as_posix())) not in self.leave_out:
+                    found.setdefault(photo_id, []).append(path)
         if not found:
-            raise InputError(
-                f"{self.root}: expected photos ({', '.join(SUFFIXES)}) but found none; check the "
-                "path"
-            )
+            wanted = f"photos ({', '.join(SUFFIXES)})"
+            raise InputError(f"{self.root}: expected {wanted} but found none; check the path")
         return {photo_id: sorted(found[photo_id]) for photo_id in sorted(found)}
 
     def _find_tags(self, given):
-        """``(where they come from, Tags)``."""
+        """Where the tags come from, in words, and the ``Tags``."""
         files = [given] if isinstance(given, str | Path) else given
         if files is None:
             files = [self.root / name for name in ("tags.csv", "tags.json")]
@@ -136,9 +121,9 @@ class Folder:
             if not files:
                 return "the folders' names", folder_tags(self.photos)
         parts = [read_tags(path) for path in files]
-        classes, loose = (parts[0].classes, parts[0].loose) if parts else (None, False)
         rows = [row for part in parts for row in part.rows]
-        return ", ".join(map(str, files)) or "nowhere", Tags(rows, classes, loose)
+        tags = parts[0]._replace(rows=rows) if parts else Tags([])
+        return ", ".join(map(str, files)) or "nowhere", tags
 
     def _assign(self, tags, classes):
         """Set ``classes``, ``_labels`` (id to class numbers) and ``tag_faults`` (lines of text)."""
@@ -146,20 +131,17 @@ class Folder:
         self.classes = tuple(normal(str(name)) for name in named)
         for name in self.classes:
             if not name.strip() or one_line(name) != name:
-                raise InputError(
-                    f"{self.tags_from}: {name!r} cannot be the name of a class; use printable "
-                    "characters"
-                )
-        if len(self.classes) > 254 or len(set(self.classes)) < len(self.classes):
-            raise InputError(
-                f"{self.tags_from}: expected at most 254 classes, each once, but found "
-                f"{len(self.classes)}; fix the list"
-            )
+                fault = f"{name!r} cannot be the name of a class"
+                raise InputError(f"{self.tags_from}: {fault}; use printable characters")
+        count = len(self.classes)
+        if count > 254 or len(set(self.classes)) < count:
+            wanted = f"at most 254 classes, each once, but found {count}"
+            raise InputError(f"{self.tags_from}: expected {wanted}; fix the list")
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
         by_name = {PurePosixPath(each).name: each for each in self.photos} if tags.loose else {}
         self._labels, self.tag_faults = {}, []
         for key, labels in tags.rows:
-            if self._left_out(key):
+            if _stem(key) in self.leave_out:
                 continue
             photo_id = self._id(key) or by_name.get(PurePosixPath(_stem(key)).name)
             unknown = [label for label in labels if label not in numbers]
@@ -178,11 +160,7 @@ class Folder:
 
     def _id(self, name):
         """The id of a photo named with or without its extension, or None."""
-        name = normal(name)
-        return next((each for each in (name, _stem(name)) if each in self.photos), None)
-
-    def _left_out(self, name):
-        return _stem(normal(name)) in self.leave_out
+        return next((each for each in (normal(name), _stem(name)) if each in self.photos), None)
 
     @cached_property
     def _tagged(self):
@@ -197,15 +175,13 @@ class Folder:
         if lists:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
-            # by a hash of each id, so that few photos move when others are added
             order = sorted(self._tagged, key=self._draw)
-            drawn = set(order[: round(self.val_share * len(order))])
-            found = {"train": [], "val": []}
-            for photo_id in self._tagged:
-                found["val" if photo_id in drawn else "train"].append(photo_id)
+            val = set(order[: round(self.val_share * len(order))])
+            found = {"train": sorted(set(order) - val), "val": sorted(val)}
         return found | {"all": self._tagged}
 
     def _draw(self, photo_id):
+        """A hash of the id, so that few photos move when others are added."""
         return hashlib.blake2b(f"{self.seed} {photo_id}".encode(), digest_size=8).digest()
 
     def _listed(self, name, given):
@@ -219,7 +195,7 @@ class Folder:
             given = read_text(given, "an id list").splitlines()
         ids = {}  # as an ordered set
         for line in filter(None, map(str.strip, map(str, given))):
-            if self._left_out(line):
+            if _stem(line) in self.leave_out:
                 continue
             photo_id = self._id(line)
             if photo_id is None:
@@ -236,16 +212,14 @@ class Folder:
 
     def ids(self, split: str) -> list[str]:
         """The ids of ``train``, ``val``, ``all`` (with tags), or of a given list."""
-        if split not in self._splits:
-            raise InputError(
-                f"{self.root}: no id list '{split}'; the lists here are: {', '.join(self._splits)}"
-            )
-        if not self._splits[split]:
-            raise InputError(
-                f"{self.root}: the id list '{split}' is empty; tag more photos (tags are from "
-                f"{self.tags_from})"
-            )
-        return list(self._splits[split])
+        lists = self._splits
+        if split not in lists:
+            have = ", ".join(lists)
+            raise InputError(f"{self.root}: no id list '{split}'; the lists here are: {have}")
+        if not lists[split]:
+            fix = f"tag more photos (tags are from {self.tags_from})"
+            raise InputError(f"{self.root}: the id list '{split}' is empty; {fix}")
+        return list(lists[split])
 
     def splits(self) -> list[str]:
         """The names of the id lists that are not empty."""
@@ -288,10 +262,7 @@ class Folder:
         return label_vector(self.labels(photo_id), len(self.classes))
 
     def digest(self) -> str:
-        """A short digest of classes, tags, id lists, sizes read at, and each file's name and size.
-
-        Contents of photos and masks are not read: a changed file of the same size goes unnoticed.
-        """
+        """A short digest of classes, tags, id lists, ``long_side``, and files' names and sizes."""
         state = hashlib.blake2b(digest_size=8)
         state.update(repr((self.classes, self._splits, self.long_side)).encode())
         for photo_id, path in self.photos.items():
@@ -303,25 +274,18 @@ class Folder:
     def check(
         self, splits: Iterable[str], *, masks: Iterable[str] = (), progress: Callable = iter
     ) -> list[str]:
-        """The faults of all tags, and of the photos and masks of some id lists, one line each.
-
-        Args:
-            splits: id lists whose photos must be readable.
-            masks: ignored: no photo needs a mask, but every mask must be readable.
-            progress: wraps the iteration over ids, to display it.
+        """The faults of all tags, and of the photos on some id lists and those of their masks that
+        exist, one line each. ``masks`` is ignored, ``progress`` wraps the iteration over ids.
         """
-        faults = [
-            f"{self.root}: {' and '.join(map(str, paths))} have one id; rename all but one"
-            for paths in self._scanned.values()
-            if len(paths) > 1
-        ]
+        shared = [" and ".join(map(str, paths)) for paths in self._scanned.values() if paths[1:]]
+        faults = [f"{self.root}: {paths} have one id; rename all but one" for paths in shared]
         masked = set(self.masked(self.photos))
-        return (
-            faults + self.tag_faults + photo_faults(self, splits, masked=masked, progress=progress)
-        )
+        faults += self.tag_faults
+        return faults + photo_faults(self, splits, masked=masked, progress=progress)
 
 
 def _stem(name):
-    """A photo's name without its extension, if any."""
+    """A photo's name in its normal spelling, without its extension, if any."""
+    name = normal(name)
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name

@@ -21,8 +21,8 @@ KEYS = {  # with their types
 
 
 def read_description(path: Path | str) -> dict[str, Any]:
-    """The arguments of ``folder.Folder`` by name, and ``photos`` for its root; relative paths start
-    from the file's folder.
+    """The arguments of ``Folder`` by name, ``photos`` for its root; paths start from the file's
+    folder.
 
     Raises:
         InputError: not readable, an unknown key, or a value of another type.
@@ -46,9 +46,8 @@ def read_description(path: Path | str) -> dict[str, Any]:
     lists = given.get("splits") or {}
     for name, value in lists.items():
         if not (isinstance(name, str) and isinstance(value, str | list)):
-            raise InputError(
-                f"{path}: splits.{name} cannot be {shown(value)}; give ids, a file or a folder"
-            )
+            fault = f"splits.{name} cannot be {shown(value)}"
+            raise InputError(f"{path}: {fault}; give ids, a file or a folder")
         if isinstance(value, str) and value.endswith(".txt"):
             lists[name] = path.parent / value
     return given

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from wsss.errors import InputError, reason
 from wsss.io import mirror
@@ -19,12 +19,12 @@ LEAST_SIDE = 16  # pixels; a smaller photo shows nothing
 
 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
-    """A photo as uint8 RGB (H, W, 3), values 0 to 255.
+    """A JPEG, PNG or WebP as uint8 RGB (H, W, 3), values 0 to 255.
 
     Transparent pixels become white; 16-bit grey values keep their upper byte.
 
     Args:
-        path: a JPEG, PNG or WebP file.
+        path: the file.
         long_side: pixels; a photo with a longer side is resized to it. 0 never resizes.
         upright: turn it as its EXIF orientation says.
 
@@ -40,27 +40,25 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
         image = _rgb(photo)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        turn = TURNS.get(_orientation(photo)) if upright else None
-        return np.array(image if turn is None else image.transpose(turn))
+        if upright:
+            image.info.clear()  # its EXIF may be broken
+            image.getexif()[ExifTags.Base.Orientation] = _orientation(photo)
+            ImageOps.exif_transpose(image, in_place=True)
+        return np.array(image)
 
 
 def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
     """``(height, width)`` of what ``read_photo`` gives, from the file's header alone."""
     with _opened_photo(path) as photo:
         width, height = _shrunk(photo.size, long_side)
-        return (width, height) if _orientation(photo) in SIDEWAYS else (height, width)
+        return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
-    """A mask, subsampled if its photo is read smaller than the file.
-
-    Args:
-        mask: uint8 (H, W).
-        size: (height, width) of the photo as read.
-        name: of the mask, for messages.
+    """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read.
 
     Raises:
-        InputError: the mask is smaller or of other proportions.
+        InputError: the mask, of this ``name``, is smaller or of other proportions.
     """
     scale = max(size) / max(mask.shape)
     if scale > 1 or tuple(max(1, round(side * scale)) for side in mask.shape) != tuple(size):
@@ -76,52 +74,35 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def read_png(path: Path | str, what: str, *, colours: bool = False) -> np.ndarray:
-    """The indices or grey values of a PNG, uint8 (H, W), or its colours, uint8 (H, W, 3).
+def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
+    """A mask's indices or grey values, uint8 (H, W), or any PNG's ``colours``, uint8 (H, W, 3).
 
     No other format is opened: a grey JPEG would give other numbers, and readers of some formats
     start other programs.
 
-    Args:
-        path: the file.
-        what: names the expected contents in messages, such as ``mask``.
-        colours: return the colours, of any PNG.
-
     Raises:
         InputError: missing, unreadable, without such values, or of more than 100 million pixels.
     """
-    with _opened(path, what, ["PNG"]) as file:
+    with _opened(path, "mask", formats=["PNG"]) as file:
         if colours:
             return np.array(file.convert("RGB"))
         if file.mode not in ("P", "L"):
             raise InputError(
-                f"{path}: expected a palette or grey {what} but it is {file.mode}; save indices"
+                f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
         return np.array(file)
-
-
-TURNS = {  # what puts a photo upright, by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 def _orientation(photo):
     """The EXIF orientation, or 1 (upright) where EXIF is broken, as other viewers do."""
     try:
-        return int(photo.getexif().get(0x0112, 1))
+        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a foreign block of bytes may break in any way
         return 1
 
 
 @contextmanager
-def _opened(path, what, formats) -> Iterator[Image.Image]:
+def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
     """An image file, its header read; every failure becomes an InputError."""
     try:
         with warnings.catch_warnings():
@@ -141,40 +122,32 @@ def _opened(path, what, formats) -> Iterator[Image.Image]:
             f"{path}: the {what} is missing; restore it or take the photo off the id list"
         ) from None
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path}: expected a {what} of at most {MOST_PIXELS // 10**6} million pixels "
-            f"({reason(error)}); make it smaller"
-        ) from None
+        most = f"{MOST_PIXELS // 10**6} million pixels ({reason(error)})"
+        raise InputError(f"{path}: expected a {what} of at most {most}; make it smaller") from None
     except Image.UnidentifiedImageError:
+        wanted = "PNG" if formats else "JPEG, PNG or WebP"
         raise InputError(
-            f"{path}: expected a {what} as {'PNG' if formats else 'JPEG, PNG or WebP'} but it is "
-            "none; replace the file"
+            f"{path}: expected a {what} but it is not a {wanted}; replace it"
         ) from None
     except Exception as error:  # decoders raise many kinds for a damaged file
-        raise InputError(
-            f"{path}: not a readable {what} ({reason(error)}); replace the file"
-        ) from None
+        raise InputError(f"{path}: not a readable {what} ({reason(error)}); replace it") from None
 
 
 @contextmanager
 def _opened_photo(path) -> Iterator[Image.Image]:
     """A photo's file, its format, number of frames and size checked."""
-    with _opened(path, "photo", None) as file:
+    with _opened(path, "photo") as file:
         frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+        fault = ""
         if file.format not in FORMATS:
-            raise InputError(
-                f"{path}: expected a photo as JPEG, PNG or WebP but it is {file.format}; save it "
-                "as PNG"
-            )
-        if frames > 1:
-            raise InputError(
-                f"{path}: expected one picture but the file has {frames} frames; save one as PNG"
-            )
-        if min(file.size) < LEAST_SIDE:
-            raise InputError(
-                f"{path}: expected at least {LEAST_SIDE} pixels on each side but the photo is "
-                f"{file.width}x{file.height}; leave it out"
-            )
+            fault = f"a JPEG, PNG or WebP but it is {file.format}; save it as PNG"
+        elif frames > 1:
+            fault = f"one picture but the file has {frames} frames; save one as PNG"
+        elif min(file.size) < LEAST_SIDE:
+            size = f"{file.width}x{file.height}"
+            fault = f"at least {LEAST_SIDE} pixels on each side but it has {size}; leave it out"
+        if fault:
+            raise InputError(f"{path}: expected {fault}")
         yield file
 
 
@@ -192,8 +165,6 @@ def _rgb(photo):
         return Image.fromarray(upper).convert("RGB")
     if photo.has_transparency_data:
         rgba = photo if photo.mode == "RGBA" else photo.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        rgba = Image.alpha_composite(white, rgba)
-        del white  # 400 MB of the largest
+        rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return rgba.convert("RGB")
     return photo.convert("RGB")

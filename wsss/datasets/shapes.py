@@ -8,8 +8,7 @@ activation maps are partial and affinities have something to add.
 import colorsys
 import json
 import os
-import shutil
-import uuid
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from wsss.io.artifacts import IGNORE, save_labels
 
 VERSION = 1  # of the generator: raise it with any change that alters a photo or a mask
 
-# Where each glyph is inked on the badge's disc: u to the right, v down, 1 at the rim. All are
-# coarse: the smallest badge is two cells of a stride-8 network across.
+# Where each glyph is inked on the badge's disc: u to the right, v down, 1 at the rim. The smallest
+# badge is two cells of a stride-8 network across, so all are coarse.
 GLYPHS = {
     "stripes": lambda u, v: np.cos(2 * np.pi * v / 0.65) > 0,
     "quarters": lambda u, v: u * v > 0,
@@ -39,19 +38,11 @@ TRIES = 60  # positions tried per creature: the first always fits, a later one m
 
 
 def generate(root: Path | str, *, train: int = 240, val: int = 60, seed: int = 1) -> Path:
-    """Write the dataset in VOC's devkit layout into ``root``, unless it exists.
+    """Write the dataset in VOC's devkit layout into ``root``, unless it exists: ``train`` photos on
+    the lists train and train_aug, ``val`` photos on the list val.
 
-    The folder appears whole or not at all; its ``shapes.json`` records how it was made. ``train``
-    and ``train_aug`` list the same photos. Photo k of a list depends on ``seed`` and k alone.
-
-    Args:
-        root: missing, empty, or finished by an earlier call and then left unchanged.
-        train: photos on the ``train`` and ``train_aug`` lists.
-        val: photos on the ``val`` list.
-        seed: of every random choice, from 0.
-
-    Returns:
-        ``root`` as a Path.
+    The folder appears whole or not at all; its ``shapes.json`` records how it was made. Photo k of
+    a list depends on ``seed``, from 0, and k alone.
 
     Raises:
         InputError: the folder contains something else, or a count is below 1.
@@ -65,21 +56,18 @@ def generate(root: Path | str, *, train: int = 240, val: int = 60, seed: int = 1
             "shapes.json), but found other things; choose another data_root or empty this one"
         )
     if min(train, val) < 1 or seed < 0:
-        raise InputError(
-            f"train {train}, val {val}, seed {seed}: expected counts from 1 and a seed from 0"
-        )
+        given = f"train {train}, val {val}, seed {seed}"
+        raise InputError(f"{given}: expected counts from 1 and a seed from 0; change them")
     target = root.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     # in the same folder, as a rename is atomic only within a file system
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        _write(partial, {"train": train, "val": val}, seed)
-        os.replace(partial, target)
-    except OSError:
-        if not (root / "shapes.json").exists():  # else another process was quicker
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent) as partial:
+        _write(Path(partial, "shapes"), {"train": train, "val": val}, seed)
+        try:
+            os.replace(Path(partial, "shapes"), target)
+        except OSError:
+            if not (root / "shapes.json").exists():  # else another process was quicker
+                raise
     return root
 
 

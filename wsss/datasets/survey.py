@@ -80,12 +80,9 @@ def _some(names, most=5):
     return ", ".join(map(str, names[:most])) + more
 
 
-def save(dataset: Folder, found: Survey, path: Path, **given) -> None:
-    """Write a description file that opens as this dataset without its unreadable photos.
-
-    Args:
-        path: a new YAML file; paths in it are relative to its folder.
-        given: further arguments of ``Folder`` by name; None keeps a default.
+def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
+    """Write a YAML file that opens as this dataset, with further arguments of ``Folder`` if given,
+    without its unreadable photos. Paths in it are relative to its folder.
 
     Raises:
         InputError: the file exists, or is not named as YAML.
@@ -94,12 +91,10 @@ def save(dataset: Folder, found: Survey, path: Path, **given) -> None:
         raise InputError(f"{path}: this file exists already; name another")
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{path}: expected a name that ends in .yaml")
-    relative = {
-        name: os.path.relpath(value, path.parent)
-        for name, value in ({"photos": dataset.root} | given).items()
-        if isinstance(value, Path)
-    }
-    plain = {k: v for k, v in given.items() if v is not None and not isinstance(v, Path)}
-    left_out = {"leave_out": sorted(found.unreadable)} if found.unreadable else {}
-    content = relative | plain | {"classes": list(dataset.classes)} | left_out
+    content = {"photos": dataset.root, **given, "classes": list(dataset.classes)}
+    for name, value in content.items():
+        if isinstance(value, Path):
+            content[name] = os.path.relpath(value, path.parent)
+    if found.unreadable:
+        content["leave_out"] = sorted(found.unreadable)
     atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

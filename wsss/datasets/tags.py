@@ -68,17 +68,14 @@ def normal(text: str) -> str:
 def _from_csv(path, lines):
     header = next(lines, None)
     if header is None or [name.strip() for name in header] != ["id", "labels"]:
-        raise InputError(
-            f"{path}: expected the header 'id,labels' but found "
-            f"{','.join(header) if header else 'an empty file'!r}; fix the first line"
-        )
+        found = ",".join(header) if header else "an empty file"
+        raise InputError(f"{path}: expected the header 'id,labels' but found {found!r}; fix it")
     rows = []
     for line in lines:
         if len(line) not in (0, 2):
-            raise InputError(
-                f"{path}, line {lines.line_num}: expected an id and labels separated by ';' but "
-                f"found {len(line)} columns; quote names with a comma"
-            )
+            wanted = f"an id and labels separated by ';' but found {len(line)} columns"
+            where = f"{path}, line {lines.line_num}"
+            raise InputError(f"{where}: expected {wanted}; quote names with a comma")
         if line:
             rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
     return Tags(rows)
@@ -87,14 +84,13 @@ def _from_csv(path, lines):
 def _from_json(path, content):
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return _from_coco(path, content)
+    pairs = [(None, None)]
     if isinstance(content, dict):
-        pairs = list(content.items())
+        pairs = content.items()
     elif isinstance(content, list) and all(
         isinstance(row, dict) and row.keys() == {"id", "labels"} for row in content
     ):
         pairs = [(row["id"], row["labels"]) for row in content]
-    else:
-        pairs = [(None, None)]
     rows = []
     for name, labels in pairs:
         texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
@@ -116,16 +112,16 @@ def _from_coco(path, content):
             found[entry["image_id"]][1][names[entry["category_id"]]] = True
         classes = [normal(name) for name in names.values()]
     except (KeyError, TypeError, AttributeError) as error:
+        met = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path}: expected COCO's instances but met {type(error).__name__}: {error}; check its "
-            "ids"
+            f"{path}: expected COCO's instances but met {met}; check its ids"
         ) from None
     rows = [(name, list(labels)) for name, labels in found.values()]
     return Tags(rows, classes=classes, loose=True)
 
 
 def _without_outlines(pairs):
-    """A JSON object without outlines, which are most of a file of COCO's instances."""
+    """A JSON object without outlines, most of a file of COCO's instances."""
     content = {}
     for name, value in pairs:
         if name in content:

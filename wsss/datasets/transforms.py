@@ -1,7 +1,9 @@
 """Training samples: a photo with its labels or mask, cropped and jittered together."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ def augment(
         crop: pixels; a smaller photo is padded with the mean colour, its mask with ``mask_fill``.
         long_side: (low, high) pixels of the longer side; (0, 0) does not rescale.
         jitter: of brightness, contrast and saturation, as a share of each.
-        hue: jitter as a share of the colour circle; takes four times as long as the others.
+        hue: of the colour circle, as a share; takes four times as long as the others.
     """
     fill = {tv_tensors.Image: PAD, tv_tensors.Mask: mask_fill}
     steps = [RandomLongSide(*long_side)] if any(long_side) else []
@@ -60,17 +62,9 @@ def augment(
 def cut_mix(
     images: torch.Tensor, masks: torch.Tensor, *, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Paste a rectangle of the next crop, photo and mask, into a share of a batch's crops
-    (CutMix, Yun et al., ICCV 2019).
-
-    Args:
-        images: (B, C, H, W).
-        masks: (B, H, W).
-        share: of the crops that get a rectangle, in [0, 1]; its sides are a quarter to three
-            quarters of the crop's.
-
-    Returns:
-        new images and masks of the same shapes.
+    """CutMix (Yun et al., ICCV 2019): new images (B, C, H, W) and masks (B, H, W), where a share of
+    the crops, in [0, 1], has a rectangle of the next crop, photo and mask. Its sides are a quarter
+    to three quarters of the crop's.
     """
     if not share:
         return images, masks
@@ -93,12 +87,8 @@ def _span(side):
 
 
 def repeat_rare(dataset, ids: Sequence[str], *, photos: int) -> list[str]:
-    """Repeat the photos of rare classes, each directly after itself.
-
-    Args:
-        ids: photo ids.
-        photos: the photos of a class with fewer are repeated until it has this many; a photo of
-            several such classes follows the rarest. 0 repeats none.
+    """The ids, those of classes with fewer than ``photos`` repeated in place until the class has
+    this many. A photo of several such classes follows the rarest; ``photos`` 0 repeats none.
     """
     counts = np.sum([dataset.label_vector(each) for each in ids], axis=0)
     repeated = []
@@ -108,36 +98,24 @@ def repeat_rare(dataset, ids: Sequence[str], *, photos: int) -> list[str]:
     return repeated
 
 
+@dataclass(eq=False, repr=False)
 class Samples(torch.utils.data.Dataset):
-    """Augmented samples of a list of photos; the same key gives the same sample in any process.
+    """Augmented samples of a list of photos: ``(image (3, crop, crop) float32 in [0, 1], target)``.
 
     A key is ``(epoch, index)``: every random choice of the sample is seeded from it and ``seed``,
     so that neither the number of workers nor an interruption changes what is trained on.
-
-    Args:
-        dataset: an open dataset.
-        ids: photo ids.
-        transform: as made by ``augment``.
-        target: ``id -> label vector (classes,) float32`` or ``id -> mask (..., H, W) uint8``; masks
-            are transformed together with the photo and returned as int64.
-        reduce: ``(id, cropped mask) -> tensor``, applied to a mask after the transform.
-        seed: of the random choices.
-
-    Each sample is ``(image (3, crop, crop) float32 in [0, 1], target)``.
     """
 
-    def __init__(
-        self,
-        dataset,
-        ids: Iterable[str],
-        *,
-        transform: Callable,
-        target: Callable[[str], np.ndarray],
-        reduce: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
-        seed: int = 0,
-    ):
-        self.dataset, self.ids, self.transform, self.seed = dataset, list(ids), transform, seed
-        self.target, self.reduce = target, reduce
+    dataset: Any  # an open dataset
+    ids: Sequence[str]
+    _: KW_ONLY
+    transform: Callable  # as made by ``augment``
+    # id to a label vector (classes,) float32; or to a mask (..., H, W) uint8, which is transformed
+    # with the photo and returned as int64
+    target: Callable[[str], np.ndarray]
+    # of id and cropped mask, applied after the transform
+    reduce: Callable[[str, torch.Tensor], torch.Tensor] | None = None
+    seed: int = 0
 
     def __len__(self):
         return len(self.ids)

@@ -27,14 +27,10 @@ ANNOTATION_BYTES = 2**20  # at most; VOC's largest have about 10,000
 class Devkit:
     """Photos with image labels, and masks that only evaluation may read.
 
-    Object classes are numbered 1 to ``len(classes)``; 0 is background and 255 is "ignore", as in
-    VOC's masks. Image labels come from ``image_labels.csv`` (columns ``id,labels``, labels
-    separated by ``;``) or else from the box annotations in ``Annotations/``, never from masks.
-
-    Args:
-        root: the folder that contains ``JPEGImages``, or one with ``VOCdevkit/VOC2012`` inside.
-            Its ``classes.txt`` names the object classes in the order of the masks' values; without
-            it they are VOC's twenty.
+    The root contains ``JPEGImages``, or a ``VOCdevkit/VOC2012`` that does. Object classes are
+    numbered from 1, in the order of ``classes.txt`` or else of VOC's twenty; 0 is background and
+    255 is "ignore". Image labels come from ``image_labels.csv`` (columns ``id,labels``, labels
+    separated by ``;``) or else from the boxes in ``Annotations/``, never from masks.
 
     Raises:
         InputError: the folder or its photos' folder is missing, or the class names are wrong.
@@ -46,6 +42,7 @@ class Devkit:
         root = Path(root)
         nested = root / "VOCdevkit" / "VOC2012"
         self.root = nested if nested.is_dir() else root
+        self._csv, self._boxes = self.root / "image_labels.csv", self.root / "Annotations"
         if not (self.root / "JPEGImages").is_dir():
             found = "no JPEGImages/ in it" if root.exists() else "no such folder"
             raise InputError(
@@ -55,11 +52,10 @@ class Devkit:
         listed = self.root / "classes.txt"
         given = listed.exists()
         self.classes = tuple(read_text(listed, "class names").split() if given else VOC_CLASSES)
-        if not 0 < len(self.classes) < IGNORE or len(set(self.classes)) < len(self.classes):
-            raise InputError(
-                f"{listed}: expected 1 to 254 class names, each once, but found "
-                f"{len(self.classes)}; fix the list"
-            )
+        count = len(self.classes)
+        if not 0 < count < IGNORE or len(set(self.classes)) < count:
+            wanted = "1 to 254 class names, each once"
+            raise InputError(f"{listed}: expected {wanted}, but found {count}; fix the list")
 
     def __getstate__(self):
         # with the labels, or each process would read all annotations again
@@ -88,30 +84,23 @@ class Devkit:
         return read_mask(self.mask_path(photo_id), num_classes=len(self.classes))
 
     def masked(self, ids: Iterable[str]) -> list[str]:
-        """The ids to evaluate on: all of them, as each photo must have its mask."""
+        """The same ids, as each photo must have its mask."""
         return list(ids)
 
     def labels(self, photo_id: str) -> list[int]:
         """The classes that the photo is tagged with, as sorted numbers from 1."""
         if photo_id not in self._labels:
-            name = self._csv.name if self._csv.exists() else f"Annotations/{photo_id}.xml"
-            raise InputError(
-                f"{self.root / name}: no labels for photo {photo_id}; add them or take it off the "
-                "id list"
-            )
+            path = self._csv if self._csv.exists() else self._boxes / f"{photo_id}.xml"
+            fix = "add them or take it off the id list"
+            raise InputError(f"{path}: no labels for photo {photo_id}; {fix}")
         return self._labels[photo_id]
-
-    @property
-    def _csv(self):
-        return self.root / "image_labels.csv"
 
     @cached_property
     def _labels(self):
-        found = {}
         if not self._csv.exists():
-            for path in sorted((self.root / "Annotations").glob("*.xml")):
-                found[path.stem] = self.boxed_labels(path.stem)
-            return found
+            names = sorted(path.stem for path in self._boxes.glob("*.xml"))
+            return {name: self.boxed_labels(name) for name in names}
+        found = {}
         for photo_id, labels in read_tags(self._csv).rows:
             if photo_id in found:
                 raise InputError(f"{self._csv}: photo {photo_id} is listed twice; keep one line")
@@ -123,31 +112,27 @@ class Devkit:
         return set(self._labels)
 
     def boxed_labels(self, photo_id: str) -> list[int]:
-        """The classes that have a box in ``Annotations/<photo_id>.xml``, also one marked difficult,
-        as sorted numbers from 1.
+        """The classes of the boxes in ``Annotations/<photo_id>.xml``, difficult ones too, as sorted
+        numbers from 1.
         """
-        path = self.root / "Annotations" / f"{photo_id}.xml"
+        path = self._boxes / f"{photo_id}.xml"
         content = read_bytes(path, "an annotation", most=ANNOTATION_BYTES)
-        if b"<!DOCTYPE" in content or b"\0" in content:  # UTF-16 would hide a DOCTYPE
-            raise InputError(
-                f"{path}: expected an annotation without DOCTYPE, in UTF-8, as entities can expand "
-                "to anything; replace the file"
-            )
+        # its entities can expand to anything, and UTF-16 would hide it
+        if b"<!DOCTYPE" in content or b"\0" in content:
+            wanted = "an annotation without DOCTYPE, in UTF-8"
+            raise InputError(f"{path}: expected {wanted}; replace the file")
         try:
             names = [node.text for node in ElementTree.fromstring(content).findall("object/name")]
         except (ElementTree.ParseError, LookupError, ValueError) as error:
-            raise InputError(
-                f"{path}: not a readable annotation ({reason(error)}); replace the file"
-            ) from None
+            fault = f"not a readable annotation ({reason(error)})"
+            raise InputError(f"{path}: {fault}; replace the file") from None
         return self._numbers(names, path)
 
     def _numbers(self, names, where):
         for name in names:
             if name not in self.classes:
-                raise InputError(
-                    f"{where}: label '{name}' is not a class; the classes are: "
-                    f"{', '.join(self.classes)}"
-                )
+                fault = f"label '{name}' is not a class; the classes are: {', '.join(self.classes)}"
+                raise InputError(f"{where}: {fault}")
         return sorted({self.classes.index(name) + 1 for name in names})
 
     def label_vector(self, photo_id: str) -> np.ndarray:
@@ -155,9 +140,8 @@ class Devkit:
         return label_vector(self.labels(photo_id), len(self.classes))
 
     def digest(self) -> str:
-        """A short digest of id lists, image labels, class names and each file's name and size.
-
-        Contents of photos and masks are not read: a changed file of the same size goes unnoticed.
+        """A short digest of id lists, image labels, class names and the files' names and sizes; a
+        change of a photo or mask that keeps its size goes unnoticed.
         """
         state = hashlib.blake2b(digest_size=8)
         state.update("\n".join(self.classes).encode())
@@ -172,12 +156,8 @@ class Devkit:
     def check(
         self, splits: Iterable[str], *, masks: Iterable[str] = (), progress: Callable = iter
     ) -> list[str]:
-        """The faults of the photos on some id lists, one line each.
-
-        Args:
-            splits: id lists whose photos and labels must exist and be readable.
-            masks: those of the lists whose masks must exist, be readable and of the photo's size.
-            progress: wraps the iteration over ids, to display it.
+        """The faults of the photos and labels on the id lists ``splits``, and of the masks on the
+        lists ``masks``, one line each. ``progress`` wraps the iteration over ids.
         """
         masked = {photo_id for split in masks for photo_id in self.ids(split)}
         return photo_faults(self, splits, masked=masked, progress=progress)
@@ -186,13 +166,8 @@ class Devkit:
 def photo_faults(
     dataset, splits: Iterable[str], *, masked: Container[str], progress: Callable
 ) -> list[str]:
-    """The faults of a dataset's photos, labels and masks, one line each.
-
-    Args:
-        dataset: a ``Devkit`` or ``Folder``.
-        splits: id lists to check.
-        masked: ids of the photos whose masks are checked too.
-        progress: wraps the iteration over ids.
+    """The faults of the photos and labels on a dataset's id lists, and of the ``masked`` photos'
+    masks, one line each.
     """
     faults = []
 
@@ -217,7 +192,7 @@ def photo_faults(
 
 
 def read_ids(path: Path) -> list[str]:
-    """The photo ids of a list file, the first word of each line, in the list's order.
+    """The photo ids of a list file, the first word of each line, in its order.
 
     Raises:
         InputError: the list cannot be read, is empty, names a photo twice, or one outside the
@@ -241,10 +216,9 @@ def read_mask(path: Path, *, num_classes: int) -> np.ndarray:
     Raises:
         InputError: missing, unreadable, a colour image, or another value.
     """
-    mask = read_png(path, "mask")
+    mask = read_png(path)
     wrong = np.unique(mask[(mask > num_classes) & (mask != IGNORE)])
     if wrong.size:
-        raise InputError(
-            f"{path}: value {wrong[0]} is not a class (0 to {num_classes}, or 255); fix the mask"
-        )
+        classes = f"0 to {num_classes}, or 255"
+        raise InputError(f"{path}: value {wrong[0]} is not a class ({classes}); fix the mask")
     return mask

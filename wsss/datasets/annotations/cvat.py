@@ -1,7 +1,5 @@
-"""CVAT's format "Segmentation mask 1.1": a colour per label, listed in ``labelmap.txt``.
-
-CVAT is a server for annotating photos together. It imports a zip archive of the folder that
-``formats.write_cvat`` writes, and exports its own in the same format.
+"""The format "Segmentation mask 1.1" of CVAT, a server for annotating photos together: a colour per
+label, listed in ``labelmap.txt``.
 """
 
 from collections.abc import Sequence
@@ -32,21 +30,9 @@ def label_lines(classes: Sequence[str]) -> str:
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def colours(labels: np.ndarray) -> np.ndarray:
-    """A label map (H, W) in the colours of ``label_lines``: uint8 (H, W, 3).
-
-    With a single channel, CVAT would take values for line numbers, and 255 would need 256 lines.
-    """
-    return voc_palette()[labels]
-
-
 def label_map(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> np.ndarray:
-    """The label map, uint8 (H, W), of a coloured picture.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        lines: the text of its ``labelmap.txt``, with any colours.
-        classes: names of the numbers from 1; others may be in the text but not in the picture.
+    """The label map, uint8 (H, W), of a picture, uint8 (H, W, 3), in the colours of ``lines``, the
+    text of a ``labelmap.txt``. These may list more names than the ``classes``, numbered from 1.
 
     Raises:
         InputError: the text has another format, or a pixel's colour is not that of a class.

@@ -1,8 +1,4 @@
-"""Label maps in the formats of annotation tools, and people's corrections read back.
-
-Label maps are files ``<folder>/<id>.png``: 0 background, 1.. classes, 255 ignored. They are written
-in the photo's own size, also if they were made of the photo at a smaller size.
-"""
+"""Label maps in the formats of annotation tools, in the photo's own size, and corrections read."""
 
 import json
 import os
@@ -20,7 +16,7 @@ from wsss.datasets.tags import normal
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, reason
 from wsss.io import atomic
-from wsss.io.artifacts import IGNORE
+from wsss.io.artifacts import IGNORE, voc_palette
 from wsss.io.text import read_text
 from wsss.runtime.progress import progress
 
@@ -28,32 +24,20 @@ JSON_BYTES = 2**28  # at most; labelme may embed the photo
 
 
 def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict[str, Any]:
-    """Label maps as COCO's instances, a dict for JSON: one run-length mask per photo and class.
-    Ignored pixels belong to none.
-
-    Args:
-        maps: pairs of a photo's file name and its label map, uint8 (H, W).
-        classes: names; their numbers, from 1, are the category ids.
+    """Label maps, uint8 (H, W), with their photos' file names, as COCO's instances for JSON: one
+    run-length mask per photo and class. A class's number, from 1, is its category id.
     """
     images, annotations = [], []
     for name, labels in maps:
         height, width = labels.shape
         images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
-        for number in np.flatnonzero(np.bincount(labels.ravel())).tolist():
-            if number in (0, IGNORE):
-                continue
+        for number in sorted(set(np.unique(labels).tolist()) - {0, IGNORE}):
             runs: Any = coco_mask.encode(np.asfortranarray(labels == number, dtype=np.uint8))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": len(images),
-                    "category_id": number,
-                    "segmentation": {"size": [height, width], "counts": runs["counts"].decode()},
-                    "area": int(coco_mask.area(runs)),
-                    "bbox": coco_mask.toBbox(runs).tolist(),  # x, y, width, height
-                    "iscrowd": 0,  # COCO's evaluation leaves crowds out
-                }
-            )
+            entry = {"id": len(annotations) + 1, "image_id": len(images), "category_id": number}
+            entry["segmentation"] = {"size": [height, width], "counts": runs["counts"].decode()}
+            entry["area"] = int(coco_mask.area(runs))
+            entry["bbox"] = coco_mask.toBbox(runs).tolist()  # x, y, width, height
+            annotations.append(entry | {"iscrowd": 0})  # COCO's evaluation leaves crowds out
     categories = [
         {"id": number, "name": name, "supercategory": ""} for number, name in enumerate(classes, 1)
     ]
@@ -61,7 +45,7 @@ def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict
 
 
 class LabelMaps(NamedTuple):
-    """Label maps of photos, to be written in a format of an annotation tool."""
+    """Label maps of photos: 0 background, 1.. classes, 255 ignored."""
 
     folder: Path  # with <id>.png
     ids: Sequence[str]
@@ -69,11 +53,10 @@ class LabelMaps(NamedTuple):
     photo: Callable[[str], Path]  # id to the photo's path, which ends in the id and an extension
 
     def read(self, photo_id: str) -> tuple[np.ndarray, tuple[int, int]]:
-        """``(label map, (height, width) of its photo)``.
+        """``(label map, (height, width) of its photo)``; the photo may be larger in proportion.
 
         Raises:
-            InputError: one of them is missing or unreadable, or the label map is of another size
-                than the photo at full or reduced resolution.
+            InputError: one of them is missing or unreadable, or the label map is of another photo.
         """
         path, photo = self.folder / f"{photo_id}.png", self.photo(photo_id)
         labels, size = read_mask(path, num_classes=len(self.classes)), photo_size(photo)
@@ -96,34 +79,31 @@ def write_coco(maps: LabelMaps, path: Path) -> None:
         ("/".join(maps.photo(each).parts[-1 - each.count("/") :]), maps.enlarged(each))
         for each in progress(maps.ids, "coco")
     )
-    _write_json(path, coco(named, maps.classes))
+    atomic.write_text(path, json.dumps(coco(named, maps.classes), ensure_ascii=False) + "\n")
 
 
 def write_labelme(maps: LabelMaps, out: Path) -> None:
-    """Write ``out/<id>.json`` for labelme, with the photo's path relative to that file.
-
-    Raises:
-        InputError: as ``LabelMaps.read``, or a file exists, which may be corrected by hand.
-    """
-    targets = {each: out / f"{each}.json" for each in maps.ids}
-    for target in targets.values():
+    """Write ``out/<id>.json`` for labelme, unless it exists: it may have been corrected."""
+    for photo_id in progress(maps.ids, "labelme"):
+        target, photo = out / f"{photo_id}.json", maps.photo(photo_id)
         if target.exists():
-            raise InputError(f"{target}: exists, perhaps corrected; give another folder")
-    for photo_id, target in progress(targets.items(), "labelme"):
+            continue
         labels, size = maps.read(photo_id)
-        photo, folder = maps.photo(photo_id), target.parent.resolve()
-        image = Path(os.path.relpath(photo.parent.resolve() / photo.name, folder)).as_posix()
-        content = labelme.annotation(labels, maps.classes, image_path=image, size=size)
-        _write_json(target, content)
+        image = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
+        content = labelme.annotation(
+            labels, maps.classes, image_path=Path(image).as_posix(), size=size
+        )
+        atomic.write_text(target, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def write_cvat(maps: LabelMaps, out: Path) -> None:
-    """Write a folder in CVAT's format "Segmentation mask 1.1". A zip archive of its contents can be
-    imported into a task of these photos whose labels are the classes and ``__ignore__``.
+    """Write a folder in CVAT's format. A zip archive of its contents can be imported into a task of
+    these photos whose labels are the classes and ``__ignore__``.
     """
     lines = cvat.label_lines(maps.classes)
     for photo_id in progress(maps.ids, "cvat"):
-        picture = Image.fromarray(cvat.colours(maps.enlarged(photo_id)))
+        # CVAT would take values of a single channel for line numbers, and 255 would need 256 lines
+        picture = Image.fromarray(voc_palette()[maps.enlarged(photo_id)])
         # without objects, CVAT would take background for one
         for kind in ("SegmentationClass", "SegmentationObject"):
             with atomic.write(out / kind / f"{photo_id}.png") as partial:
@@ -134,9 +114,7 @@ def write_cvat(maps: LabelMaps, out: Path) -> None:
 
 
 def read_labelme(path: Path, classes: Sequence[str]) -> np.ndarray:
-    """The label map, uint8 (H, W) of the photo's size, of a JSON file that labelme saved
-    (``labelme.label_map``).
-    """
+    """The label map, uint8 (H, W), of a JSON file that labelme saved (``labelme.label_map``)."""
     text = read_text(path, "labelme's JSON", most=JSON_BYTES)
     try:
         return labelme.label_map(json.loads(text), classes)
@@ -149,17 +127,12 @@ def read_labelme(path: Path, classes: Sequence[str]) -> np.ndarray:
 def read_corrections(
     folder: Path | str, classes: Sequence[str], *, ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Label maps that people corrected: id to uint8 (H, W), 0 background, 1.. classes, 255 ignored,
-    in the order of ``ids``.
+    """Corrected label maps: id to uint8 (H, W), 0 background, 1.. classes, 255 ignored, in the
+    order of ``ids``, those of the photos that may have one.
 
     Reads every ``<id>.json`` of labelme and every index mask ``<id>.png`` in the folder and its
     subfolders; or, if the folder has a ``labelmap.txt``, the colours in ``SegmentationClass``, as
     CVAT exports them. Hidden and other files are ignored.
-
-    Args:
-        folder: with the corrections.
-        classes: names of the numbers from 1.
-        ids: of the photos that may have a correction.
 
     Raises:
         InputError: no corrections, one of an unknown photo, two of one photo, or one that cannot be
@@ -195,12 +168,8 @@ def _correction(path, classes, lines):
         return read_labelme(path, classes)
     if lines is None:
         return read_mask(path, num_classes=len(classes))
-    picture = read_png(path, "mask", colours=True)
+    picture = read_png(path, colours=True)
     try:
         return cvat.label_map(picture, lines, classes=classes)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
-
-
-def _write_json(path, content):
-    atomic.write_text(path, json.dumps(content, ensure_ascii=False) + "\n")

@@ -5,7 +5,7 @@ Points are (x, y) in pixels, y down: the pixel in row r and column c is the squa
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -13,32 +13,32 @@ from scipy import ndimage
 THIN = 3  # times the tolerance: narrower regions are not simplified
 
 
-class Outline(NamedTuple):
-    """A polygon of one value: float64 (N, 2), the first point not repeated."""
+def outlines(
+    labels: np.ndarray, *, tolerance: float = 1.0, least_area: int = 10
+) -> list[tuple[int, np.ndarray]]:
+    """``(value, points)`` of the polygons that give a label map when painted in this order on 0.
 
-    value: int
-    points: np.ndarray
-
-
-def outlines(labels: np.ndarray, *, tolerance: float = 1.0, least_area: int = 10) -> list[Outline]:
-    """Polygons that give a label map when each is painted over those before it, larger ones first.
-
-    Every 4-connected region of one value gives its outer border; holes are regions painted later.
-    Background (0) is painted before the first polygon, so it gives polygons only where another
-    region encloses it. Neighbours share the points of their common border.
+    Each 4-connected region of one value gives its outer border, larger ones first; its holes are
+    regions that are painted later. Neighbours share the points of their common border.
 
     Args:
         labels: uint8 (H, W).
-        tolerance: pixels; no point of the exact border is farther than this from the simplified
-            one. 0 keeps every corner, and so the exact label map.
-        least_area: pixels; smaller regions, which are hard to edit by hand, take the value of their
-            nearest pixels outside. 0 keeps all.
+        tolerance: pixels from the exact border to the simplified one at most; 0 keeps each corner,
+            and so the exact label map.
+        least_area: pixels; smaller regions, hard to edit by hand, take the value of the nearest
+            pixels outside. 0 keeps all.
+
+    Returns:
+        points as float64 (N, 2), the first not repeated.
     """
     regions, values = _regions(labels)
     small = np.bincount(regions.ravel()) < least_area
     small[0] = False  # no region has number 0
-    if small.any():
-        labels = _without(labels, small[regions])
+    if small.any() and not small[1:].all():
+        nearest: Any = ndimage.distance_transform_edt(
+            small[regions], return_distances=False, return_indices=True
+        )
+        labels = labels[tuple(nearest)]
         regions, values = _regions(labels)
     padded = np.pad(regions, 1)
     borders = _trace(padded)
@@ -46,21 +46,20 @@ def outlines(labels: np.ndarray, *, tolerance: float = 1.0, least_area: int = 10
     canvas, found = np.zeros_like(labels), []
     for place in sorted(range(len(borders)), key=lambda place: -_area(polygons[place][0])):
         row, column = divmod(borders[place][0], padded.shape[1])  # the region's first pixel
-        if canvas[row - 1, column - 1] != values[place]:
+        if canvas[row - 1, column - 1] != values[place]:  # else it shows already
             exact, simple = polygons[place]
             paint(canvas, exact, value=values[place])
-            found.append(Outline(int(values[place]), simple))
+            found.append((int(values[place]), simple))
     return found
 
 
 def paint(
     canvas: np.ndarray, points: np.ndarray | Sequence[tuple[float, float]], *, value: int
 ) -> None:
-    """Set the pixels of a canvas (H, W), in place, whose centres lie inside a polygon.
+    """Set the pixels of a canvas (H, W) whose centres lie inside a polygon, in place.
 
-    Args:
-        points: float (N, 2), N > 2, which may leave the canvas; the even-odd rule decides where the
-            polygon crosses itself.
+    The points (N, 2), N > 2, may leave the canvas. Where the polygon crosses itself, the even-odd
+    rule decides.
     """
     height, width = canvas.shape
     points = np.asarray(points, float)
@@ -84,9 +83,7 @@ def paint(
 
 
 def _regions(labels):
-    """``(regions, values)``: the number of each pixel's region, from 1, int32 (H, W), and the value
-    of each region, number 1 first.
-    """
+    """The number of each pixel's region, from 1, int32 (H, W), and each region's value, uint8."""
     regions, values = np.zeros(labels.shape, np.int32), []
     for value in np.flatnonzero(np.bincount(labels.ravel())):
         mask = labels == value
@@ -96,56 +93,44 @@ def _regions(labels):
     return regions, np.array(values, np.uint8)
 
 
-def _without(labels, small):
-    """Labels whose pixels marked ``small`` take the value of the nearest other pixel, if any."""
-    if small.all():
-        return labels
-    nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
-    return labels[tuple(np.asarray(nearest))]
-
-
 def _trace(padded):
-    """The outer border of each region, in the order of their numbers: a list of vertices a pixel
-    apart, clockwise, from the upper left corner of the region's first pixel.
+    """The outer border of each region, by number: a list of vertices a pixel apart, clockwise, from
+    the upper left corner of the region's first pixel.
 
     A vertex is the flat index, in ``padded`` (the regions in a rim of 0), of the pixel to its lower
     right. Where two pixels of a region touch at a corner only, the border separates them.
     """
-    tops = np.flatnonzero(padded[1:] != padded[:-1]) + padded.shape[1]
+    stride = padded.shape[1]
+    tops = np.flatnonzero(padded[1:] != padded[:-1]) + stride
     numbers, first = np.unique(padded.ravel()[tops], return_index=True)
-    cells = np.ascontiguousarray(padded).data.cast("B").cast("i")  # faster than indexing an array
-    steps, left, right = _steps(padded.shape[1])
+    cells = padded.ravel().data  # faster to index than an array
+    steps, around = (1, stride, -1, -stride), _around(stride)  # right, down, left, up
     borders = []
     for start in tops[first[numbers > 0]].tolist():
         number, heading, vertex, path = cells[start], 0, start + 1, [start]
         while vertex != start:
             path.append(vertex)
-            if cells[vertex + right[heading]] != number:
+            if cells[vertex + around[heading]] != number:  # ahead on the right
                 heading = (heading + 1) % 4
-            elif cells[vertex + left[heading]] == number:
+            elif cells[vertex + around[heading - 1]] == number:  # ahead on the left
                 heading = (heading - 1) % 4
             vertex += steps[heading]
         borders.append(path)
     return borders
 
 
-def _steps(stride):
-    """Offsets from a vertex to the next one right, down, left and up, and to the pixels ahead of it
-    on the left and on the right of each direction.
-    """
-    northwest, north, west, here = -stride - 1, -stride, -1, 0
-    ways = (1, stride, -1, -stride)
-    return ways, (north, here, west, northwest), (here, west, northwest, north)
+def _around(stride):
+    """Offsets from a vertex to the four pixels around it, clockwise from the lower right one."""
+    return 0, -1, -stride - 1, -stride
 
 
 def _simplified(padded, borders, tolerance):
     """``(exact, simple)`` per border: all corners and those kept, both float64 (N, 2).
 
-    Points where more than two regions meet are kept. Each line between two of them borders the same
-    two regions, and its simplification does not depend on its direction: both keep equal points.
+    Points where more than two regions meet are kept. Between them the two regions of a line keep
+    equal points, as its simplification does not depend on its direction.
     """
     flat, stride = padded.ravel(), padded.shape[1]
-    ways, left, right = _steps(stride)
     path = np.concatenate(borders)
     ends = np.cumsum([len(border) for border in borders])
     starts = np.concatenate(([0], ends[:-1]))
@@ -154,8 +139,8 @@ def _simplified(padded, borders, tolerance):
     step = path[ahead] - path
     turns = np.empty(len(path), bool)
     turns[ahead] = step != step[ahead]
-    around = [flat[path + place] for place in right]  # clockwise, the four pixels of a vertex
-    meets = np.sum([around[place - 1] != around[place] for place in range(4)], axis=0) > 2
+    around = np.stack([flat[path + offset] for offset in _around(stride)])
+    meets = (around != np.roll(around, 1, axis=0)).sum(0) > 2
     rings = []
     for start, end in zip(starts, ends, strict=True):
         ring = start + np.flatnonzero(turns[start:end] | meets[start:end])
@@ -166,10 +151,7 @@ def _simplified(padded, borders, tolerance):
     keep = meets[ring]
     keep[ends - 1] = keep[np.concatenate(([0], ends[:-1]))] = True
     points = np.stack([path[ring] % stride, path[ring] // stride], axis=1) - 1  # (x, y)
-
-    heading = np.select([step[ring] == way for way in ways], range(4))
-    sides = [flat[path[ring] + np.array(side)[heading]] for side in (left, right)]
-    allowed = _allowed(padded, tolerance)[np.stack(sides)].min(0)
+    allowed = _allowed(padded, tolerance)[around[:, ring]].min(0)
     _simplify(points, path[ring], keep, allowed)
     pieces = [slice(end - len(ring), end - 1) for end, ring in zip(ends, rings, strict=True)]
     return [
@@ -178,23 +160,21 @@ def _simplified(padded, borders, tolerance):
 
 
 def _allowed(padded, tolerance):
-    """The tolerance of each region's border, by number: 0 for thin ones, which could vanish."""
+    """The tolerance of each region's border, by number: 0 for a thin one, which could vanish."""
     count = padded.max() + 1
-    sides = np.zeros(count)  # of pixels, to another region
-    for one, other in ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1])):
-        differ = one != other
-        sides += np.bincount(one[differ], minlength=count)
-        sides += np.bincount(other[differ], minlength=count)
-    widths = 2 * np.bincount(padded.ravel(), minlength=count) / sides  # of a long region
+    pairs = ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1]))
+    inner = [side[one != other] for one, other in pairs for side in (one, other)]
+    perimeter = np.bincount(np.concatenate(inner), minlength=count)
+    widths = 2 * np.bincount(padded.ravel(), minlength=count) / perimeter  # of a long region
     allowed = np.where(widths < THIN * tolerance, 0.0, tolerance)
     allowed[0] = tolerance  # outside the label map
     return allowed
 
 
 def _simplify(points, names, keep, allowed):
-    """Douglas-Peucker simplification of all lines at once: of the points, int (N, 2), between two
-    kept ones, the farthest from the line between them is kept too while its distance exceeds
-    ``allowed``. Ties go to the lowest of ``names``.
+    """Douglas-Peucker simplification of all lines at once, in place: between two kept points, int
+    (N, 2), the farthest from the line is kept too while its distance exceeds ``allowed``. Ties go
+    to the lowest of ``names``.
     """
     waiting = np.flatnonzero(~keep)
     while waiting.size:
@@ -210,7 +190,7 @@ def _simplify(points, names, keep, allowed):
 
 
 def _squared_distance(points, begin, end):
-    """Of points from line segments, all int (N, 2), the same in both directions."""
+    """Of points from line segments, all int (N, 2); the same in both directions."""
     line, behind, before = end - begin, points - begin, end - points
     length = (line**2).sum(1)
     area = line[:, 0] * behind[:, 1] - line[:, 1] * behind[:, 0]

@@ -17,20 +17,12 @@ PADDING_BYTES = 2**20  # after the end mark at most; tar pads to 10 KiB
 def members(
     file: IO[bytes], *, count: int, size: int
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Read a tar archive, compressed or not, member by member and to its end.
-
-    Args:
-        file: the archive, opened for reading.
-        count: members at most.
-        size: bytes of a member at most.
-
-    Yields:
-        ``(member, content)``: the header, and a file object of a plain file, to be read before the
-        next member; None for anything else.
+    """Read a tar archive, compressed or not, to its end: each member's header, and a file object of
+    a plain file's content, to be read before the next member, or None.
 
     Raises:
-        tarfile.TarError: damaged, cut off, another format, or beyond the bounds; also on reading a
-            content.
+        tarfile.TarError: damaged, cut off, another format, more than ``count`` members, or one of
+            more than ``size`` bytes; also on reading a content.
     """
     decompress = COMPRESSED.get(file.read(2))
     file.seek(0)

@@ -1,7 +1,7 @@
 """Matrices in MATLAB's files of level 5 (.mat, versions 5 to 7).
 
-scipy's reader trusts the lengths and types in a file: scipy 1.17 crashes the process (segmentation
-fault) on some files with a few bytes changed.
+scipy 1.17's reader trusts the lengths and types in a file, so that some damaged files crash the
+process (segmentation fault).
 """
 
 import math
@@ -13,24 +13,16 @@ from wsss.io.byte_reader import Bytes, Fault
 
 MOST_BYTES = 2**28  # that a compressed part may unpack to
 MATRIX, COMPRESSED = 14, 15  # types of elements
-NUMBERS = {  # types of elements that contain numbers
-    **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-}
-STRUCT = 2  # classes of matrices
-CLASSES = {
-    **{6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4"},
-    **{14: "i8", 15: "u8"},
-}
+STRUCT = 2  # class of matrices
+# of numbers: by type of element, and by class of matrix
+NUMBERS = (None, "i1", "u1", "i2", "u2", "i4", "u4", "f4", None, "f8", None, None, "i8", "u8")
+CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), 6))
 COMPLEX = 0x800  # of a matrix's flags
 
 
 def read_field(content: bytes, variable: str, *, field: str) -> np.ndarray:
-    """The matrix of numbers in a field of a struct of one element, in MATLAB's own type.
-
-    Args:
-        content: bytes of the file.
-        variable: name of the struct.
-        field: name of its field.
+    """The matrix of numbers in a field of the struct ``variable``, of one element, in the bytes of
+    a file; in MATLAB's own type.
 
     Raises:
         Fault: not such a file, cut short, or without such a field.
@@ -54,7 +46,7 @@ def read_field(content: bytes, variable: str, *, field: str) -> np.ndarray:
 
 def _field(part, field, order):
     """The matrix in a field of a struct, after the struct's head."""
-    width = _int(part, order)
+    width = int(_element(part, order)[1].number("i", order))
     _, names = _element(part, order)
     if not 0 < width <= 64:
         raise Fault(f"has names of {width} bytes")
@@ -72,9 +64,10 @@ def _numbers(part, order):
     """A matrix of numbers, stored by columns in any type that can represent its values."""
     matrix_class, shape, _ = _head(part, order)
     kind, data = _element(part, order)
-    if matrix_class not in CLASSES or kind not in NUMBERS:
+    stored = NUMBERS[kind] if kind < len(NUMBERS) else None
+    if matrix_class not in CLASSES or stored is None:
         raise Fault("has no numbers in that field")
-    dtype = np.dtype(order + NUMBERS[kind])
+    dtype = np.dtype(order + stored)
     if math.prod(shape) * dtype.itemsize != data.left:
         raise Fault(f"has a matrix of shape {shape} in {data.left} bytes")
     values = np.frombuffer(data.take(data.left), dtype)
@@ -84,18 +77,13 @@ def _numbers(part, order):
 
 def _head(part, order):
     """``(class, shape, name)`` of a matrix."""
-    flags = _int(part, order)
+    flags = int(_element(part, order)[1].number("i", order))
     _, sides = _element(part, order)
     shape = tuple(int(sides.number("i", order)) for _ in range(min(sides.left // 4, 8)))
     if sides.left or len(shape) < 2 or min(shape) < 0 or flags & COMPLEX:
         raise Fault(f"has a matrix of shape {shape}, or of complex numbers")
     _, name = _element(part, order)
     return flags & 0xFF, shape, bytes(name.take(name.left)).decode("latin-1")
-
-
-def _int(part, order):
-    """The first integer of the next element."""
-    return int(_element(part, order)[1].number("i", order))
 
 
 def _element(data, order):

@@ -13,24 +13,16 @@ from wsss.runtime.progress import progress
 
 
 def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
-    """Copy a devkit with its photos at most ``long_side`` pixels long.
+    """Copy a devkit with its photos at most ``long_side`` pixels long, from 32.
 
     Half the side is a quarter of the work in every stage; scores hold for the copy alone. Photos
-    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel; image labels
-    become an ``image_labels.csv``. Existing photos are kept and id lists are written last, so that
-    an interrupted copy can continue and is never taken for a complete one.
-
-    Args:
-        source: a devkit folder.
-        target: the folder to write; not the source.
-        long_side: pixels, from 32; smaller photos keep their size.
-
-    Returns:
-        the copy.
+    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Existing photos
+    are kept and id lists are written last, so that an interrupted copy can continue and is never
+    taken for a complete one.
 
     Raises:
-        InputError: a photo, mask or label is missing or broken; the target is the source or a copy
-            of another size; ``long_side`` is below 32; there is no id list.
+        InputError: a photo, mask, label or list is missing or broken; the target is the source or a
+            copy of another size; ``long_side`` is below 32.
     """
     kit = Devkit(source)
     target = Path(target)
@@ -62,8 +54,7 @@ def _copy(kit, photo_id, target, long_side):
     scale = min(1, long_side / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     if photo.exists():
-        found = photo_size(photo)
-        if found != (height, width):
+        if (found := photo_size(photo)) != (height, width):
             raise InputError(
                 f"{photo}: expected {width}x{height} but found {found[1]}x{found[0]}; name another "
                 "folder or delete this one"

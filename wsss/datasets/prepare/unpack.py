@@ -1,9 +1,4 @@
-"""Take what is needed out of a downloaded archive or folder.
-
-Archives are untrusted: the digest is checked, and a member that is not a plain file in the expected
-folder is refused. A file that exists with the same size is skipped, so a second run continues an
-interrupted one.
-"""
+"""Take what is needed out of a downloaded archive, which is untrusted, or a folder."""
 
 import hashlib
 import shutil
@@ -30,28 +25,25 @@ class Download:
     parts: tuple[str, ...]  # files and folders below `top`; the rest is not needed
     where: str  # to get it
 
-    def lacking(self, target: Path) -> list[Path]:
-        """The paths of the parts that are missing in a folder."""
-        return [target / part for part in self.parts if not (target / part).exists()]
-
 
 def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = False) -> None:
-    """Take a download's parts out of an archive or a folder into ``target``. Files that exist there
-    with the same size are skipped; each file appears whole or not at all.
+    """Take a download's parts out of an archive or a folder into ``target``.
+
+    Each file appears whole or not at all. Those that exist with the same size are skipped, so a
+    second run continues an interrupted one.
 
     Args:
         download: what is expected.
-        given: its archive (a tar, compressed or not), or a folder that contains its parts or its
-            top folder.
+        given: its archive, a tar, compressed or not; or a folder with its parts or its top folder.
         target: the folder that gets the parts.
         any_digest: accept an archive whose MD5 is not the published one.
 
     Raises:
-        InputError: ``given`` is missing, damaged, has another digest or layout, or a member that is
-            refused.
+        InputError: ``given`` is missing, damaged, of another digest or layout, or has a member that
+            is not a plain file in the expected folder.
     """
     if given.is_dir():
-        _copy(download, _folder_with_parts(download, given), target)
+        _copy(download, given, target)
         return
     if not given.is_file():
         raise InputError(
@@ -61,7 +53,13 @@ def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = F
     if any_digest:
         print(f"{given}: digest not checked (--any-digest)")
     else:
-        _check_digest(download, given)
+        with given.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != download.md5:
+            raise InputError(
+                f"{given}: expected MD5 {download.md5} of {download.archive} but found {found}; "
+                "download it again, or accept a mirror's own packing with --any-digest"
+            )
     try:
         _unpack(download, given, target)
     except tarfile.TarError as error:
@@ -69,16 +67,6 @@ def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = F
             f"{given}: expected a whole {download.archive} but it cannot be read to its end "
             f"({error}); download it again"
         ) from error
-
-
-def _check_digest(download, archive):
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != download.md5:
-        raise InputError(
-            f"{archive}: expected MD5 {download.md5} of {download.archive} but found {found}; "
-            "download it again, or accept a mirror's own packing with --any-digest"
-        )
 
 
 def _unpack(download, archive, target):
@@ -116,19 +104,15 @@ def _path_below_top(member, content, download, archive):
     )
 
 
-def _folder_with_parts(download, given):
+def _copy(download, given, target):
     top = PurePosixPath(download.top).parts
     places = [given.joinpath(*top[start:]) for start in range(len(top) + 1)]
-    for place in places:
-        if (place / download.parts[0]).exists():
-            return place
-    raise InputError(
-        f"{given}: expected {download.top}/ with {', '.join(download.parts)} but found no "
-        f"{download.parts[0]} in it; give that folder, or {download.archive}"
-    )
-
-
-def _copy(download, folder, target):
+    folder = next((each for each in places if (each / download.parts[0]).exists()), None)
+    if folder is None:
+        raise InputError(
+            f"{given}: expected {download.top}/ with {', '.join(download.parts)} but found no "
+            f"{download.parts[0]} in it; give that folder, or {download.archive}"
+        )
     for part in download.parts:
         found = [folder / part, *sorted((folder / part).rglob("*"))]
         files = [path for path in found if path.is_file()]

@@ -1,8 +1,5 @@
-"""The full VOC 2012 with SBD's masks, prepared from what a person has downloaded.
-
-VOC 2012 has photos, boxes and official masks; the Semantic Boundaries Dataset (SBD) has coarser
-masks of more of the same photos. Together they become one devkit folder for ``Devkit``. Nothing is
-downloaded here, and intact files are not changed.
+"""A ``Devkit`` folder of VOC 2012 (photos, boxes, official masks) and the Semantic Boundaries
+Dataset, SBD (coarser masks of more of these photos), from archives that a person has downloaded.
 """
 
 from collections import Counter
@@ -23,8 +20,7 @@ from wsss.io.byte_reader import Fault
 from wsss.io.text import read_bytes
 from wsss.runtime.progress import progress
 
-# Photos on each list. train, val and test are VOC's; train_aug has every photo outside val with a
-# mask of VOC or SBD.
+# Photos on each list: VOC's own, and train_aug, every photo outside val with a mask of VOC or SBD.
 EXPECTED = {"train": 1464, "val": 1449, "train_aug": 10582, "test": 1456}
 
 VOC = Download(
@@ -60,11 +56,11 @@ class Report:
     """The contents of the folder after ``prepare``."""
 
     root: Path  # the experiments' data_root
+    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # missing paths
     lists: dict[str, int] = field(default_factory=dict)  # photos on each id list
     masks: Counter = field(default_factory=Counter)  # by origin: kept, VOC, SBD; or missing
     labelled: int = 0  # photos with image labels
     unlabelled: list[str] = field(default_factory=list)  # ids of those without, listed ones first
-    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # missing paths
 
 
 def prepare(
@@ -77,13 +73,13 @@ def prepare(
 ) -> Report:
     """Make ``root`` a devkit with ``SegmentationClassAug``, all id lists and ``image_labels.csv``.
 
-    Without ``voc`` and ``sbd`` it uses what ``root`` contains. A ``VOC2012test.tar`` in ``root`` is
-    unpacked too. What lacks a download is skipped and reported in ``lacking``.
+    Intact files are kept. A ``VOC2012test.tar`` in ``root`` is unpacked too. What lacks a download
+    is skipped and reported in ``lacking``.
 
     Args:
         root: a devkit, or a folder that has or gets a VOCdevkit/VOC2012.
-        voc: the archive of VOC 2012, or a folder with its devkit, which is copied.
-        sbd: the archive of SBD, or a folder with its dataset, which is copied.
+        voc: the archive of VOC 2012, or a folder with its devkit, to copy; None uses ``root``'s.
+        sbd: likewise of SBD.
         any_digest: accept archives whose MD5 is not the published one.
         expected: photos on each of the lists train, val, train_aug and test.
 
@@ -99,22 +95,21 @@ def prepare(
     if (root / VOC_TEST.archive).exists():
         given.append((VOC_TEST, root / VOC_TEST.archive, home))
     try:
-        for folder in (home, boundaries):
-            for stale in folder.rglob(".*.partial"):  # of a run that was killed
-                stale.unlink()
         for download, source, target in given:
+            atomic.sweep_partials(target)
             if source is not None:
                 fetch(download, Path(source), target=target, any_digest=any_digest)
-        return _complete(Report(root), home, boundaries, expected)
+        return _complete(root, home, boundaries, expected)
     except OSError as error:  # no room, no permission
         raise InputError(
             f"{root}: cannot be made ready ({error}); fix that, and the same command continues"
         ) from error
 
 
-def _complete(report, home, boundaries, expected):
+def _complete(root, home, boundaries, expected):
+    report = Report(root)
     for download, folder in ((VOC, home), (SBD, boundaries)):
-        if paths := download.lacking(folder):
+        if paths := [path for part in download.parts if not (path := folder / part).exists()]:
             report.lacking[download] = paths
     if VOC in report.lacking:
         return report
@@ -133,7 +128,9 @@ def _complete(report, home, boundaries, expected):
     report.masks = _write_masks(devkit, sorted(masked), boundaries)
     if "train_aug" in lists and not report.masks["missing"]:
         report.lacking.pop(SBD, None)  # everything made of it exists
-    photos = _write_image_labels(devkit)
+    photos = sorted(path.stem for path in (devkit.root / "JPEGImages").glob("*.jpg"))
+    if not (devkit.root / "image_labels.csv").exists():
+        _write_image_labels(devkit, photos)
     labelled = Devkit(home).labelled()  # a new one, to read what was written
     report.labelled = len(labelled)
     without = [each for each in photos if each not in labelled]
@@ -142,13 +139,7 @@ def _complete(report, home, boundaries, expected):
 
 
 def _write_lists(devkit, boundaries, expected):
-    """Write ``train_aug.txt`` beside VOC's own lists; ``{list: ids}``, without those not available.
-
-    Args:
-        devkit: the VOC 2012 ``Devkit``.
-        boundaries: SBD's ``dataset`` folder; None takes an existing ``train_aug.txt``.
-        expected: photos on each list.
-    """
+    """Write ``train_aug.txt``, unless SBD's folder is None; all lists by name, if available."""
     folder = devkit.root / "ImageSets" / "Segmentation"
     path = folder / "train_aug.txt"
     extra = [split for split in ("train_aug", "test") if (folder / f"{split}.txt").exists()]
@@ -175,7 +166,7 @@ def _write_lists(devkit, boundaries, expected):
 
 def _write_masks(devkit, ids, boundaries):
     """Write ``SegmentationClassAug/<id>.png`` for ids without a readable one: VOC's official mask
-    or else SBD's; a Counter of masks by origin (kept, VOC, SBD or missing).
+    or else SBD's. Returns how many masks are of each origin.
     """
     origins = Counter()
     for photo_id in progress(ids, "masks", unit="mask"):
@@ -202,45 +193,29 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing, not a .mat file, or without such a mask.
     """
-    if not path.exists():
-        raise InputError(
-            f"{path}: SBD's mask is missing; take it out of {SBD.archive} again with --sbd"
-        )
     content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
     try:
         mask = read_field(content, "GTcls", field="Segmentation")
+        if mask.ndim != 2 or mask.dtype.kind not in "iu":
+            raise Fault(f"has {mask.dtype} of shape {mask.shape}")
+        if (wrong := mask[(mask < 0) | (mask > len(VOC_CLASSES))]).size:
+            raise Fault(f"has value {wrong[0]}")
     except Fault as fault:
         raise InputError(
-            f"{path}: expected a .mat file with GTcls.Segmentation but it {fault}; delete it and "
-            "give --sbd again"
+            f"{path}: expected a .mat file with GTcls.Segmentation, whole numbers 0 to "
+            f"{len(VOC_CLASSES)} of shape (H, W), but it {fault}; delete it and give --sbd again"
         ) from None
-    if mask.ndim != 2 or mask.dtype.kind not in "iu":
-        fault = f"{mask.dtype} of shape {mask.shape}"
-    elif (wrong := mask[(mask < 0) | (mask > len(VOC_CLASSES))]).size:
-        fault = f"value {wrong[0]}"
-    else:
-        return mask.astype(np.uint8)
-    raise InputError(
-        f"{path}: expected GTcls.Segmentation as whole numbers 0 to {len(VOC_CLASSES)} of shape "
-        f"(H, W) but found {fault}; delete it and give --sbd again"
-    )
+    return mask.astype(np.uint8)
 
 
-def _write_image_labels(devkit):
-    """Write ``image_labels.csv`` (columns ``id,labels``) from all boxes, also difficult ones, if it
-    does not exist; the sorted ids of all photos. A photo without annotation gets no row.
-    """
-    photos = sorted(path.stem for path in (devkit.root / "JPEGImages").glob("*.jpg"))
-    path = devkit.root / "image_labels.csv"
-    if path.exists():
-        return photos
+def _write_image_labels(devkit, photos):
+    """Write a row for each annotated photo, with the classes of all boxes, difficult ones too."""
     rows = ["id,labels"]
     for photo_id in progress(photos, "image labels"):
         if (devkit.root / "Annotations" / f"{photo_id}.xml").exists():
             names = (devkit.classes[number - 1] for number in devkit.boxed_labels(photo_id))
             rows.append(f"{photo_id},{';'.join(names)}")
-    atomic.write_text(path, "\n".join(rows) + "\n")
-    return photos
+    atomic.write_text(devkit.root / "image_labels.csv", "\n".join(rows) + "\n")
 
 
 def table(report: Report) -> str:
