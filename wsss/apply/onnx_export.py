@@ -18,6 +18,7 @@ from torch.export import Dim
 
 import wsss
 from wsss import models
+from wsss.affinity import STRIDE
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import atomic
@@ -41,7 +42,7 @@ class Labeller(nn.Module):
         fold_norms(network)
         self.network = network.requires_grad_(False)
         decoder = isinstance(network, models.DecoderNetwork)
-        self.stride = network.stride if decoder else network.backbone.strides[-1]
+        self.stride = STRIDE if decoder else network.backbone.strides[-1]
 
     def forward(self, photos):
         """``(labels, probabilities)`` of uint8 RGB (B, H, W, 3); see the module."""
