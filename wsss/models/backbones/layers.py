@@ -1,6 +1,4 @@
-"""What backbones share: their interface, batch norms that are frozen, and activations in one pass
-with their convolutions.
-"""
+"""What backbones share: an interface, frozen batch norms, convolutions fused with activations."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -24,9 +22,8 @@ class Backbone(nn.Module):
         output_strides: supported strides of the last level, in pixels.
         channels, strides: of each level, coarsest last.
         body: all layers with weights.
-        activation_checkpointing: in training, discard the activations inside a block and compute
-            them again in the backward pass, so that memory holds those of one block at a time
-            (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
+        activation_checkpointing: in training, keep the activations of one block at a time, and
+            compute them again in the backward pass (Chen et al., 2016, sublinear memory cost).
     """
 
     origin = offered = classifier = ""
@@ -75,13 +72,19 @@ class Backbone(nn.Module):
             features.append(self.output(level, x))
         return features
 
+    @staticmethod
+    def own_name(name: str) -> str:
+        """The body's name of a tensor, from the name in a file of ImageNet weights."""
+        return name
+
     @classmethod
     def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
         """``(the body's state dict, {name: why it was left out})`` of ImageNet weights by their
         file's own names.
         """
-        skipped = {n: "ImageNet's classifier" for n in state if n.startswith(cls.classifier)}
-        return {name: tensor for name, tensor in state.items() if name not in skipped}, skipped
+        own = {name: cls.own_name(name) for name in state}
+        skipped = {n: "ImageNet's classifier" for n in state if own[n].startswith(cls.classifier)}
+        return {own[name]: state[name] for name in state if name not in skipped}, skipped
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -116,17 +119,10 @@ class FrozenNormConv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(x, self.weight * self.scale, self.shift)
 
-    def folded(self) -> nn.Conv2d:
-        """The same as a plain convolution, whose weights can no longer be trained."""
-        conv = nn.Conv2d(**_geometry(self), device="meta")  # without weights of its own
-        conv.weight = nn.Parameter((self.weight * self.scale).detach(), requires_grad=False)
-        conv.bias = nn.Parameter(self.shift.clone(), requires_grad=False)
-        return conv
-
 
 class FrozenNorm2d(nn.Module):
-    """A frozen batch norm before an activation, where no convolution can take it in; computed in
-    float32 whatever the activations' format.
+    """A frozen batch norm that no convolution can take in; computed in float32 whatever the
+    activations' format.
     """
 
     names = ("running_mean", "running_var", "weight", "bias")
@@ -161,16 +157,15 @@ def fold_norms(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, conv in list(parent.named_children()):
             if isinstance(conv, FrozenNormConv2d):
-                setattr(parent, name, conv.folded())
+                folded = nn.Conv2d(**_geometry(conv), device="meta")  # without weights of its own
+                folded.weight = nn.Parameter((conv.weight * conv.scale).detach(), False)
+                folded.bias = nn.Parameter(conv.shift.clone(), False)
+                setattr(parent, name, folded)
 
 
 class ActivatedConv2d(nn.Module):
-    """A convolution and the activation after it in one pass over the data, by oneDNN, for inference
-    on a processor; equal to the two one after the other but for rounding.
-
-    Args:
-        conv: with weights in the format to compute in.
-        activation: an ``nn.ReLU`` or ``nn.ReLU6``.
+    """A convolution and the ``nn.ReLU`` or ``nn.ReLU6`` after it in one pass over the data, by
+    oneDNN, for inference on a processor, in the format of the weights; equal but for rounding.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
