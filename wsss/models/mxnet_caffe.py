@@ -62,13 +62,12 @@ def read_mxnet(path: Path | str) -> dict[str, torch.Tensor]:
             raise Fault("does not begin as a list of MXNet arrays does")
         data.number("Q")  # reserved
         arrays = [_mxnet_array(data) for _ in range(_count(data, 4))]
-        names = [
-            str(data.take(_count(data, 1)), "utf-8", "replace") for _ in range(_count(data, 8))
-        ]
+        names = [data.take(_count(data, 1)) for _ in range(_count(data, 8))]
         if len(names) != len(arrays):
             raise Fault(f"holds {len(arrays)} arrays but {len(names)} names")
         if data.left:
             raise Fault(f"goes on for {data.left} bytes after its last name")
+        names = [str(name, "utf-8", "replace") for name in names]
         return dict(zip(names, arrays, strict=True))
 
 
@@ -95,30 +94,24 @@ def _mxnet_array(data):
     kind = data.number("i")
     if kind not in MXNET_TYPES:
         raise Fault(f"has an array of unknown type {kind}")
-    dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
-    tensor = _tensor(np.frombuffer(data.take(dtype.itemsize * _elements(shape)), dtype), shape)
-    return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
-
-
-def _elements(shape):
-    if any(side < 0 for side in shape):
+    if min(shape, default=0) < 0:
         raise Fault(f"has an array of shape {shape}")
-    return math.prod(shape)
+    dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
+    tensor = _tensor(np.frombuffer(data.take(dtype.itemsize * math.prod(shape)), dtype), shape)
+    return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
 
 
 def _tensor(values, shape):
     """Values as a tensor of a shape with as many elements."""
     try:
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")).reshape(shape))
-    except (OverflowError, RuntimeError, ValueError):  # of too many or too long sides beside a 0
+    except (OverflowError, RuntimeError, ValueError):  # too many sides, negative or too long ones
         raise Fault(f"has an array of the impossible shape {shape}") from None
 
 
 def read_caffe(path: Path | str) -> dict[str, torch.Tensor]:
-    """The blobs of a ``.caffemodel`` file.
-
-    A layer's first blob is ``<layer>.weight``, its second ``<layer>.bias``, others
-    ``<layer>.<number>``; shapes are the file's (in old files always four numbers, a bias
+    """The blobs of a ``.caffemodel`` file: ``<layer>.weight``, ``<layer>.bias``, then
+    ``<layer>.<number>``, in the file's shapes (in old files always four numbers, a bias
     (1, 1, 1, n)).
 
     Raises:
@@ -145,14 +138,13 @@ def _caffe_blob(blob):
     shape = tuple(blob.shape[-1].dim) if blob.shape else old
     double = np.array(blob.double_data, np.float64)
     values = double if double.size else np.array(blob.data, np.float32)
-    if _elements(shape) != values.size:
+    if math.prod(shape) != values.size:
         raise Fault(f"has a blob of shape {shape} with {values.size} values")
     return _tensor(values, shape)
 
 
 @cache
 def _caffe_net() -> Any:
-    """The message class of ``Net`` in CAFFE."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
     for message, fields in CAFFE.items():
         described = file.message_type.add(name=message)
