@@ -304,7 +304,7 @@ CASES = {
         case(
             "cam.pt",
             network("cam", arguments={"backbone": "small", "weights": "download"}),
-            "names further weights; give another file",
+            "multiple values for keyword argument 'weights'.; give another file",
         ),
         case("cam.pt", samples.network("affinity"), "expected: CAM network, found: AffinityNet"),
         case("cam.pt", Folder, "expected weights.pt of a trained network in it"),

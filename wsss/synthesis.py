@@ -183,10 +183,7 @@ class Walk:
                 mirrored = affinity_network(mirrored.contiguous(memory_format=torch.channels_last))
                 features = (features + mirrored.float().flip(-1)) / 2
         distance = pair_distance(
-            features,
-            radius=self.radius,
-            reduction=self.reduction,
-            border_pairs=self.border_pairs,
+            features, radius=self.radius, reduction=self.reduction, border_pairs=self.border_pairs
         )
         return torch.exp(-distance)[0]
 

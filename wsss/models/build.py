@@ -1,6 +1,4 @@
-"""The three networks over any backbone: ``build_cam``, ``build_affinity``,
-``build_segmentation``.
-"""
+"""The three networks of the method over any backbone."""
 
 from collections.abc import Sequence
 from pathlib import Path

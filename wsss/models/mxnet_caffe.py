@@ -7,13 +7,12 @@ import math
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.message import DecodeError
 
 from wsss.errors import InputError
@@ -143,20 +142,15 @@ def _caffe_blob(blob):
     return _tensor(values, shape)
 
 
-@cache
 def _caffe_net() -> Any:
+    """The message class of ``Net`` in CAFFE."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
     for message, fields in CAFFE.items():
         described = file.message_type.add(name=message)
         for name, (number, kind) in fields.items():
-            field = described.field.add(name=name, number=number, label=FIELD.LABEL_REPEATED)
-            if isinstance(kind, str):
-                field.type_name = f".caffe.{kind}"
-            else:
-                field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.Net"))
+            by = {"type_name": f".caffe.{kind}"} if isinstance(kind, str) else {"type": kind}
+            described.field.add(name=name, number=number, label=FIELD.LABEL_REPEATED, **by)
+    return message_factory.GetMessages([file])["caffe.Net"]
 
 
 @contextmanager

@@ -17,22 +17,14 @@ NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segme
 
 
 class Trained(NamedTuple):
-    """A network that ``open_network`` read.
+    """A network that ``open_network`` read."""
 
-    Attributes:
-        network: in evaluation mode, on the CPU.
-        kind: ``cam``, ``affinity`` or ``segmentation``.
-        classes: names of the object classes, in the order of their numbers from 1.
-        arguments: of the builder; with a random walk also ``walk``, which holds those of its
-            AffinityNet as ``affinity``.
-        settings: for inference, such as AffinityNet's ``reduction``; may be empty.
-    """
-
-    network: nn.Module
-    kind: str
-    classes: tuple[str, ...]
+    network: nn.Module  # in evaluation mode, on the CPU
+    kind: str  # ``cam``, ``affinity`` or ``segmentation``
+    classes: tuple[str, ...]  # names of the object classes, in the order of their numbers from 1
+    # of the builder; with a random walk also ``walk``, with its AffinityNet's as ``affinity``
     arguments: dict[str, Any]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # for inference, such as AffinityNet's ``reduction``; may be empty
 
 
 def save_network(
@@ -115,8 +107,6 @@ def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> T
     arguments: dict[str, Any] = description["arguments"]
     arguments |= {name: value for name, value in changes.items() if value}
     classes = tuple(description["classes"])
-    if _names_weights(arguments):  # an untrusted file must not make others be read
-        raise InputError(f"{path}: its description names further weights; give another file")
     try:
         # first without memory: the described network may be of any size
         with torch.device("meta"):
@@ -133,19 +123,14 @@ def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> T
 
 
 def _build(kind, classes, **arguments) -> nn.Module:
+    """An untrained network; arguments that name weights, which would be read, are a TypeError."""
     if kind == "cam":
-        return build_cam(num_classes=len(classes), **arguments)
+        return build_cam(num_classes=len(classes), weights="", **arguments)
     if kind == "affinity":
-        return build_affinity(**arguments)
+        return build_affinity(weights="", **arguments)
     walk = dict(arguments.pop("walk", {}))
-    network = build_segmentation(num_classes=len(classes) + 1, **arguments)
+    network = build_segmentation(num_classes=len(classes) + 1, weights="", **arguments)
     if walk:
-        network = RandomWalkSegmenter(network, build_affinity(**walk.pop("affinity")), **walk)
+        affinity = build_affinity(weights="", **walk.pop("affinity"))
+        network = RandomWalkSegmenter(network, affinity, **walk)
     return network
-
-
-def _names_weights(arguments):
-    """Whether the arguments of a builder, or of one within it, name a file of weights."""
-    return isinstance(arguments, dict) and (
-        "weights" in arguments or any(_names_weights(value) for value in arguments.values())
-    )
