@@ -300,8 +300,8 @@ CASES = {
         case("cam.pt", network("cam", classes=[1, 2]), "expected a description with"),
         case("cam.pt", network("cam", kind=[]), "expected a description with"),
         case("cam.pt", network("cam", kind="car"), "found: car; give another file"),
-        case("cam.pt", network("cam", arguments={}), "describes an unknown network"),
-        case("cam.pt", network("cam", arguments={"backbone": "small", "wings": 2}), "known"),
+        case("cam.pt", network("cam", arguments={}), "describes a network that cannot be built"),
+        case("cam.pt", network("cam", arguments={"backbone": "small", "wings": 2}), "built"),
         case("cam.pt", network("cam", arguments={"backbone": "smaller"}), "one of: resnet38"),
         case("cam.pt", network("cam", more=1), "expected a description with arguments, classes"),
         case(
@@ -312,7 +312,7 @@ CASES = {
         case(
             "cam.pt",
             network("cam", arguments={"backbone": "small", "weights": "download"}),
-            "names further weights; give another file",
+            "multiple values for keyword argument 'weights'.; give another file",
         ),
         case("cam.pt", samples.network("affinity"), "expected: CAM network, found: AffinityNet"),
         case("cam.pt", Folder, "expected weights.pt of a trained network in it"),

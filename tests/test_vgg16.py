@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from wsss import models
 from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.vgg16 import VGG16
+from wsss.models.heads import LargeFovNetwork
 
 WIDTHS = {"1": (64, 2), "2": (128, 2), "3": (256, 3), "4": (512, 3), "5": (512, 3)}
 
@@ -65,7 +66,7 @@ def test_networks_over_it_have_the_rates_of_the_released_code_and_of_largefov():
     deeplab = models.build_segmentation("vgg16", 21, output_stride=8)
     assert [n.backbone.body.fc6.dilation[0] for n in (cam, affinity, deeplab)] == [1, 4, 12]
     assert [n.backbone.pool5 for n in (cam, affinity, deeplab)] == [False, False, True]
-    assert isinstance(deeplab, models.LargeFovNetwork)
+    assert isinstance(deeplab, LargeFovNetwork)
     assert [norm.num_groups for norm in affinity.norms] == [8, 16, 32]  # as released
     images = torch.rand(1, 3, 33, 50)
     with torch.inference_mode():

@@ -113,14 +113,10 @@ class _PairDistance(torch.autograd.Function):
 
 
 def boundaries(affinity: torch.Tensor, *, radius: int = 5) -> np.ndarray:
-    """One minus the mean affinity of each cell to its neighbours.
+    """One minus the mean affinity of each cell to its neighbours: float32 (h, w) in [0, 1].
 
     Args:
         affinity: float (K, h, w) in [0, 1] with the K offsets of ``neighbour_offsets(radius)``.
-        radius: of the affinities, in cells.
-
-    Returns:
-        float32 (h, w) in [0, 1].
     """
     size = affinity.shape[-2:]
     total, count = affinity.new_zeros(size), affinity.new_zeros(size)
@@ -273,15 +269,9 @@ class _MeanCosts(torch.autograd.Function):
 
 
 def cell_labels(labels: torch.Tensor, stride: int, *, majority: bool = False) -> torch.Tensor:
-    """Labels of a grid's cells: that of the cell's own pixel, or the most frequent one of the
-    ``stride`` x ``stride`` pixels whose upper left corner it is.
-
-    Args:
-        labels: integers (H, W).
-        stride: pixels per cell.
-
-    Returns:
-        (ceil(H / stride), ceil(W / stride)) of the same type.
+    """Labels of a grid's cells, (ceil(H / stride), ceil(W / stride)), from integers (H, W): that of
+    the cell's own pixel, or the most frequent one of the ``stride`` x ``stride`` pixels whose upper
+    left corner it is.
     """
     if not majority:
         return labels[::stride, ::stride]

@@ -17,13 +17,8 @@ Maps = TypeVar("Maps", np.ndarray, torch.Tensor)
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """Set negative values to 0 and divide each map by its maximum (equation 1).
-
-    Args:
-        maps: float (C, H, W). A map without positive values becomes zero.
-
-    Returns:
-        float (C, H, W) in [0, 1].
+    """Set negative values of maps, float (C, H, W), to 0 and divide each map by its maximum, if
+    that is positive: the same shape, in [0, 1] (equation 1).
     """
     maps = maps.clamp(min=0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
@@ -35,9 +30,8 @@ def background_score(cams: Maps, alpha: float) -> Maps:
 
     A larger alpha weakens the background.
     """
-    if isinstance(cams, torch.Tensor):
-        return (1 - cams.amax(0)) ** alpha
-    return (1 - cams.max(0)) ** alpha
+    peak = cams.amax(0) if isinstance(cams, torch.Tensor) else cams.max(0)
+    return (1 - peak) ** alpha
 
 
 def multi_scale(

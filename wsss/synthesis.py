@@ -34,7 +34,7 @@ def labels_at(scores: np.ndarray, classes: Iterable[int], *, size: Sequence[int]
     Args:
         scores: float (1 + C, h, w) in [0, 1], background first.
         classes: numbers of the C classes.
-        size: (H, W) of the result.
+        size: (H, W).
 
     Returns:
         uint8 (H, W); ``label_map`` of the scores if they have this size.
@@ -91,10 +91,7 @@ def combine_alphas(low: np.ndarray, high: np.ndarray, *, classes: Sequence[int])
         uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
     low, high = label_map(low, classes), label_map(high, classes)
-    is_object, is_background = low > 0, high == 0
-    return np.where(
-        is_object & ~is_background, low, np.where(is_background & ~is_object, 0, NEUTRAL)
-    ).astype(np.uint8)
+    return np.where((low > 0) == (high > 0), low, NEUTRAL).astype(np.uint8)
 
 
 def cell_regions(
@@ -183,10 +180,7 @@ class Walk:
                 mirrored = affinity_network(mirrored.contiguous(memory_format=torch.channels_last))
                 features = (features + mirrored.float().flip(-1)) / 2
         distance = pair_distance(
-            features,
-            radius=self.radius,
-            reduction=self.reduction,
-            border_pairs=self.border_pairs,
+            features, radius=self.radius, reduction=self.reduction, border_pairs=self.border_pairs
         )
         return torch.exp(-distance)[0]
 
@@ -219,12 +213,7 @@ def restore_maxima(scores: torch.Tensor, share: float, *, backgrounds: int = 1) 
     ambiguous region, can fall below the background score.
 
     Args:
-        scores: float (..., backgrounds + C, h, w), the backgrounds first.
-        share: in [0, 1].
-        backgrounds: number of background maps, which do not change.
-
-    Returns:
-        float of the shape of ``scores``.
+        scores: float (..., backgrounds + C, h, w); the ``backgrounds`` maps do not change.
     """
     if not share:
         return scores
@@ -242,12 +231,9 @@ def walk_probabilities(
     probabilities in place of maps. It needs no image labels.
 
     Args:
-        probabilities: float (classes, H, W), background first.
+        probabilities: float (classes, H, W), background first; so is the result.
         affinity: float (K, ceil(H / 8), ceil(W / 8)) in [0, 1] of the same photo.
         walk: ``beta``, ``steps`` and ``radius`` are used.
-
-    Returns:
-        probabilities of the same shape.
     """
     cells = probabilities[:, ::AFFINITY_STRIDE, ::AFFINITY_STRIDE]
     walked = random_walk(cells, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
@@ -255,15 +241,8 @@ def walk_probabilities(
 
 
 def crf_scores(image: np.ndarray, scores: np.ndarray, *, walk: Walk) -> np.ndarray:
-    """Scores after the walk's dense CRF; unchanged where ``walk.crf_steps`` is 0.
-
-    Args:
-        image: uint8 RGB (H, W, 3).
-        scores: float (1 + C, H, W), background first.
-        walk: ``crf``, ``crf_steps`` and ``crf_sharpness`` are used.
-
-    Returns:
-        float32 (1 + C, H, W).
+    """Refine scores, float (1 + C, H, W), of a photo, uint8 RGB (H, W, 3), by the dense CRF with
+    the ``crf`` settings of ``walk``: the same shape; unchanged where ``crf_steps`` is 0.
     """
     if not walk.crf_steps:
         return scores

@@ -17,6 +17,7 @@ from torch.export import Dim
 
 import wsss
 from wsss import models
+from wsss.affinity import STRIDE
 from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import atomic
@@ -40,7 +41,7 @@ class Labeller(nn.Module):
         fold_norms(network)
         self.network = network.requires_grad_(False)
         decoder = isinstance(network, models.DecoderNetwork)
-        self.stride = network.stride if decoder else network.backbone.strides[-1]
+        self.stride = STRIDE if decoder else network.backbone.strides[-1]
 
     def forward(self, photos):
         scores = self.network(photos.permute(0, 3, 1, 2).contiguous().float() / 255)

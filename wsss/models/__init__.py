@@ -2,15 +2,6 @@
 
 from wsss.models.backbones.catalogue import BACKBONES
 from wsss.models.build import build_affinity, build_cam, build_segmentation, load_into
-from wsss.models.heads import (
-    AffinityNetwork,
-    CamNetwork,
-    DecoderNetwork,
-    LargeFovNetwork,
-    RandomWalkSegmenter,
-    SegmentationNetwork,
-    favour_rare,
-    log_shares,
-)
+from wsss.models.heads import DecoderNetwork, RandomWalkSegmenter, favour_rare, log_shares
 from wsss.models.saved import Trained, add_walk, open_network, save_network
 from wsss.models.state_dicts import expect_file, fit_state, load_state, save_state

@@ -1,72 +1,49 @@
-"""The three networks over any backbone: ``build_cam``, ``build_affinity``,
-``build_segmentation``.
-"""
+"""The three networks of the method over any backbone."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from wsss.errors import InputError
+from wsss.models import heads
 from wsss.models.backbones.catalogue import build_backbone
-from wsss.models.backbones.layers import freeze_batch_norm
-from wsss.models.heads import (
-    AffinityNetwork,
-    CamNetwork,
-    DecoderNetwork,
-    LargeFovNetwork,
-    SegmentationNetwork,
-)
+from wsss.models.backbones.layers import Backbone, freeze_batch_norm
 from wsss.models.state_dicts import Weights, fit_backbone, fit_state, load_state
 
 
 def build_cam(
-    backbone: str,
-    num_classes: int,
-    *,
-    weights: Weights = "",
-    output_stride: int = 16,
-    head_channels: int = 0,
-    dropout: float = 0.5,
-    frozen_stages: int = 0,
-    activation_checkpointing: bool = False,
-) -> CamNetwork:
+    backbone: str, num_classes: int, *, head_channels: int = 0, dropout: float = 0.5, **options: Any
+) -> heads.CamNetwork:
     """The classifier whose maps localise (paper, section 3.1).
 
     Args:
-        backbone: one of ``BACKBONES``.
         num_classes: object classes, without background.
-        weights: the backbone's ImageNet weights: a file that ``load_state`` reads, ``download`` for
-            torchvision's own, or empty for random weights.
-        output_stride: pixels per cell of the last level: 8, 16, or the pretrained network's own 32.
         head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
         dropout: of whole channels before the classifier.
-        frozen_stages: number of the backbone's first levels that are not trained.
-        activation_checkpointing: train in less memory and more time, see ``Backbone``.
+        backbone, options: see ``prepare_backbone``.
 
     Raises:
         InputError: an unknown backbone or stride, or weights that do not fit.
     """
-    features = _backbone(backbone, output_stride, weights, frozen_stages, activation_checkpointing)
-    return CamNetwork(features, num_classes, channels=head_channels, dropout=dropout)
+    features = prepare_backbone(backbone, **options)
+    return heads.CamNetwork(features, num_classes, channels=head_channels, dropout=dropout)
 
 
 def build_affinity(
     backbone: str,
     *,
-    weights: Weights = "",
     output_stride: int = 8,
-    frozen_stages: int = 0,
     reduced: Sequence[int] = (64, 128, 256),
     norm_group: int = 0,
-    activation_checkpointing: bool = False,
-) -> AffinityNetwork:
+    **options: Any,
+) -> heads.AffinityNetwork:
     """AffinityNet (section 3.2): class-agnostic features at stride 8.
 
     Args:
         reduced, norm_group: see ``AffinityNetwork``.
-
-    The other arguments are those of ``build_cam``.
+        backbone, output_stride, options: see ``prepare_backbone``.
     """
     if norm_group and any(channels % norm_group for channels in reduced):
         raise InputError(
@@ -74,24 +51,19 @@ def build_affinity(
             "that does, or 0"
         )
     own = {"rate": 4} if backbone == "vgg16" else {}  # as in the released code
-    features = _backbone(
-        backbone, output_stride, weights, frozen_stages, activation_checkpointing, **own
-    )
-    return AffinityNetwork(features, reduced=reduced, norm_group=norm_group)
+    features = prepare_backbone(backbone, output_stride=output_stride, **options, **own)
+    return heads.AffinityNetwork(features, reduced=reduced, norm_group=norm_group)
 
 
 def build_segmentation(
     backbone: str,
     num_classes: int,
     *,
-    weights: Weights = "",
-    output_stride: int = 16,
-    frozen_stages: int = 0,
     channels: int = 512,
     dilation: int = 96,
     low_level_channels: Sequence[int] = (),
-    activation_checkpointing: bool = False,
-) -> SegmentationNetwork | DecoderNetwork | LargeFovNetwork:
+    **options: Any,
+) -> heads.SegmentationNetwork | heads.DecoderNetwork | heads.LargeFovNetwork:
     """The segmentation network (section 3.5).
 
     The head is the paper's on ResNet-38; with ``low_level_channels`` a decoder. VGG16 without them
@@ -102,25 +74,23 @@ def build_segmentation(
         channels, dilation: of the head; see ``SegmentationNetwork`` and ``DecoderNetwork``.
         low_level_channels: channels that each finer level is reduced to for the decoder; empty has
             no decoder.
-
-    The other arguments are those of ``build_cam``.
+        backbone, options: see ``prepare_backbone``.
     """
-    large_fov = backbone == "vgg16" and not low_level_channels
-    own = {"rate": max(1, dilation // 8), "pool5": True} if large_fov else {}
-    features = _backbone(
-        backbone, output_stride, weights, frozen_stages, activation_checkpointing, **own
-    )
-    if large_fov:
-        return LargeFovNetwork(features, num_classes)
-    head = {"channels": channels, "dilation": dilation}
+    if backbone == "vgg16" and not low_level_channels:
+        rate = max(1, dilation // 8)
+        features = prepare_backbone(backbone, rate=rate, pool5=True, **options)
+        return heads.LargeFovNetwork(features, num_classes)
+    features = prepare_backbone(backbone, **options)
+    head: dict[str, Any] = {"channels": channels, "dilation": dilation}
     if not low_level_channels:
-        return SegmentationNetwork(features, num_classes, **head)
+        return heads.SegmentationNetwork(features, num_classes, **head)
     if len(low_level_channels) >= len(features.channels):
         raise InputError(
             f"low_level_channels lists {len(low_level_channels)} levels, but {backbone} has "
             f"{len(features.channels) - 1} before its last; list fewer"
         )
-    return DecoderNetwork(features, num_classes, low_level_channels=low_level_channels, **head)
+    head["low_level_channels"] = low_level_channels
+    return heads.DecoderNetwork(features, num_classes, **head)
 
 
 def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
@@ -132,9 +102,26 @@ def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
     fit_state(module, part, source=path)
 
 
-def _backbone(name, output_stride, weights, frozen_stages, activation_checkpointing, **own):
+def prepare_backbone(
+    name: str,
+    *,
+    output_stride: int = 16,
+    weights: Weights = "",
+    frozen_stages: int = 0,
+    activation_checkpointing: bool = False,
+    **own: Any,
+) -> Backbone:
     """A backbone with its weights; batch norms are frozen if it has pretrained weights, since small
     batches of crops are too few and too alike to learn the statistics from.
+
+    Args:
+        name: one of ``BACKBONES``.
+        output_stride: pixels per cell of the last level: 8, 16, or the pretrained network's own 32.
+        weights: the backbone's ImageNet weights: a file that ``load_state`` reads, ``download`` for
+            torchvision's own, or empty for random weights.
+        frozen_stages: number of the backbone's first levels that are not trained.
+        activation_checkpointing: train in less memory and more time, see ``Backbone``.
+        own: arguments that only this backbone takes.
     """
     backbone = build_backbone(name, output_stride=output_stride, **own)
     backbone.activation_checkpointing = activation_checkpointing

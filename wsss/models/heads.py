@@ -1,6 +1,5 @@
-"""The three networks of the method: a backbone with a head for activation maps (section 3.1),
-affinities (3.2) or segmentation (3.5). Segmentation has one of the paper's two heads or a decoder,
-and optionally a random walk on its probabilities.
+"""The networks of the method: a backbone with a head for activation maps (section 3.1), affinities
+(3.2) or segmentation (3.5: one of the paper's two heads or a decoder, optionally a random walk).
 """
 
 from collections.abc import Sequence
@@ -16,24 +15,20 @@ from wsss.models.backbones.layers import Backbone
 
 
 class Network(nn.Module):
-    """A backbone and a head; ``head_parameters`` learn faster than the pretrained backbone's."""
+    """A backbone and a head, whose parameters learn faster than the pretrained backbone's."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
     def head_parameters(self) -> list[nn.Parameter]:
-        backbone = {id(parameter) for parameter in self.backbone.parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in backbone]
+        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
 
 
 class CamNetwork(Network):
     """A multi-label classifier whose last layer is a 1x1 convolution, so that it yields maps too.
 
-    Args:
-        channels: of a 3x3 convolution before the classifier, 512 in the paper; 0 has none, as the
-            released code.
-        dropout: of whole channels before the classifier.
+    Arguments are those of ``build_cam``; ``channels`` are its ``head_channels``.
     """
 
     def __init__(
@@ -41,11 +36,8 @@ class CamNetwork(Network):
     ) -> None:
         super().__init__(backbone)
         inputs = backbone.channels[-1]
-        self.adapt = nn.Sequential()
-        if channels:
-            self.adapt = nn.Sequential(
-                nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(inplace=True)
-            )
+        layers = (nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(True)) if channels else ()
+        self.adapt = nn.Sequential(*layers)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels or inputs, num_classes, 1, bias=False)
 
@@ -86,22 +78,26 @@ class AffinityNetwork(Network):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of shape (B, channels, ceil(H/8), ceil(W/8))."""
         levels = self.backbone(images)[-len(self.reduce) :]
-        size = [-(-side // STRIDE) for side in images.shape[-2:]]
-        reduced = [
-            on_grid(F.elu(norm(layer(level))), size, stride=stride, onto=STRIDE)
-            for layer, norm, level, stride in zip(
-                self.reduce, self.norms, levels, self.backbone.strides[-len(levels) :], strict=True
-            )
-        ]
-        return F.elu(self.mix(torch.cat(reduced, 1)))
+        layers = zip(self.reduce, self.norms, levels, strict=True)
+        reduced = [F.elu(norm(layer(level))) for layer, norm, level in layers]
+        strides = self.backbone.strides[-len(reduced) :]
+        return F.elu(self.mix(torch.cat(_at_stride_8(reduced, strides, images), 1)))
+
+
+def _at_stride_8(levels, strides, images):
+    """Levels of these strides, each on the grid of stride 8 of a batch of images."""
+    # rounded up with positive numbers only: ONNX rounds negative quotients towards 0
+    size = [(side + STRIDE - 1) // STRIDE for side in images.shape[-2:]]
+    pairs = zip(levels, strides, strict=True)
+    return [on_grid(level, size, stride=stride, onto=STRIDE) for level, stride in pairs]
 
 
 class SegmentationNetwork(Network):
     """The paper's own head: two 3x3 atrous convolutions.
 
     Args:
-        dilation: of both convolutions, in pixels, at any output stride; the paper's 12 cells at
-            stride 8 are 96 pixels, for photos of 500 pixels.
+        dilation: in pixels at any output stride; the paper's 12 cells at stride 8 are 96 pixels,
+            for photos of 500 pixels.
     """
 
     def __init__(
@@ -121,16 +117,12 @@ class SegmentationNetwork(Network):
         return self.head[-1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores before the softmax, (B, classes with background, h, w) at the output
-        stride.
-        """
+        """Class scores before softmax, (B, classes with background, h, w) at the output stride."""
         return self.head(self.backbone(images)[-1])
 
 
 class LargeFovNetwork(Network):
-    """DeepLab-LargeFOV (Chen et al., ICLR 2015): a 1x1 convolution on VGG16's fc7; fc6 has a
-    dilation of 12 cells.
-    """
+    """DeepLab-LargeFOV (Chen et al., ICLR 2015): a 1x1 convolution on VGG16's fc7."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone)
@@ -138,7 +130,7 @@ class LargeFovNetwork(Network):
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores before the softmax, (B, classes with background, h, w) at stride 8."""
+        """Class scores before softmax, (B, classes with background, h, w) at stride 8."""
         return self.classifier(self.dropout(self.backbone(images)[-1]))
 
 
@@ -156,7 +148,6 @@ class DecoderNetwork(Network):
         low_level_channels: channels that each level before the last is reduced to, finest first.
     """
 
-    stride = 8
     presence_weight: torch.Tensor
 
     def __init__(
@@ -192,7 +183,7 @@ class DecoderNetwork(Network):
         self.register_buffer("presence_weight", torch.zeros(()))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores before the softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
+        """Class scores before softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
         scores, presence = self.with_presence(images)
         lowered = self.presence_weight * F.logsigmoid(presence.float())
         return scores + F.pad(lowered, (1, 0))[:, :, None, None]
@@ -202,32 +193,24 @@ class DecoderNetwork(Network):
         score of each object class before the sigmoid, (B, object classes).
         """
         *levels, last = self.backbone(images)[-1 - len(self.reduce) :]
-        # rounded up with positive numbers only: ONNX rounds negative quotients towards 0
-        size = [(side + self.stride - 1) // self.stride for side in images.shape[-2:]]
         maps = self.cam_head(last)
         pooled = F.dropout(F.adaptive_avg_pool2d(last, 1), 0.5, self.training)
         presence = self.image_level_head(pooled).flatten(1)
         last = F.relu(self.project(last))
         context = F.relu(self.atrous(last) + self.image_pool(F.adaptive_avg_pool2d(last, 1)))
+        reduced = [F.relu(layer(x)) for layer, x in zip(self.reduce, levels, strict=True)]
         *finer, coarsest = self.backbone.strides[-1 - len(levels) :]
-        joined = [on_grid(context, size, stride=coarsest, onto=self.stride)] + [
-            on_grid(F.relu(layer(level)), size, stride=stride, onto=self.stride)
-            for layer, level, stride in zip(self.reduce, levels, finer, strict=True)
-        ]
+        strides = [coarsest, coarsest, *finer]
+        maps, *joined = _at_stride_8([maps, context, *reduced], strides, images)
         scores = self.classifier(self.dropout(self.mix(torch.cat(joined, 1))))
-        maps = on_grid(maps, size, stride=coarsest, onto=self.stride)
         return scores + F.pad(maps, (0, 0, 0, 0, 1, 0)), presence
 
 
 class RandomWalkSegmenter(nn.Module):
-    """A segmentation network and an AffinityNet, along whose affinities the class probabilities
-    take a random walk (``synthesis.walk_probabilities``).
-
-    The walk is not in ``forward``: it runs once per photo, after scales and mirror images are
-    averaged.
+    """A segmentation network, and an AffinityNet for a random walk of its class probabilities
+    (``synthesis.walk_probabilities``), once per photo, after scales and mirror images are averaged.
 
     Args:
-        segmentation, affinity: both trained.
         walk: arguments of ``synthesis.Walk``: ``beta``, ``steps`` and those of the affinities.
     """
 
@@ -236,7 +219,7 @@ class RandomWalkSegmenter(nn.Module):
         self.segmentation, self.affinity, self.walk = segmentation, affinity, walk
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores before the softmax and the walk."""
+        """Class scores before softmax and walk."""
         return self.segmentation(images)
 
 
@@ -250,18 +233,17 @@ def log_shares(shares: Sequence[float] | torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def favour_rare(network: nn.Module, shares: Sequence[float], *, strength: float) -> None:
-    """Subtract ``strength`` times the logarithm of each class's share from a segmentation network's
-    scores, in place (logit adjustment, Menon et al., ICLR 2021).
+    """Subtract ``strength`` times ``log_shares(shares)`` from the scores of a trained segmentation
+    network, in place (logit adjustment, Menon et al., ICLR 2021).
 
     With noisy labels a rare class is seldom the most probable one, though mean IoU weighs all
     classes equally.
 
     Args:
-        network: a trained ``SegmentationNetwork`` or ``DecoderNetwork``.
         shares: of the training pixels, background first, in [0, 1].
-        strength: for a network that learnt the classes' frequencies, 0 changes nothing and 1 treats
-            all classes as equally frequent; for one trained with them as a prior (see
-            ``losses.segmentation_loss``), -1 restores them and 0 changes nothing.
+        strength: 0 changes nothing; 1 treats all classes as equally frequent if the network learnt
+            their frequencies; -1 restores these if it was trained with them as a prior (see
+            ``losses.segmentation_loss``).
     """
     bias = network.get_parameter("classifier.bias")
     bias -= strength * log_shares(shares).to(bias)

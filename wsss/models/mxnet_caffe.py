@@ -7,13 +7,12 @@ import math
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.message import DecodeError
 
 from wsss.errors import InputError
@@ -62,13 +61,12 @@ def read_mxnet(path: Path | str) -> dict[str, torch.Tensor]:
             raise Fault("does not begin as a list of MXNet arrays does")
         data.number("Q")  # reserved
         arrays = [_mxnet_array(data) for _ in range(_count(data, 4))]
-        names = [
-            str(data.take(_count(data, 1)), "utf-8", "replace") for _ in range(_count(data, 8))
-        ]
+        names = [data.take(_count(data, 1)) for _ in range(_count(data, 8))]
         if len(names) != len(arrays):
             raise Fault(f"holds {len(arrays)} arrays but {len(names)} names")
         if data.left:
             raise Fault(f"goes on for {data.left} bytes after its last name")
+        names = [str(name, "utf-8", "replace") for name in names]
         return dict(zip(names, arrays, strict=True))
 
 
@@ -95,30 +93,24 @@ def _mxnet_array(data):
     kind = data.number("i")
     if kind not in MXNET_TYPES:
         raise Fault(f"has an array of unknown type {kind}")
-    dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
-    tensor = _tensor(np.frombuffer(data.take(dtype.itemsize * _elements(shape)), dtype), shape)
-    return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
-
-
-def _elements(shape):
-    if any(side < 0 for side in shape):
+    if min(shape, default=0) < 0:
         raise Fault(f"has an array of shape {shape}")
-    return math.prod(shape)
+    dtype = np.dtype(MXNET_TYPES[kind]).newbyteorder("<")
+    tensor = _tensor(np.frombuffer(data.take(dtype.itemsize * math.prod(shape)), dtype), shape)
+    return tensor.view(torch.bfloat16) if kind == BFLOAT16 else tensor
 
 
 def _tensor(values, shape):
     """Values as a tensor of a shape with as many elements."""
     try:
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")).reshape(shape))
-    except (OverflowError, RuntimeError, ValueError):  # of too many or too long sides beside a 0
+    except (OverflowError, RuntimeError, ValueError):  # too many sides, negative or too long ones
         raise Fault(f"has an array of the impossible shape {shape}") from None
 
 
 def read_caffe(path: Path | str) -> dict[str, torch.Tensor]:
-    """The blobs of a ``.caffemodel`` file.
-
-    A layer's first blob is ``<layer>.weight``, its second ``<layer>.bias``, others
-    ``<layer>.<number>``; shapes are the file's (in old files always four numbers, a bias
+    """The blobs of a ``.caffemodel`` file: ``<layer>.weight``, ``<layer>.bias``, then
+    ``<layer>.<number>``, in the file's shapes (in old files always four numbers, a bias
     (1, 1, 1, n)).
 
     Raises:
@@ -145,26 +137,20 @@ def _caffe_blob(blob):
     shape = tuple(blob.shape[-1].dim) if blob.shape else old
     double = np.array(blob.double_data, np.float64)
     values = double if double.size else np.array(blob.data, np.float32)
-    if _elements(shape) != values.size:
+    if math.prod(shape) != values.size:
         raise Fault(f"has a blob of shape {shape} with {values.size} values")
     return _tensor(values, shape)
 
 
-@cache
 def _caffe_net() -> Any:
     """The message class of ``Net`` in CAFFE."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
     for message, fields in CAFFE.items():
         described = file.message_type.add(name=message)
         for name, (number, kind) in fields.items():
-            field = described.field.add(name=name, number=number, label=FIELD.LABEL_REPEATED)
-            if isinstance(kind, str):
-                field.type_name = f".caffe.{kind}"
-            else:
-                field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.Net"))
+            by = {"type_name": f".caffe.{kind}"} if isinstance(kind, str) else {"type": kind}
+            described.field.add(name=name, number=number, label=FIELD.LABEL_REPEATED, **by)
+    return message_factory.GetMessages([file])["caffe.Net"]
 
 
 @contextmanager

@@ -12,28 +12,19 @@ from wsss.models.build import build_affinity, build_cam, build_segmentation
 from wsss.models.heads import RandomWalkSegmenter
 from wsss.models.state_dicts import fit_state, fitting, load_described, save_state
 
-RENAMED = {"reach": "dilation", "fine": "low_level_channels"}  # arguments of earlier versions
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
 
 
 class Trained(NamedTuple):
-    """A network that ``open_network`` read.
+    """A network that ``open_network`` read."""
 
-    Attributes:
-        network: in evaluation mode, on the CPU.
-        kind: ``cam``, ``affinity`` or ``segmentation``.
-        classes: names of the object classes, in the order of their numbers from 1.
-        arguments: of the builder, with ``backbone``; with a random walk also ``walk``, which holds
-            those of its AffinityNet as ``affinity``.
-        settings: for inference, such as AffinityNet's ``reduction``; may be empty.
-    """
-
-    network: nn.Module
-    kind: str
-    classes: tuple[str, ...]
+    network: nn.Module  # in evaluation mode, on the CPU
+    kind: str  # ``cam``, ``affinity`` or ``segmentation``
+    classes: tuple[str, ...]  # names of the object classes, in the order of their numbers from 1
+    # of the builder; with a random walk also ``walk``, with its AffinityNet's as ``affinity``
     arguments: dict[str, Any]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # for inference, such as AffinityNet's ``reduction``; may be empty
 
 
 def save_network(
@@ -55,25 +46,19 @@ def save_network(
 
 
 def add_walk(
-    path: Path | str,
-    segmentation: Path | str,
-    *,
-    affinity: Path | str,
-    beta: float,
-    steps: int,
-    flip: bool,
+    path: Path | str, segmentation: Path | str, *, affinity: Path | str, **walk: Any
 ) -> None:
     """Write a ``RandomWalkSegmenter``, which opens like any other segmentation network.
 
     Args:
-        segmentation, affinity: the files of both networks, or their folders; the settings that the
-            AffinityNet was trained with are kept.
-        beta, steps, flip: of the walk, see ``synthesis.Walk``.
+        segmentation, affinity: the files of both networks, or their folders.
+        walk: ``beta``, ``steps`` and ``flip`` of ``synthesis.Walk``; its other arguments are the
+            settings that the AffinityNet was trained with.
     """
     scorer, walker = open_network(segmentation, "segmentation"), open_network(affinity, "affinity")
     if "walk" in scorer.arguments:
         raise InputError(f"{segmentation}: has a random walk already; give its train_segmentation")
-    walk = walker.settings | {"beta": beta, "steps": steps, "flip": flip}
+    walk = walker.settings | walk
     save_network(
         path,
         RandomWalkSegmenter(scorer.network, walker.network, **walk),
@@ -119,44 +104,33 @@ def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> T
             f"{path}: expected: {NAMES.get(kind or '', 'a network')}, "
             f"found: {NAMES.get(found, found)}; give another file"
         )
-    own: dict[str, Any] = description["arguments"]
-    arguments = {RENAMED.get(name, name): value for name, value in own.items()}
+    arguments: dict[str, Any] = description["arguments"]
     arguments |= {name: value for name, value in changes.items() if value}
     classes = tuple(description["classes"])
-    if _names_weights(arguments):  # an untrusted file must not make others be read
-        raise InputError(f"{path}: its description names further weights; give another file")
     try:
         # first without memory: the described network may be of any size
         with torch.device("meta"):
             wanted = _build(found, classes, **arguments)
-    except InputError as fault:
-        raise InputError(f"{path}: describes a network that cannot be built: {fault}") from None
     except Exception as error:  # wrong values fail in many ways
         raise InputError(
-            f"{path}: describes an unknown network ({reason(error)}); give another file"
+            f"{path}: describes a network that cannot be built ({reason(error)}); give another file"
         ) from None
-    fitting(wanted, state, source=path, hint="weights of the same architecture")
-    with torch.random.fork_rng():  # its random weights are overwritten at once
+    fitting(wanted, state, source=path)
+    with torch.random.fork_rng():  # the random weights are overwritten at once
         network = _build(found, classes, **arguments)
     fit_state(network, state, source=path)
     return Trained(network.eval(), found, classes, arguments, settings)
 
 
 def _build(kind, classes, **arguments) -> nn.Module:
+    """An untrained network; arguments that name weights, which would be read, are a TypeError."""
     if kind == "cam":
-        return build_cam(num_classes=len(classes), **arguments)
+        return build_cam(num_classes=len(classes), weights="", **arguments)
     if kind == "affinity":
-        return build_affinity(**arguments)
-    walk = arguments.pop("walk", None)
-    network = build_segmentation(num_classes=len(classes) + 1, **arguments)
-    if walk is None:
-        return network
-    settings = dict(walk)
-    return RandomWalkSegmenter(network, build_affinity(**settings.pop("affinity")), **settings)
-
-
-def _names_weights(arguments):
-    """Whether the arguments of a builder, or of one within it, name a file of weights."""
-    return isinstance(arguments, dict) and (
-        "weights" in arguments or any(_names_weights(value) for value in arguments.values())
-    )
+        return build_affinity(weights="", **arguments)
+    walk = dict(arguments.pop("walk", {}))
+    network = build_segmentation(num_classes=len(classes) + 1, weights="", **arguments)
+    if walk:
+        affinity = build_affinity(weights="", **walk.pop("affinity"))
+        network = RandomWalkSegmenter(network, affinity, **walk)
+    return network

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.hub import load_state_dict_from_url
 
 from wsss.errors import InputError, reason
 from wsss.io import atomic
@@ -19,15 +18,7 @@ from wsss.models.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 Weights = str | Path | tuple[State, str]  # see ``pretrained_state``
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file with a description beside the tensors
-RENAMED = {  # parts of tensors' names in earlier versions
-    "trunk": "backbone",
-    "evidence": "cam_head",
-    "presence": "image_level_head",
-    "gate": "presence_weight",
-    "squeeze": "project",
-    "around": "atrous",
-    "whole": "image_pool",
-}
+SAME_ARCHITECTURE = "weights of the same architecture"
 
 
 def expect_file(path: Path | str) -> None:
@@ -45,11 +36,9 @@ def load_state(path: Path | str) -> State:
 
 
 def load_described(path: Path | str) -> tuple[State, Any]:
-    """``(tensors, description)`` of a file.
-
-    The tensors are a state dict saved by torch, an MXNet ``.params`` or a ``.caffemodel``, by the
-    file's own names (those of our earlier versions are renamed). The description is the one
-    that ``save_state`` kept beside them, not checked, or None.
+    """``(tensors, description)`` of a state dict saved by torch, an MXNet ``.params`` or a
+    ``.caffemodel``: tensors by the file's own names, and what ``save_state`` kept beside them, not
+    checked, or None.
 
     Raises:
         InputError: missing, unreadable, or holding anything but named tensors.
@@ -63,43 +52,39 @@ def load_described(path: Path | str) -> tuple[State, Any]:
             return read_mxnet(path), None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about forms that are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state, description = torch.load(path, map_location="cpu", weights_only=True), None
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         # torch's own message explains how to execute such a pickle
         pickled = isinstance(error, pickle.UnpicklingError)
+        why = "it holds other things" if pickled else reason(error)
         raise InputError(
-            f"{path}: not a state dict of plain tensors "
-            f"({'it holds other things' if pickled else reason(error)}); give another file"
+            f"{path}: not a state dict of plain tensors ({why}); give another file"
         ) from None
-    description = None
     if isinstance(state, dict) and state.keys() >= DESCRIBED:
         state, description = state["state"], state["description"]
         if not atomic.is_whole(path):  # torch reads past wrong checksums
             raise InputError(
                 f"{path}: damaged since it was written; run its stage again with --force"
             )
+    if fault := _fault(state):
+        raise InputError(f"{path}: {fault}; give another file")
+    return state, description
+
+
+def _fault(state) -> str | None:
+    """Why this is not a dict of names to plain tensors, or None."""
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise InputError(
-            f"{path}: expected a dict of name to tensor, found {type(state).__name__}; give "
-            "another file"
-        )
+        return f"expected a dict of name to tensor, found {type(state).__name__}"
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise InputError(f"{path}: '{name}' is not a plain tensor; give another file")
+            return f"'{name}' is not a plain tensor"
     if sum(tensor.numel() for tensor in state.values()) > MOST_NUMBERS:  # a few bytes can say so
-        raise InputError(
-            f"{path}: expected at most {MOST_NUMBERS:,} numbers but it holds more; give another "
-            "file"
-        )
-    return {_renamed(name): tensor for name, tensor in state.items()}, description
-
-
-def _renamed(name: str) -> str:
-    return ".".join(RENAMED.get(part, part) for part in name.split("."))
+        return f"expected at most {MOST_NUMBERS:,} numbers but it holds more"
+    return None
 
 
 def pretrained_state(
@@ -108,7 +93,7 @@ def pretrained_state(
     """A backbone's ImageNet tensors by the file's own names, and the file's name for messages.
 
     Args:
-        weights: a file, ``download`` for torchvision's own, or (tensors by name, their source).
+        weights: a file, ``download`` for torchvision's own, or such a pair.
     """
     if isinstance(weights, tuple):
         return weights
@@ -120,15 +105,13 @@ def pretrained_state(
         )
     from torchvision.models import get_weight  # slow to import
 
-    url = get_weight(backbone.offered).url
-    return load_state_dict_from_url(url, progress=True, check_hash=True), url
+    offered = get_weight(backbone.offered)
+    return offered.get_state_dict(progress=True, check_hash=True), offered.url
 
 
 def fit_backbone(backbone: Backbone, weights: Weights) -> str:
-    """Load ImageNet weights into a backbone whose batch norms are not frozen yet, strictly.
-
-    Returns:
-        one line: how many tensors were taken, and which were left out and why.
+    """Load ImageNet weights into a backbone whose batch norms are not frozen yet, strictly; returns
+    a line: how many tensors were taken, and which were left out and why.
     """
     given, source = pretrained_state(backbone, weights)
     state, skipped = backbone.adapt(given)
@@ -141,7 +124,7 @@ def save_state(
     module: nn.Module | State, path: Path | str, *, description: dict | None = None
 ) -> None:
     """Write a module's state dict, or named tensors, atomically, with an optional description of
-    plain values and lists beside them.
+    plain values and lists.
     """
     state = module if isinstance(module, dict) else module.state_dict()
     with atomic.write(Path(path)) as partial:
@@ -149,28 +132,24 @@ def save_state(
 
 
 def fit_state(
-    module: nn.Module,
-    state: State,
-    *,
-    source: Path | str,
-    hint: str = "weights of the same architecture",
+    module: nn.Module, state: State, *, source: Path | str, hint: str = SAME_ARCHITECTURE
 ) -> None:
     """Load named tensors strictly; the error names the first that does not fit.
 
     Args:
-        state: batch norms' counters of batches may be absent, as in other frameworks' files:
-            nothing reads them.
-        source: the file's name, for messages.
-        hint: names a file that fits, for messages.
+        state: may lack batch norms' counters of batches, as in other frameworks' files: nothing
+            reads them.
+        source, hint: the file's name, and what to give in its place, for messages.
     """
     module.load_state_dict(fitting(module, state, source=source, hint=hint))
 
 
-def fitting(module: nn.Module, state: State, *, source: Path | str, hint: str) -> State:
+def fitting(
+    module: nn.Module, state: State, *, source: Path | str, hint: str = SAME_ARCHITECTURE
+) -> State:
     """The tensors that ``fit_state`` would load, with the same errors."""
     wanted = module.state_dict()
-    counters = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
-    given = counters | state
+    given = {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked")} | state
     faults = [f"has no '{name}'" for name in wanted if name not in given]
     faults += [f"has '{name}', which the network does not" for name in given if name not in wanted]
     faults += [

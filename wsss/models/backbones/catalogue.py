@@ -114,7 +114,7 @@ def build_backbone(backbone: str, *, output_stride: int = 16, **own: object) -> 
         own: arguments that only this backbone takes (``VGG16``).
 
     Raises:
-        InputError: an unknown name, or a stride that this backbone does not support.
+        InputError: an unknown name, or an unsupported stride.
     """
     if backbone not in BACKBONES:
         raise InputError(f"unknown backbone '{backbone}'; expected one of: {', '.join(BACKBONES)}")

@@ -1,6 +1,4 @@
-"""What backbones share: their interface, batch norms that are frozen, and activations in one pass
-with their convolutions.
-"""
+"""What backbones share: an interface, frozen batch norms, convolutions fused with activations."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -15,25 +13,17 @@ State = dict[str, torch.Tensor]  # tensors by name
 
 
 class Backbone(nn.Module):
-    """From RGB photos to feature maps, the stride held back by atrous convolution.
+    """From RGB photos to feature maps, the stride held back by atrous convolution."""
 
-    Attributes:
-        origin: names the ImageNet weights that fit, for messages; empty where there are none.
-        offered: torchvision's name for these weights; empty where it does not offer them.
-        classifier: prefix of the names of these weights' classifier.
-        output_strides: supported strides of the last level, in pixels.
-        channels, strides: of each level, coarsest last.
-        body: all layers with weights.
-        activation_checkpointing: in training, discard the activations inside a block and compute
-            them again in the backward pass, so that memory holds those of one block at a time
-            (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
-    """
-
-    origin = offered = classifier = ""
-    output_strides: tuple[int, ...]
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    body: Any  # a module
+    origin = ""  # names the ImageNet weights that fit, for messages; empty where there are none
+    offered = ""  # torchvision's name for these weights; empty where it does not offer them
+    classifier = ""  # prefix of the names of these weights' classifier
+    output_strides: tuple[int, ...]  # supported strides of the last level, in pixels
+    channels: tuple[int, ...]  # of each level, coarsest last
+    strides: tuple[int, ...]  # pixels per cell of each level
+    body: Any  # a module: all layers with weights
+    # in training, keep the activations of one block at a time, and compute the others again in the
+    # backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016)
     activation_checkpointing = False
     mean: torch.Tensor
     std: torch.Tensor
@@ -56,14 +46,12 @@ class Backbone(nn.Module):
         return x
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """The input that the weights were trained with, of images (B, 3, H, W) in [0, 1]."""
+        """Images as the weights were trained with, from RGB (B, 3, H, W) in [0, 1]."""
         return (images - self.mean) / self.std
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Features (B, channels, ceil(H / stride), ceil(W / stride)) of each level.
-
-        Args:
-            images: float (B, 3, H, W), RGB in [0, 1].
+        """Features (B, channels, ceil(H / stride), ceil(W / stride)) of each level, of RGB images,
+        float (B, 3, H, W) in [0, 1].
         """
         x, features = self.normalise(images), []
         for level in range(len(self.channels)):
@@ -75,13 +63,17 @@ class Backbone(nn.Module):
             features.append(self.output(level, x))
         return features
 
+    @staticmethod
+    def own_name(name: str) -> str:
+        """The body's name of a tensor, from the name in a file of ImageNet weights."""
+        return name
+
     @classmethod
     def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
-        """``(the body's state dict, {name: why it was left out})`` of ImageNet weights by their
-        file's own names.
-        """
-        skipped = {n: "ImageNet's classifier" for n in state if n.startswith(cls.classifier)}
-        return {name: tensor for name, tensor in state.items() if name not in skipped}, skipped
+        """``(the body's state dict, {name: why it is left out})`` of a file's ImageNet weights."""
+        own = {name: cls.own_name(name) for name in state}
+        skipped = {n: "ImageNet's classifier" for n in state if own[n].startswith(cls.classifier)}
+        return {own[name]: state[name] for name in state if name not in skipped}, skipped
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -96,10 +88,8 @@ def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
 
 
 class FrozenNormConv2d(nn.Conv2d):
-    """A convolution and the frozen batch norm after it, in one pass over the data.
-
-    The weight stays as it was before the norm, and is scaled on the way, so training takes the same
-    steps as with a batch norm in evaluation mode.
+    """A convolution and the frozen batch norm after it, in one pass over the data. The weight is
+    scaled on the way, so it is trained as before a batch norm in evaluation mode.
     """
 
     scale: torch.Tensor
@@ -116,18 +106,9 @@ class FrozenNormConv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(x, self.weight * self.scale, self.shift)
 
-    def folded(self) -> nn.Conv2d:
-        """The same as a plain convolution, whose weights can no longer be trained."""
-        conv = nn.Conv2d(**_geometry(self), device="meta")  # without weights of its own
-        conv.weight = nn.Parameter((self.weight * self.scale).detach(), requires_grad=False)
-        conv.bias = nn.Parameter(self.shift.clone(), requires_grad=False)
-        return conv
-
 
 class FrozenNorm2d(nn.Module):
-    """A frozen batch norm before an activation, where no convolution can take it in; computed in
-    float32 whatever the activations' format.
-    """
+    """A frozen batch norm that follows no convolution, computed in float32 at any precision."""
 
     names = ("running_mean", "running_var", "weight", "bias")
 
@@ -161,16 +142,16 @@ def fold_norms(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, conv in list(parent.named_children()):
             if isinstance(conv, FrozenNormConv2d):
-                setattr(parent, name, conv.folded())
+                folded = nn.Conv2d(**_geometry(conv), device="meta")  # without weights of its own
+                weight = (conv.weight * conv.scale).detach()
+                folded.weight = nn.Parameter(weight, requires_grad=False)
+                folded.bias = nn.Parameter(conv.shift.clone(), requires_grad=False)
+                setattr(parent, name, folded)
 
 
 class ActivatedConv2d(nn.Module):
-    """A convolution and the activation after it in one pass over the data, by oneDNN, for inference
-    on a processor; equal to the two one after the other but for rounding.
-
-    Args:
-        conv: with weights in the format to compute in.
-        activation: an ``nn.ReLU`` or ``nn.ReLU6``.
+    """A convolution and the ``nn.ReLU`` or ``nn.ReLU6`` after it in one pass over the data, by
+    oneDNN, for inference on a processor, in the format of the weights; equal but for rounding.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
@@ -190,15 +171,11 @@ class ActivatedConv2d(nn.Module):
 
 def fuse_activations(network: nn.Module) -> None:
     """Let each convolution of a sequence apply the activation after it, in place, for inference
-    alone; without oneDNN in this build of torch, change nothing.
-
-    A separate activation reads and writes the data once more, a sixth of MobileNetV2's time.
+    alone, if torch has oneDNN. A separate pass over the data takes a sixth of MobileNetV2's time.
     """
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return
-    for parent in list(network.modules()):
-        if not isinstance(parent, nn.Sequential):
-            continue
+    for parent in [each for each in network.modules() if isinstance(each, nn.Sequential)]:
         children = [each for each in parent.named_children() if type(each[1]) is not nn.Identity]
         for (name, conv), (following, activation) in itertools.pairwise(children):
             if type(conv) is nn.Conv2d and type(activation) in (nn.ReLU, nn.ReLU6):

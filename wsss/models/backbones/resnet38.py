@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.backbones.layers import Backbone, State, conv3x3
+from wsss.models.backbones.layers import Backbone, conv3x3
 
-# arg:res5b1_branch2a_weight, aux:bn5b1_branch2a_moving_mean: level 5, block 1, one of its layers
-MXNET = re.compile(r"(res|bn)([2-7])(?:a|b([1-5]))_(branch\w+?)_(weight|gamma|beta|moving_\w+)")
-NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_var": "running_var",
+# from the MXNet file's names to ours: aux:bn5b1_branch2a_moving_mean, b5_1.bn_branch2a.running_mean
+RESPELL = {
+    r"^(arg|aux):": "",
+    r"^(res|bn)(\d)a_": r"b\2.\1_",  # the first block of a level
+    r"^(res|bn)(\d)b(\d)_": r"b\2_\3.\1_",
+    r"\.res_": ".conv_",
+    r"_(weight|gamma)$": ".weight",
+    r"_beta$": ".bias",
+    r"_moving_(mean|var)$": r".running_\1",
 }
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape
-    changes.
-    """
+    """Two 3x3 convolutions beside the identity, or a 1x1 convolution where the shape changes."""
 
     def __init__(self, inputs, middle, outputs, *, stride=1, first_dilation=1, dilation=1):
         super().__init__()
@@ -110,6 +110,7 @@ class ResNet38(Backbone):
     """
 
     origin = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params, the MXNet file of 'Wider or Deeper'"
+    classifier = "linear1000"
     output_strides = (8,)
 
     def __init__(self, output_stride: int) -> None:
@@ -129,31 +130,8 @@ class ResNet38(Backbone):
             return F.relu(self.body.bn7(x))
         return activate(self.parts(level + 1)[0], x)
 
-    @classmethod
-    def adapt(cls, state: State) -> tuple[State, dict[str, str]]:
-        """As ``Backbone.adapt``, from the names of the MXNet file or the body's own."""
-        found, skipped = {}, {}
-        for name, tensor in state.items():
-            plain = name.removeprefix("arg:").removeprefix("aux:")
-            if plain.startswith("linear1000_"):
-                skipped[name] = "ImageNet's classifier"
-            else:
-                found[_torch_name(plain)] = tensor
-        return found, skipped
-
-
-def _torch_name(name):
-    """``bn5b1_branch2a_moving_mean`` -> ``b5_1.bn_branch2a.running_mean``; an unknown name stays
-    unchanged, for the message that refuses it.
-    """
-    if name == "conv1a_weight":
-        return "conv1a.weight"
-    if name.startswith("bn7_"):
-        return f"bn7.{NORM.get(name[4:], name[4:])}"
-    parts = MXNET.fullmatch(name)
-    if not parts:
+    @staticmethod
+    def own_name(name: str) -> str:
+        for pattern, replacement in RESPELL.items():
+            name = re.sub(pattern, replacement, name)
         return name
-    kind, level, block, branch, tensor = parts.groups()
-    block = f"b{level}_{block}" if block else f"b{level}"
-    layer = "conv" if kind == "res" else "bn"
-    return f"{block}.{layer}_{branch}.{NORM.get(tensor, tensor)}"

@@ -21,38 +21,21 @@ MOST_CHANNELS = 4096  # of any of the authors' layers
 AS_PUBLISHED = "the authors' checkpoint as published"
 # the authors' names of the heads' tensors, and ours
 CAM_HEAD = {"fc8.weight": "classifier.weight"}
-AFFINITY_HEAD = {
-    "f8_3.weight": "reduce.0.weight",
-    "f8_4.weight": "reduce.1.weight",
-    "f8_5.weight": "reduce.2.weight",
-    "f9.weight": "mix.weight",
-}
-GROUP_NORMS = {
-    f"gn8_{place + 3}.{tensor}": f"norms.{place}.{tensor}"
-    for place in range(3)
-    for tensor in ("weight", "bias")
-}
+REDUCE = {f"f8_{n + 3}.weight": f"reduce.{n}.weight" for n in range(3)}
+AFFINITY_HEAD = {**REDUCE, "f9.weight": "mix.weight"}
+GROUP_NORMS = {f"gn8_{n + 3}.{t}": f"norms.{n}.{t}" for n in range(3) for t in ("weight", "bias")}
 
 
 class Content(NamedTuple):
-    """What a weight file holds.
+    """What a weight file holds."""
 
-    Attributes:
-        what: in words.
-        state: by our names: of a backbone's body, or of a whole network.
-        skipped: tensors that were left out: name to reason.
-    """
-
-    what: str
-    state: State
-    skipped: dict[str, str]
+    what: str  # in words
+    state: State  # by our names: of a backbone's body, or of a whole network
+    skipped: dict[str, str]  # tensors that were left out: name to reason
 
 
 def identify(given: State, path: Path | str) -> Content:
-    """Find out which network a file's tensors, from ``load_state``, belong to.
-
-    Args:
-        path: of the file, for messages.
+    """Find out which network the tensors of a file, from ``load_state``, belong to.
 
     Raises:
         InputError: an unknown network, or tensors that do not fit it.
@@ -65,9 +48,8 @@ def identify(given: State, path: Path | str) -> Content:
         state, skipped = kind.adapt(given)
         with torch.device("meta"):
             body = build_backbone(backbone, output_stride=kind.output_strides[-1]).body
-        wanted = body.state_dict()
-        counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
-        if set(wanted) == set(state) | counters:
+        different = body.state_dict().keys() ^ state.keys()
+        if all(name.endswith(".num_batches_tracked") for name in different):
             fitting(body, state, source=path, hint=kind.origin)
             return Content(f"ImageNet weights of {backbone}", state, skipped)
     raise InputError(
@@ -78,7 +60,7 @@ def identify(given: State, path: Path | str) -> Content:
 
 
 def _authors(given, path) -> Content:
-    """One of the authors' checkpoints, every tensor of which must be used."""
+    """One of the authors' checkpoints, of which every tensor must be used."""
     backbone = "vgg16" if "conv1_1.weight" in given else "resnet38"
     affinity = "f9.weight" in given
     norm_group = 8 if affinity and backbone == "vgg16" else 0
@@ -93,7 +75,7 @@ def _authors(given, path) -> Content:
     weights = {name: tensor for name, tensor in given.items() if name not in head}, str(path)
     if affinity:
         what = "AffinityNet"
-        reduced = [len(given[name]) for name in list(AFFINITY_HEAD)[:3]]
+        reduced = [len(given[name]) for name in REDUCE]
         network = build_affinity(backbone, weights=weights, reduced=reduced, norm_group=norm_group)
     else:
         what = f"CAM network of {len(given['fc8.weight'])} classes"
@@ -104,27 +86,23 @@ def _authors(given, path) -> Content:
 
 
 def load_checkpoint(network: nn.Module, path: Path | str) -> None:
-    """Load a whole network's file, ours or the authors', strictly, and set evaluation mode: in
-    training mode an unfrozen batch norm would keep learning from what it sees.
+    """Load a whole network's file, ours or the authors', strictly, and set evaluation mode, since
+    in training mode an unfrozen batch norm learns from each input.
 
     Raises:
         InputError: unreadable, or of another network.
     """
     state = load_state(path)
     if not any(name.startswith("backbone.") for name in state):
-        content = identify(state, path)
-        print(f"{path}: {content.what}")
-        state = content.state
+        what, state, _ = identify(state, path)
+        print(f"{path}: {what}")
     fit_state(network, state, source=path, hint="a checkpoint of this network")
     network.eval()
 
 
 def convert(source: Path | str, target: Path | str) -> Content:
-    """Write a weight file by our names, to be given as ``weights`` (ImageNet's) or as
-    ``checkpoint`` (a whole network).
-
-    Returns:
-        ``Content`` of the source.
+    """Write a weight file by our names, to be given as ``weights`` (ImageNet's) or ``checkpoint``
+    (a whole network); returns the source's ``Content``.
     """
     content = identify(load_state(source), source)
     if Path(target).exists():

@@ -12,8 +12,8 @@ import torch
 
 from wsss.errors import InputError
 from wsss.geometry import rescale
-from wsss.models import CamNetwork
 from wsss.models.backbones.catalogue import BACKBONES
+from wsss.models.heads import CamNetwork
 from wsss.models.state_dicts import Weights, pretrained_state
 from wsss.runtime.devices import as_batch, autocast, pick_device
 from wsss.runtime.progress import progress
@@ -23,30 +23,20 @@ LONG_SIDE = 256  # pixels; about as in the training of ImageNet classifiers
 
 @torch.no_grad()
 def init_from_imagenet(
-    network: CamNetwork,
-    backbone: str,
-    *,
-    weights: Weights,
-    dataset: Any,
-    ids: Sequence[str],
+    network: CamNetwork, backbone: str, *, weights: Weights, dataset: Any, ids: Sequence[str]
 ) -> None:
-    """Set a CAM network's classifier from the pretrained one, in place.
-
-    Each class becomes a mixture of ImageNet's classes, weighted by how much more probable they are
-    on the photos with its label than on the others.
+    """Set a CAM network's classifier, in place: each class becomes a mixture of ImageNet's classes,
+    weighted by how much more probable they are on the photos with its label than on the others.
 
     Args:
-        network: its backbone has the pretrained weights.
-        backbone, weights: as for ``build_cam``.
+        network, backbone, weights: by ``build_cam`` with this backbone and these weights.
         dataset, ids: the training photos; only their image labels are read.
 
     Raises:
         InputError: the weights are random, or hold no classifier.
     """
     if not weights:
-        raise InputError(
-            "wise_ft_alpha needs pretrained weights; set weights, or wise_ft_alpha to 0"
-        )
+        raise InputError("wise_ft_alpha needs ImageNet weights; set weights, or wise_ft_alpha to 0")
     if len(network.adapt):
         raise InputError(
             "wise_ft_alpha needs a classifier on the backbone itself; set head_channels or "
@@ -82,12 +72,11 @@ def init_from_imagenet(
 
 @torch.no_grad()
 def interpolate(network: CamNetwork, start: CamNetwork, *, alpha: float) -> None:
-    """Replace a trained network's weights by a mean with those before training, in place.
+    """Replace a trained network's weights by ``(1 - alpha) * network + alpha * start``, in place.
 
     Args:
         start: of the same architecture, see ``init_from_imagenet``; its classifier is first
             rescaled to the trained one's length.
-        alpha: weight of ``start`` in the mean, in [0, 1].
     """
     length = network.classifier.weight.norm() / start.classifier.weight.norm()
     begun = start.state_dict()
