@@ -9,7 +9,6 @@ from wsss.errors import InputError
 from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, threshold_of
 from wsss.photos import evaluation
-from wsss.photos.evaluation import Confusions
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -70,12 +69,13 @@ def test_perfect_labels_score_100_and_regions_are_counted(tmp_path, tiny_shapes)
 
 
 def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
-    kept, matrices = Confusions(3), []
+    photos, matrices = [], []
     for number, id in enumerate(("2007_000032", "b")):
         photo = np.full((2, 2), number), np.array([[0, 1], [2, 255]])
         matrices.append(ConfusionMatrix(3))
         matrices[-1].update(*photo)
-        kept.add(id, photo[0], target=photo[1])
+        photos.append((id, *photo))
+    kept = evaluation.count_labels(photos, num_classes=3)
     path = tmp_path / "deep" / "c.npz"
     evaluation.save_confusions(path, kept)
     found = evaluation.load_confusions(path)
@@ -85,6 +85,7 @@ def test_confusions_come_back_and_damaged_files_are_named(tmp_path):
     np.testing.assert_array_equal(found["b"].matrix, matrices[1].matrix)
     np.testing.assert_array_equal(found.total(found.ids).matrix, counts.sum(0))
     assert not found.total([]).matrix.any()
+    assert evaluation.count_labels([], num_classes=3).counts.shape == (0, 9)
     (tmp_path / "c.npz").write_bytes(b"PK nothing")
     for path in (tmp_path / "c.npz", tmp_path / "none.npz"):
         with pytest.raises(InputError, match="not a file of confusion counts"):

@@ -16,7 +16,7 @@ from wsss.io import text as io_text
 from wsss.lab import paths, plan, results
 from wsss.lab.record import stage_run
 from wsss.lab.record.journal import Journal
-from wsss.photos.evaluation import Confusions, save_confusions
+from wsss.photos.evaluation import count_labels, save_confusions
 from wsss.runtime import devices
 
 GIB = 2**30
@@ -191,11 +191,12 @@ def test_memory_per_photo_is_as_python_accounts_for_it(tmp_path):
         listed = tracemalloc.get_traced_memory()[1] / 1000
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        confusions, pixels = Confusions(81), np.arange(64).reshape(8, 8)
-        for number in range(1000):  # of 20 pairs of classes each
-            labels = pixels % 5 + number % 60
-            confusions.add(f"COCO_train_{number:012d}", labels, target=pixels // 16)
-        save_confusions(tmp_path / "c.npz", confusions)
+        pixels = np.arange(64).reshape(8, 8)
+        photos = (  # of 20 pairs of classes each
+            (f"COCO_train_{number:012d}", pixels % 5 + number % 60, pixels // 16)
+            for number in range(1000)
+        )
+        save_confusions(tmp_path / "c.npz", count_labels(photos, num_classes=81))
         counted = (tracemalloc.get_traced_memory()[1] - before) / 1000
     finally:
         tracemalloc.stop()

@@ -22,7 +22,7 @@ from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
 from wsss.io import artifacts
 from wsss.metrics import ConfusionMatrix, threshold_of
-from wsss.photos.evaluation import Confusions, load_confusions, save_confusions
+from wsss.photos.evaluation import count_labels, load_confusions, save_confusions
 from wsss.random_walk import random_walk
 from wsss.synthesis import combine_alphas, label_map, labels_at
 
@@ -277,9 +277,8 @@ def test_marginals_come_back_in_steps(classes, data):
 @given(st.lists(IDS, unique=True, min_size=1, max_size=4), SEEDS)
 def test_confusions_come_back(ids, seed):
     photos = list(zip(*photos_of(seed, 4, len(ids)), strict=True))
-    confusions = Confusions(4)
-    for id, (labels, mask) in zip(ids, photos, strict=True):
-        confusions.add(id, labels, target=mask)
+    named = [(id, *photo) for id, photo in zip(ids, photos, strict=True)]
+    confusions = count_labels(named, num_classes=4)
     found = kept(lambda path: save_confusions(path, confusions), load_confusions, "a.npz")
     assert found.ids == ids
     for id, photo in zip(ids, photos, strict=True):

@@ -14,8 +14,11 @@ import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
 
 from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
@@ -45,20 +48,18 @@ def choose(address: str | None) -> None:
     set_variable(ADDRESS, address)
     if not address:
         return
-    with _store() as (files, root):
-        trial = f"{root}/.tried-{uuid.uuid4().hex}"
+    with _store() as files:
+        trial = f".tried-{uuid.uuid4().hex}"
         if _is_folder(files):  # a bucket must exist: creating one is the user's decision
-            files.makedirs(root, exist_ok=True)
+            files.makedirs("", exist_ok=True)
         files.pipe_file(trial, b"")
         files.rm_file(trial)
 
 
-def open_store() -> tuple[Any, str]:
-    """The mirror's fsspec file system, and the mirror's root path in it."""
-    import fsspec  # slow to import
-
+def open_store() -> DirFileSystem:
+    """The mirror as an fsspec file system."""
     files, root = fsspec.url_to_fs(address(), use_listings_cache=False)
-    return files, root.rstrip("/")
+    return DirFileSystem(root.rstrip("/"), files)
 
 
 @contextmanager
@@ -99,26 +100,25 @@ def clear_scratch() -> None:
 
 
 def local_path(path: Path | str) -> Path:
-    """The path in the scratch folder for a file of the driver."""
-    scratch = os.environ[SCRATCH]
-    return Path(path) if Path(path).is_relative_to(scratch) else Path(_name(scratch, path))
+    """The path of a file of the driver on this machine: in a worker, in the scratch folder."""
+    scratch = os.environ.get(SCRATCH, "")
+    return Path(path) if Path(path).is_relative_to(scratch) else Path(f"{scratch}/{_name(path)}")
 
 
 def download_file(path: Path | str) -> Path:
     """``local_path``, with the file downloaded if it is missing and the mirror has it."""
     local = local_path(path)
     if local != Path(path) and not local.exists():
-        with _store() as (files, root):
-            _get(files, _name(root, path), local)
+        with _store() as files:
+            _get(files, path)
     return local
 
 
 def upload_file(path: Path | str) -> None:
     """Upload the file at ``local_path(path)``."""
-    local = local_path(path)
-    if local != Path(path):
-        with _store() as (files, root):
-            _put(files, local, _name(root, path))
+    if local_path(path) != Path(path):
+        with _store() as files:
+            _put(files, path)
 
 
 def paths_in(value: object) -> set[Path]:
@@ -137,18 +137,18 @@ def paths_in(value: object) -> set[Path]:
 
 def upload(paths: Collection[Path]) -> None:
     """Upload files and folders, except files that the mirror has with the same name and size."""
-    with _store() as (files, root):
-        local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)
-        _transfer("upload", lambda path: _put(files, path, _name(root, path)), local, stored)
+    with _store() as files:
+        local, stored = _local_sizes(paths), _stored_sizes(files, paths)
+        _transfer("upload", partial(_put, files), local, stored)
 
 
 def download(paths: Collection[Path]) -> None:
     """Download the mirror's files at paths and below, except files that this machine has with the
     same name and size.
     """
-    with _store() as (files, root):
-        local, stored = _local_sizes(paths), _stored_sizes(files, root, paths)
-        _transfer("download", lambda path: _get(files, _name(root, path), path), stored, local)
+    with _store() as files:
+        local, stored = _local_sizes(paths), _stored_sizes(files, paths)
+        _transfer("download", partial(_get, files), stored, local)
 
 
 def _transfer(label: str, action: Callable, source: dict, target: dict) -> None:
@@ -159,50 +159,45 @@ def _transfer(label: str, action: Callable, source: dict, target: dict) -> None:
             pass
 
 
-def _name(root: str, path: Path | str) -> str:
-    """A file's path below a root: the root, then the file's absolute path."""
-    return root + "/" + Path(os.path.abspath(path)).as_posix().lstrip("/")
+def _name(path):
+    """A file's name in the mirror: its absolute path, without the root."""
+    return Path(os.path.abspath(path)).as_posix().lstrip("/")
 
 
 def _local_sizes(paths: Collection[Path]) -> dict[Path, int]:
     """Absolute paths of this machine's files at paths and below, except hidden ones, to bytes."""
     folders = (walked for path in paths for walked in os.walk(path, followlinks=True))
     found = [*paths, *(Path(folder, name) for folder, _, names in folders for name in names)]
-    return {
-        Path(os.path.abspath(path)): path.stat().st_size
-        for path in found
-        if path.is_file() and not path.name.startswith(".")
-    }
+    files = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    return {Path(os.path.abspath(path)): path.stat().st_size for path in files}
 
 
-def _stored_sizes(files: Any, root: str, paths: Collection[Path]) -> dict[Path, int]:
-    """Absolute paths of the mirror's files at paths and below, except hidden ones, to bytes."""
-    found = [files.find(_name(root, path), detail=True) for path in paths]
-    sizes = {
-        Path(name.removeprefix(root)): info["size"] for each in found for name, info in each.items()
-    }
+def _stored_sizes(files: DirFileSystem, paths: Collection[Path]) -> dict[Path, int]:
+    """``_local_sizes`` of the mirror."""
+    found = [files.find(_name(path), detail=True).items() for path in paths]
+    sizes = {Path(f"/{name}"): info["size"] for each in found for name, info in each}
     return {path: size for path, size in sizes.items() if not path.name.startswith(".")}
 
 
 def _is_folder(files):
-    return getattr(files, "local_file", False)
+    return getattr(files.fs, "local_file", False)
 
 
-def _put(files: Any, local: Path, name: str) -> None:
+def _put(files, path):
     """Upload one file; it appears in the mirror as a whole."""
+    local, name = local_path(path), _name(path)
     if not _is_folder(files):
         files.put_file(str(local), name)
         return
-    folder = name.rpartition("/")[0]
-    files.makedirs(folder, exist_ok=True)
-    partial = f"{folder}/.{uuid.uuid4().hex}.partial"
-    files.put_file(str(local), partial)
-    files.mv(partial, name)
+    stored = Path(files.path, name)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(local, unfinished := stored.with_name(f".{uuid.uuid4().hex}.partial"))
+    unfinished.replace(stored)
 
 
-def _get(files: Any, name: str, local: Path) -> None:
+def _get(files, path):
     """Download one file; it appears on this machine as a whole. A missing one is left to its
     reader.
     """
-    with suppress(FileNotFoundError), atomic.write(local) as partial:
-        files.get_file(name, str(partial))
+    with suppress(FileNotFoundError), atomic.write(local_path(path)) as unfinished:
+        files.get_file(_name(path), str(unfinished))

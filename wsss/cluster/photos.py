@@ -7,6 +7,7 @@ only those in progress are lost.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import lru_cache
 
 import ray
 import torch
@@ -16,7 +17,8 @@ from wsss.cluster.session import RETRIES, connect, driver, mirrored, resources
 from wsss.errors import InputError, reason
 from wsss.models.ready import with_ready_networks
 from wsss.photos.jobs import Job
-from wsss.runtime.devices import repeatable, reuse_memory
+from wsss.photos.map_photos import compute
+from wsss.runtime.devices import reuse_memory
 
 
 @contextmanager
@@ -36,20 +38,15 @@ def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
     connect()
     cpus, gpus = resources()
     options = {"max_retries": RETRIES}
-    if gpus:
-        predict = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
-        postprocess = ray.remote(num_cpus=1, **options)(_postprocess)
-    else:
-        both = ray.remote(num_cpus=1, **options)(_both)
+    on_gpu = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
+    on_cpu = ray.remote(num_cpus=1, **options)(_compute)
     with driver() as sender, mirrored(job):
         # in a list, or Ray would unpack the networks anew for each photo
         sent = [ray.put((sender, job))]
 
         def submit(photo_id):
-            if gpus:
-                payload = predict.remote(sent, photo_id)
-                return postprocess.remote(sent, photo_id, payload).future()
-            return both.remote(sent, photo_id).future()
+            payload = [on_gpu.remote(sent, photo_id)] if gpus else []
+            return on_cpu.remote(sent, photo_id, *payload).future()
 
         try:
             yield submit, 2 * (cpus + gpus)
@@ -61,47 +58,33 @@ def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
             ) from None
 
 
-_held = {}  # a worker's job and its reference, with networks ready (key True) and without (False)
-
-
-def _ready(sent, *, networks):
+@lru_cache(maxsize=2)  # with networks ready and without
+def _ready(reference, *, networks):
     """The job, prepared once in each worker."""
-    reference = sent[0].hex()
-    if _held.get(networks, (None,))[0] != reference:
-        sender, job = ray.get(sent[0])
-        sender.prepare_worker()
-        reuse_memory()
-        torch.set_num_threads(1)  # each worker has one CPU
-        _held[networks] = reference, with_ready_networks(job) if networks else job
-    return _held[networks][1]
-
-
-def _both(sent, photo_id):
-    try:
-        job = _ready(sent, networks=True)
-        if not job.done(photo_id):  # by a worker that was lost right after
-            with repeatable():
-                job.postprocess(photo_id, job.predict(photo_id))
-    except InputError as error:
-        return str(error)
-    finally:
-        clear_scratch()
+    sender, job = ray.get(reference)
+    sender.prepare_worker()
+    reuse_memory()
+    torch.set_num_threads(1)  # each worker has one CPU
+    return with_ready_networks(job) if networks else job
 
 
 def _predict(sent, photo_id):
     try:
-        return _ready(sent, networks=True).predict(photo_id)
+        return _ready(sent[0], networks=True).predict(photo_id)
     except InputError as error:
         return error
     finally:
         clear_scratch()
 
 
-def _postprocess(sent, photo_id, payload):
-    if isinstance(payload, InputError):
-        return str(payload)
+def _compute(sent, photo_id, *payload):
+    """``compute``, by the job that was sent; a payload may be the error of ``_predict``."""
     try:
-        _ready(sent, networks=False).postprocess(photo_id, payload)
+        if payload and isinstance(payload[0], InputError):
+            raise payload[0]
+        job = _ready(sent[0], networks=not payload)
+        # a worker that was lost right after may have written the photo
+        return None if job.done(photo_id) else compute(job, photo_id, *payload)
     except InputError as error:
         return str(error)
     finally:

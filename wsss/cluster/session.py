@@ -9,7 +9,7 @@ import platform
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,21 +35,15 @@ def start(address: str | None = None, mirror: str | None = None) -> None:
     Raises:
         InputError: the cluster or the mirror does not answer.
     """
-    package = __name__.rpartition(".")[0]
-    engine.choose(
-        photos=f"{package}.photos", training=f"{package}.training", address=address or "auto"
-    )
+    names = {"photos": "wsss.cluster.photos", "training": "wsss.cluster.training"}
+    engine.choose(**names, address=address or "auto")
     connect()
     ray.shutdown()  # each notebook's process connects by itself
     object_store.choose(mirror)
 
 
 def connect() -> None:
-    """Connect this process to the chosen cluster, if it is not connected yet.
-
-    Raises:
-        InputError: no cluster answers at the address.
-    """
+    """Connect this process to the chosen cluster, or raise InputError if none answers."""
     if ray.is_initialized():
         return
     address = engine.ray_address() or "auto"
@@ -79,10 +73,8 @@ class Driver(NamedTuple):
     mirror: str | None  # its address
 
     def prepare_worker(self) -> None:
-        """Prepare this process, a worker, for the driver's jobs.
-
-        Raises:
-            InputError: this machine has another version of wsss, or other folders.
+        """Prepare this process, a worker, for the driver's jobs, or raise InputError if this
+        machine has another version of wsss or other folders.
         """
         if self.version != wsss.__version__:
             raise InputError(
@@ -115,12 +107,8 @@ def mirrored(sent: object) -> Iterator[None]:
     """Upload every path that ``sent`` refers to; download results when the block exits, even on
     error. Without a mirror, do nothing.
     """
-    paths = object_store.paths_in(sent) if object_store.address() else ()
-    if not paths:
+    with ExitStack() as stack:
+        if object_store.address() and (paths := object_store.paths_in(sent)):
+            object_store.upload(paths)
+            stack.callback(object_store.download, paths)
         yield
-        return
-    object_store.upload(paths)
-    try:
-        yield
-    finally:
-        object_store.download(paths)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import fsspec
 import ray
 import torch
 import torch.distributed as dist
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -25,9 +26,6 @@ from wsss.errors import InputError, reason
 from wsss.runtime import progress
 from wsss.train.parallel import messages
 from wsss.train.parallel.messages import PeerLost
-
-# Ray Train's workers stay in the folder in which they start.
-SETTINGS = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
@@ -44,20 +42,22 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
     scaling = _scaling(processes)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     local = {"num_cpus": 0, "scheduling_strategy": node}
+    # Ray Train's workers stay in the folder in which they start
+    variables = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
     with driver() as sender, mirrored(arguments):
         queue = Queue(actor_options=local)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
-        supervise = ray.remote(max_retries=0, runtime_env={"env_vars": SETTINGS}, **local)
-        run = supervise(_supervise).remote(sender, sent, queue, scaling)
+        supervise = ray.remote(max_retries=0, runtime_env=variables, **local)(_supervise)
+        run = supervise.remote(sender, sent, queue, scaling)
         try:
             return _serve(run, queue, callbacks | {"progress": progress.show})
         finally:
             ray.cancel(run, force=True)
             queue.shutdown(force=True)
-            files, records = _records(sender)
-            if files.exists(records):
-                files.rm(records, recursive=True)
+            files, folder = _records(sender)
+            if files.exists(folder):
+                files.rm(folder, recursive=True)
 
 
 def _scaling(processes):
@@ -87,7 +87,7 @@ def _serve(run, queue, callbacks):
         ray.wait([message, run])
         if not ray.wait([message], timeout=messages.ERROR_GRACE_SECONDS)[0]:
             raise _lost(run)
-        name, given = ray.get(message)
+        name, *given = ray.get(message)
         if name == "raise":  # a keyword, so no callback has this name
             raise given[0]
         if name == "return":
@@ -104,8 +104,7 @@ def _serve(run, queue, callbacks):
 def _lost(run):
     """The error for a training that ended without a result."""
     try:
-        ray.get(run)
-        cause = "it ended without a result"
+        cause = ray.get(run) or "it ended without a result"
     except ray.exceptions.RayError as error:
         cause = reason(error)
     return RuntimeError(
@@ -115,27 +114,23 @@ def _lost(run):
 
 
 def _records(sender):
-    """The fsspec file system and path of Ray Train's own folder, which all machines must see."""
-    if sender.mirror:
-        files, root = open_store()
-    else:
-        files, root = fsspec.filesystem("file"), sender.marker.parent
-    return files, f"{root}/{sender.marker.name}.train"
+    """The folder of Ray Train's own records, which all machines must see, and its file system."""
+    local = DirFileSystem(str(sender.marker.parent), LocalFileSystem())
+    return open_store() if sender.mirror else local, f"{sender.marker.name}.train"
 
 
 def _supervise(sender, sent, queue, scaling):
     """Run Ray Train until a result or the last restart."""
     sender.prepare_worker()
-    files, records = _records(sender)
-    folder, _, name = records.rpartition("/")
+    files, folder = _records(sender)
+    given = {"sender": sender, "sent": sent, "queue": queue}
     TorchTrainer(
         _work,
-        train_loop_config={"sender": sender, "sent": sent, "queue": queue}
-        | {"threads": scaling["resources_per_worker"]["CPU"]},
+        train_loop_config=given | {"threads": scaling["resources_per_worker"]["CPU"]},
         torch_config=TorchConfig(timeout_s=int(messages.COLLECTIVE_TIMEOUT.total_seconds())),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
-            name=name,
+            name="run",
             storage_path=folder,
             storage_filesystem=PyFileSystem(FSSpecHandler(files)),
             failure_config=FailureConfig(max_failures=RETRIES),
@@ -145,8 +140,11 @@ def _supervise(sender, sent, queue, scaling):
 
 def _work(config):
     """Run the function in a worker and send its result or its error."""
+
+    def send(*message):
+        config["queue"].put(message)
+
     rank = dist.get_rank()
-    send = partial(_send, config["queue"])
     report = messages.ignore if rank else send
     try:
         config["sender"].prepare_worker()
@@ -161,7 +159,3 @@ def _work(config):
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}, on {platform.node()}"))
         raise
-
-
-def _send(queue, name, *given):
-    queue.put((name, given))

@@ -1,6 +1,8 @@
 """Scores of label maps and activation maps: the photos that count, and IoU against their masks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,9 @@ from wsss.synthesis import label_map
 def eval_splits(dataset: Dataset, split: str, *, tuning_photos: int = 0) -> dict[str, list[str]]:
     """The id lists that get a score, without the photos that have no mask.
 
-    Args:
-        tuning_photos: the number of the split's photos that constants are chosen on.
-
-    Returns:
-        ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, and the others as
-        ``<split>_held_out``. Empty if no photo has a mask.
+    Returns ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, of that many
+    photos, which constants are chosen on, and the others as ``<split>_held_out``. Empty if no photo
+    has a mask.
     """
     ids = dataset.masked(dataset.ids(split))
     lists = {split: ids} if ids else {}
@@ -66,59 +65,57 @@ def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
     return dataset.mask(photo_id) if dataset.masked([photo_id]) else None
 
 
+@dataclass(frozen=True)
 class Confusions:
-    """The ``ConfusionMatrix`` of each of many photos, by id. Only nonzero counts are stored, some
-    tens per photo for any number of classes.
+    """The ``ConfusionMatrix`` of each of many photos. Only nonzero counts are stored, some tens per
+    photo for any number of classes.
 
-    Args:
+    Attributes:
         num_classes: with the background.
-        ids, counts: of photos counted before; see the attributes.
+        ids: the photos.
+        counts: int64 (photos, classes * classes), target first.
     """
 
-    def __init__(
-        self, num_classes: int, *, ids: Iterable[str] = (), counts: sparse.csr_array | None = None
-    ) -> None:
-        self.num_classes = num_classes
-        self._places = {photo_id: place for place, photo_id in enumerate(ids)}
-        empty = sparse.csr_array((0, num_classes**2), dtype=np.int64)
-        self._counts, self._new = empty if counts is None else counts, []
+    num_classes: int
+    ids: list[str]
+    counts: sparse.csr_array
 
-    def add(self, photo_id: str, prediction: np.ndarray, *, target: np.ndarray) -> None:
-        """Count another photo's label map against its mask; see ``ConfusionMatrix.update``."""
-        matrix = ConfusionMatrix(self.num_classes)
-        matrix.update(prediction, target)
-        self._places[photo_id] = len(self._places)
-        cells = np.flatnonzero(matrix.matrix).astype(np.int32)
-        self._new.append((cells, matrix.matrix.ravel()[cells]))
-
-    @property
-    def ids(self) -> list[str]:
-        """The photos' ids, in the order in which they were added."""
-        return list(self._places)
-
-    @property
-    def counts(self) -> sparse.csr_array:
-        """int64 (photos, classes * classes), target first."""
-        if self._new:
-            cells, counts = zip(*self._new, strict=True)
-            starts = np.cumsum([0, *map(len, cells)])
-            parts = (np.concatenate(counts), np.concatenate(cells), starts)
-            more = sparse.csr_array(parts, (len(self._new), self.num_classes**2))
-            self._counts, self._new = sparse.csr_array(sparse.vstack([self._counts, more])), []
-        return self._counts
+    @cached_property
+    def _rows(self):
+        return {photo_id: row for row, photo_id in enumerate(self.ids)}
 
     def total(self, ids: Iterable[str]) -> ConfusionMatrix:
         """The merged ``ConfusionMatrix`` of some photos."""
         matrix = ConfusionMatrix(self.num_classes)
-        rows = np.array([self._places[photo_id] for photo_id in ids], int)
+        rows = np.array([self._rows[photo_id] for photo_id in ids], int)
         matrix.matrix += self.counts[rows].sum(0).reshape(matrix.matrix.shape)
         return matrix
 
     def __contains__(self, photo_id: str) -> bool:
-        return photo_id in self._places
+        return photo_id in self._rows
 
     def __getitem__(self, photo_id: str) -> ConfusionMatrix:
         return self.total([photo_id])
+
+
+def count_labels(
+    photos: Iterable[tuple[str, np.ndarray, np.ndarray]], *, num_classes: int
+) -> Confusions:
+    """Count label maps against masks; see ``ConfusionMatrix.update``.
+
+    Args:
+        photos: each photo's id, label map and mask.
+        num_classes: with the background.
+    """
+    ids, cells, counts = [], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for photo_id, labels, target in photos:
+        matrix = ConfusionMatrix(num_classes)
+        matrix.update(labels, target)
+        ids.append(photo_id)
+        cells.append(np.flatnonzero(matrix.matrix).astype(np.int32))
+        counts.append(matrix.matrix.ravel()[cells[-1]])
+    parts = (np.concatenate(counts), np.concatenate(cells), np.cumsum([*map(len, cells)]))
+    return Confusions(num_classes, ids, sparse.csr_array(parts, (len(ids), num_classes**2)))
 
 
 def save_confusions(path: Path, confusions: Confusions) -> None:
@@ -136,10 +133,8 @@ def save_confusions(path: Path, confusions: Confusions) -> None:
 
 
 def load_confusions(path: Path) -> Confusions:
-    """Read a file of ``save_confusions``.
-
-    Raises:
-        InputError: missing, damaged or another kind of file.
+    """Read a file of ``save_confusions``; raise InputError if it is missing, damaged or another
+    kind of file.
     """
     integers = dict.fromkeys(("classes", "starts", "cells", "counts"), ("i", 1))
     try:
@@ -150,9 +145,9 @@ def load_confusions(path: Path) -> Confusions:
         parts = (found["counts"].astype(np.int64), found["cells"], found["starts"])
         counts = sparse.csr_array(parts, (len(ids), classes**2))
         counts.check_format()
-        if counts.nnz and counts.data.min() < 0:
+        if (counts.data < 0).any():
             raise ValueError("counts below 0")
-        return Confusions(classes, ids=ids, counts=counts)
+        return Confusions(classes, ids, counts)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a file of confusion counts ({reason(error)}); run its stage again with "
@@ -169,13 +164,10 @@ def log_confusions(run, confusions: Confusions, *, name: str) -> None:
 
 def score_labels(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> Confusions:
     """Count label maps ``folder/<id>.png`` against the dataset's masks."""
-    confusions = Confusions(len(dataset.classes) + 1)
-    for photo_id, labels, target in _labels(dataset, ids, folder):
-        confusions.add(photo_id, labels, target=target)
-    return confusions
+    return count_labels(_labels(dataset, ids, folder), num_classes=len(dataset.classes) + 1)
 
 
-def _labels(dataset, ids, folder) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _labels(dataset, ids, folder):
     """Each photo's id, label map and mask."""
     for photo_id in ids:
         labels = read_mask(folder / f"{photo_id}.png", num_classes=len(dataset.classes))
@@ -186,11 +178,14 @@ def score_cams(
     dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
 ) -> Confusions:
     """Count activation maps ``folder/<id>.npz`` at one background threshold, against the masks."""
-    confusions = Confusions(len(dataset.classes) + 1)
-    for photo_id, classes, maps, target in _cams(dataset, ids, folder):
-        scores = np.concatenate([np.full((1, *target.shape), threshold, np.float32), maps])
-        confusions.add(photo_id, label_map(scores, classes), target=target)
-    return confusions
+
+    def labels(classes, maps):
+        background = np.full((1, *maps.shape[1:]), threshold, np.float32)
+        return label_map(np.concatenate([background, maps]), classes)
+
+    found = _cams(dataset, ids, folder)
+    photos = ((each, labels(classes, maps), target) for each, classes, maps, target in found)
+    return count_labels(photos, num_classes=len(dataset.classes) + 1)
 
 
 def sweep_cams(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> ThresholdSweep:
@@ -201,7 +196,7 @@ def sweep_cams(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> Thresho
     return sweep
 
 
-def _cams(dataset, ids, folder) -> Iterator[tuple[str, list[int], np.ndarray, np.ndarray]]:
+def _cams(dataset, ids, folder):
     """Each photo's id, classes, activation maps of the mask's size, and mask."""
     for photo_id in ids:
         classes, cams = load_cams(folder / f"{photo_id}.npz")
@@ -216,18 +211,16 @@ def score_regions(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> dict
     labelled as an object (or as background) that the mask labels the same. Pixels that the mask
     ignores do not count.
     """
-    confident = pixels = 0
-    hits, labelled = np.zeros(2), np.zeros(2)
+    pixels, labelled, right = 0, np.zeros(2), np.zeros(2)
     for _, labels, target in _labels(dataset, ids, folder):
         counted = target != IGNORE
-        confident += ((labels != IGNORE) & counted).sum()
+        kinds = np.stack([(labels > 0) & (labels != IGNORE), labels == 0]) & counted  # (2, H, W)
         pixels += counted.sum()
-        for kind, chosen in enumerate(((labels > 0) & (labels != IGNORE), labels == 0)):
-            labelled[kind] += (chosen & counted).sum()
-            hits[kind] += (chosen & counted & (labels == target)).sum()
-    precision = hits / np.maximum(labelled, 1)
+        labelled += kinds.sum((1, 2))
+        right += (kinds & (labels == target)).sum((1, 2))
+    precision = right / np.maximum(labelled, 1)
     return {
-        "regions_coverage": confident / pixels,
+        "regions_coverage": labelled.sum() / pixels,
         "regions_object_share": labelled[0] / pixels,
         "regions_object_precision": precision[0],
         "regions_background_precision": precision[1],

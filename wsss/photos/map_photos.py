@@ -4,7 +4,6 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 
 import torch
 
@@ -60,7 +59,7 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     elif processes == 1:
         reuse_memory()
         job = with_ready_networks(job)
-        outcomes = [(photo_id, _compute(job, photo_id)) for photo_id in progress(todo, label)]
+        outcomes = [(photo_id, compute(job, photo_id)) for photo_id in progress(todo, label)]
     else:
         try:
             outcomes = _pooled(todo, job, label, processes)
@@ -84,11 +83,9 @@ def _pooled(todo, job, label, processes):
     with ProcessPoolExecutor(processes, context, _initialise, (job, threads, not on_gpu)) as pool:
 
         def submit(photo_id):
-            work = partial(_both, photo_id)
-            if on_gpu:
-                work = partial(_postprocess, photo_id, on_gpu.predict(photo_id))
+            payload = [on_gpu.predict(photo_id)] if on_gpu else []
             try:
-                return pool.submit(work)
+                return pool.submit(_compute_here, photo_id, *payload)
             except (ValueError, OSError) as error:
                 if getattr(error, "errno", None):  # of the system
                     raise
@@ -134,21 +131,14 @@ def _initialise(job, threads, predicts):
     _job = with_ready_networks(job) if predicts else job
 
 
-def _compute(job, photo_id):
-    """Compute a photo; returns the message of an InputError, or None."""
+def _compute_here(*given):
+    return compute(_job, *given)
+
+
+def compute(job: Job, photo_id: str, *payload: object) -> str | None:
+    """Compute a photo, or only postprocess its payload; returns the message of an InputError."""
     try:
         with repeatable():
-            job.postprocess(photo_id, job.predict(photo_id))
-    except InputError as fault:
-        return str(fault)
-
-
-def _both(photo_id):
-    return _compute(_job, photo_id)
-
-
-def _postprocess(photo_id, payload):
-    try:
-        _job.postprocess(photo_id, payload)
+            job.postprocess(photo_id, *(payload or [job.predict(photo_id)]))
     except InputError as fault:
         return str(fault)

@@ -1,10 +1,11 @@
 """The one training loop: polynomial schedule, per-group rates, checkpoints, images per second."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ def fit(
 
     Args:
         network: a module with ``head_parameters()``.
-        samples: ``datasets.transforms.Samples``, or another data set with such keys.
-        loss: ``(network, images, targets) -> dict of scalar tensors``. The one named "loss" is
-            minimised; every parameter that requires a gradient must take part in it.
+        samples: a data set with keys ``(epoch, index)``.
+        loss: see ``losses``. Every parameter that requires a gradient must take part in it.
         folder: of checkpoints: ``checkpoint.pt`` and the one before it.
         on_epoch: called after each epoch with its number and the means of the losses, the images
             per second and the learning rate; on resuming, also for earlier epochs.
@@ -91,12 +91,11 @@ def fit(
     """
     check_shares(len(samples), schedule)
     network.cpu()  # training processes may have other GPUs
-    reported = 0
+    reported = set()
 
     def report_once(epoch, metrics):  # workers of a cluster that restart repeat earlier epochs
-        nonlocal reported
-        if epoch == reported:
-            reported += 1
+        if epoch not in reported:
+            reported.add(epoch)
             on_epoch(epoch, metrics)
 
     history, weights = launch(
@@ -165,7 +164,8 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         values["due"] = time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes
         values = distributed.sync_step(network, values)
         due = values.pop("due") > 0
-        norm = _clip_gradient(network, schedule.clip_norm)
+        most = schedule.clip_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(network.parameters(), most))
         reason = divergence.divergence_reason(values["loss"], norm, first_loss=state["first"])
         if reason:
             raise _diverged(reason, state["step"], total, checkpoint, saved_step)
@@ -177,8 +177,13 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         for name, value in values.items():
             state["sums"][name] = state["sums"].get(name, 0.0) + value
         if state["step"] % per_epoch == 0:
-            metrics = _epoch_metrics(state["sums"], per_epoch, optimiser)
-            state["sums"] = {}
+            sums, state["sums"] = state["sums"], {}
+            speed = sums.pop("images") / sums.pop("seconds")
+            metrics = {name: value / per_epoch for name, value in sums.items()}
+            metrics |= {
+                "images_per_second": speed,
+                "learning_rate": optimiser.param_groups[0]["lr"],
+            }
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
         try:
@@ -199,17 +204,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     return state["history"]
 
 
-def _clip_gradient(network, max_norm):
-    """Clip the gradient to an L2 norm unless that is 0; returns its norm before."""
-    parameters = [p for p in network.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-    if max_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return float(norm)
-
-
 def _diverged(reason, step, total, checkpoint, saved_step):
-    """The error of a training that diverged after ``step`` steps."""
     good = "there is no checkpoint yet"
     if saved_step is not None:
         good = f"the last good checkpoint is {checkpoint}, of step {saved_step}"
@@ -258,16 +253,13 @@ def fit_soup(
     from ``schedule.seed``. The mean relies less on accidental cues (the sky for an aeroplane) than
     each of them. Running statistics of batch norms are averaged too.
 
-    Arguments and errors are those of ``fit``, except:
+    Arguments, errors and the result are those of ``fit``, except:
 
     Args:
-        samples: ``datasets.transforms.Samples``.
         soup_size: number of trainings; 1 is ``fit``.
         folder: finished trainings are kept as ``member_<number>.pt`` and not repeated; a damaged
             one resumes from its last checkpoint.
         on_epoch: epochs are counted through all trainings.
-
-    Returns the metrics of each epoch, one training after the other.
     """
     start = copy.deepcopy(network.state_dict())
     means, history = {}, []
@@ -285,32 +277,18 @@ def fit_soup(
             network.load_state_dict(start)
             varied = copy.copy(samples)
             varied.seed = samples.seed + member
-            epochs = fit(
-                network,
-                varied,
-                loss=loss,
-                schedule=replace(schedule, seed=schedule.seed + member),
-                folder=path.with_suffix(""),
-                on_epoch=report,
-                mix=mix,
-            )
+            own = replace(schedule, seed=schedule.seed + member)
+            options: Any = {"folder": path.with_suffix(""), "on_epoch": report, "mix": mix}
+            epochs = fit(network, varied, loss=loss, schedule=own, **options)
             found = {"network": network.state_dict(), "history": epochs}
             with atomic.write(path) as unfinished:
                 torch.save(found, unfinished)
         history += found["history"]
         for name, tensor in found["network"].items():
-            if tensor.is_floating_point():
-                means[name] = means.get(name, 0) + tensor / soup_size
-            else:
-                means[name] = tensor
+            floating = tensor.is_floating_point()
+            means[name] = means.get(name, 0) + tensor / soup_size if floating else tensor
     _load(network, means)
     return history
-
-
-def _epoch_metrics(sums, steps, optimiser):
-    rate = sums.pop("images") / sums.pop("seconds")
-    means = {name: value / steps for name, value in sums.items()}
-    return means | {"images_per_second": rate, "learning_rate": optimiser.param_groups[0]["lr"]}
 
 
 def last(history: list[Metrics], *names: str) -> Metrics:
@@ -320,8 +298,8 @@ def last(history: list[Metrics], *names: str) -> Metrics:
 
 def schedule_from(parameters: dict[str, Any]) -> Schedule:
     """The ``Schedule`` made of a notebook's parameters of the same names."""
-    names = {field.name for field in fields(Schedule)}
-    return Schedule(**{name: value for name, value in parameters.items() if name in names})
+    names = parameters.keys() & Schedule.__dataclass_fields__
+    return Schedule(**{name: parameters[name] for name in names})
 
 
 def seed_all(seed: int) -> None:

@@ -8,13 +8,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch import multiprocessing
 
 from wsss.errors import InputError, reason
 from wsss.runtime import engine
@@ -37,9 +36,6 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
         callbacks: keyword arguments of ``function``. Calls by process 0 run in this process, in
             order and asynchronously; calls by the others are dropped.
 
-    Returns:
-        the result of process 0.
-
     Raises:
         InputError: this machine cannot run this number of processes.
         TypeError: the function or an argument cannot be pickled.
@@ -61,41 +57,43 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
             f"expected a function and arguments that other processes can import ({reason(error)}); "
             "define them in a module"
         ) from None
-    ends, child_ends = zip(*(Pipe() for _ in range(processes)), strict=True)
-    started: list[Any] = []
+    context = multiprocessing.get_context("spawn")
+    started: dict[Any, Any] = {}  # an end of a pipe to the process at its other end, by rank
     with tempfile.TemporaryDirectory(prefix="wsss-launch-") as folder:
         try:
-            context: Any = spawn(_run, (folder, child_ends), processes, join=False)
-            started = context.processes
-            for end in child_ends:
-                end.close()  # so that the death of a process is an end of file
-            for end in ends:
-                # as an argument of ``spawn`` its tensors would be shared, not copied
+            for rank in range(processes):
+                end, other = context.Pipe()
+                name, given = f"training process {rank}", (other, rank, processes, folder)
+                process = context.Process(target=_run, args=given, name=name)
+                process.start()
+                started[end] = process
+                other.close()  # so that the death of the process is an end of file
+            for end in started:
+                # as an argument of the process its tensors would be shared, not copied
                 with suppress(OSError):  # the process is dead, which _serve reports
                     end.send_bytes(task)
-            result = _serve(ends, started, callbacks)
-            for end in ends:
-                end.close()  # on which the processes exit
-            for process in started:
+            result = _serve(started, callbacks)
+            for end in started:
+                end.close()  # on which the process exits
+            for process in started.values():
                 process.join(messages.EXIT_TIMEOUT)
             return result
         finally:
-            for process in started:
+            for process in started.values():
                 process.kill()
                 process.join()
 
 
-def _serve(ends, started, callbacks):
+def _serve(started, callbacks):
     """Run the callbacks until process 0 returns a result, which this returns too."""
     error: Any = None
     ready: list[Any]
-    while ready := wait(ends, messages.ERROR_GRACE_SECONDS if error else None):
+    while ready := wait(list(started), messages.ERROR_GRACE_SECONDS if error else None):
         for end in ready:
             try:
                 name, *given = end.recv()
             except (EOFError, OSError):
-                rank = ends.index(end)
-                raise _death(rank, started[rank]) from None
+                raise _death(started[end]) from None
             if name == "return":  # a keyword, so no callback has this name
                 return given[0]
             if name == "raise":
@@ -105,7 +103,7 @@ def _serve(ends, started, callbacks):
     raise error
 
 
-def _death(rank, process):
+def _death(process):
     """The error for a process that died without raising one."""
     process.join(messages.ERROR_GRACE_SECONDS)
     code = process.exitcode or 0
@@ -114,28 +112,26 @@ def _death(rank, process):
     if code >= 0:
         how = f"exited with code {code}; its output says why; a script that trains needs "
         how += '`if __name__ == "__main__":`'
-    return RuntimeError(f"training process {rank} {how}")
+    return RuntimeError(f"{process.name} {how}")
 
 
-def _run(rank, folder, ends):
+def _run(end, rank, processes, folder):
     """Run the function in a process of its own and report how it ended."""
 
     def send(*message):
-        ends[rank].send_bytes(pickle.dumps(message))
+        end.send_bytes(pickle.dumps(message))
 
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends this process
-    for end in ends[:rank] + ends[rank + 1 :]:
-        end.close()
     try:
-        function, arguments, names = ends[rank].recv()
-        _join_group(rank, len(ends), folder)
+        function, arguments, names = end.recv()
+        _join_group(rank, processes, folder)
         report = messages.ignore if rank else send
         report("return", function(*arguments, **{name: partial(report, name) for name in names}))
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}"))
     with suppress(EOFError, OSError):  # peers may still need this process
-        ends[rank].recv_bytes()
+        end.recv_bytes()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -147,10 +143,6 @@ def _join_group(rank, processes, folder):
     # neither contact other machines nor let them connect
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    dist.init_process_group(
-        "nccl" if gpu else "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=processes,
-        timeout=messages.COLLECTIVE_TIMEOUT,
-    )
+    store, timeout = f"file://{folder}/store", messages.COLLECTIVE_TIMEOUT
+    backend = "nccl" if gpu else "gloo"
+    dist.init_process_group(backend, store, timeout, world_size=processes, rank=rank)
