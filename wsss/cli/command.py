@@ -1,7 +1,9 @@
 """Options and checks that several commands share."""
 
 import argparse
+import inspect
 from collections.abc import Callable
+from functools import partial
 
 from wsss.errors import InputError
 
@@ -11,9 +13,14 @@ TAGS = (
 )
 
 
-def add_command(commands, name: str, action: Callable, **texts) -> argparse.ArgumentParser:
-    """Add a command that calls ``action`` with its parsed arguments."""
-    command = commands.add_parser(name, **texts)
+def add_command(commands, name: str, action: Callable, **options) -> argparse.ArgumentParser:
+    """Add a command that calls ``action`` with its parsed arguments.
+
+    The paragraphs of the action's docstring are its help: a summary, perhaps more, and an example.
+    """
+    *text, example = (inspect.getdoc(action) or "\n\n").split("\n\n")  # -OO strips docstrings
+    texts = {"help": text[0], "description": " ".join(text), "epilog": example}
+    command = commands.add_parser(name, **texts, **options)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(action=action)
     return command
@@ -34,9 +41,7 @@ def count(text: str, *, least: int = 0) -> int:
     return int(text)
 
 
-def positive(text: str) -> int:
-    """Parse a whole number from 1."""
-    return count(text, least=1)
+positive = partial(count, least=1)
 
 
 def scales(text: str) -> tuple[float, ...]:

@@ -9,6 +9,13 @@ from wsss.io.text import read_text
 
 
 def _voc12(arguments):
+    """Prepare PASCAL VOC 2012 with the masks of SBD.
+
+    Makes one devkit folder of VOC 2012 and SBD: masks, id lists, image labels. Downloads nothing
+    and keeps what is done already.
+
+    example: wsss data voc12 --root data/voc12 --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz
+    """
     from wsss.datasets.prepare import voc12
 
     report = voc12.prepare(
@@ -24,6 +31,13 @@ def _voc12(arguments):
 
 
 def _small(arguments):
+    """Copy a devkit with fewer pixels, to try things on.
+
+    Half the side of photos and masks is a quarter of the work. Do not compare its scores with those
+    of the full devkit.
+
+    example: wsss data small --from ../shared/voc-sample --root data/voc-sample-250 --long 250
+    """
     from wsss.datasets.prepare import shrink
 
     kit = shrink.shrink(arguments.source, arguments.root, long_side=arguments.long)
@@ -31,6 +45,13 @@ def _small(arguments):
 
 
 def _folder(arguments):
+    """Check your own photos with tags.
+
+    Counts photos per class and finds photos without tags, tags without photos, duplicate pictures
+    and unreadable files. Changes nothing in the folder.
+
+    example: wsss data folder photos --tags tags.csv --save photos.yaml
+    """
     from wsss.datasets import Folder, survey
 
     names = ("tags", "classes", "masks", "val_share", "seed", "long_side")
@@ -61,54 +82,25 @@ def _classes(text):
 
 
 def add(commands):
-    data = commands.add_parser("data", help="prepare a dataset that you have downloaded")
+    data = commands.add_parser("data", help="Prepare a dataset that you have downloaded.")
     datasets = data.add_subparsers(title="datasets", required=True, metavar="dataset")
-    voc12 = add_command(
-        datasets,
-        "voc12",
-        _voc12,
-        help="PASCAL VOC 2012 with the masks of SBD",
-        description="Make one devkit folder of VOC 2012 and SBD: masks, id lists, image labels. "
-        "Downloads nothing and keeps what is done already.",
-        epilog="example: wsss data voc12 --root data/voc12 --voc VOCtrainval_11-May-2012.tar "
-        "--sbd benchmark.tgz",
-    )
+    voc12 = add_command(datasets, "voc12", _voc12)
     voc12.add_argument("--root", required=True, metavar="DIR", help="the folder to prepare")
     for option, name in (("--voc", "VOCtrainval_11-May-2012.tar"), ("--sbd", "benchmark.tgz")):
         voc12.add_argument(option, metavar="PATH", help=f"{name}, or its folder (looks in DIR)")
     repacked = "accept archives whose MD5 is not the published one, as some mirrors repack them"
     voc12.add_argument("--any-digest", action="store_true", help=repacked)
 
-    small = add_command(
-        datasets,
-        "small",
-        _small,
-        help="a devkit with fewer pixels, to try things on",
-        description="Copy a devkit with smaller photos and masks: half the side is a quarter of "
-        "the work. Do not compare its scores with those of the full devkit.",
-        epilog="example: wsss data small --from ../shared/voc-sample --root data/voc-sample-250 "
-        "--long 250",
-    )
+    small = add_command(datasets, "small", _small)
     small.add_argument("--from", dest="source", required=True, metavar="DIR", help="a devkit")
     small.add_argument("--root", required=True, metavar="DIR", help="the folder to write")
     small.add_argument("--long", type=count, required=True, metavar="PIXELS", help="longer side")
 
-    folder = add_command(
-        datasets,
-        "folder",
-        _folder,
-        help="your own photos with tags",
-        description="Check a folder of tagged photos: counts per class, photos without tags, tags "
-        "without photos, duplicate pictures, unreadable files. Changes nothing in it.",
-        epilog="example: wsss data folder photos --tags tags.csv --save photos.yaml",
-    )
+    folder = add_command(datasets, "folder", _folder)
     folder.add_argument("root", type=Path, metavar="DIR", help="the photos, or a YAML file of them")
     folder.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    folder.add_argument(
-        "--classes",
-        metavar="A,B|FILE",
-        help="in the order of their numbers, or a file with one per line; otherwise the tags' own",
-    )
+    names = "in the order of their numbers, or a file with one per line; otherwise the tags' own"
+    folder.add_argument("--classes", metavar="A,B|FILE", help=names)
     folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png (DIR/masks)")
     folder.add_argument("--val-share", type=float, metavar="SHARE", help="drawn for val (0.2)")
     folder.add_argument("--seed", type=count, metavar="N", help="of that draw (0)")

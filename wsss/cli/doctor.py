@@ -41,7 +41,13 @@ class Line(NamedTuple):
 
 
 def examine() -> list[Line]:
-    """Run all checks, in order; one that raises becomes a line with the reason."""
+    """Report what is missing on this machine.
+
+    Checks Python, packages, compiler, dense CRF, torch, memory, disk, tracking store, data,
+    weights, browser and git. Changes nothing. Exit code 1 if the demo cannot run.
+
+    example: wsss doctor
+    """
     lines = []
     for subject, check in (NEEDED | USEFUL).items():
         try:
@@ -297,13 +303,4 @@ def _doctor(arguments):
 
 
 def add(commands):
-    add_command(
-        commands,
-        "doctor",
-        _doctor,
-        help="report what is missing on this machine",
-        description="Check Python, packages, compiler, dense CRF, torch, memory, disk, tracking "
-        "store, data, weights, browser and git. Changes nothing. Exit code 1 if the demo cannot "
-        "run.",
-        epilog="example: wsss doctor",
-    )
+    add_command(commands, "doctor", _doctor)

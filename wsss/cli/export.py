@@ -9,6 +9,13 @@ from wsss.errors import InputError
 
 
 def _voc_test(arguments):
+    """Write label maps for the PASCAL VOC evaluation server.
+
+    Predicts the test photos and packs them, or checks any archive before you upload it.
+
+    example: wsss export voc-test --run outputs/train_segmentation/0123456789ab --out voc-test
+    --scales 0.5,1.0 --flip
+    """
     from wsss.apply import voc_server  # slow to import
 
     given = {name: vars(arguments)[name] for name in ("out", "scales", "flip", "crf")}
@@ -32,15 +39,44 @@ def _voc_test(arguments):
     print(f"sound: {report.count} label maps")
 
 
-def _network(arguments):
-    from wsss.apply import find_networks, onnx_export  # slow to import
+def _onnx(arguments):
+    """Write the segmentation network as ONNX, for any of its runtimes.
 
-    write = onnx_export.to_onnx if arguments.form == "onnx" else onnx_export.to_torch
+    It maps photos of any size, uint8 RGB (batch, height, width, 3), to labels and probabilities.
+    The file is compared with the network before it appears.
+
+    example: wsss export onnx --run models:/shapes-segmentation/1 --out network.onnx
+    """
+    from wsss.apply import onnx_export  # slow to import
+
+    _network(arguments, onnx_export.to_onnx)
+
+
+def _torch(arguments):
+    """Write the segmentation network as torch's exported program, to run without wsss.
+
+    It maps photos of any size, uint8 RGB (batch, height, width, 3), to labels and probabilities.
+    The file is compared with the network before it appears.
+
+    example: wsss export torch --run models:/shapes-segmentation/1 --out network.pt2
+    """
+    from wsss.apply import onnx_export  # slow to import
+
+    _network(arguments, onnx_export.to_torch)
+
+
+def _network(arguments, write):
+    from wsss.apply import find_networks
+
     difference = write(find_networks.network_file(arguments.run, "segmentation"), arguments.out)
     print(f"{arguments.out}: {difference}")
 
 
 def _show_weights(arguments):
+    """Identify a file and list its tensors.
+
+    example: wsss weights show ilsvrc-cls_rna-a1_cls1000_ep-0001.params
+    """
     from wsss.models import load_state
     from wsss.models.imported import authors
 
@@ -51,6 +87,10 @@ def _show_weights(arguments):
 
 
 def _convert_weights(arguments):
+    """Write a file's tensors in the layout of this project.
+
+    example: wsss weights convert res38_cls.pth weights/res38_cls.pt
+    """
     from wsss.models.imported import authors
 
     content = authors.convert(arguments.source, arguments.target)
@@ -61,63 +101,27 @@ def _convert_weights(arguments):
 
 
 def add(commands):
-    export = commands.add_parser("export", help="write results in the form that others expect")
+    export = commands.add_parser("export", help="Write results in the form that others expect.")
     exports = export.add_subparsers(title="what to export", required=True, metavar="what")
-    command = add_command(
-        exports,
-        "voc-test",
-        _voc_test,
-        help="label maps for the PASCAL VOC evaluation server",
-        description="Predict the test photos and pack them for the PASCAL VOC evaluation server, "
-        "or check any archive before you upload it there.",
-        epilog="example: wsss export voc-test --run outputs/train_segmentation/0123456789ab "
-        "--out voc-test --scales 0.5,1.0 --flip",
-    )
-    what = command.add_mutually_exclusive_group(required=True)
+    voc_test = add_command(exports, "voc-test", _voc_test)
+    what = voc_test.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="FOLDER", help="of a completed train_segmentation")
     what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, from any program")
-    command.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
+    voc_test.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
     root = "devkit folder (the run's; with --check the current folder)"
-    command.add_argument("--data-root", metavar="DIR", help=root)
-    command.add_argument("--split", default="test", help="id list (test)")
-    add_inference(command)
-    _add_network(exports, "onnx", "network.onnx", "ONNX, for any of its runtimes")
-    _add_network(exports, "torch", "network.pt2", "torch's exported program, to run without wsss")
+    voc_test.add_argument("--data-root", metavar="DIR", help=root)
+    voc_test.add_argument("--split", default="test", help="id list (test)")
+    add_inference(voc_test)
+    sources = "weights file, completed train_segmentation, MLflow run, or models:/NAME/VERSION"
+    for form, action in (("onnx", _onnx), ("torch", _torch)):
+        command = add_command(exports, form, action)
+        command.add_argument("--run", required=True, metavar="NETWORK", help=sources)
+        command.add_argument("--out", required=True, metavar="FILE", help="the file to write")
 
-    top = commands.add_parser("weights", help="read other people's weight files")
+    top = commands.add_parser("weights", help="Read other people's weight files.")
     weights = top.add_subparsers(title="commands", required=True, metavar="command")
     kinds = "MXNet's .params, a .caffemodel, or torch's .pth"
-    show = add_command(
-        weights,
-        "show",
-        _show_weights,
-        help="identify a file and list its tensors",
-        epilog="example: wsss weights show ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
-    )
-    show.add_argument("file", help=kinds)
-    convert = add_command(
-        weights,
-        "convert",
-        _convert_weights,
-        help="write a file's tensors in the layout of this project",
-        epilog="example: wsss weights convert res38_cls.pth weights/res38_cls.pt",
-    )
+    add_command(weights, "show", _show_weights).add_argument("file", help=kinds)
+    convert = add_command(weights, "convert", _convert_weights)
     convert.add_argument("source", help=kinds)
     convert.add_argument("target", help="the file to write; an existing one is kept")
-
-
-def _add_network(exports, form, example, what):
-    command = add_command(
-        exports,
-        form,
-        _network,
-        help=f"the segmentation network as {what}",
-        description=f"Write a trained segmentation network as {what}: photos of any size, uint8 "
-        "RGB (batch, height, width, 3), to labels and probabilities. The file is compared with the "
-        "network before it appears.",
-        epilog=f"example: wsss export {form} --run models:/shapes-segmentation/1 --out {example}",
-    )
-    sources = "weights file, completed train_segmentation, MLflow run, or models:/NAME/VERSION"
-    command.add_argument("--run", required=True, metavar="NETWORK", help=sources)
-    command.add_argument("--out", required=True, metavar="FILE", help=f"such as {example}")
-    command.set_defaults(form=form)

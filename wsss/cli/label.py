@@ -10,6 +10,13 @@ FORMS = ("coco", "labelme", "cvat")
 
 
 def _label(arguments):
+    """Make label maps of your own photos, from their tags.
+
+    Labels tagged photos with a CAM network and an AffinityNet. Label maps that exist are kept, so
+    the same command resumes an interrupted run.
+
+    example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab --out labelled
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.io import atomic
@@ -39,6 +46,13 @@ def _label(arguments):
 
 
 def _predict(arguments):
+    """Make label maps of your own photos, without tags.
+
+    Labels photos with a segmentation network. Label maps that exist are kept, so the same command
+    resumes an interrupted run.
+
+    example: wsss predict photos --network models:/shapes-segmentation/1 --out seen
+    """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.crf import CrfParams
@@ -96,43 +110,19 @@ def _forms(text):
 
 
 def add(commands):
-    resumes = "Label maps that exist are kept, so the same command resumes an interrupted run."
-    label = add_command(
-        commands,
-        "label",
-        _label,
-        help="label maps of your own photos, from their tags",
-        description=f"Label tagged photos with a CAM network and an AffinityNet. {resumes}",
-        epilog="example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab "
-        "--out labelled",
-    )
-    _add_photos(label)
-    label.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="stage.parameter=value",
-        help="other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]",
-    )
+    label = add_command(commands, "label", _label)
+    predict = add_command(commands, "predict", _predict)
+    for command in (label, predict):
+        _add_photos(command)
+    constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"
+    label.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=constants)
     label.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    label.add_argument(
-        "--run",
-        metavar="RUN",
-        help="a completed random_walk (folder or MLflow run) or an experiment's MLflow run: its "
-        "networks and constants",
-    )
+    completed = "a completed random_walk (folder or MLflow run) or an experiment's MLflow run"
+    label.add_argument("--run", help=f"{completed}: its networks and constants")
     source = "file, folder, MLflow run, or models:/NAME/VERSION"
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
         with_constants = f"the {name} ({source}), with the paper's constants"
         label.add_argument(option, metavar="NET", help=with_constants)
-    predict = add_command(
-        commands,
-        "predict",
-        _predict,
-        help="label maps of your own photos, without tags",
-        description=f"Label photos with a segmentation network. {resumes}",
-        epilog="example: wsss predict photos --network models:/shapes-segmentation/1 --out seen",
-    )
-    _add_photos(predict)
     network = f"the segmentation network: {source}"
     predict.add_argument("--network", required=True, metavar="NET", help=network)
     add_inference(predict)
@@ -142,13 +132,10 @@ def _add_photos(command):
     photos = "the photos, or a YAML file that describes them"
     command.add_argument("photos", type=Path, metavar="DIR", help=photos)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
-    command.add_argument(
-        "--write",
-        type=_forms,
-        default=("coco",),
-        metavar="FORMS",
-        help="further forms of the labels: coco (run-length masks), labelme and cvat, to correct "
-        "them by hand and train on them (coco)",
+    write = command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS")
+    write.help = (
+        "further forms of the labels: coco (run-length masks), labelme and cvat, to correct them "
+        "by hand and train on them (coco)"
     )
     longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
     command.add_argument("--long", type=count, metavar="PIXELS", help=longer)

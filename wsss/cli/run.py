@@ -15,6 +15,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def _run(arguments):
+    """Run an experiment's stages that are not done yet.
+
+    examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run experiments/shapes.yaml
+    random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2
+    """
     from wsss.lab import plan
     from wsss.lab.run import driver, grid, notebook, sweep
 
@@ -66,6 +71,14 @@ def _choose_engine(name, address, *, mirror):
 
 
 def _forecast(arguments):
+    """Forecast what an experiment will cost.
+
+    Forecasts hours, disk and memory of each stage for more photos, from completed runs with the
+    same parameters: runs at two sizes separate fixed from growing costs, one gives an upper bound.
+    Runs nothing.
+
+    example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 --cpus 128
+    """
     import shlex
 
     import torch
@@ -93,12 +106,24 @@ def _forecast(arguments):
 
 
 def _reproduce(arguments):
+    """Run a recorded stage again and compare.
+
+    Runs a completed stage from its record, with its parameters and inputs, in a folder of its own.
+    Reports changes of code, packages, data and machine, and whether figures, files and weights are
+    the same. Exit code 1 if they are not.
+
+    example: wsss reproduce outputs/random_walk/0123456789ab
+    """
     from wsss.lab.run import reproduce  # slow to import
 
     return 0 if reproduce.reproduce(arguments.run, project=PROJECT) else 1
 
 
 def _bench(arguments):
+    """Time the hot steps of the method.
+
+    example: wsss bench --only walk
+    """
     if not (REPOSITORY / "benchmarks").is_dir():
         raise InputError(
             f"{REPOSITORY}: no benchmarks/; run `make bench` in the repository of wsss"
@@ -108,15 +133,7 @@ def _bench(arguments):
 
 
 def add(commands):
-    run = add_command(
-        commands,
-        "run",
-        _run,
-        help="run an experiment's stages",
-        description="Run the stages of an experiment that are not done yet.",
-        epilog="examples: wsss run experiments/shapes.yaml random_walk.beta=4; wsss run "
-        "experiments/shapes.yaml random_walk.beta=4,8,16 seeds=0,1,2 --jobs 2",
-    )
+    run = add_command(commands, "run", _run)
     _add_experiment(
         run,
         "changes to its parameters; several values, as in random_walk.beta=4,8,16, run it at "
@@ -143,18 +160,7 @@ def add(commands):
     run.add_argument("--mirror", metavar="URL", help=mirror)
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
 
-    forecast = add_command(
-        commands,
-        "forecast",
-        _forecast,
-        aliases=[OLD_FORECAST],
-        help="forecast what an experiment will cost",
-        description="Forecast hours, disk and memory of each stage for more photos, from completed "
-        "runs with the same parameters: runs at two sizes separate fixed from growing costs, one "
-        "gives an upper bound. Runs nothing.",
-        epilog="example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 "
-        "--cpus 128",
-    )
+    forecast = add_command(commands, "forecast", _forecast, aliases=[OLD_FORECAST])
     _add_experiment(forecast, "changes to its parameters")
     photos = "training photos; the other id lists grow by the same factor (the dataset's)"
     forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
@@ -162,19 +168,10 @@ def add(commands):
     forecast.add_argument("--cpus", type=positive, metavar="N", help="in all (this machine's)")
     forecast.add_argument("--gpus", type=count, metavar="N", help="in all (this machine's)")
 
-    reproduce = add_command(
-        commands,
-        "reproduce",
-        _reproduce,
-        help="run a recorded stage again and compare",
-        description="Run a completed stage again from its record, with its parameters and inputs, "
-        "in a folder of its own. Reports changes of code, packages, data and machine, and whether "
-        "figures, files and weights are the same. Exit code 1 if they are not.",
-        epilog="example: wsss reproduce outputs/random_walk/0123456789ab",
-    )
+    reproduce = add_command(commands, "reproduce", _reproduce)
     reproduce.add_argument("run", help="the stage's folder, or the id of its MLflow run")
 
-    bench = add_command(commands, "bench", _bench, help="time the hot steps of the method")
+    bench = add_command(commands, "bench", _bench)
     bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")
 
 
