@@ -12,25 +12,17 @@ MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
 
 
 def read(path: Path | str, what: str) -> object:
-    """The plain values (dicts, lists, texts, numbers, dates) in a YAML file.
-
-    Args:
-        what: names the expected contents in messages, such as ``an experiment``.
-
-    Raises:
-        InputError: missing, not UTF-8, larger than a mebibyte, or as ``parse``.
+    """The plain values (dicts, lists, texts, numbers, dates) in a YAML file; arguments and errors
+    as for ``read_text`` and ``parse``.
     """
     return parse(read_text(path, f"{what} in YAML", most=MOST_BYTES), path)
 
 
 def parse(text: str, where: Path | str) -> object:
-    """The plain values in a text of YAML; an empty text gives None.
+    """The plain values in a text of YAML from ``where``; an empty text gives None.
 
     Values are counted at each use of their anchor: ten lines of lists that refer to each other can
     expand to a billion values.
-
-    Args:
-        where: the source of the text, for messages.
 
     Raises:
         InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
@@ -38,14 +30,11 @@ def parse(text: str, where: Path | str) -> object:
     """
     try:
         loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _count(node, {}, where)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, where)
+        return loader.construct_document(node)
     except InputError:
         raise
     except RecursionError:

@@ -1,12 +1,10 @@
 """Which code of a package can change a notebook's results, and a digest of it.
 
-A notebook reaches definitions: the functions, classes and constants that its cells name, and those
-that these name in turn, file by file. An edit to another definition of a reached file changes
-nothing. What a file does when it is imported counts for each notebook that imports it: statements
-that define nothing, assignments to attributes and items, decorators of the package. Docstrings,
-comments and formatting do not count: digests are of syntax trees.
-
-Names behind strings (``getattr(module, name)``) and what subclasses do to their bases are not seen.
+A notebook reaches the functions, classes and constants that its cells name, and those that these
+name in turn. Of a file that it imports, these count, and what importing it does: statements that
+define nothing, assignments to attributes and items, decorators of the package. Docstrings, comments
+and formatting do not count. Names behind strings (``getattr(module, name)``) and what subclasses do
+to their bases are not seen.
 
 The project's ``pyproject.toml`` names its package and the parts that cannot change results::
 

@@ -17,8 +17,7 @@ class Project:
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
-        check_files: the stages still to run; raises InputError for a missing file, before anything
-            starts.
+        check_files: the stages still to run; raises InputError for a missing file.
         check_room: the planned stages and the outputs folder; raises InputError if the disk is too
             small for them.
         register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;

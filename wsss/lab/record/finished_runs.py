@@ -23,10 +23,8 @@ class Completed(NamedTuple):
 
 
 def completed(folder: Path) -> Completed:
-    """The completed stage in a folder, its metrics read from MLflow.
-
-    Raises:
-        InputError: no completed stage there, or its run is not FINISHED in MLflow.
+    """The completed stage in a folder, with its metrics of MLflow; InputError if there is none, or
+    its run is not FINISHED in MLflow.
     """
     record = results.completion(folder)
     if record is None:

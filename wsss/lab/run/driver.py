@@ -27,24 +27,20 @@ def run(
     say: Say = print,
     machine: Machine | None = None,
 ) -> str | None:
-    """Run what is not done, inside one MLflow parent run.
+    """Run what is not done, inside one MLflow parent run; returns the report as Markdown, or None
+    if the plan has none.
 
     Records that are not in MLflow yet are delivered first, and interrupted runs get their status.
 
     Args:
-        planned: of ``plan.plan``.
         title: what distinguishes this run of the experiment; empty takes the changes.
         machine: where stages run; None gives them the whole machine.
-
-    Returns:
-        the report as Markdown, or None if the plan has none.
 
     Raises:
         InputError: a stage refused its input.
         StageFailed: a stage ended otherwise without completing.
     """
     name, description = experiment["name"], experiment.get("description", "")
-    machine = machine or Machine()
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
@@ -69,7 +65,7 @@ def run(
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
-    run_name = mlflow_pages.run_name(name, title, when) if title else f"{name} {when}"
+    run_name = f"{name} · {title} · {when}" if title else f"{name} {when}"
     tags = {"wsss.experiment": name, mlflow_pages.NOTE: description}
     tags |= {TRUSTED: trusted} if trusted else {}
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
@@ -82,6 +78,7 @@ def run(
         uploader.watch(folder)
         status, error = "FAILED", None
         try:
+            machine = machine or Machine()
             columns = _run_stages(name, planned, parent, uploader, say, machine, project)
             report = _report(planned)
             parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [description, report]))})
@@ -147,13 +144,14 @@ def _locked(item, label, machine, say):
 
 def _mark_trusted(planned, say):
     """Report and record which results of other code are reused; returns the same as text."""
-    lines = {}
+    lines = []
     for item in planned:
         if item.trusted:
-            lines[item.name] = ", ".join(item.changed)
-            say(f"{item.name}: code changed: {lines[item.name]}; reused as --trust-code asks")
-            Journal(item.folder).tags({TRUSTED: lines[item.name]})
-    return "; ".join(f"{stage}: {files}" for stage, files in lines.items())
+            files = ", ".join(item.changed)
+            say(f"{item.name}: code changed: {files}; reused as --trust-code asks")
+            Journal(item.folder).tags({TRUSTED: files})
+            lines.append(f"{item.name}: {files}")
+    return "; ".join(lines)
 
 
 def _check_outputs():

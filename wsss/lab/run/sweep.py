@@ -4,6 +4,8 @@ Points share stages by fingerprint, so what they have in common runs once. Where
 score many settings of the last stage in one pass (``Project.one_pass``), it does.
 """
 
+from typing import Any
+
 from wsss.errors import InputError
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
@@ -32,7 +34,6 @@ def run(
     """Run an experiment at every point, whatever of it is not done yet, and compare.
 
     Args:
-        points: of ``grid.combinations``.
         overrides: of all points, from ``plan.parse_overrides``.
         jobs: points that run at the same time.
         gpus_per_job: as for ``resources.Shares``.
@@ -50,6 +51,7 @@ def run(
         raise InputError("--force would run again what points have in common; leave it out")
     names = list(points[0].names)
     given = [overrides, bool(options.get("smoke"))]
+    about: dict[str, Any] = {"names": names, "given": given, "project": project, "say": say}
     options |= {"overrides": overrides, "project": project}
     first = plan_point(experiment, points[0], **options)
     score = _one_pass(points, first, project)
@@ -57,9 +59,7 @@ def run(
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
-        return compare(
-            experiment, rows, names=names, given=given, project=project, say=say, common=common
-        )
+        return compare(experiment, rows, common=common, **about)
     # every point is checked before anything runs
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
@@ -75,22 +75,18 @@ def run(
         # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
-        driver.run(
-            experiment, items, project=project, title=title, say=machine.say, machine=machine
-        )
+        where: dict[str, Any] = {"say": machine.say, "machine": machine}
+        driver.run(experiment, items, project=project, title=title, **where)
 
     if faults := runs.run(work):
         raise _failure(points, faults)
-    rows = [
-        point.names
-        | {"seed": point.seed}
-        | _origins(ran[place], project)
-        | _scores(ran[place], project)
-        for place, point in enumerate(points)
-    ]
+    rows = []
+    for place, point in enumerate(points):
+        found = _origins(ran[place], project) | _scores(ran[place], project)
+        rows.append(point.names | {"seed": point.seed} | found)
     if len({row["data"] for row in rows}) > 1:  # scores on other data get rows of their own
         names.append("data")
-    return compare(experiment, rows, names=names, given=given, project=project, say=say)
+    return compare(experiment, rows, **about)
 
 
 def dry_run(
@@ -103,10 +99,8 @@ def dry_run(
         note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
         return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
-    return "\n".join(
-        f"# {point.title}\n{notebook.dry_run(items)}"
-        for point, items in zip(points, planned, strict=True)
-    )
+    texts = [notebook.dry_run(items) for items in planned]
+    return "\n".join(f"# {point.title}\n{text}" for point, text in zip(points, texts, strict=True))
 
 
 def _failure(points, faults):
@@ -126,9 +120,8 @@ def _one_pass(points, planned, project):
     """``Project.one_pass`` if points differ in nothing but the last stage's parameters."""
     last = planned[-1]
     swept = [name.partition(".") for point in points for name in point.names]
-    if any(point.seed is not None for point in points):
-        return None
-    if any(stage != last.name for stage, _, _ in swept):
+    seeds = any(point.seed is not None for point in points)
+    if seeds or any(stage != last.name for stage, _, _ in swept):
         return None
     return project.one_pass(last.name, last.values, {parameter for _, _, parameter in swept})
 
@@ -138,17 +131,14 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
     parameters that all points share.
     """
     *before, last = planned
-    values = [  # every point is checked before anything runs
-        last.stage.resolve(last.values | point.overrides[last.name]) for point in points
-    ]
+    # every point is checked before anything runs
+    values = [last.stage.resolve(last.values | each.overrides[last.name]) for each in points]
     if not all(item.done for item in before):
         driver.run(experiment, before, project=project, say=say)
     say(f"{len(points)} settings of {last.name} in one pass")
-    shared = _scores(before, project)
-    rows = [
-        point.names | {"seed": None} | shared | metrics
-        for point, metrics in zip(points, score(values), strict=True)
-    ]
+    shared = {"seed": None} | _scores(before, project)
+    scored = zip(points, score(values), strict=True)
+    rows = [point.names | shared | metrics for point, metrics in scored]
     swept = {name.partition(".")[2] for name in points[0].names}
     return rows, {name: value for name, value in last.values.items() if name not in swept}
 
