@@ -21,10 +21,8 @@ def latest(name: str, data_digest: str) -> Path:
     for folder, record in completed_runs(paths.outputs_root() / name):
         if record["data_digest"] == data_digest:
             return folder
-    raise InputError(
-        f"{name}: no completed run on this data ({data_digest}) under {paths.outputs_root()}; run "
-        f"the notebook of {name} first"
-    )
+    missing = f"no completed run on this data ({data_digest}) under {paths.outputs_root()}"
+    raise InputError(f"{name}: {missing}; run the notebook of {name} first")
 
 
 def answered(name: str, question: str) -> dict | None:

@@ -1,6 +1,4 @@
-"""An experiment's plan: its file and overrides, read and checked, and which stages are done; the
-``driver`` runs the others.
-"""
+"""An experiment's plan: its file and overrides, read and checked, and which stages are done."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +77,8 @@ def parse_overrides(texts: list[str]) -> dict[str, dict]:
         name, equals, value = text.partition("=")
         stage, _, parameter = name.partition(".")
         if not (equals and stage and parameter):
-            raise InputError(
-                f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
-            )
+            expected = "expected stage.parameter=value; write it such as random_walk.beta=4"
+            raise InputError(f"'{text}': {expected}")
         parsed = safe_yaml.parse(value, f"'{text}'") if value else ""
         given.setdefault(stage, {})[parameter] = parsed
     return given
@@ -99,7 +96,8 @@ def plan(
     until: str | None = None,
     trust_code: bool = False,
 ) -> list[Planned]:
-    """The stages of an experiment in order, with values, fingerprint, and whether they are done.
+    """The stages of an experiment in order, with values, fingerprint, and whether they are done;
+    InputError if a name or value is wrong, or a stage before ``start`` or ``only`` is not done.
 
     Args:
         overrides: from ``parse_overrides``; they take precedence over the experiment's values.
@@ -109,10 +107,6 @@ def plan(
         only: the one stage that may run.
         until: the last stage of the plan.
         trust_code: reuse results of the same question that other code computed.
-
-    Raises:
-        InputError: an unknown stage or parameter, a value of a wrong type, or a stage before
-            ``start`` or ``only`` that is not done.
     """
     chain, overrides = stages.read_stages(), overrides or {}
     layers = [experiment["stages"], experiment["smoke"] if smoke else {}, overrides]
@@ -145,10 +139,8 @@ def plan(
         option = "--only" if only else "--from"
         before = names[: names.index(first)]
         if missing := [name for name in before if not planned[name].done]:
-            raise InputError(
-                f"{option} {first}: these stages before it are not done: {', '.join(missing)}; "
-                f"leave {option} out"
-            )
+            undone = f"these stages before it are not done: {', '.join(missing)}"
+            raise InputError(f"{option} {first}: {undone}; leave {option} out")
         names = [*before, only] if only else names
     return [planned[name] for name in names]
 
@@ -183,10 +175,8 @@ def _connect(stage, values, planned, *, chain):
             values[parameter] = str(planned[other].folder)
             changes |= planned[other].changes
         else:
-            raise InputError(
-                f"{stage.name}: builds on {other}, which comes later or is not in this experiment; "
-                "add it"
-            )
+            missing = f"{other}, which comes later or is not in this experiment"
+            raise InputError(f"{stage.name}: builds on {missing}; add it")
     return upstream, changes
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from wsss.errors import InputError
 from wsss.io import atomic
@@ -19,15 +20,9 @@ BESIDE = (
     *("papermill.log", NOTEBOOK, "executed.html"),
 )
 CHECKED = ".checked"  # digest of names, sizes and times of the files whose contents were checked
-RECORD = {  # fields of a completed stage's record that must be present
-    "stage": str,
-    "fingerprint": str,
-    "parameters": dict,
-    "inputs": dict,
-    "data_digest": str,
-    "metrics": dict,
-    "ended": float | int,
-}
+# fields of a completed stage's record that must be present
+RECORD: dict[str, Any] = dict.fromkeys(("stage", "fingerprint", "data_digest"), str)
+RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": float | int}
 
 
 def completion(folder: Path | str) -> dict | None:
@@ -44,7 +39,7 @@ def completion(folder: Path | str) -> dict | None:
 
 
 def completed(folder: Path | str) -> dict:
-    """The record of a stage that has completed."""
+    """The record of a stage that is known to have completed."""
     record = completion(folder)
     assert record is not None, folder
     return record

@@ -1,9 +1,7 @@
-"""A stage: a notebook, the parameters in its first code cell, and a fingerprint of all that its
-results depend on.
+"""A stage: a notebook, its parameters, and a fingerprint of all that its results depend on.
 
-The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``. A
-parameter called ``<stage>_run`` is the folder of that stage's results, and makes the notebook
-depend on it.
+Each line of the cell tagged ``parameters`` is ``name: type = default  # what it is``. A parameter
+called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
 """
 
 import ast
@@ -21,7 +19,7 @@ from wsss.lab import code, paths
 
 NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
 UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
-TYPES = {"int": int, "float": (float, int), "str": str, "bool": bool}
+TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
 
 
@@ -36,12 +34,9 @@ class Parameter:
 
     def check(self, value: Any, where: str) -> Any:
         """The value in the parameter's type, else InputError; an int may stand for a float."""
-        kind, several = TYPES[self.type], self.type.startswith("list")
+        kinds, several = TYPES[self.type], self.type.startswith("list")
         items = value if several else [value]
-        if isinstance(items, list | tuple) and all(
-            isinstance(item, kind) and (kind is bool or not isinstance(item, bool))
-            for item in items
-        ):
+        if isinstance(items, list | tuple) and all(type(item) in kinds for item in items):
             if several:
                 return list(items)
             return float(items[0]) if self.type == "float" else value
@@ -111,16 +106,12 @@ class Stage:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """Digests of the code that can change the results: ``cells`` of the notebook and files of
-        the package (see ``code``).
-        """
+        """Digests of the code that can change the results: ``cells`` and files of the package."""
         cells = self._cells[1]
         return {"cells": code.digest(cells)} | code.reached(cells, paths.project_root())
 
     def fingerprint(self, question: str) -> str:
-        """Twelve hexadecimal digits that change whenever the results may: of a ``question`` and the
-        code that answers it.
-        """
+        """Twelve hexadecimal digits of a ``question`` and the code that answers it."""
         return _digest([question, self.code])
 
     def question(self, values: dict, upstream: dict[str, str], *, data_digest: str) -> str:
@@ -130,7 +121,6 @@ class Stage:
             values: of every parameter. Folders of upstream stages are left out, and a parameter
                 called ``..._folder`` counts by the folder's contents.
             upstream: name to fingerprint of the stages whose results are used.
-            data_digest: of the data.
         """
         counted = {
             name: _contents(value) if name.endswith("_folder") and value else value

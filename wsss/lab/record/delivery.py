@@ -41,15 +41,8 @@ def deliver(folder: Path | str, *, register_model: Callable | None = None) -> li
     """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
     another server. Entries that an interruption repeats are in MLflow once.
 
-    Args:
-        register_model: as ``Project.register_model``; without it delivery stops before the first
-            model to be registered.
-
-    Returns:
-        messages, such as about entries that the store refused.
-
-    Raises:
-        StoreUnavailable: the store does not answer; a later call delivers the rest.
+    Without ``register_model`` (see ``Project``), delivery stops before the first model. Returns
+    messages, such as about refused entries; raises StoreUnavailable if the store does not answer.
     """
     with held(folder, "delivery", 60) as mine:
         if not mine:
@@ -227,10 +220,8 @@ def pending() -> list[Path]:
 
 
 def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
-    """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
-
-    Raises:
-        StoreUnavailable: the store does not answer.
+    """End the runs under ``outputs/`` whose process is gone, and deliver what waits; raises
+    StoreUnavailable if the store does not answer.
     """
     for folder in pending():
         with held(folder, "driver") as idle:
@@ -245,8 +236,6 @@ def close_stale_runs(say: Say = print, *, register_model: Callable | None = None
 
 def _close(folder):
     """End a run whose process is gone; FINISHED if only the driver was killed."""
-    if results.completion(folder) and not results.damage(folder):
-        journal.Journal(folder).end("FINISHED")
-    else:
-        reason = "its process was killed, or the machine went down"
-        journal.Journal(folder).end("FAILED", reason)
+    finished = results.completion(folder) and not results.damage(folder)
+    cause = None if finished else "its process was killed, or the machine went down"
+    journal.Journal(folder).end("FINISHED" if finished else "FAILED", cause)

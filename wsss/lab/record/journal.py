@@ -17,19 +17,18 @@ def entries(folder: Path | str, offset: int = 0) -> Iterator[tuple[dict, int]]:
     """Yield ``(entry, offset behind it)`` of a folder's journal from an offset on; lines that are
     cut or not JSON, as after a loss of power, are skipped.
     """
-    try:
-        with (Path(folder) / results.JOURNAL).open("rb") as file:
-            file.seek(offset)
-            for line in iter(file.readline, b""):
-                if line.endswith(b"\n"):
-                    offset += len(line)
-                    entry = None
-                    with suppress(ValueError):
-                        entry = json.loads(line)
+    path = Path(folder) / results.JOURNAL
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if line.endswith(b"\n"):
+                offset += len(line)
+                with suppress(ValueError):
+                    entry = json.loads(line)
                     if isinstance(entry, dict) and "kind" in entry:
                         yield entry, offset
-    except FileNotFoundError:
-        return
 
 
 def ended(folder: Path | str) -> bool:

@@ -32,10 +32,8 @@ class Inputs(dict):
     """Name of an upstream stage to its folder."""
 
     def __missing__(self, name: str):
-        raise InputError(
-            f"{name}_run: expected the folder of a completed {name}, whose results are needed, but "
-            f"got {stages.NONE}; give one"
-        )
+        expected = f"expected the folder of a completed {name}, whose results are needed"
+        raise InputError(f"{name}_run: {expected}, but got {stages.NONE}; give one")
 
 
 class StageRun:
@@ -67,9 +65,8 @@ class StageRun:
         self._asked, self._register = 0.0, None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
         if not acquire(self._lock, LOCK_SECONDS):
-            raise InputError(
-                f"{folder}: another process works on the same {name}; wait for it or stop it"
-            )
+            fault = f"another process works on the same {name}; wait for it or stop it"
+            raise InputError(f"{folder}: {fault}")
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep_partials(self.folder)
         (self.folder / results.COMPLETE).unlink(missing_ok=True)
@@ -78,8 +75,8 @@ class StageRun:
             tags = {"wsss.stage": name} | provenance.tags()
             self.journal.begin("notebooks", name, tags=tags)
         self.journal.add("params", values=parameters)
-        tags = {"wsss.fingerprint": self.fingerprint, "wsss.data": data_digest}
-        self.journal.tags(tags | {"wsss.complete": "false"})
+        about = {"wsss.fingerprint": self.fingerprint, "wsss.data": data_digest}
+        self.journal.tags(about | {"wsss.complete": "false"})
         for path in provenance.write(self.folder / "source"):
             self.log_file(path, "source")
 
@@ -121,9 +118,8 @@ class StageRun:
         self._upload()
 
     def log_model(self, description: Path, name: str, *, register: Callable) -> None:
-        """Register a model under a name once the record is delivered, by a file of the stage's
-        folder that describes it; ``register`` is ``Project.register_model``, for a notebook without
-        a driver.
+        """Register a model under a name, by a file of the stage's folder that describes it, with the
+        delivery of the record; ``register`` is for a notebook without a driver (see ``Project``).
         """
         self._register = register
         self.journal.file(description, kind="model", name=name)

@@ -38,7 +38,9 @@ def compare(
     measured = [str(name) for name in table if "/" in str(name)]
     scores = [each for kind in project.scores for each in measured if each.split("/")[0] == kind]
     mean, spread = _over_seeds(table, names, scores, project)
-    text = _markdown(mean, spread, names)
+    cells = mean.map("{:.2f}".format) + spread.map(" ± {:.2f}".format).where(spread.notna(), "")
+    cells = cells.reset_index() if names else cells
+    text = markdown_table(cells.columns, cells.values.tolist())
     points = {name: table[name].tolist() for name in [*names, "seed"]}
     identity = [experiment["name"], given, points]
     digest = hashlib.blake2b(json.dumps(identity, default=str).encode(), digest_size=6).hexdigest()
@@ -77,12 +79,6 @@ def _over_seeds(table, names, scores, project) -> tuple[pd.DataFrame, pd.DataFra
         if stage in table:  # a run that all seeds share has no spread
             spread.loc[grouped[stage].nunique() <= 1, name] = np.nan
     return mean, spread
-
-
-def _markdown(mean, spread, names):
-    cells = mean.map("{:.2f}".format) + spread.map(" ± {:.2f}".format).where(spread.notna(), "")
-    cells = cells.reset_index() if names else cells
-    return markdown_table(cells.columns, cells.values.tolist())
 
 
 def _record(experiment, names, folder, means, say):

@@ -16,7 +16,6 @@ from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.project import Say
 from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
 from wsss.lab.record.delivery import Uploader
 from wsss.lab.record.journal import Journal
@@ -52,8 +51,6 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
-
-
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
@@ -62,7 +59,7 @@ class Machine:
     """Where a run's stages work: the whole machine. ``parallel_runs`` gives shares of it.
 
     Attributes:
-        screen: shows their progress and messages, after ``mark``.
+        screen: shows progress and messages, after ``mark``.
         stage: a context around a stage's work, which waits for its ``Share`` of the machine.
         check: raises KeyboardInterrupt if the run was stopped from another thread.
     """
@@ -87,19 +84,13 @@ def run_stage(
     parent: Path | None,
     label: str,
     uploader: Uploader,
-    say: Say,
     machine: Machine,
     tags: dict[str, str] | None = None,
 ) -> None:
     """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
 
-    Args:
-        parent: folder of the journal whose run is the parent of the stage's run.
-        label: for the progress line.
-
-    Raises:
-        InputError: the stage refused its input.
-        StageFailed: it ended otherwise without completing.
+    ``parent`` is the folder of the journal whose run is the parent of the stage's run. Raises
+    InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
     """
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
@@ -133,13 +124,11 @@ def run_stage(
         if status == "FAILED" and kind == InputError.__name__:
             raise InputError(reason)
         if status == "FAILED":
-            raise StageFailed(
-                f"{item.name} failed: {kind}: {reason}; see {notebook} and {log}; the same command "
-                "goes on from here"
-            )
+            files = f"{notebook} and {log}; the same command goes on from here"
+            raise StageFailed(f"{item.name} failed: {kind}: {reason}; see {files}")
     metrics = results.completed(item.folder)["metrics"]
     scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
-    say(f"{label}: done in {seconds:.0f} s  {scores}")
+    machine.say(f"{label}: done in {seconds:.0f} s  {scores}")
 
 
 def _execute(item, share, machine, *, label, uploader):

@@ -12,6 +12,7 @@ from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
 from wsss.lab.run.notebook import Machine, run_stage
 from wsss.runtime.engine import set_variable
+from wsss.runtime.progress import Screen
 
 TIMINGS = ("images_per_second", "seconds")  # metrics that differ between any two runs
 MOST_LINES = 12  # differences or packages that are listed
@@ -22,11 +23,8 @@ UNEXPLAINED = (
 
 
 def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
-    """Run a completed stage again with the parameters and inputs of its record; returns whether all
-    metrics, files and weights are identical.
-
-    Args:
-        source: the stage's folder, or the id of its MLflow run.
+    """Run a completed stage (its folder, or the id of its MLflow run) again with the parameters and
+    inputs of its record; returns whether all metrics, files and weights are identical.
 
     Raises:
         InputError: no completed stage, or one of its inputs is gone.
@@ -46,9 +44,9 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
     ):
         item.folder = paths.stage_folder(item.name, item.fingerprint)
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
-        options = {"label": f"{item.name} again", "machine": Machine(), "uploader": uploader}
+        where = {"parent": None, "uploader": uploader, "machine": Machine(Screen(say=say))}
         experiment = journal.run_header(folder)[0] or "notebooks"
-        run_stage(experiment, item, parent=None, say=say, tags=tags, **options)
+        run_stage(experiment, item, label=f"{item.name} again", tags=tags, **where)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
         say(line)
@@ -78,14 +76,10 @@ def find(source: str | Path) -> Path:
         tags = mlflow_store.run_tags(str(source))
     children = [value for name, value in tags.items() if name.startswith("wsss.stage.")]
     if children:
-        raise InputError(
-            f"{source}: expected a stage's run but got an experiment's; its stages' runs are: "
-            f"{', '.join(children)}"
-        )
-    raise InputError(
-        f"{source}: expected the folder of a completed stage, or the id of its run with its files "
-        f"under {paths.outputs_root()}; check it"
-    )
+        runs = f"its stages' runs are: {', '.join(children)}"
+        raise InputError(f"{source}: expected a stage's run but got an experiment's; {runs}")
+    expected = "expected the folder of a completed stage, or the id of its run with its files under"
+    raise InputError(f"{source}: {expected} {paths.outputs_root()}; check it")
 
 
 def _planned(folder, record, project):

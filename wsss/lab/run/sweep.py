@@ -14,6 +14,7 @@ from wsss.lab.run import driver, notebook
 from wsss.lab.run.comparison import compare
 from wsss.lab.run.grid import Combination, plan_point
 from wsss.lab.run.parallel_runs import ParallelRuns
+from wsss.runtime.progress import Screen
 
 
 class SweepFailed(RuntimeError):
@@ -31,16 +32,13 @@ def run(
     say: Say = print,
     **options,
 ) -> str:
-    """Run an experiment at every point, whatever of it is not done yet, and compare.
+    """Run an experiment at every point, whatever of it is not done yet; returns the comparison as
+    Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Args:
         overrides: of all points, from ``plan.parse_overrides``.
-        jobs: points that run at the same time.
-        gpus_per_job: as for ``resources.Shares``.
+        jobs, gpus_per_job: as for ``resources.Shares``.
         options: of ``plan.plan``.
-
-    Returns:
-        the comparison as Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Raises:
         InputError: a point cannot be planned, the disk is too small for all of them, or points
@@ -75,8 +73,7 @@ def run(
         # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
-        where: dict[str, Any] = {"say": machine.say, "machine": machine}
-        driver.run(experiment, items, project=project, title=title, **where)
+        driver.run(experiment, items, project=project, title=title, machine=machine)
 
     if faults := runs.run(work):
         raise _failure(points, faults)
@@ -127,14 +124,13 @@ def _one_pass(points, planned, project):
 
 
 def _score_in_one_pass(experiment, points, planned, score, project, say):
-    """Rows for the comparison, from the stages before the last and one pass over the data; and the
-    parameters that all points share.
-    """
+    """Rows for the comparison, from one pass over the data; and the parameters in common."""
     *before, last = planned
     # every point is checked before anything runs
     values = [last.stage.resolve(last.values | each.overrides[last.name]) for each in points]
     if not all(item.done for item in before):
-        driver.run(experiment, before, project=project, say=say)
+        machine = notebook.Machine(Screen(say=say))
+        driver.run(experiment, before, project=project, machine=machine)
     say(f"{len(points)} settings of {last.name} in one pass")
     shared = {"seed": None} | _scores(before, project)
     scored = zip(points, score(values), strict=True)
