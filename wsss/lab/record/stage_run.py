@@ -118,8 +118,8 @@ class StageRun:
         self._upload()
 
     def log_model(self, description: Path, name: str, *, register: Callable) -> None:
-        """Register a model under a name, by a file of the stage's folder that describes it, with the
-        delivery of the record; ``register`` is for a notebook without a driver (see ``Project``).
+        """Register a model, described by a file of the stage's folder, under a name once the record
+        is delivered; ``register`` is for a notebook without a driver (see ``Project``).
         """
         self._register = register
         self.journal.file(description, kind="model", name=name)
