@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from wsss.errors import InputError, one_line, reason
+from wsss.errors import InputError, reason
 from wsss.io.text import read_text
 
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
@@ -40,13 +40,11 @@ def parse(text: str, where: Path | str) -> object:
     except RecursionError:
         raise InputError(f"{where}: the YAML is nested too deeply; flatten it") from None
     except yaml.YAMLError as error:
-        summary = one_line(" ".join(str(error).split()))
+        summary = " ".join(str(error).split())
         raise InputError(f"{where}: not readable as YAML ({summary}); fix it") from None
     except Exception as error:  # its parsers of dates and numbers raise many kinds
-        raise InputError(
-            f"{where}: not readable as YAML, a value is not the date or number it looks like "
-            f"({reason(error)}); put it in quotes"
-        ) from None
+        fault = f"a value is not the date or number it looks like ({reason(error)})"
+        raise InputError(f"{where}: not readable as YAML, {fault}; put it in quotes") from None
 
 
 def _count(node, known, where):
@@ -71,7 +69,6 @@ def _count(node, known, where):
         parts = node.value
     known[place] = 1 + sum(_count(part, known, where) for part in parts)
     if known[place] > MOST_VALUES:
-        raise InputError(
-            f"{where}: the YAML expands to more than {MOST_VALUES:,} values; use fewer anchors"
-        )
+        fault = f"the YAML expands to more than {MOST_VALUES:,} values"
+        raise InputError(f"{where}: {fault}; use fewer anchors")
     return known[place]

@@ -31,8 +31,8 @@ def completion(folder: Path | str) -> dict | None:
         record = json.loads(read_text(Path(folder) / COMPLETE, "a stage's record"))
     except (OSError, ValueError, RecursionError):  # also an InputError
         return None
-    get = record.get if isinstance(record, dict) else {}.get
-    if not all(isinstance(get(name), kind) for name, kind in RECORD.items()):
+    fits = isinstance(record, dict) and all(isinstance(record.get(k), v) for k, v in RECORD.items())
+    if not fits:
         return None
     inputs = record["inputs"].values()  # names of folders
     return record if all(isinstance(name, str) and "/" not in name for name in inputs) else None
@@ -51,9 +51,8 @@ def completed_in(folder: Path | str, where: str) -> dict:
     """
     record, fault = completion(folder), damage(folder)
     if record is None or fault:
-        raise InputError(
-            f"{where}: {folder} holds no completed stage{fault and f' ({fault})'}; run it first"
-        )
+        found = f"{folder} holds no completed stage{fault and f' ({fault})'}"
+        raise InputError(f"{where}: {found}; run it first")
     return record
 
 

@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 from wsss.errors import InputError
+from wsss.io import safe_yaml
 from wsss.lab import plan as plans
 from wsss.lab import stages
 
@@ -45,8 +46,8 @@ def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
                 raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
             sweep["tail"] = name.rpartition(".")[0]
         elif "," in value and value.lstrip()[:1] not in "[\"'{":
-            parsed = [plans.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
-            grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
+            parts = value.split(",")
+            grid[name] = [safe_yaml.parse(part, f"'{text}'") if part else "" for part in parts]
         else:
             single.append(text)
     return single, sweep | {"grid": grid}

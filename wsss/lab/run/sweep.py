@@ -4,7 +4,7 @@ Points share stages by fingerprint, so what they have in common runs once. Where
 score many settings of the last stage in one pass (``Project.one_pass``), it does.
 """
 
-from typing import Any
+from functools import partial
 
 from wsss.errors import InputError
 from wsss.lab import paths, results
@@ -49,7 +49,7 @@ def run(
         raise InputError("--force would run again what points have in common; leave it out")
     names = list(points[0].names)
     given = [overrides, bool(options.get("smoke"))]
-    about: dict[str, Any] = {"names": names, "given": given, "project": project, "say": say}
+    report = partial(compare, experiment, names=names, given=given, project=project, say=say)
     options |= {"overrides": overrides, "project": project}
     first = plan_point(experiment, points[0], **options)
     score = _one_pass(points, first, project)
@@ -57,7 +57,7 @@ def run(
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
-        return compare(experiment, rows, common=common, **about)
+        return report(rows, common=common)
     # every point is checked before anything runs
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
@@ -77,13 +77,15 @@ def run(
 
     if faults := runs.run(work):
         raise _failure(points, faults)
-    rows = []
+    rows, scored = [], {stage for stage, _ in project.scores.values()}
     for place, point in enumerate(points):
-        found = _origins(ran[place], project) | _scores(ran[place], project)
-        rows.append(point.names | {"seed": point.seed} | found)
+        record = results.completed(ran[place][-1].folder)
+        origins = {"seed": point.seed, "data": record["data_digest"]}
+        origins |= {item.name: item.fingerprint for item in ran[place] if item.name in scored}
+        rows.append(point.names | origins | _scores(ran[place], project))
     if len({row["data"] for row in rows}) > 1:  # scores on other data get rows of their own
         names.append("data")
-    return compare(experiment, rows, **about)
+    return report(rows)
 
 
 def dry_run(
@@ -137,13 +139,6 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
     rows = [point.names | shared | metrics for point, metrics in scored]
     swept = {name.partition(".")[2] for name in points[0].names}
     return rows, {name: value for name, value in last.values.items() if name not in swept}
-
-
-def _origins(planned, project):
-    """The digest of the data, and the fingerprints of the stages that scores come from."""
-    scored = {stage for stage, _ in project.scores.values()}
-    made = {item.name: item.fingerprint for item in planned if item.name in scored}
-    return {"data": results.completed(planned[-1].folder)["data_digest"]} | made
 
 
 def _scores(planned, project):
