@@ -14,6 +14,8 @@ from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_store, stage_run
 from wsss.lab.run import driver, reproduce
+from wsss.lab.run.notebook import Machine
+from wsss.runtime.progress import Screen
 
 STATS = '''
 """Numbers and their mean."""
@@ -219,7 +221,8 @@ def test_a_toy_experiment_is_planned_run_recorded_reused_and_reproduced(root):
     def run(**options):
         lines = []
         experiment = plan.read_experiment(root / "experiments" / "toy.yaml")
-        driver.run(experiment, planned(root, **options), project=project(root), say=lines.append)
+        machine = Machine(Screen(say=lines.append))
+        driver.run(experiment, planned(root, **options), project=project(root), machine=machine)
         return lines
 
     assert sum("done in" in line for line in run()) == 2

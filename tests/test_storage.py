@@ -124,9 +124,9 @@ def test_what_killed_writers_left_is_swept(tmp_path):
     ]
     for path in stale + kept:
         path.touch()
-    assert atomic.sweep_partials(tmp_path) == 2
+    atomic.sweep_partials(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-    assert atomic.sweep_partials(tmp_path / "none") == 0
+    atomic.sweep_partials(tmp_path / "none")
 
 
 @pytest.fixture(scope="module")

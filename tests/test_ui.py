@@ -68,10 +68,11 @@ def record(root, beta):
     title = mlflow_pages.title(changes)
     parent = Journal(root / "outputs" / "runs" / str(beta))
     tags = {"wsss.experiment": "toys", mlflow_pages.NOTE: "\n\n".join(["Toys.", REPORT])}
-    parent.begin("toys", mlflow_pages.run_name("toys", title), tags=tags)
-    folders, scores = {mlflow_pages.run_name("toys", title): parent.folder}, {}
+    name = f"toys · {title}" if title else "toys"
+    parent.begin("toys", name, tags=tags)
+    folders, scores = {name: parent.folder}, {}
     for number, (name, figures) in enumerate(CHAIN.items()):
-        label = mlflow_pages.run_name(name, title if name == "random_walk" else "")
+        label = f"{name} · {title}" if title and name == "random_walk" else name
         folder = root / "outputs" / name / f"{number}{beta}"
         Journal(folder).begin("toys", label, tags={"wsss.stage": name}, parent=parent.folder)
         folders[label if name == "random_walk" else f"{name} for {beta}"] = folder

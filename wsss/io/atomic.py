@@ -28,7 +28,8 @@ def write(path: Path | str) -> Iterator[Path]:
     """
     local = mirror.local_path(path)
     local.parent.mkdir(parents=True, exist_ok=True)
-    partial = temp_path(local)
+    writer = f"{threading.get_native_id()}.{os.getpid()}"  # this thread of this process
+    partial = local.with_name(f".{local.name}.{writer}.partial")
     try:
         yield partial
         _flush(partial, os.O_RDWR)
@@ -46,11 +47,6 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def temp_path(path: Path) -> Path:
-    """Where this thread of this process writes, before the file is renamed to ``path``."""
-    return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
-
-
 def _flush(path, mode):
     """Flush a file, or a folder's names, to the disk."""
     descriptor = os.open(path, mode)
@@ -60,17 +56,14 @@ def _flush(path, mode):
         os.close(descriptor)
 
 
-def sweep_partials(folder: Path | str) -> int:
-    """Remove partial files of killed processes in a folder and below, and count them: files whose
-    writer has ended, or has the number of this process, which has not written there yet.
+def sweep_partials(folder: Path | str) -> None:
+    """Remove partial files of killed processes in a folder and below: files whose writer has ended,
+    or has the number of this process, which has not written there yet.
     """
-    count = 0
     for path in Path(folder).rglob(".*.partial"):
         named = PARTIAL.fullmatch(path.name)
         if named and (int(named[1]) == os.getpid() or not is_running(int(named[1]))):
             path.unlink(missing_ok=True)
-            count += 1
-    return count
 
 
 def is_whole(path: Path | str) -> bool:
@@ -78,18 +71,15 @@ def is_whole(path: Path | str) -> bool:
     path = mirror.download_file(path)
     try:
         if path.suffix == ".png":
-            return _png_whole(path.read_bytes())
+            from PIL.PngImagePlugin import PngImageFile  # not needed for text files
+
+            content = path.read_bytes()
+            PngImageFile(BytesIO(content)).verify()  # all but the last checksum
+            return content.endswith(END_OF_PNG)
         with zipfile.ZipFile(path) as archive:
             return bool(archive.namelist()) and archive.testzip() is None
     except Exception:  # missing, or one of many kinds, depending on where it is damaged
         return False
-
-
-def _png_whole(content):
-    from PIL.PngImagePlugin import PngImageFile  # not needed for text files
-
-    PngImageFile(BytesIO(content)).verify()  # all but the last checksum
-    return content.endswith(END_OF_PNG)
 
 
 def save_json(path: Path, value: object) -> None:
@@ -98,11 +88,8 @@ def save_json(path: Path, value: object) -> None:
 
 
 def claim(path: Path, record: dict) -> None:
-    """Record as JSON which network and settings the files of ``path``'s folder come from, so that
-    a folder never mixes two of them.
-
-    Raises:
-        InputError: the file exists with another record.
+    """Record as JSON which network and settings the files of ``path``'s folder come from; raises
+    InputError if ``path`` holds another record, so a folder never mixes two of them.
     """
     record = json.loads(json.dumps(record, default=str))
     try:

@@ -23,11 +23,7 @@ class Bytes:
         return self.end - self.place
 
     def take(self, count: int) -> memoryview:
-        """The next bytes, not copied.
-
-        Raises:
-            Fault: there are fewer.
-        """
+        """The next bytes, not copied; raises Fault if there are fewer."""
         if count < 0 or count > self.left:
             raise Fault(f"ends early: {count} bytes expected at {self.place}")
         self.place += count

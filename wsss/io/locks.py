@@ -1,5 +1,7 @@
 """Locks that let one process at a time work in a folder, released whenever that process ends."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,3 +21,13 @@ def acquire(lock: FileLock, seconds: float) -> bool:
     except Timeout:
         return False
     return True
+
+
+@contextmanager
+def held(folder: Path | str, what: str, seconds: float = 0) -> Iterator[bool]:
+    """Hold a folder's lock within the block; yields False if another process has it."""
+    lock = lock_of(folder, what)
+    try:
+        yield acquire(lock, seconds)
+    finally:
+        lock.release()

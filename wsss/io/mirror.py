@@ -1,5 +1,4 @@
-"""Where files are on a machine that works from copies. Without a mirror, they are where their path
-says, and nothing is copied.
+"""Where files are on a machine that works from copies of them; without a mirror, at their path.
 
 A mirror is a module with the three functions below; the environment variable MIRROR holds its name.
 Each raises ``InputError`` where the mirror does not answer.

@@ -14,8 +14,7 @@ def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.nda
     """Arrays of an .npz file, by name; nothing is unpickled.
 
     Args:
-        wanted: name to ``(kinds, dimensions)``: the accepted ``dtype.kind`` letters, such as ``u``
-            or ``iu``, and the number of axes.
+        wanted: name to the accepted ``dtype.kind`` letters, such as ``iu``, and the number of axes.
 
     Raises:
         FileNotFoundError: no such file.

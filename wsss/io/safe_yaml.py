@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from wsss.errors import InputError, one_line, reason
+from wsss.errors import InputError, reason
 from wsss.io.text import read_text
 
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
@@ -12,25 +12,17 @@ MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
 
 
 def read(path: Path | str, what: str) -> object:
-    """The plain values (dicts, lists, texts, numbers, dates) in a YAML file.
-
-    Args:
-        what: names the expected contents in messages, such as ``an experiment``.
-
-    Raises:
-        InputError: missing, not UTF-8, larger than a mebibyte, or as ``parse``.
+    """The plain values (dicts, lists, texts, numbers, dates) in a YAML file; arguments and errors
+    as for ``read_text`` and ``parse``.
     """
     return parse(read_text(path, f"{what} in YAML", most=MOST_BYTES), path)
 
 
 def parse(text: str, where: Path | str) -> object:
-    """The plain values in a text of YAML; an empty text gives None.
+    """The plain values in a text of YAML from ``where``; an empty text gives None.
 
     Values are counted at each use of their anchor: ten lines of lists that refer to each other can
     expand to a billion values.
-
-    Args:
-        where: the source of the text, for messages.
 
     Raises:
         InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
@@ -38,26 +30,21 @@ def parse(text: str, where: Path | str) -> object:
     """
     try:
         loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _count(node, {}, where)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, where)
+        return loader.construct_document(node)
     except InputError:
         raise
     except RecursionError:
         raise InputError(f"{where}: the YAML is nested too deeply; flatten it") from None
     except yaml.YAMLError as error:
-        summary = one_line(" ".join(str(error).split()))
+        summary = " ".join(str(error).split())
         raise InputError(f"{where}: not readable as YAML ({summary}); fix it") from None
     except Exception as error:  # its parsers of dates and numbers raise many kinds
-        raise InputError(
-            f"{where}: not readable as YAML, a value is not the date or number it looks like "
-            f"({reason(error)}); put it in quotes"
-        ) from None
+        fault = f"a value is not the date or number it looks like ({reason(error)})"
+        raise InputError(f"{where}: not readable as YAML, {fault}; put it in quotes") from None
 
 
 def _count(node, known, where):
@@ -82,7 +69,6 @@ def _count(node, known, where):
         parts = node.value
     known[place] = 1 + sum(_count(part, known, where) for part in parts)
     if known[place] > MOST_VALUES:
-        raise InputError(
-            f"{where}: the YAML expands to more than {MOST_VALUES:,} values; use fewer anchors"
-        )
+        fault = f"the YAML expands to more than {MOST_VALUES:,} values"
+        raise InputError(f"{where}: {fault}; use fewer anchors")
     return known[place]

@@ -16,21 +16,13 @@ def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
     return sorted(found, key=lambda each: each[1]["ended"], reverse=True)
 
 
-def last_ended(name: str) -> float:
-    """When the newest completed run of a stage ended, in seconds since 1970; 0 without any."""
-    runs = completed_runs(paths.outputs_root() / name)
-    return runs[0][1]["ended"] if runs else 0.0
-
-
 def latest(name: str, data_digest: str) -> Path:
     """The folder of the stage's newest completed run on data with this digest."""
     for folder, record in completed_runs(paths.outputs_root() / name):
         if record["data_digest"] == data_digest:
             return folder
-    raise InputError(
-        f"{name}: no completed run on this data ({data_digest}) under {paths.outputs_root()}; run "
-        f"the notebook of {name} first"
-    )
+    missing = f"no completed run on this data ({data_digest}) under {paths.outputs_root()}"
+    raise InputError(f"{name}: {missing}; run the notebook of {name} first")
 
 
 def answered(name: str, question: str) -> dict | None:
@@ -45,8 +37,7 @@ def changed_code(record: dict, code: dict[str, str]) -> list[str]:
     """The files, ``notebook`` for its cells, in which the code of a completed run differs from
     today's (``Stage.code``), sorted.
     """
-    before = record.get("code", {})
-    names = {name for name in {*before, *code} if before.get(name) != code.get(name)}
+    names = {name for name, _ in record.get("code", {}).items() ^ code.items()}
     return sorted("notebook" if name == "cells" else name for name in names)
 
 
@@ -73,9 +64,7 @@ def siblings(folder: Path | str) -> list[Path]:
 
 
 def _family(record):
-    """What a completed stage and those it builds on share with runs of other seeds, and the
-    seeds.
-    """
+    """What a completed stage and its inputs share with runs of other seeds, and the seeds."""
     kept, seeds = {}, []
     for name, value in record["parameters"].items():
         if name == "seed":

@@ -1,6 +1,4 @@
-"""An experiment's plan: its file and overrides, read and checked, and which stages are done; the
-``driver`` runs the others.
-"""
+"""An experiment's plan: its file and overrides, read and checked, and which stages are done."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,27 +13,20 @@ KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
 
 @dataclass
 class Planned:
-    """One stage of a plan.
-
-    Attributes:
-        changes: ``stage.parameter`` to value, of the overrides that this stage depends on, itself
-            or through the stages it builds on (see ``mlflow_pages.title``).
-        forced: whether it runs again although it is done.
-        damage: why results that were complete cannot be used.
-        changed: files whose code differs from that of the run which answered the same question.
-        trusted: whether the results of that other code are reused.
-    """
+    """One stage of a plan."""
 
     stage: stages.Stage
     values: dict
     fingerprint: str
     folder: Path
     done: bool
+    # ``stage.parameter`` to value, of the overrides that this stage depends on, itself or through
+    # the stages it builds on (see ``mlflow_pages.title``)
     changes: dict = field(default_factory=dict)
-    forced: bool = False
-    damage: str = ""
-    changed: tuple[str, ...] = ()
-    trusted: bool = False
+    forced: bool = False  # it runs again although it is done
+    damage: str = ""  # why results that were complete cannot be used
+    changed: tuple[str, ...] = ()  # files that differ from those of the same question's last run
+    trusted: bool = False  # the results of that other code are reused
 
     @property
     def name(self) -> str:
@@ -65,12 +56,10 @@ def read_experiment(path: str | Path) -> dict:
     for key in ("name", "description"):
         if not isinstance(experiment.setdefault(key, ""), str):
             raise InputError(f"{path}: expected a text as '{key}'; put it in quotes")
-    experiment["name"] = experiment["name"] or Path(path).stem
-    if "/" in experiment["name"] or experiment["name"].startswith("."):
-        raise InputError(
-            f"{path}: expected a name without '/' and a leading '.' but got "
-            f"'{experiment['name']}'; change it"
-        )
+    name = experiment["name"] = experiment["name"] or Path(path).stem
+    if "/" in name or name.startswith("."):
+        expected = "expected a name without '/' and a leading '.'"
+        raise InputError(f"{path}: {expected} but got '{name}'; change it")
     return experiment
 
 
@@ -86,11 +75,10 @@ def parse_overrides(texts: list[str]) -> dict[str, dict]:
     given = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        stage, dot, parameter = name.partition(".")
-        if not (equals and dot and stage and parameter):
-            raise InputError(
-                f"'{text}': expected stage.parameter=value; write it such as random_walk.beta=4"
-            )
+        stage, _, parameter = name.partition(".")
+        if not (equals and stage and parameter):
+            expected = "expected stage.parameter=value; write it such as random_walk.beta=4"
+            raise InputError(f"'{text}': {expected}")
         parsed = safe_yaml.parse(value, f"'{text}'") if value else ""
         given.setdefault(stage, {})[parameter] = parsed
     return given
@@ -108,7 +96,8 @@ def plan(
     until: str | None = None,
     trust_code: bool = False,
 ) -> list[Planned]:
-    """The stages of an experiment in order, with values, fingerprint, and whether they are done.
+    """The stages of an experiment in order, with values, fingerprint, and whether they are done;
+    InputError if a name or value is wrong, or a stage before ``start`` or ``only`` is not done.
 
     Args:
         overrides: from ``parse_overrides``; they take precedence over the experiment's values.
@@ -118,10 +107,6 @@ def plan(
         only: the one stage that may run.
         until: the last stage of the plan.
         trust_code: reuse results of the same question that other code computed.
-
-    Raises:
-        InputError: an unknown stage or parameter, a value of a wrong type, or a stage before
-            ``start`` or ``only`` that is not done.
     """
     chain, overrides = stages.read_stages(), overrides or {}
     layers = [experiment["stages"], experiment["smoke"] if smoke else {}, overrides]
@@ -136,8 +121,8 @@ def plan(
     digest, forced = "", False
     for name in names:
         stage = chain[name]
-        values = {key: value for key, value in common.items() if key in stage.parameters}
-        values = stage.resolve(values | _merged(layers, name))
+        shared = {key: value for key, value in common.items() if key in stage.parameters}
+        values = stage.resolve(shared | _merged(layers, name))
         digest = digest or project.data_digest(values)
         upstream, changes = _connect(stage, values, planned, chain=chain)
         changes |= {"smoke": True} if smoke else {}
@@ -146,19 +131,16 @@ def plan(
             changes |= {f"{key}.{parameter}": value for parameter, value in known.items()}
         forced = forced or (force and (start in (None, name) or only == name))
         question = stage.question(values, upstream, data_digest=digest)
-        fingerprint = stage.fingerprint(question)
-        folder = paths.stage_folder(name, fingerprint)
-        again = forced and only in (None, name)
-        planned[name] = Planned(stage, values, fingerprint, folder, False, changes, again)
+        mark, again = stage.fingerprint(question), forced and only in (None, name)
+        folder = paths.stage_folder(name, mark)
+        planned[name] = Planned(stage, values, mark, folder, False, changes, again)
         _look_up(planned[name], question, trust_code=trust_code)
     if first := only or (start if not force else None):
         option = "--only" if only else "--from"
         before = names[: names.index(first)]
         if missing := [name for name in before if not planned[name].done]:
-            raise InputError(
-                f"{option} {first}: these stages before it are not done: {', '.join(missing)}; "
-                f"leave {option} out"
-            )
+            undone = f"these stages before it are not done: {', '.join(missing)}"
+            raise InputError(f"{option} {first}: {undone}; leave {option} out")
         names = [*before, only] if only else names
     return [planned[name] for name in names]
 
@@ -179,10 +161,8 @@ def _merged(layers, name):
 
 
 def _connect(stage, values, planned, *, chain):
-    """Fill in the folders of the stages that a stage builds on.
-
-    Returns:
-        name to fingerprint of those stages, and the changes that they depend on.
+    """Fill in the folders of the stages that a stage builds on; returns their fingerprints by name,
+    and the changes that they depend on.
     """
     upstream, changes = {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
@@ -195,23 +175,20 @@ def _connect(stage, values, planned, *, chain):
             values[parameter] = str(planned[other].folder)
             changes |= planned[other].changes
         else:
-            raise InputError(
-                f"{stage.name}: builds on {other}, which comes later or is not in this experiment; "
-                "add it"
-            )
+            missing = f"{other}, which comes later or is not in this experiment"
+            raise InputError(f"{stage.name}: builds on {missing}; add it")
     return upstream, changes
 
 
 def _look_up(item, question, *, trust_code):
     """Set whether a stage is done, in its folder or, if that code is trusted, by other code."""
-    if results.completion(item.folder) is None:
-        before = lineage.answered(item.name, question)
-        item.changed = tuple(lineage.changed_code(before, item.stage.code)) if before else ()
-        if before and trust_code and not item.forced:
-            folder = paths.stage_folder(item.name, before["fingerprint"])
-            item.trusted = not results.damage(folder)
-            if item.trusted:
-                item.fingerprint, item.folder = before["fingerprint"], folder
+    before = None if results.completion(item.folder) else lineage.answered(item.name, question)
+    if before:
+        item.changed = tuple(lineage.changed_code(before, item.stage.code))
+        folder = paths.stage_folder(item.name, before["fingerprint"])
+        item.trusted = trust_code and not item.forced and not results.damage(folder)
+        if item.trusted:
+            item.fingerprint, item.folder = before["fingerprint"], folder
     item.damage = results.damage(item.folder)
     complete = results.completion(item.folder) is not None
     item.done = complete and not item.forced and not item.damage

@@ -7,18 +7,13 @@ from pathlib import Path
 Say = Callable[[str], object]  # receives a message, such as ``print``
 
 
-def _nothing(*_args, **_kwargs) -> None:
-    """The default of a hook."""
-
-
 @dataclass(frozen=True)
 class Project:
     """Hooks of a project; all but the first are optional.
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
-        check_files: the stages still to run; raises InputError for a missing file, before anything
-            starts.
+        check_files: the stages still to run; raises InputError for a missing file.
         check_room: the planned stages and the outputs folder; raises InputError if the disk is too
             small for them.
         register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;
@@ -36,10 +31,10 @@ class Project:
     """
 
     data_digest: Callable[[dict], str]
-    check_files: Callable[[list], None] = _nothing
-    check_room: Callable[[list, Path], None] = _nothing
+    check_files: Callable[[list], None] = lambda planned: None
+    check_room: Callable[[list, Path], None] = lambda planned, folder: None
     register_model: Callable[..., str] | None = None
     compare_files: Callable[[Path, Path], list[str]] = lambda folder, other: []
     scores: dict[str, tuple[str, str]] = field(default_factory=dict)
-    one_pass: Callable[[str, dict, set], Callable | str | None] = _nothing
+    one_pass: Callable[[str, dict, set], Callable | str | None] = lambda *_: None
     draw_sweep: Callable | None = None

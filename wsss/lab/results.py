@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from wsss.errors import InputError
 from wsss.io import atomic
@@ -19,15 +20,9 @@ BESIDE = (
     *("papermill.log", NOTEBOOK, "executed.html"),
 )
 CHECKED = ".checked"  # digest of names, sizes and times of the files whose contents were checked
-RECORD = {  # fields of a completed stage's record that must be present
-    "stage": str,
-    "fingerprint": str,
-    "parameters": dict,
-    "inputs": dict,
-    "data_digest": str,
-    "metrics": dict,
-    "ended": float | int,
-}
+# fields of a completed stage's record that must be present
+RECORD: dict[str, Any] = dict.fromkeys(("stage", "fingerprint", "data_digest"), str)
+RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": float | int}
 
 
 def completion(folder: Path | str) -> dict | None:
@@ -36,47 +31,43 @@ def completion(folder: Path | str) -> dict | None:
         record = json.loads(read_text(Path(folder) / COMPLETE, "a stage's record"))
     except (OSError, ValueError, RecursionError):  # also an InputError
         return None
-    if not isinstance(record, dict):
-        return None
-    if not all(isinstance(record.get(name), kind) for name, kind in RECORD.items()):
+    fits = isinstance(record, dict) and all(isinstance(record.get(k), v) for k, v in RECORD.items())
+    if not fits:
         return None
     inputs = record["inputs"].values()  # names of folders
     return record if all(isinstance(name, str) and "/" not in name for name in inputs) else None
 
 
 def completed(folder: Path | str) -> dict:
-    """The record of a stage that has completed."""
+    """The record of a stage that is known to have completed."""
     record = completion(folder)
     assert record is not None, folder
     return record
 
 
 def completed_in(folder: Path | str, where: str) -> dict:
-    """The record of the completed, undamaged stage in a folder that a person named.
-
-    Args:
-        where: the parameter that names the folder.
-
-    Raises:
-        InputError: no completed stage, or a damaged one.
+    """The record of the completed, undamaged stage in a folder that a person gave as the parameter
+    ``where``, or InputError.
     """
     record, fault = completion(folder), damage(folder)
     if record is None or fault:
-        raise InputError(
-            f"{where}: {folder} holds no completed stage{fault and f' ({fault})'}; run it first"
-        )
+        found = f"{folder} holds no completed stage{fault and f' ({fault})'}"
+        raise InputError(f"{where}: {found}; run it first")
     return record
 
 
 def inventory(folder: Path | str) -> dict:
     """``{"files": count, "digest": of names and sizes}`` of a stage's results in its folder."""
-    state, count = hashlib.blake2b(digest_size=8), 0
+    lines = []
     for path in sorted(Path(folder).rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not path.name.startswith(".") and name not in BESIDE:
-            state.update(f"{name} {path.stat().st_size}\n".encode())
-            count += 1
-    return {"files": count, "digest": state.hexdigest()}
+            lines.append(f"{name} {path.stat().st_size}\n")
+    return {"files": len(lines), "digest": _digest(lines)}
+
+
+def _digest(lines):
+    return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
 
 
 def damage(folder: Path | str) -> str:
@@ -93,16 +84,14 @@ def damage(folder: Path | str) -> str:
     if "inventory" in record and record["inventory"] != inventory(folder):
         return "files are missing, cut short or of other sizes than when it completed"
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in atomic.CHECKSUMMED]
-    state = hashlib.blake2b(digest_size=8)
-    for path in files:
-        status = path.stat()
-        state.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
+    stats = [(path.relative_to(folder), path.stat()) for path in files]
+    state = _digest(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stats)
     marker = folder / CHECKED
-    if marker.exists() and marker.read_text() == state.hexdigest():
+    if marker.exists() and marker.read_text() == state:
         return ""
     for path in files:
         if not atomic.is_whole(path):
             return f"{path.relative_to(folder)} is damaged"
     with suppress(OSError):  # a folder without write permission
-        marker.write_text(state.hexdigest())
+        marker.write_text(state)
     return ""

@@ -1,9 +1,7 @@
-"""A stage: a notebook, the parameters in its first code cell, and a fingerprint of all that its
-results depend on.
+"""A stage: a notebook, its parameters, and a fingerprint of all that its results depend on.
 
-The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``. A
-parameter called ``<stage>_run`` is the folder of that stage's results, and makes the notebook
-depend on it.
+Each line of the cell tagged ``parameters`` is ``name: type = default  # what it is``. A parameter
+called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
 """
 
 import ast
@@ -21,15 +19,8 @@ from wsss.lab import code, paths
 
 NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
 UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
-TYPES = {
-    "int": int,
-    "float": (float, int),
-    "str": str,
-    "bool": bool,
-    "list[int]": int,
-    "list[float]": (float, int),
-    "list[str]": str,
-}
+TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,10 @@ class Parameter:
     comment: str
 
     def check(self, value: Any, where: str) -> Any:
-        """The value in the parameter's type; a whole number may stand for a float.
-
-        Raises:
-            InputError: a value of another type.
-        """
-        kind, several = TYPES[self.type], self.type.startswith("list")
+        """The value in the parameter's type, else InputError; an int may stand for a float."""
+        kinds, several = TYPES[self.type], self.type.startswith("list")
         items = value if several else [value]
-        if isinstance(items, list | tuple) and all(_is(item, kind) for item in items):
+        if isinstance(items, list | tuple) and all(type(item) in kinds for item in items):
             if several:
                 return list(items)
             return float(items[0]) if self.type == "float" else value
@@ -57,10 +44,6 @@ class Parameter:
             f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
             f"{self.name}: {self.comment}"
         )
-
-
-def _is(value, kind):
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 @dataclass(frozen=True)
@@ -73,25 +56,21 @@ class Stage:
     @cached_property
     def _cells(self):
         """The source of the parameters cell, and those of the other code cells."""
-        cells = json.loads(self.path.read_text())["cells"]
-        sources = {True: [], False: []}
-        for cell in cells:
+        tagged, others = [], []
+        for cell in json.loads(self.path.read_text())["cells"]:
             if cell["cell_type"] == "code":
-                tagged = "parameters" in cell["metadata"].get("tags", ())
-                sources[tagged].append("".join(cell["source"]))
-        if len(sources[True]) != 1:
-            raise InputError(
-                f"{self.path}: expected one cell tagged 'parameters', found {len(sources[True])}; "
-                "tag it"
-            )
-        return sources[True][0], sources[False]
+                kind = tagged if "parameters" in cell["metadata"].get("tags", ()) else others
+                kind.append("".join(cell["source"]))
+        if len(tagged) != 1:
+            expected = f"expected one cell tagged 'parameters', found {len(tagged)}"
+            raise InputError(f"{self.path}: {expected}; tag it")
+        return tagged[0], others
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Name to ``Parameter``, in the cell's order."""
-        source, _ = self._cells
+        found, source = {}, self._cells[0]
         lines = source.splitlines()
-        found = {}
         for node in ast.parse(source).body:
             if (
                 not isinstance(node, ast.AnnAssign)
@@ -111,20 +90,15 @@ class Stage:
         return found
 
     def resolve(self, given: dict) -> dict:
-        """Every parameter's value: the given one, checked, or the default.
-
-        Raises:
-            InputError: a name that the notebook does not have, or a value of another type.
+        """Every parameter's value: the given one, checked, or the default; InputError for a name
+        that the notebook does not have.
         """
         renamed = code.settings(paths.project_root()).get("renamed", {})
-        for name in given:
-            if name not in self.parameters and renamed.get(name) in self.parameters:
+        for name in sorted(given.keys() - self.parameters.keys()):
+            if renamed.get(name) in self.parameters:
                 raise InputError(f"{self.name}.{name}: is called {renamed[name]} now; rename it")
-            if name not in self.parameters:
-                raise InputError(
-                    f"{self.name}.{name}: no such parameter; {self.path.name} has: "
-                    f"{', '.join(self.parameters)}"
-                )
+            known = f"{self.path.name} has: {', '.join(self.parameters)}"
+            raise InputError(f"{self.name}.{name}: no such parameter; {known}")
         return {
             name: parameter.check(given.get(name, parameter.default), f"{self.name}.{name}")
             for name, parameter in self.parameters.items()
@@ -132,16 +106,12 @@ class Stage:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """Digests of the code that can change the results: ``cells`` of the notebook and files of
-        the package (see ``code``).
-        """
-        _, cells = self._cells
+        """Digests of the code that can change the results: ``cells`` and files of the package."""
+        cells = self._cells[1]
         return {"cells": code.digest(cells)} | code.reached(cells, paths.project_root())
 
     def fingerprint(self, question: str) -> str:
-        """Twelve hexadecimal digits that change whenever the results may: of a ``question`` and the
-        code that answers it.
-        """
+        """Twelve hexadecimal digits of a ``question`` and the code that answers it."""
         return _digest([question, self.code])
 
     def question(self, values: dict, upstream: dict[str, str], *, data_digest: str) -> str:
@@ -151,16 +121,14 @@ class Stage:
             values: of every parameter. Folders of upstream stages are left out, and a parameter
                 called ``..._folder`` counts by the folder's contents.
             upstream: name to fingerprint of the stages whose results are used.
-            data_digest: of the data.
         """
         counted = {
             name: _contents(value) if name.endswith("_folder") and value else value
             for name, value in values.items()
             if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
         }
-        return _digest(
-            {"stage": self.name, "values": counted, "upstream": upstream, "data": data_digest}
-        )
+        parts = {"stage": self.name, "values": counted, "upstream": upstream}
+        return _digest(parts | {"data": data_digest})
 
 
 def _digest(state):

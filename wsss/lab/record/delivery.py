@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -11,9 +11,9 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from wsss.errors import InputError, masked
+from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
-from wsss.io.locks import acquire, lock_of
+from wsss.io.locks import held, lock_of
 from wsss.lab import paths, results
 from wsss.lab.project import Say
 from wsss.lab.record import journal, mlflow_pages, mlflow_store
@@ -41,52 +41,43 @@ def deliver(folder: Path | str, *, register_model: Callable | None = None) -> li
     """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
     another server. Entries that an interruption repeats are in MLflow once.
 
-    Args:
-        folder: of the journal.
-        register_model: as ``Project.register_model``; without it delivery stops before the first
-            model to be registered.
-
-    Returns:
-        messages, such as about entries that the store refused.
-
-    Raises:
-        StoreUnavailable: the store does not answer; a later call delivers the rest.
+    Without ``register_model`` (see ``Project``), delivery stops before the first model. Returns
+    messages, such as about refused entries; raises StoreUnavailable if the store does not answer.
     """
-    lock, lines = lock_of(folder, "delivery"), []
-    if not acquire(lock, 60):
-        raise StoreUnavailable("another process delivers the same record")
-    try:
-        state = _state(folder)
-        if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
-            state = {"run_id": None, "offset": 0}
-        for entry, offset in journal.entries(folder, state["offset"]):
-            if entry["kind"] == "model" and register_model is None:
-                break
-            try:
-                if state["run_id"] is None:
-                    state["run_id"] = _run(folder)
-                line = _send(Path(folder), state["run_id"], entry, register_model)
-                lines += [line] if line else []
-            except mlflow.MlflowException as fault:
-                if fault.error_code not in REFUSALS:
-                    raise
-                reason = str(fault).splitlines()[0]
-                lines.append(masked(f"{folder}: {entry['kind']} refused: {reason}"))
-            except FileNotFoundError as fault:  # removed or overwritten
-                lines.append(f"{fault.filename}: gone before it could be delivered")
-            except (InputError, OSError):
+    with held(folder, "delivery", 60) as mine:
+        if not mine:
+            raise StoreUnavailable("another process delivers the same record")
+        try:
+            return _deliver(Path(folder), register_model)
+        except InputError as fault:
+            raise StoreUnavailable(str(fault)) from None
+        except (mlflow.MlflowException, OSError) as fault:
+            raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
+
+
+def _deliver(folder, register_model):
+    state, lines = _state(folder), []
+    if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
+        state = {"run_id": None, "offset": 0}
+    for entry, offset in journal.entries(folder, state["offset"]):
+        if entry["kind"] == "model" and register_model is None:
+            break
+        try:
+            state["run_id"] = state["run_id"] or _run(folder)
+            line = _send(folder, state["run_id"], entry, register_model)
+            lines += [line] if line else []
+        except mlflow.MlflowException as fault:
+            if fault.error_code not in REFUSALS:
                 raise
-            except Exception as fault:  # one entry must not block the others
-                reason = masked(f"{type(fault).__name__}: {fault}")
-                lines.append(f"{folder}: {entry['kind']} could not be delivered: {reason}")
-            state["offset"] = offset
-            _save(folder, state)
-    except InputError as fault:
-        raise StoreUnavailable(str(fault)) from None
-    except (mlflow.MlflowException, OSError) as fault:
-        raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
-    finally:
-        lock.release()
+            lines.append(masked(f"{folder}: {entry['kind']} refused: {reason(fault)}"))
+        except FileNotFoundError as fault:  # removed or overwritten
+            lines.append(f"{fault.filename}: gone before it could be delivered")
+        except (InputError, OSError):
+            raise
+        except Exception as fault:  # one entry must not block the others
+            cause = masked(f"{type(fault).__name__}: {fault}")
+            lines.append(f"{folder}: {entry['kind']} could not be delivered: {cause}")
+        atomic.save_json(folder / results.DELIVERED, state := state | {"offset": offset})
     return lines
 
 
@@ -98,37 +89,22 @@ def _state(folder):
     return {"run_id": None, "offset": 0}
 
 
-def _save(folder, state):
-    atomic.save_json(Path(folder) / results.DELIVERED, state)
-
-
 def _run(folder):
     """The run of a journal: the one that an interrupted delivery created, or a new one."""
     entry = next((e for e, _ in journal.entries(folder) if e["kind"] == "run"), None)
     if entry is None:
         raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
     client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
-    mark = f"{Path(folder).name}-{entry['time']}"
+    mark, start = f"{Path(folder).name}-{entry['time']}", entry["time"]
     with lock_of(folder, "run"):  # delivery of a child may create it too
         found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
         if found:
             return found[0].info.run_id
         tags = entry["tags"] | {MARK: mark}
-        if entry["parent"]:
-            tags["mlflow.parentRunId"] = _parent(entry["parent"])
-        run = client.create_run(
-            experiment, run_name=entry["name"], tags=tags, start_time=entry["time"]
-        )
+        if parent := entry["parent"]:
+            tags["mlflow.parentRunId"] = run_of(parent) or _run(parent)
+        run = client.create_run(experiment, run_name=entry["name"], tags=tags, start_time=start)
         return run.info.run_id
-
-
-def _parent(folder):
-    """The id of a parent's run, created if needed."""
-    state = _state(folder)
-    if state["run_id"] is None:
-        state["run_id"] = _run(folder)
-        _save(folder, state)
-    return state["run_id"]
 
 
 def _send(folder, run_id, entry, register_model):
@@ -152,10 +128,8 @@ def _send(folder, run_id, entry, register_model):
             tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
             client.log_batch(run_id, tags=tags)
         case "metrics":
-            metrics = [
-                Metric(name, value, entry["time"], entry["step"])
-                for name, value in entry["values"].items()
-            ]
+            when, step = entry["time"], entry["step"]
+            metrics = [Metric(name, value, when, step) for name, value in entry["values"].items()]
             client.log_batch(run_id, metrics=metrics)
         case "file":
             client.log_artifact(run_id, str(folder / entry["path"]), entry["to"])
@@ -178,8 +152,8 @@ def _send(folder, run_id, entry, register_model):
                 deliver(entry["folder"], register_model=register_model)
             client.set_tag(run_id, f"wsss.stage.{entry['name']}", run_of(entry["folder"]))
         case "experiment":
-            about = {name: entry[name] for name in ("description", "columns")}
-            mlflow_pages.describe_experiment(entry["name"], **about)
+            about = entry["name"], entry["description"]
+            mlflow_pages.describe_experiment(*about, columns=entry["columns"])
         case kind:
             raise ValueError(f"unknown entry '{kind}'")
 
@@ -246,36 +220,22 @@ def pending() -> list[Path]:
 
 
 def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
-    """End the runs under ``outputs/`` whose process is gone, and deliver what waits.
-
-    Raises:
-        StoreUnavailable: the store does not answer.
+    """End the runs under ``outputs/`` whose process is gone, and deliver what waits; raises
+    StoreUnavailable if the store does not answer.
     """
     for folder in pending():
-        with _held(folder, "driver") as idle:
+        with held(folder, "driver") as idle:
             if not idle:
                 continue
-            with _held(folder, "work") as idle:
+            with held(folder, "work") as idle:
                 if idle and not journal.ended(folder):
                     _close(folder)
             for line in deliver(folder, register_model=register_model) if idle else ():
                 say(line)
 
 
-@contextmanager
-def _held(folder, what):
-    """Hold a folder's lock; yields False if another process has it."""
-    lock = lock_of(folder, what)
-    try:
-        yield acquire(lock, 0)
-    finally:
-        lock.release()
-
-
 def _close(folder):
     """End a run whose process is gone; FINISHED if only the driver was killed."""
-    if results.completion(folder) and not results.damage(folder):
-        journal.Journal(folder).end("FINISHED")
-    else:
-        reason = "its process was killed, or the machine went down"
-        journal.Journal(folder).end("FAILED", reason)
+    finished = results.completion(folder) and not results.damage(folder)
+    cause = None if finished else "its process was killed, or the machine went down"
+    journal.Journal(folder).end("FINISHED" if finished else "FAILED", cause)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from mlflow.entities import RunStatus
 
 from wsss.errors import InputError, masked
 from wsss.lab import results
@@ -23,10 +22,8 @@ class Completed(NamedTuple):
 
 
 def completed(folder: Path) -> Completed:
-    """The completed stage in a folder, its metrics read from MLflow.
-
-    Raises:
-        InputError: no completed stage there, or its run is not FINISHED in MLflow.
+    """The completed stage in a folder, with its metrics of MLflow; InputError if there is none, or
+    its run is not FINISHED in MLflow.
     """
     record = results.completion(folder)
     if record is None:
@@ -41,6 +38,6 @@ def completed(folder: Path) -> Completed:
             f"{folder}: its record is not in {uri} yet; start the server, or set "
             "MLFLOW_TRACKING_URI to where it is, and give the same command again"
         )
-    if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+    if run.info.status != "FINISHED":
         raise InputError(f"run {run_id} is {run.info.status}, not FINISHED; run its stage again")
     return Completed(run_id, run.data.metrics, mlflow_store.iou_table(run), record, run.data.tags)

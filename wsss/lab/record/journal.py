@@ -17,19 +17,18 @@ def entries(folder: Path | str, offset: int = 0) -> Iterator[tuple[dict, int]]:
     """Yield ``(entry, offset behind it)`` of a folder's journal from an offset on; lines that are
     cut or not JSON, as after a loss of power, are skipped.
     """
-    try:
-        with (Path(folder) / results.JOURNAL).open("rb") as file:
-            file.seek(offset)
-            for line in iter(file.readline, b""):
-                if line.endswith(b"\n"):
-                    offset += len(line)
-                    entry = None
-                    with suppress(ValueError):
-                        entry = json.loads(line)
+    path = Path(folder) / results.JOURNAL
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if line.endswith(b"\n"):
+                offset += len(line)
+                with suppress(ValueError):
+                    entry = json.loads(line)
                     if isinstance(entry, dict) and "kind" in entry:
                         yield entry, offset
-    except FileNotFoundError:
-        return
 
 
 def ended(folder: Path | str) -> bool:
@@ -42,11 +41,15 @@ def run_header(folder: Path | str) -> tuple[str, dict[str, str]]:
     """``(experiment, current tags)`` of a folder's run; ``("", {})`` without one."""
     experiment, tags = "", {}
     for entry, _ in entries(folder):
+        tags |= _tags(entry)
         if entry["kind"] == "run":
-            experiment, tags = entry["experiment"], tags | entry["tags"]
-        elif entry["kind"] == "tags":
-            tags |= entry["values"]
+            experiment = entry["experiment"]
     return experiment, tags
+
+
+def _tags(entry):
+    """The tags that an entry sets."""
+    return entry.get({"run": "tags", "tags": "values"}.get(entry["kind"]), {})
 
 
 class Journal:
@@ -56,18 +59,15 @@ class Journal:
     set back, and the fields that ``delivery`` needs for the kind. An entry that is present is not
     added again, so a resumed stage may record from its beginning.
 
-    Args:
-        folder: of the run.
-        fresh: start a new record in place of the present one.
+    With ``fresh``, a new record takes the place of the present one.
     """
 
     def __init__(self, folder: Path | str, *, fresh: bool = False):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / results.JOURNAL
-        if fresh:
-            for name in (results.JOURNAL, results.DELIVERED):
-                (self.folder / name).unlink(missing_ok=True)
+        for path in (self.path, self.folder / results.DELIVERED) if fresh else ():
+            path.unlink(missing_ok=True)
         self._time, self._known, self._metrics, self._tags = 0, set(), {}, {}
         for entry, _ in entries(self.folder):
             self._note(entry)
@@ -90,20 +90,10 @@ class Journal:
         self._note(entry)
 
     def begin(
-        self,
-        experiment: str,
-        name: str,
-        *,
-        tags: dict[str, str],
-        parent: Path | str | None = None,
+        self, experiment: str, name: str, *, tags: dict[str, str], parent: Path | str | None = None
     ) -> None:
-        """Begin the run, or resume it.
-
-        Args:
-            experiment: name of the MLflow experiment.
-            name: of the run.
-            tags: name to text.
-            parent: folder of the parent run's journal.
+        """Begin the run called ``name`` in an MLflow experiment, or resume it; ``parent`` is the
+        folder of the parent run's journal.
         """
         if any(entry["kind"] == "run" for entry, _ in entries(self.folder)):
             self.add("resumed")
@@ -124,11 +114,8 @@ class Journal:
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Add the metrics that do not have this value at this step yet."""
-        new = {
-            name: float(value)
-            for name, value in values.items()
-            if self._metrics.get((name, step)) != float(value)
-        }
+        known = self._metrics
+        new = {k: float(v) for k, v in values.items() if known.get((k, step)) != float(v)}
         if new:
             self.add("metrics", values=new, step=step)
 
@@ -140,13 +127,9 @@ class Journal:
     def _note(self, entry):
         self._time = max(self._time, entry.get("time", 0))
         self._known.add(_identity(entry))
-        if entry["kind"] == "run":
-            self._tags |= entry["tags"]
-        elif entry["kind"] == "tags":
-            self._tags |= entry["values"]
-        elif entry["kind"] == "metrics":
-            for name, value in entry["values"].items():
-                self._metrics[name, entry["step"]] = value
+        self._tags |= _tags(entry)
+        if entry["kind"] == "metrics":
+            self._metrics |= {(k, entry["step"]): v for k, v in entry["values"].items()}
 
 
 def _identity(entry):

@@ -1,6 +1,4 @@
-"""What MLflow's pages show of runs: distinct names, headline scores, and an experiment's
-description and view.
-"""
+"""What MLflow shows: names of runs, headline scores, an experiment's description and view."""
 
 import json
 import time
@@ -25,21 +23,15 @@ def title(changes: dict) -> str:
             the smoke size. Parameters that cannot change results are left out.
     """
     short = {name: name.rpartition(".")[2] for name in changes}
-    kept = [name for name in changes if short[name] not in lineage.IRRELEVANT]
-    lasts = [short[name] for name in kept]
+    short = {name: last for name, last in short.items() if last not in lineage.IRRELEVANT}
     parts = []
-    for name in kept:
+    for name, last in short.items():
         text = str(changes[name])
         text = text if len(text) <= LONGEST else f"…{text[-LONGEST + 1 :]}"
-        label = short[name] if lasts.count(short[name]) == 1 else name
+        label = last if [*short.values()].count(last) == 1 else name
         parts.append(label if name == "smoke" else f"{label} {text}")
     more = [f"+{len(parts) - MOST}"] if len(parts) > MOST else []
     return ", ".join([*parts[:MOST], *more])
-
-
-def run_name(*parts: str) -> str:
-    """A run's name from its parts; empty ones are left out."""
-    return " · ".join(filter(None, parts))
 
 
 def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> dict[str, float]:
@@ -63,13 +55,8 @@ def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> 
 
 
 def describe_experiment(name: str, description: str, *, columns: list[str]) -> None:
-    """Give an experiment its description and a saved view of the runs table, ``Scores``. Tags that
-    exist stay, since people may have changed them.
-
-    Args:
-        name: of the experiment.
-        description: Markdown.
-        columns: names of metrics that the view shows.
+    """Give an experiment its description (Markdown) and a saved view of the runs table, ``Scores``,
+    with ``columns`` of metrics. Tags that exist stay, since people may have changed them.
     """
     client, experiment_id = mlflow_store.client(), mlflow_store.experiment_id(name)
     wanted = {KIND: "custom_model_development", NOTE: description}

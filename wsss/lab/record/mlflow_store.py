@@ -18,15 +18,15 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from wsss.errors import InputError, masked
+from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
 from wsss.io.locks import lock_of
 from wsss.lab import paths
 
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
+for logger in ("mlflow.store.db.utils", "alembic"):
+    logging.getLogger(logger).setLevel(logging.WARNING)
 
 
 def tracking_uri() -> str:
@@ -36,7 +36,8 @@ def tracking_uri() -> str:
 
 def client() -> MlflowClient:
     """A client of the tracking store, which is created on first use."""
-    if database := _database():
+    database = _database()
+    if database and not database.exists():
         _create(database)
     mlflow.set_tracking_uri(tracking_uri())
     return MlflowClient()
@@ -54,8 +55,6 @@ def _create(database):
     """Create a missing database with MLflow's tables atomically: MLflow cannot open a database with
     some of its tables, as a killed process would leave.
     """
-    if database.exists():
-        return
     with lock_of(database, "creation"):
         if database.exists():  # created by another process meanwhile
             return
@@ -68,7 +67,6 @@ def _create(database):
 
 
 def _artifact_folder(database):
-    """The URI of the folder for a database's artifacts."""
     return (database.resolve().parent / "mlartifacts").as_uri()
 
 
@@ -78,9 +76,9 @@ def experiment_id(name: str) -> str:
     if found:
         return found.experiment_id
     database = _database()
-    artifacts = _artifact_folder(database) if database else None  # a server has its own folder
+    folder = _artifact_folder(database) if database else None  # a server has its own
     try:
-        return client().create_experiment(name, artifact_location=artifacts)
+        return client().create_experiment(name, artifact_location=folder)
     except mlflow.MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -89,23 +87,21 @@ def experiment_id(name: str) -> str:
 
 def unreachable(fault: Exception) -> str:
     """One line for a store that does not answer."""
-    reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-    if re.search(r"failed with error code 40[13]\b", reason):
+    uri, cause = tracking_uri(), reason(fault)[:200]
+    if re.search(r"failed with error code 40[13]\b", reason(fault)):
         return masked(
-            f"the tracking server {tracking_uri()} does not let this user in ({reason[:200]}); set "
+            f"the tracking server {uri} does not let this user in ({cause}); set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of one who may record"
         )
     return masked(
-        f"the tracking store {tracking_uri()} does not answer ({reason[:200]}); start its server, "
-        "or set MLFLOW_TRACKING_URI to where it is"
+        f"the tracking store {uri} does not answer ({cause}); start its server, or set "
+        "MLFLOW_TRACKING_URI to where it is"
     )
 
 
 def find_run(run_id: str) -> Run | None:
-    """A run of the store, or None if there is none of that id or it was deleted.
-
-    Raises:
-        InputError: the store does not answer.
+    """A run of the store, or None if there is none of that id or it was deleted; InputError if the
+    store does not answer.
     """
     try:
         run = client().get_run(run_id)
@@ -118,11 +114,7 @@ def find_run(run_id: str) -> Run | None:
 
 
 def run_tags(run_id: str) -> dict[str, str]:
-    """A run's tags by name.
-
-    Raises:
-        InputError: no such run.
-    """
+    """A run's tags by name; InputError if there is no such run."""
     run = find_run(run_id)
     if run is None:
         raise InputError(masked(f"run {run_id}: not in {tracking_uri()}; check its id"))
@@ -130,19 +122,14 @@ def run_tags(run_id: str) -> dict[str, str]:
 
 
 def artifacts(uri: str) -> Path:
-    """The local folder of a run's or a model's files, downloaded if the store is remote.
-
-    Args:
-        uri: ``runs:/ID/PATH`` or ``models:/NAME/VERSION``.
-
-    Raises:
-        InputError: no such run, model or path.
+    """The local folder of ``runs:/ID/PATH`` or ``models:/NAME/VERSION``, downloaded if the store is
+    remote; InputError if there is no such run, model or path.
     """
     try:
         client()  # sets the store
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (mlflow.MlflowException, OSError) as error:
-        fault = f"{uri}: not in {tracking_uri()} ({str(error).splitlines()[0]}); check the name"
+        fault = f"{uri}: not in {tracking_uri()} ({reason(error)}); check the name"
         raise InputError(masked(fault)) from None
 
 

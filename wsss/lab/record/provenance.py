@@ -27,10 +27,8 @@ def _git(*arguments):
 
 
 def tags(core_count: int | None = None) -> dict[str, str]:
-    """Tags of a run: git commit, whether files were changed, versions, hardware.
-
-    Args:
-        core_count: cores that it may use; None takes those of this process.
+    """Tags of a run: git commit, whether files were changed, versions, hardware, with the cores
+    that it may use (None: those of this process).
     """
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
@@ -53,16 +51,13 @@ def versions() -> dict[str, str]:
 
 def other_versions(folders: list[Path]) -> str:
     """One line if completed stages were computed with other versions than those installed."""
-    now, other = versions(), {}
-    for folder in folders:
-        then = (results.completion(folder) or {}).get("versions", {})
-        for name, version in then.items():
-            if now.get(name, version) != version:
-                other.setdefault(name, set()).add(version)
-    if not other:
-        return ""
-    parts = [f"{name} {', '.join(sorted(then))} (now {now[name]})" for name, then in other.items()]
-    return f"reused results were computed with {'; '.join(parts)}; --force computes them again"
+    records = [results.completion(folder) or {} for folder in folders]
+    parts = []
+    for name, now in versions().items():
+        then = {record.get("versions", {}).get(name, now) for record in records} - {now}
+        parts += [f"{name} {', '.join(sorted(then))} (now {now})"] if then else []
+    computed = f"reused results were computed with {'; '.join(parts)}; --force computes them again"
+    return computed if parts else ""
 
 
 def packages() -> list[str]:
@@ -90,12 +85,9 @@ def without_secrets(text: str) -> str:
 def write(folder: Path) -> list[Path]:
     """Write ``packages.txt`` and, if files were changed, ``changes.diff``; returns the paths."""
     texts = {"packages.txt": "\n".join(packages()), "changes.diff": changes()}
-    written = []
     for name, text in texts.items():
-        if not text:  # remove an earlier attempt's
+        if text:
+            atomic.write_text(folder / name, text + "\n")
+        else:  # remove an earlier attempt's
             (folder / name).unlink(missing_ok=True)
-        else:
-            with atomic.write(folder / name) as partial:
-                partial.write_text(text + "\n")
-            written.append(folder / name)
-    return written
+    return [folder / name for name, text in texts.items() if text]

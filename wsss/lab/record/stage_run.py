@@ -32,14 +32,12 @@ class Inputs(dict):
     """Name of an upstream stage to its folder."""
 
     def __missing__(self, name: str):
-        raise InputError(
-            f"{name}_run: expected the folder of a completed {name}, whose results are needed, but "
-            f"got {stages.NONE}; give one"
-        )
+        expected = f"expected the folder of a completed {name}, whose results are needed"
+        raise InputError(f"{name}_run: {expected}, but got {stages.NONE}; give one")
 
 
 class StageRun:
-    """A stage at work.
+    """A stage at work; InputError if another process works in its folder.
 
     Attributes:
         folder: for the stage's files. The same parameters, inputs and code give the same folder, so
@@ -47,9 +45,6 @@ class StageRun:
         inputs: an ``Inputs``.
         parameters: name to value.
         journal: the ``Journal`` of the folder.
-
-    Raises:
-        InputError: another process works in the folder.
     """
 
     def __init__(
@@ -63,18 +58,15 @@ class StageRun:
         question: str = "",
         code: dict[str, str] | None = None,
     ):
-        self.name, self.parameters, self.inputs = name, parameters, inputs
-        self.folder, self.data_digest = Path(folder), data_digest
-        self.fingerprint = self.folder.name
-        self._question, self._code = question, code or {}
-        self._usage = usage()
-        self._owned, self._asked = not os.environ.get(DRIVEN_VARIABLE), 0.0
-        self._register = None
+        self.parameters, self.inputs, self.folder = parameters, inputs, Path(folder)
+        self.fingerprint, self.data_digest = self.folder.name, data_digest
+        self._begun = {"stage": name, "question": question, "code": code or {}}
+        self._usage, self._owned = usage(), not os.environ.get(DRIVEN_VARIABLE)
+        self._asked, self._register = 0.0, None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
         if not acquire(self._lock, LOCK_SECONDS):
-            raise InputError(
-                f"{folder}: another process works on the same {name}; wait for it or stop it"
-            )
+            fault = f"another process works on the same {name}; wait for it or stop it"
+            raise InputError(f"{folder}: {fault}")
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep_partials(self.folder)
         (self.folder / results.COMPLETE).unlink(missing_ok=True)
@@ -83,7 +75,8 @@ class StageRun:
             tags = {"wsss.stage": name} | provenance.tags()
             self.journal.begin("notebooks", name, tags=tags)
         self.journal.add("params", values=parameters)
-        self._tag({"fingerprint": self.fingerprint, "data": data_digest, "complete": "false"})
+        about = {"wsss.fingerprint": self.fingerprint, "wsss.data": data_digest}
+        self.journal.tags(about | {"wsss.complete": "false"})
         for path in provenance.write(self.folder / "source"):
             self.log_file(path, "source")
 
@@ -125,31 +118,22 @@ class StageRun:
         self._upload()
 
     def log_model(self, description: Path, name: str, *, register: Callable) -> None:
-        """Register a model under a name once the record is delivered.
-
-        Args:
-            description: a file of the stage's folder that describes the model.
-            name: in the registry.
-            register: as ``Project.register_model``, for a notebook that runs without a driver.
+        """Register a model, described by a file of the stage's folder, under a name once the record
+        is delivered; ``register`` is for a notebook without a driver (see ``Project``).
         """
         self._register = register
         self.journal.file(description, kind="model", name=name)
         self._upload()
 
     def complete(self, metrics: dict[str, float] | None = None, folders=()) -> None:
-        """Mark the stage complete: the notebook's last call.
-
-        Args:
-            metrics: final metrics.
-            folders: names of folders of bulk files, whose count and digest are recorded.
+        """Mark the stage complete, with final metrics and the names of folders of bulk files, whose
+        count and digest are recorded: the notebook's last call.
         """
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self.journal.metrics(metrics)
-        record = {
-            "stage": self.name,
+        earlier = [record["ended"] for _, record in lineage.completed_runs(self.folder.parent)]
+        record = self._begun | {
             "fingerprint": self.fingerprint,
-            "question": self._question,
-            "code": self._code,
             "versions": provenance.versions(),
             "parameters": self.parameters,
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
@@ -160,19 +144,16 @@ class StageRun:
             "memory": peak_memory(),
             "usage": {name: value - self._usage[name] for name, value in usage().items()},
             "machine": {"cores": cores(), "gpu": gpu_used()},
-            "ended": max(time.time(), lineage.last_ended(self.name) + 0.001),
+            "ended": max([time.time(), *(ended + 0.001 for ended in earlier)]),
         }
         atomic.save_json(self.folder / results.COMPLETE, record)
         self.journal.file(self.folder / results.COMPLETE)
-        self._tag({"complete": "true"})
+        self.journal.tags({"wsss.complete": "true"})
         if self._owned:
             self.journal.end("FINISHED")
         self._asked = 0.0
         self._upload()
         self._lock.release()
-
-    def _tag(self, tags):
-        self.journal.tags({f"wsss.{name}": value for name, value in tags.items()})
 
     def _upload(self):
         """Deliver at once if no driver does."""
@@ -192,7 +173,6 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
     """Begin a stage in its notebook: ``run = stage_run.start("mean", globals(), dataset=data)``.
 
     Args:
-        name: of the stage.
         namespace: where the parameters cell left its values.
         dataset: the open data, whose ``digest()`` enters the fingerprint.
 

@@ -25,31 +25,27 @@ def compare(
     say: Say = print,
     common: dict | None = None,
 ) -> str:
-    """Write, draw and log the means and standard deviations over seeds.
+    """Write, draw and log the means and standard deviations over seeds; returns the table as
+    Markdown.
 
     Args:
         rows: a dict per run: the columns ``names``, ``seed`` and the scores.
         names: columns that distinguish the points.
         given: what else makes this a different sweep, such as overrides.
         common: parameter values to keep beside the table if no stage's run holds them.
-
-    Returns:
-        the table as Markdown.
     """
     table = pd.DataFrame(rows)
-    order = list(project.scores)
-    scores = sorted(
-        (str(name) for name in table if "/" in str(name)),
-        key=lambda name: order.index(name.split("/")[0]),
-    )
+    measured = [str(name) for name in table if "/" in str(name)]
+    scores = [each for kind in project.scores for each in measured if each.split("/")[0] == kind]
     mean, spread = _over_seeds(table, names, scores, project)
-    text = _markdown(mean, spread, names)
+    cells = mean.map("{:.2f}".format) + spread.map(" ± {:.2f}".format).where(spread.notna(), "")
+    cells = cells.reset_index() if names else cells
+    text = markdown_table(cells.columns, cells.values.tolist())
     points = {name: table[name].tolist() for name in [*names, "seed"]}
     identity = [experiment["name"], given, points]
     digest = hashlib.blake2b(json.dumps(identity, default=str).encode(), digest_size=6).hexdigest()
     folder = paths.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
-    with atomic.write(folder / "sweep.md") as partial:
-        partial.write_text(text + "\n")
+    atomic.write_text(folder / "sweep.md", text + "\n")
     with atomic.write(folder / "sweep.csv") as partial:
         table.to_csv(partial, index=False)
     if common:
@@ -74,9 +70,7 @@ def compare(
     return text
 
 
-def _over_seeds(
-    table: pd.DataFrame, names: list[str], scores: list[str], project: Project
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _over_seeds(table, names, scores, project) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means and standard deviations of the scores, a row per point."""
     grouped = table.groupby(names or (lambda row: 0), sort=False, dropna=False)
     mean, spread = pd.DataFrame(grouped[scores].mean()), pd.DataFrame(grouped[scores].std())
@@ -85,14 +79,6 @@ def _over_seeds(
         if stage in table:  # a run that all seeds share has no spread
             spread.loc[grouped[stage].nunique() <= 1, name] = np.nan
     return mean, spread
-
-
-def _markdown(mean, spread, names):
-    cells = mean.map(lambda value: f"{value:.2f}") + spread.map(
-        lambda value: "" if np.isnan(value) else f" ± {value:.2f}"
-    )
-    cells = cells.reset_index() if names else cells
-    return markdown_table(cells.columns, cells.values.tolist())
 
 
 def _record(experiment, names, folder, means, say):

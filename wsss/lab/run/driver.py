@@ -10,7 +10,7 @@ from wsss.errors import InputError
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.project import Project, Say
+from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
@@ -24,27 +24,21 @@ def run(
     *,
     project: Project,
     title: str = "",
-    say: Say = print,
     machine: Machine | None = None,
 ) -> str | None:
-    """Run what is not done, inside one MLflow parent run.
+    """Run what is not done, inside one MLflow parent run; returns the report as Markdown, or None
+    if the plan has none.
 
     Records that are not in MLflow yet are delivered first, and interrupted runs get their status.
+    Errors are those of ``run_stage``.
 
     Args:
-        planned: of ``plan.plan``.
         title: what distinguishes this run of the experiment; empty takes the changes.
         machine: where stages run; None gives them the whole machine.
-
-    Returns:
-        the report as Markdown, or None if the plan has none.
-
-    Raises:
-        InputError: a stage refused its input.
-        StageFailed: a stage ended otherwise without completing.
     """
     name, description = experiment["name"], experiment.get("description", "")
     machine = machine or Machine()
+    say = machine.say
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
@@ -69,7 +63,7 @@ def run(
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
     when = time.strftime("%Y-%m-%d %H:%M")
-    run_name = mlflow_pages.run_name(name, title, when) if title else f"{name} {when}"
+    run_name = f"{name} · {title} · {when}" if title else f"{name} {when}"
     tags = {"wsss.experiment": name, mlflow_pages.NOTE: description}
     tags |= {TRUSTED: trusted} if trusted else {}
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
@@ -82,7 +76,7 @@ def run(
         uploader.watch(folder)
         status, error = "FAILED", None
         try:
-            columns = _run_stages(name, planned, parent, uploader, say, machine, project)
+            columns = _run_stages(name, planned, parent, uploader, machine, project)
             report = _report(planned)
             parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [description, report]))})
             parent.add("experiment", name=name, description=description, columns=columns)
@@ -101,7 +95,7 @@ def run(
     return report
 
 
-def _run_stages(name, planned, parent, uploader, say, machine, project):
+def _run_stages(name, planned, parent, uploader, machine, project):
     """Run what is not done; returns the names of the headline scores."""
     headlines = []
     # a notebook is converted to HTML while the next one starts
@@ -109,12 +103,12 @@ def _run_stages(name, planned, parent, uploader, say, machine, project):
         pages = []
         for place, item in enumerate(planned, 1):
             label = f"[{place}/{len(planned)}] {item.name}"
-            shared = {"label": label, "uploader": uploader, "say": say, "machine": machine}
-            with nullcontext(False) if item.done else _locked(item, label, machine, say) as needed:
+            where = {"parent": parent.folder, "uploader": uploader, "machine": machine}
+            with nullcontext(False) if item.done else _locked(item, label, machine) as needed:
                 if needed:
                     uploader.upload()  # a report reads what earlier stages recorded
                     try:
-                        run_stage(name, item, parent=parent.folder, **shared)
+                        run_stage(name, item, label=label, **where)
                     finally:
                         pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)
@@ -131,12 +125,12 @@ def _run_stages(name, planned, parent, uploader, say, machine, project):
 
 
 @contextmanager
-def _locked(item, label, machine, say):
+def _locked(item, label, machine):
     """Hold a stage's folder; yields whether the stage still has to run."""
     lock = lock_of(item.folder, "driver")
     waited = not acquire(lock, 0)
     if waited:
-        say(f"{label}: another `wsss run` works on it; waiting for that one")
+        machine.say(f"{label}: another `wsss run` works on it; waiting for that one")
         while not acquire(lock, 1):
             machine.check()
     try:
@@ -147,13 +141,14 @@ def _locked(item, label, machine, say):
 
 def _mark_trusted(planned, say):
     """Report and record which results of other code are reused; returns the same as text."""
-    lines = {}
+    lines = []
     for item in planned:
         if item.trusted:
-            lines[item.name] = ", ".join(item.changed)
-            say(f"{item.name}: code changed: {lines[item.name]}; reused as --trust-code asks")
-            Journal(item.folder).tags({TRUSTED: lines[item.name]})
-    return "; ".join(f"{stage}: {files}" for stage, files in lines.items())
+            files = ", ".join(item.changed)
+            say(f"{item.name}: code changed: {files}; reused as --trust-code asks")
+            Journal(item.folder).tags({TRUSTED: files})
+            lines.append(f"{item.name}: {files}")
+    return "; ".join(lines)
 
 
 def _check_outputs():
@@ -164,10 +159,8 @@ def _check_outputs():
         with NamedTemporaryFile(dir=root, prefix=".writable-"):
             pass
     except OSError as fault:
-        raise InputError(
-            f"{root}: expected a folder that can be written ({fault.strerror}); set WSSS_OUTPUTS "
-            "to one"
-        ) from None
+        expected = f"expected a folder that can be written ({fault.strerror})"
+        raise InputError(f"{root}: {expected}; set WSSS_OUTPUTS to one") from None
 
 
 def _report(planned):

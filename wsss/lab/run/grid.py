@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 from wsss.errors import InputError
+from wsss.io import safe_yaml
 from wsss.lab import plan as plans
 from wsss.lab import stages
 
@@ -12,19 +13,12 @@ MOST_COMBINATIONS = 10_000  # a month of the fastest stage
 
 
 class Combination(NamedTuple):
-    """One point of a sweep.
+    """One point of a sweep."""
 
-    Attributes:
-        names: column to value: the variant's name and the swept parameters' values.
-        seed: None for the experiment's own.
-        overrides: ``{stage: {parameter: value}}``.
-        tail: the first stage that the seed is set for; empty for all stages.
-    """
-
-    names: dict
-    seed: int | None
-    overrides: dict
-    tail: str = ""
+    names: dict  # column to value: the variant's name and the swept parameters' values
+    seed: int | None  # None for the experiment's own
+    overrides: dict  # ``{stage: {parameter: value}}``
+    tail: str = ""  # the first stage that the seed is set for; empty for all stages
 
     @property
     def title(self) -> str:
@@ -46,20 +40,17 @@ def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
     for text in texts:
         name, _, value = text.partition("=")
         if name.rpartition(".")[2] == "seeds":
-            sweep["seeds"], sweep["tail"] = _seeds(text, value), name.rpartition(".")[0]
+            try:
+                sweep["seeds"] = [int(part) for part in value.strip("[]").split(",")]
+            except ValueError:
+                raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
+            sweep["tail"] = name.rpartition(".")[0]
         elif "," in value and value.lstrip()[:1] not in "[\"'{":
-            parsed = [plans.parse_overrides([f"{name}={part}"]) for part in value.split(",")]
-            grid[name] = [next(iter(next(iter(given.values())).values())) for given in parsed]
+            parts = value.split(",")
+            grid[name] = [safe_yaml.parse(part, f"'{text}'") if part else "" for part in parts]
         else:
             single.append(text)
     return single, sweep | {"grid": grid}
-
-
-def _seeds(text, value):
-    try:
-        return [int(part) for part in value.strip("[]").split(",")]
-    except ValueError:
-        raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
 
 
 def combinations(experiment: dict, given: dict | None = None) -> list[Combination]:
@@ -73,17 +64,18 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
     Raises:
         InputError: another key, an empty list, or a name that is not ``stage.parameter``.
     """
-    sweep, given = experiment.get("sweep") or {}, given or {}
-    kinds = {"variants": dict, "grid": dict, "seeds": list, "tail": str}
-    for key, value in sweep.items():
-        if key not in kinds:
-            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
-        if not isinstance(value or kinds[key](), kinds[key]):
-            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment")
-    grid = (sweep.get("grid") or {}) | (given.get("grid") or {})
-    sweep = sweep | given
-    variants, seeds = sweep.get("variants") or {}, sweep.get("seeds") or []
-    tail = sweep.get("tail") or ""
+    empty = {"variants": {}, "grid": {}, "seeds": [], "tail": ""}
+    sweep, given = dict(empty), given or {}
+    for key, value in (experiment.get("sweep") or {}).items():
+        if key not in empty:
+            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(empty)}")
+        sweep[key] = value or empty[key]
+        if type(sweep[key]) is not type(empty[key]):
+            kind = type(empty[key]).__name__
+            raise InputError(f"sweep.{key}: expected a {kind}; fix the experiment")
+    grid = sweep["grid"] | given.get("grid", {})
+    sweep |= given
+    variants, seeds, tail = sweep["variants"], sweep["seeds"], sweep["tail"]
     if tail and tail not in experiment["stages"]:
         names = ", ".join(experiment["stages"])
         raise InputError(f"seeds: unknown stage '{tail}'; this experiment has: {names}")

@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.project import Say
 from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
 from wsss.lab.record.delivery import Uploader
 from wsss.lab.record.journal import Journal
@@ -50,24 +51,26 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
-
-
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
+@dataclass
 class Machine:
-    """Where a run's stages work: the whole machine. ``parallel_runs`` gives shares of it."""
+    """Where a run's stages work: the whole machine. ``parallel_runs`` gives shares of it.
 
-    def __init__(self):
-        screen = Screen()
-        self.show, self.hide = screen.show, screen.hide
+    Attributes:
+        screen: shows progress and messages, after ``mark``.
+        stage: a context around a stage's work, which waits for its ``Share`` of the machine.
+        check: raises KeyboardInterrupt if the run was stopped from another thread.
+    """
 
-    def stage(self, item: Planned) -> AbstractContextManager[Share]:
-        """A context around a stage's work, which waits for its ``Share`` of the machine."""
-        return nullcontext(Share())
+    screen: Screen = field(default_factory=Screen)
+    mark: str = ""
+    stage: Callable[[Planned], AbstractContextManager[Share]] = lambda item: nullcontext(Share())
+    check: Callable[[], None] = lambda: None
 
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if the run was stopped from another thread."""
+    def say(self, text: str) -> None:
+        self.screen.say(self.mark + text)
 
 
 class StageFailed(RuntimeError):
@@ -81,23 +84,14 @@ def run_stage(
     parent: Path | None,
     label: str,
     uploader: Uploader,
-    say: Say,
+    machine: Machine,
     tags: dict[str, str] | None = None,
-    machine: Machine | None = None,
 ) -> None:
     """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
 
-    Args:
-        experiment: its name.
-        parent: folder of the journal whose run is the parent of the stage's run.
-        label: for the progress line.
-        machine: where it runs; None gives it the whole machine.
-
-    Raises:
-        InputError: the stage refused its input.
-        StageFailed: it ended otherwise without completing.
+    ``parent`` is the folder of the journal whose run is the parent of the stage's run. Raises
+    InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
     """
-    machine = machine or Machine()
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
     notebook, log = item.folder / results.NOTEBOOK, item.folder / "papermill.log"
@@ -105,10 +99,9 @@ def run_stage(
     with machine.stage(item) as share:
         journal = Journal(item.folder)
         tags = {"wsss.stage": item.name, "wsss.experiment": experiment} | (tags or {})
-        name = mlflow_pages.run_name(item.name, mlflow_pages.title(item.changes))
-        journal.begin(
-            experiment, name, tags=tags | provenance.tags(share.core_count), parent=parent
-        )
+        tags |= provenance.tags(share.core_count)
+        name = " · ".join(filter(None, [item.name, mlflow_pages.title(item.changes)]))
+        journal.begin(experiment, name, tags=tags, parent=parent)
         uploader.watch(item.folder)
         before, began = seconds_of(item.folder), time.monotonic()
         try:
@@ -116,7 +109,9 @@ def run_stage(
             kind, reason = _error(notebook, log, code)
             status = "FAILED"
         finally:
-            if _is_complete(item, code):  # also if it was killed or stopped right after
+            record = results.completion(item.folder)  # even if it was killed right after
+            done = record and record["fingerprint"] == item.fingerprint
+            if done and (code == 0 or not results.damage(item.folder)):
                 status, reason = "FINISHED", ""
             seconds = before + time.monotonic() - began
             # a full disk must not hide why the stage failed
@@ -129,25 +124,21 @@ def run_stage(
         if status == "FAILED" and kind == InputError.__name__:
             raise InputError(reason)
         if status == "FAILED":
-            raise StageFailed(
-                f"{item.name} failed: {kind}: {reason}; see {notebook} and {log}; the same command "
-                "goes on from here"
-            )
+            files = f"{notebook} and {log}; the same command goes on from here"
+            raise StageFailed(f"{item.name} failed: {kind}: {reason}; see {files}")
     metrics = results.completed(item.folder)["metrics"]
     scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
-    say(f"{label}: done in {seconds:.0f} s  {scores}")
+    machine.say(f"{label}: done in {seconds:.0f} s  {scores}")
 
 
 def _execute(item, share, machine, *, label, uploader):
     """Run a notebook and show its progress; returns the exit code of its process."""
+    label = machine.mark + label
     parameters, progress = item.folder / "parameters.json", item.folder / ".progress"
     atomic.save_json(parameters, item.values)
-    environment = {
-        "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
-        stage_run.DRIVEN_VARIABLE: "1",
-        FILE_VARIABLE: str(progress),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
+    environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
+    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     target = item.folder / results.NOTEBOOK
     with (item.folder / "papermill.log").open("w") as output:
         process = subprocess.Popen(
@@ -166,9 +157,9 @@ def _execute(item, share, machine, *, label, uploader):
             machine.check()
             text = progress.read_text() if progress.exists() else "starting"
             note = "  (tracking store unavailable)" if uploader.unavailable else ""
-            machine.show(label, text + note)
+            machine.screen.show(label, text + note)
     finally:
-        machine.hide(label)
+        machine.screen.hide(label)
         process.terminate()
         process.wait()
         progress.unlink(missing_ok=True)
@@ -177,28 +168,18 @@ def _execute(item, share, machine, *, label, uploader):
     return process.returncode
 
 
-def _is_complete(item, code):
-    """Whether a stage whose process ended with ``code`` left results that can be reused."""
-    record = results.completion(item.folder)
-    if not record or record["fingerprint"] != item.fingerprint:
-        return False
-    return code == 0 or not results.damage(item.folder)
-
-
 def dry_run(planned: list[Planned]) -> str:
     """The papermill commands of the stages that would run, one per line."""
     lines = []
     for item in planned:
-        if item.done:
-            lines.append(f"# {item.name}: done, {item.folder}")
-            continue
-        words = ["papermill", item.stage.path.relative_to(paths.project_root())]
-        words.append(item.folder / results.NOTEBOOK)
+        source = item.stage.path.relative_to(paths.project_root())
+        words = ["papermill", source, item.folder / results.NOTEBOOK]
         for name, value in item.values.items():
             if value != item.stage.parameters[name].default:
                 several = isinstance(value, list)
                 words += ["-y", f"{name}: {value}"] if several else ["-p", name, value]
-        lines.append(shlex.join(map(str, words)))
+        done = f"# {item.name}: done, {item.folder}"
+        lines.append(done if item.done else shlex.join(map(str, words)))
     return "\n".join(lines)
 
 
@@ -244,8 +225,7 @@ def keep_notebook(folder: Path) -> None:
         html, _ = HTMLExporter().from_filename(str(notebook))
     except (ValueError, nbformat.ValidationError):
         return  # papermill was killed while it wrote it
-    with atomic.write(notebook.with_suffix(".html")) as partial:
-        partial.write_text(html)
-    journal = Journal(folder)
-    for path in (notebook, notebook.with_suffix(".html")):
+    page, journal = notebook.with_suffix(".html"), Journal(folder)
+    atomic.write_text(page, html)
+    for path in (notebook, page):
         journal.file(path, "notebook")

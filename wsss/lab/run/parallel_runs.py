@@ -24,23 +24,15 @@ class ParallelRuns:
 
     Args:
         jobs: plans that run at once; 1 works in the calling thread.
-        gpus_per_job: as for ``Shares``.
+        gpus_per_job: as for ``Shares``, which raises InputError if the machine has fewer GPUs.
 
     Attributes:
         screen: shows the progress of all of them.
         faults: a plan's index to the exception that ended it.
-
-    Raises:
-        InputError: the machine has fewer GPUs.
     """
 
     def __init__(
-        self,
-        plans: list[list[Planned]],
-        *,
-        jobs: int = 1,
-        gpus_per_job: int = 0,
-        say: Say = print,
+        self, plans: list[list[Planned]], *, jobs: int = 1, gpus_per_job: int = 0, say: Say = print
     ):
         self._jobs, self._shares = jobs, Shares(jobs, gpus_per_job)
         self._to_run = [{item.fingerprint for item in plan if not item.done} for plan in plans]
@@ -55,13 +47,8 @@ class ParallelRuns:
         self.faults: dict[int, Exception] = {}
 
     def run(self, work: Callable[[int, Machine], object]) -> dict[int, Exception]:
-        """Work on all plans. One that fails stops only those that need the stage it failed in.
-
-        Args:
-            work: called with a plan's index and where it runs.
-
-        Returns:
-            ``faults``.
+        """Call ``work`` with each plan's index and where it runs; returns ``faults``. A plan that
+        fails stops only those that need the stage it failed in.
         """
         if self._jobs == 1:
             self._work(work)
@@ -88,20 +75,18 @@ class ParallelRuns:
         seconds = (time.monotonic() - self._began) / self._done * (self._count - self._done)
         return f"about {seconds / 60:.0f} min left"
 
-    def check(self) -> None:
-        """As ``Machine.check``."""
+    def _check(self):
         if self._stopped:
             raise KeyboardInterrupt
 
     @contextmanager
-    def stage(self, item: Planned) -> Iterator[Share]:
-        """As ``Machine.stage``."""
+    def _stage(self, item: Planned) -> Iterator[Share]:
         with self._changed:
             while (share := self._shares.take(self._among[item.name])) is None:
-                self.check()
+                self._check()
                 self._changed.wait()
         try:
-            self.check()
+            self._check()
             yield share
             with self._changed:
                 for fingerprints in self._to_run:
@@ -120,7 +105,7 @@ class ParallelRuns:
             while (place := self._next()) is not None:
                 mark = f"({place + 1}/{self._count}) " if self._jobs > 1 else ""
                 try:
-                    work(place, _MachineShare(self, mark))
+                    work(place, Machine(self.screen, mark, self._stage, self._check))
                 except Exception as fault:
                     self.faults[place] = fault
                 finally:
@@ -150,20 +135,3 @@ class ParallelRuns:
         """What the live line begins and ends with."""
         left = self.time_left()
         return f"({self._done}/{self._count})", left and f"; {left}"
-
-
-class _MachineShare(Machine):
-    """Where one plan's stages run; its messages begin with its number."""
-
-    def __init__(self, runs, mark):
-        self._screen, self._mark = runs.screen, mark
-        self.stage, self.check = runs.stage, runs.check
-
-    def say(self, text):
-        self._screen.say(self._mark + text)
-
-    def show(self, label, text):
-        self._screen.show(self._mark + label, text)
-
-    def hide(self, label):
-        self._screen.hide(self._mark + label)

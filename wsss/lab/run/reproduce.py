@@ -3,27 +3,28 @@
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, journal, mlflow_store, provenance
-from wsss.lab.run.notebook import run_stage
+from wsss.lab.run.notebook import Machine, run_stage
+from wsss.runtime.engine import set_variable
+from wsss.runtime.progress import Screen
 
 TIMINGS = ("images_per_second", "seconds")  # metrics that differ between any two runs
 MOST_LINES = 12  # differences or packages that are listed
+UNEXPLAINED = (
+    "no recorded difference explains it: another number of threads, another processor, or a GPU "
+    "without `deterministic` sums in another order"
+)
 
 
 def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
-    """Run a completed stage again with the parameters and inputs of its record, and compare.
-
-    Args:
-        source: the stage's folder, or the id of its MLflow run.
-
-    Returns:
-        whether all metrics, files and weights are identical.
+    """Run a completed stage (its folder, or the id of its MLflow run) again with the parameters and
+    inputs of its record; returns whether all metrics, files and weights are identical.
 
     Raises:
         InputError: no completed stage, or one of its inputs is gone.
@@ -42,10 +43,10 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
         delivery.Uploader(say, register_model=project.register_model) as uploader,
     ):
         item.folder = paths.stage_folder(item.name, item.fingerprint)
-        label = f"{item.name} again"
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
+        where = {"parent": None, "uploader": uploader, "machine": Machine(Screen(say=say))}
         experiment = journal.run_header(folder)[0] or "notebooks"
-        run_stage(experiment, item, parent=None, label=label, uploader=uploader, say=say, tags=tags)
+        run_stage(experiment, item, label=f"{item.name} again", tags=tags, **where)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
         say(line)
@@ -58,35 +59,27 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
         say(f"identical: {metrics} metrics, {files} files{weights}")
         shutil.rmtree(root)
         return True
-    say(f"not identical; {_why(reasons)} The new results are in {item.folder}")
+    why = "the differences above may be the reason" if reasons else UNEXPLAINED
+    say(f"not identical; {why}. The new results are in {item.folder}")
     return False
 
 
 def find(source: str | Path) -> Path:
-    """The folder of a completed stage, from its path or the id of its MLflow run.
-
-    Raises:
-        InputError: neither.
-    """
+    """The folder of a completed stage, from its path or the id of its MLflow run, or InputError."""
     if Path(source).is_dir():
         return Path(source).resolve()
     for path in paths.outputs_root().glob(f"*/*/{results.DELIVERED}"):
         if delivery.run_of(path.parent) == source and results.completion(path.parent):
             return path.parent
-    try:
+    tags = {}
+    with suppress(InputError):
         tags = mlflow_store.run_tags(str(source))
-    except InputError:
-        tags = {}
     children = [value for name, value in tags.items() if name.startswith("wsss.stage.")]
     if children:
-        raise InputError(
-            f"{source}: expected a stage's run but got an experiment's; its stages' runs are: "
-            f"{', '.join(children)}"
-        )
-    raise InputError(
-        f"{source}: expected the folder of a completed stage, or the id of its run with its files "
-        f"under {paths.outputs_root()}; check it"
-    )
+        runs = f"its stages' runs are: {', '.join(children)}"
+        raise InputError(f"{source}: expected a stage's run but got an experiment's; {runs}")
+    expected = "expected the folder of a completed stage, or the id of its run with its files under"
+    raise InputError(f"{source}: {expected} {paths.outputs_root()}; check it")
 
 
 def _planned(folder, record, project):
@@ -96,12 +89,11 @@ def _planned(folder, record, project):
         raise InputError(f"{folder}: there is no stage '{record['stage']}' in notebooks/ any more")
     stage, before = chain[record["stage"]], record["parameters"]
     values = {name: value for name, value in before.items() if name in stage.parameters}
-    reasons = []
+    reasons, upstream = [], {}
     if gone := [name for name in before if name not in stage.parameters]:
         reasons.append(f"the notebook lacks parameters that it had: {', '.join(gone)}")
     if new := [name for name in stage.parameters if name not in before]:
         reasons.append(f"the notebook has new parameters, at their defaults: {', '.join(new)}")
-    upstream = {}
     for name, fingerprint in record["inputs"].items():
         place = paths.stage_folder(name, fingerprint).resolve()
         upstream[name] = results.completed_in(place, f"{folder}: {name}")["fingerprint"]
@@ -126,26 +118,22 @@ def _planned(folder, record, project):
 def _surroundings(folder):
     """What of code, packages and machine differs from the time of a stage's run."""
     then, now = journal.run_header(folder)[1], provenance.tags()
-    reasons = []
-    for tag, name in {
-        "mlflow.source.git.commit": "the commit",
-        "wsss.python": "Python",
-        "wsss.device": "the machine",
-    }.items():
-        if then.get(tag) and then[tag] != now[tag]:
-            reasons.append(f"{name} is {now[tag]}, and was {then[tag]}")
+    names = {"mlflow.source.git.commit": "the commit", "wsss.python": "Python"}
+    names |= {"wsss.device": "the machine"}
+    reasons = [
+        f"{name} is {now[tag]}, and was {then[tag]}"
+        for tag, name in names.items()
+        if then.get(tag) and then[tag] != now[tag]
+    ]
     before = _text(folder / "source" / "changes.diff")
     if before.strip() != provenance.changes().strip():
         reasons.append("uncommitted changes to files")
     packages = {*_text(folder / "source" / "packages.txt").split()}
     if packages and (changed := packages ^ {*provenance.packages()}):
-        new, old = (
-            sorted(part, key=str.lower) for part in (changed - packages, changed & packages)
-        )
-        listed = [*new[:MOST_LINES], *(["..."] if len(new) > MOST_LINES else [])]
-        reasons.append(
-            f"packages: now {', '.join(listed) or 'fewer'}, then {', '.join(old[:MOST_LINES])}"
-        )
+        new = sorted(changed - packages, key=str.lower)
+        old = ", ".join(sorted(changed & packages, key=str.lower)[:MOST_LINES])
+        listed = [*new[:MOST_LINES], *["..."] * (len(new) > MOST_LINES)]
+        reasons.append(f"packages: now {', '.join(listed) or 'fewer'}, then {old}")
     return reasons
 
 
@@ -166,10 +154,7 @@ def _outputs_in(root, record):
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["WSSS_OUTPUTS"]
-        else:
-            os.environ["WSSS_OUTPUTS"] = before
+        set_variable("WSSS_OUTPUTS", before)
 
 
 def compare(folder: Path, other: Path) -> list[str]:
@@ -179,20 +164,10 @@ def compare(folder: Path, other: Path) -> list[str]:
     then, now = results.completed(folder), results.completed(other)
     lines = []
     for name in sorted({*then["metrics"], *now["metrics"]} - {*TIMINGS}):
-        values = [record["metrics"].get(name) for record in (then, now)]
-        if json.dumps(values[0]) != json.dumps(values[1]):  # NaN is NaN
-            lines.append(f"{name}: {values[1]}, and was {values[0]}")
+        old, new = (record["metrics"].get(name) for record in (then, now))
+        if json.dumps(old) != json.dumps(new):  # NaN is NaN
+            lines.append(f"{name}: {new}, and was {old}")
     for name in sorted({*then["manifest"], *now["manifest"]}):
         if then["manifest"].get(name) != now["manifest"].get(name):
             lines.append(f"{name}/: files differ")
     return lines
-
-
-def _why(reasons):
-    """Why results may differ, as a sentence."""
-    if reasons:
-        return "the differences above may be the reason."
-    return (
-        "no recorded difference explains it: another number of threads, another processor, or a "
-        "GPU without `deterministic` sums in another order."
-    )

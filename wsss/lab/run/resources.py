@@ -13,11 +13,8 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class Share(NamedTuple):
-    """What a stage's processes may use.
-
-    Attributes:
-        cores: their numbers; None for all.
-        gpus: their names in CUDA_VISIBLE_DEVICES; None for all.
+    """What a stage's processes may use: cores by number, GPUs by their names in
+    CUDA_VISIBLE_DEVICES; None for all.
     """
 
     cores: tuple[int, ...] | None = None

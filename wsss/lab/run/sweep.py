@@ -4,6 +4,8 @@ Points share stages by fingerprint, so what they have in common runs once. Where
 score many settings of the last stage in one pass (``Project.one_pass``), it does.
 """
 
+from functools import partial
+
 from wsss.errors import InputError
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
@@ -12,6 +14,7 @@ from wsss.lab.run import driver, notebook
 from wsss.lab.run.comparison import compare
 from wsss.lab.run.grid import Combination, plan_point
 from wsss.lab.run.parallel_runs import ParallelRuns
+from wsss.runtime.progress import Screen
 
 
 class SweepFailed(RuntimeError):
@@ -29,17 +32,13 @@ def run(
     say: Say = print,
     **options,
 ) -> str:
-    """Run an experiment at every point, whatever of it is not done yet, and compare.
+    """Run an experiment at every point, whatever of it is not done yet; returns the comparison as
+    Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Args:
-        points: of ``grid.combinations``.
         overrides: of all points, from ``plan.parse_overrides``.
-        jobs: points that run at the same time.
-        gpus_per_job: as for ``resources.Shares``.
+        jobs, gpus_per_job: as for ``resources.Shares``.
         options: of ``plan.plan``.
-
-    Returns:
-        the comparison as Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
     Raises:
         InputError: a point cannot be planned, the disk is too small for all of them, or points
@@ -50,6 +49,7 @@ def run(
         raise InputError("--force would run again what points have in common; leave it out")
     names = list(points[0].names)
     given = [overrides, bool(options.get("smoke"))]
+    report = partial(compare, experiment, names=names, given=given, project=project, say=say)
     options |= {"overrides": overrides, "project": project}
     first = plan_point(experiment, points[0], **options)
     score = _one_pass(points, first, project)
@@ -57,9 +57,7 @@ def run(
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
-        return compare(
-            experiment, rows, names=names, given=given, project=project, say=say, common=common
-        )
+        return report(rows, common=common)
     # every point is checked before anything runs
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
@@ -75,22 +73,19 @@ def run(
         # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
-        driver.run(
-            experiment, items, project=project, title=title, say=machine.say, machine=machine
-        )
+        driver.run(experiment, items, project=project, title=title, machine=machine)
 
     if faults := runs.run(work):
         raise _failure(points, faults)
-    rows = [
-        point.names
-        | {"seed": point.seed}
-        | _origins(ran[place], project)
-        | _scores(ran[place], project)
-        for place, point in enumerate(points)
-    ]
+    rows, scored = [], {stage for stage, _ in project.scores.values()}
+    for place, point in enumerate(points):
+        record = results.completed(ran[place][-1].folder)
+        origins = {"seed": point.seed, "data": record["data_digest"]}
+        origins |= {item.name: item.fingerprint for item in ran[place] if item.name in scored}
+        rows.append(point.names | origins | _scores(ran[place], project))
     if len({row["data"] for row in rows}) > 1:  # scores on other data get rows of their own
         names.append("data")
-    return compare(experiment, rows, names=names, given=given, project=project, say=say)
+    return report(rows)
 
 
 def dry_run(
@@ -103,10 +98,8 @@ def dry_run(
         note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
         return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
-    return "\n".join(
-        f"# {point.title}\n{notebook.dry_run(items)}"
-        for point, items in zip(points, planned, strict=True)
-    )
+    texts = [notebook.dry_run(items) for items in planned]
+    return "\n".join(f"# {point.title}\n{text}" for point, text in zip(points, texts, strict=True))
 
 
 def _failure(points, faults):
@@ -126,38 +119,26 @@ def _one_pass(points, planned, project):
     """``Project.one_pass`` if points differ in nothing but the last stage's parameters."""
     last = planned[-1]
     swept = [name.partition(".") for point in points for name in point.names]
-    if any(point.seed is not None for point in points):
-        return None
-    if any(stage != last.name for stage, _, _ in swept):
+    seeds = any(point.seed is not None for point in points)
+    if seeds or any(stage != last.name for stage, _, _ in swept):
         return None
     return project.one_pass(last.name, last.values, {parameter for _, _, parameter in swept})
 
 
 def _score_in_one_pass(experiment, points, planned, score, project, say):
-    """Rows for the comparison, from the stages before the last and one pass over the data; and the
-    parameters that all points share.
-    """
+    """Rows for the comparison, from one pass over the data; and the parameters in common."""
     *before, last = planned
-    values = [  # every point is checked before anything runs
-        last.stage.resolve(last.values | point.overrides[last.name]) for point in points
-    ]
+    # every point is checked before anything runs
+    values = [last.stage.resolve(last.values | each.overrides[last.name]) for each in points]
     if not all(item.done for item in before):
-        driver.run(experiment, before, project=project, say=say)
+        machine = notebook.Machine(Screen(say=say))
+        driver.run(experiment, before, project=project, machine=machine)
     say(f"{len(points)} settings of {last.name} in one pass")
-    shared = _scores(before, project)
-    rows = [
-        point.names | {"seed": None} | shared | metrics
-        for point, metrics in zip(points, score(values), strict=True)
-    ]
+    shared = {"seed": None} | _scores(before, project)
+    scored = zip(points, score(values), strict=True)
+    rows = [point.names | shared | metrics for point, metrics in scored]
     swept = {name.partition(".")[2] for name in points[0].names}
     return rows, {name: value for name, value in last.values.items() if name not in swept}
-
-
-def _origins(planned, project):
-    """The digest of the data, and the fingerprints of the stages that scores come from."""
-    scored = {stage for stage, _ in project.scores.values()}
-    made = {item.name: item.fingerprint for item in planned if item.name in scored}
-    return {"data": results.completed(planned[-1].folder)["data_digest"]} | made
 
 
 def _scores(planned, project):
