@@ -19,6 +19,7 @@ from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
 from wsss.io import artifacts, atomic
 from wsss.models.ready import ready
+from wsss.photos import map_photos
 from wsss.photos.segmentation import segment
 
 SIZES = {"2008_000001": (40, 56), "2008_000006": (48, 33), "2008_000011": (41, 41)}  # height, width
@@ -73,6 +74,12 @@ def run(tmp_path_factory, devkit, network):
     return folder
 
 
+@pytest.fixture
+def one_process(monkeypatch):
+    """No pool, which takes seconds to start."""
+    monkeypatch.setattr(map_photos, "cores", lambda: 1)
+
+
 def read(archive):
     """Name to (member, bytes) of a tar.gz."""
     with tarfile.open(archive, "r:gz") as tar:
@@ -107,7 +114,7 @@ def test_labels_are_those_of_the_evaluation(tmp_path, run, devkit, network, caps
     assert len(classes) > 2
 
 
-def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
+def test_crf_is_the_evaluations(tmp_path, run, devkit, network, one_process):
     voc_server.export(run, tmp_path, crf=True)
     for id in IDS:
         image = Devkit(devkit).image(id)
@@ -117,7 +124,7 @@ def test_crf_is_the_evaluations(tmp_path, run, devkit, network):
         assert (labels_of((tmp_path / FOLDER / f"{id}.png").read_bytes()) == refined).all()
 
 
-def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
+def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run, one_process):
     for name in "ab":
         assert voc_server.export(run, tmp_path / name) == (3, [], [])
     content = (tmp_path / "a" / "results.tgz").read_bytes()
@@ -136,7 +143,7 @@ def test_two_exports_are_the_same_bytes_and_name_nobody(tmp_path, run):
         assert member.mode == (0o755 if member.isdir() else 0o644)
 
 
-def test_an_export_goes_on_where_it_stopped(tmp_path, run, capsys):
+def test_an_export_goes_on_where_it_stopped(tmp_path, run, one_process):
     voc_server.export(run, tmp_path)
     archive = (tmp_path / "results.tgz").read_bytes()
     paths = [tmp_path / FOLDER / f"{id}.png" for id in IDS]

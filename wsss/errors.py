@@ -13,9 +13,7 @@ class InputError(ValueError):
 
 
 def one_line(text: object) -> str:
-    """A text with unprintable characters as escapes: names of files may contain line ends,
-    terminal colours and halves of surrogate pairs.
-    """
+    """A text with unprintable characters as escapes, such as line ends in the names of files."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
         for each in str(text)

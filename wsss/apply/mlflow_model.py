@@ -26,9 +26,8 @@ class SegmentationModel(PythonModel):
 
     def load_context(self, context):
         """Open the network: artifact ``weights``, at the stride that it was evaluated at."""
-        trained = models.open_network(
-            context.artifacts["weights"], "segmentation", **context.model_config
-        )
+        weights = context.artifacts["weights"]
+        trained = models.open_network(weights, "segmentation", **context.model_config)
         self.network, self.classes = ready(trained.network), ("background", *trained.classes)
 
     def predict(self, context, model_input: pd.DataFrame, params=None):

@@ -151,8 +151,8 @@ def register(name: str, description: Path, *, run_id: str) -> str:
     tags = known["tags"] | {"run": run_id}
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / CARD_FILE
-        text = (folder / CARD_FILE).read_text().replace(RUN, run_id)
-        path.write_text(text)
+        text = (folder / CARD_FILE).read_text(encoding="utf-8").replace(RUN, run_id)
+        path.write_text(text, encoding="utf-8")
         client.log_artifact(run_id, str(path))
         # by ids: leaving an active run would end it
         logged = client.create_logged_model(

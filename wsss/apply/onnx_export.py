@@ -50,16 +50,13 @@ class Labeller(nn.Module):
 
 
 def export(source: Path, out: Path, *, form: str) -> str:
-    """Write a trained network for other programs.
+    """Write a trained network for other programs; returns the difference, see ``compare``.
 
     Args:
         source: its weights file, or the folder with it.
         out: the file; it appears once the network's results are computed from it.
         form: ``onnx``, or ``torch``, which torch runs without wsss:
             ``torch.export.load(out).module()(photos)``.
-
-    Returns:
-        the difference from the network, see ``compare``.
 
     Raises:
         InputError: not a segmentation network, ONNX is not installed, or the results differ.

@@ -26,11 +26,9 @@ class Grammar(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
-    commands = top.add_subparsers(
-        title="commands", dest="command", required=True, metavar="command"
-    )
+    group = top.add_subparsers(title="commands", dest="command", required=True, metavar="command")
     for command in COMMANDS:
-        command.add(commands)
+        command.add(group)
     return top
 
 

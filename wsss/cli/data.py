@@ -17,16 +17,13 @@ def _voc12(arguments):
     """
     from wsss.datasets.prepare import voc12
 
-    report = voc12.prepare(
-        arguments.root, voc=arguments.voc, sbd=arguments.sbd, any_digest=arguments.any_digest
-    )
+    given = {name: vars(arguments)[name] for name in ("voc", "sbd", "any_digest")}
+    report = voc12.prepare(arguments.root, **given)
     print(voc12.table(report))
     if report.lacking:
         names = " and ".join(download.archive for download in report.lacking)
-        raise InputError(
-            f"{arguments.root}: expected the contents of {names} but files are missing; the lines "
-            "above name them and where to get them"
-        )
+        fault = f"expected the contents of {names} but files are missing; the lines above name them"
+        raise InputError(f"{arguments.root}: {fault} and where to get them")
 
 
 def _small(arguments):
@@ -54,12 +51,11 @@ def _folder(arguments):
 
     names = ("tags", "classes", "masks", "val_share", "seed", "long_side")
     given = {name: value for name in names if (value := vars(arguments)[name]) is not None}
-    names = arguments.classes
-    if names and "," not in names and os.path.isfile(names):
-        lines = read_text(names, "class names").splitlines()
-        given["classes"] = [line for line in lines if line]
-    elif names:
-        given["classes"] = names.split(",")
+    classes = arguments.classes
+    if classes and "," not in classes and os.path.isfile(classes):
+        given["classes"] = list(filter(None, read_text(classes, "class names").splitlines()))
+    elif classes:
+        given["classes"] = classes.split(",")
     if arguments.root.suffix in (".yaml", ".yml"):
         if given or arguments.save:
             raise InputError(f"{arguments.root}: this file has all settings; leave the options out")

@@ -95,9 +95,8 @@ def torch_device() -> tuple[str, str]:
     device = pick_device()
     short = str(precision(device)).removeprefix("torch.")
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        memory = properties.total_memory / 2**30
-        return OK, f"{torch.__version__} on {properties.name}, {memory:.0f} GiB, {short}"
+        gpu = torch.cuda.get_device_properties(device)
+        return OK, f"{torch.__version__} on {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {short}"
     units = "with" if short == "bfloat16" else "without"
     return OK, f"{torch.__version__}, no GPU (the demo needs none), cores {units} bfloat16 units"
 
@@ -236,8 +235,7 @@ def _doctor(arguments):
                 text += "; install again: make install"
         missing += mark == MISSING
         line = f"{mark:8}{subject:10}{text}"
-        indent = " " * 18
-        print(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
+        print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 18, break_on_hyphens=False))
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
     return int(missing > 0)

@@ -1,6 +1,4 @@
-"""``wsss export`` writes results in the forms that other programs expect; ``wsss weights`` reads
-other people's weight files.
-"""
+"""``wsss export`` and ``wsss weights``: results for other programs, and weights from others."""
 
 from pathlib import Path
 

@@ -109,15 +109,13 @@ def _forms(text):
 def add(commands):
     label = add_command(commands, "label", _label)
     predict = add_command(commands, "predict", _predict)
-    photos = "the photos, or a YAML file of them"
+    photos, out = "the photos, or a YAML file of them", "for the results"
     forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
     longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
     processes = "worker processes (one per core)"
     for command in (label, predict):
         command.add_argument("photos", type=Path, metavar="DIR", help=photos)
-        command.add_argument(
-            "--out", type=Path, required=True, metavar="DIR", help="for the results"
-        )
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
         command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
         command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
         command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)

@@ -42,11 +42,8 @@ def _compare_weights(folder, other):
     if not (folder / "weights.pt").exists():
         return []
     first, second = (models.load_state(place / "weights.pt") for place in (folder, other))
-    unequal = [
-        name
-        for name in sorted({*first, *second})
-        if name not in first or name not in second or not torch.equal(first[name], second[name])
-    ]
+    unequal, shared = sorted(first.keys() ^ second.keys()), sorted(first.keys() & second.keys())
+    unequal += [name for name in shared if not torch.equal(first[name], second[name])]
     return [f"weights.pt: {len(unequal)} tensors differ, such as {unequal[0]}"] if unequal else []
 
 

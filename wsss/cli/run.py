@@ -1,6 +1,7 @@
 """``wsss run``, ``forecast``, ``reproduce`` and ``bench``: experiments and what they cost."""
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -78,8 +79,6 @@ def _forecast(arguments):
 
     example: wsss forecast experiments/shapes.yaml --photos 82000 --classes 80 --cpus 128
     """
-    import shlex
-
     import torch
 
     from wsss.cli.project import PROJECT, open_data
@@ -151,8 +150,7 @@ def add(commands):
     run.add_argument("--force", action="store_true", help="run stages again that are done")
     trust = "reuse results that other code computed; MLflow marks these runs"
     run.add_argument("--trust-code", action="store_true", help=trust)
-    smoke = "the experiment's smallest size, to see that it runs"
-    run.add_argument("--smoke", action="store_true", help=smoke)
+    run.add_argument("--smoke", action="store_true", help="the smallest size, to see that it runs")
     engine = "where photos are computed: processes of this machine (default), or a Ray cluster"
     run.add_argument("--engine", choices=("processes", "ray"), default="processes", help=engine)
     run.add_argument("--address", help="HOST:PORT of the Ray cluster (the one of this machine)")
