@@ -21,7 +21,6 @@ from wsss.synthesis import Walk
 
 WIDTH = 240  # pixels on the screen of a picture's longer side; four fit beside each other
 CACHED = 4  # photos whose slow parts are kept
-
 STYLE = {"style": {"description_width": "120px"}, "layout": {"width": "335px"}}
 
 TITLES = {
@@ -100,13 +99,10 @@ class Panel:
         self.images = {name: widgets.Image() for name in TITLES} | {"photo": photo}
         self.captions = {name: widgets.HTML() for name in TITLES}
         column = {"width": f"{WIDTH + 12}px", "align_items": "flex-start"}
-        boxes = [
-            widgets.VBox(
-                [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]],
-                layout=column,
-            )
-            for name, title in TITLES.items()
-        ]
+        boxes = []
+        for name, title in TITLES.items():
+            parts = [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]]
+            boxes.append(widgets.VBox(parts, layout=column))
         controls = (
             [self.photo, self.x, self.y, self.legend],
             [self.threshold, self.alpha, self.beta],
