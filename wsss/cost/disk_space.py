@@ -9,7 +9,6 @@ from itertools import chain
 from math import ceil
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -100,8 +99,7 @@ def stage_bytes(
     if name not in PER_PHOTO:
         return 0
     ids = photos_of(name, values, data=data)
-    # the mean of some photos stands for all
-    sample = [ids[place] for place in np.linspace(0, len(ids) - 1, min(16, len(ids))).astype(int)]
+    sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
     total = 0
     for photo_id in sample:
         height, width = data.image(photo_id).shape[:2]

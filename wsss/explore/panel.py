@@ -21,7 +21,6 @@ from wsss.synthesis import Walk
 
 WIDTH = 240  # pixels on the screen of a picture's longer side; four fit beside each other
 CACHED = 4  # photos whose slow parts are kept
-
 STYLE = {"style": {"description_width": "120px"}, "layout": {"width": "335px"}}
 
 TITLES = {
@@ -87,9 +86,7 @@ class Panel:
         self.steps = widgets.SelectionSlider(
             options=times, value=walk.steps, description="steps t", **STYLE
         )
-        self.play = widgets.Play(
-            max=len(times) - 1, value=self.steps.index, interval=600, show_repeat=True
-        )
+        self.play = widgets.Play(max=len(times) - 1, value=self.steps.index, interval=600)
         self.crf = widgets.Checkbox(
             value=crf, description="dense CRF", indent=False, layout={"width": "120px"}
         )
@@ -102,13 +99,10 @@ class Panel:
         self.images = {name: widgets.Image() for name in TITLES} | {"photo": photo}
         self.captions = {name: widgets.HTML() for name in TITLES}
         column = {"width": f"{WIDTH + 12}px", "align_items": "flex-start"}
-        boxes = [
-            widgets.VBox(
-                [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]],
-                layout=column,
-            )
-            for name, title in TITLES.items()
-        ]
+        boxes = []
+        for name, title in TITLES.items():
+            parts = [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]]
+            boxes.append(widgets.VBox(parts, layout=column))
         controls = (
             [self.photo, self.x, self.y, self.legend],
             [self.threshold, self.alpha, self.beta],
@@ -119,12 +113,10 @@ class Panel:
         self.widget = widgets.VBox([*rows, widgets.HBox(boxes, layout=wrap)])
 
     def _choose(self, pixel):
-        """Set the number fields to a pixel (x, y), at most the photo's last, and draw."""
-        height, width = self.scene.size
+        """Set the number fields, which keep to the photo's pixels, to (x, y), and draw."""
         with self.x.hold_trait_notifications(), self.y.hold_trait_notifications():
-            for field, place, count in ((self.x, pixel[0], width), (self.y, pixel[1], height)):
-                field.max = count - 1
-                field.value = min(max(place, 0), count - 1)
+            self.y.max, self.x.max = (side - 1 for side in self.scene.size)
+            self.x.value, self.y.value = pixel
         self._show()
 
     def _picked(self, change):

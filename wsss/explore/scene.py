@@ -198,11 +198,8 @@ class Scene:
 
     def cell_at(self, y: int, x: int) -> tuple[int, int]:
         """The cell, (row, column), nearest to a pixel: cell i lies on pixel 8 i."""
-        row, column = (
-            min((place + STRIDE // 2) // STRIDE, count - 1)
-            for place, count in zip((y, x), self.cells, strict=True)
-        )
-        return row, column
+        (rows, columns), half = self.cells, STRIDE // 2
+        return min((y + half) // STRIDE, rows - 1), min((x + half) // STRIDE, columns - 1)
 
     def walker(self, cell: tuple[int, int], walk: Walk) -> np.ndarray:
         """Where a walker from a cell is after ``walk.steps``, see ``walker_ends``: float32."""
