@@ -98,9 +98,7 @@ def prepare(
                 fetch(download, Path(source), target=target, any_digest=any_digest)
         return _complete(root, home, boundaries)
     except OSError as error:  # no room, no permission
-        raise InputError(
-            f"{root}: cannot be made ready ({error}); fix that, and the same command continues"
-        ) from error
+        raise InputError(f"{root}: cannot be made ready ({error}); fix that and repeat") from error
 
 
 def _complete(root, home, boundaries):
