@@ -139,7 +139,9 @@ CASES = {
             "t.json",
         ),
         case("t.xls", "id,labels\n", "expected a .csv or .json", "--tags", "t.xls"),
-        word("--tags", "none.csv", message="no such file of tags", names="none.csv"),
+        word(
+            "--tags", "none.csv", message="expected tags but there is no such file", names="none.csv"
+        ),
         word("--val-share", "1.0", message="a share from 0 to below 1", names="val_share"),
         word("--val-share", "nan", message="a share from 0 to below 1", names="val_share"),
         word("--long", "3", message="expected 0, or 16 pixels and more", names="long_side"),
@@ -166,7 +168,11 @@ CASES = {
         case("own.yaml", "photos: nowhere", "expected a folder of photos but there is none"),
         case("own.yaml", f"photos: {'x' * 300}", "name too long"),
         case("own.yaml", 'photos: "a\\0b"', r"a\\x00b: expected a folder of photos"),
-        case("own.yaml", "photos: own/masks/..\ntags: [none.csv]", "no such file of tags"),
+        case(
+            "own.yaml",
+            "photos: own/masks/..\ntags: [none.csv]",
+            "expected tags but there is no such file",
+        ),
         Case({"own.yaml": "photos: empty", "empty": Folder}, "expected photos .* but found none"),
     ],
     "devkit": [
@@ -330,7 +336,9 @@ CASES = {
         word("infer_cam.scales=[-1]", message="expected factors", names="infer_cam.scales"),
         word("evaluate.flip=true", message="expected one of", names="evaluate.flip"),
         word("--run", "walk", message="expected --run RUN, or --cam and", names="--run"),
-        word("--tags", "none.csv", message="no such file of tags", names="none.csv"),
+        word(
+            "--tags", "none.csv", message="expected tags but there is no such file", names="none.csv"
+        ),
         word("--write", "pdf", message="expected some of coco", names="--write"),
         word("--processes", "-2", message="a whole number from 0", names="--processes"),
         word("--out", "own.yaml", message="expected a folder for the results", names="own.yaml"),

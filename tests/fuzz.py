@@ -176,7 +176,7 @@ def kinds():
         "labelme": Kind(
             "a.json",
             [samples.labelme()],
-            lambda path: formats.read_labelme(path, samples.CLASSES),
+            lambda path: formats.read_correction(path, samples.CLASSES),
         ),
         "cvat": Kind("labelmap.txt", [samples.LABELMAP], _corrections),
         "xml": Kind("Annotations/a.xml", [samples.XML], _annotation),

@@ -93,7 +93,7 @@ def test_labelmes_files_name_their_photos_and_come_back(place):
         with Image.open(place.photo(id)) as file:
             width, height = file.size
         assert (content["imageWidth"], content["imageHeight"]) == (width, height)
-        assert np.array_equal(formats.read_labelme(path, CLASSES), place.whole[id])
+        assert np.array_equal(formats.read_correction(path, CLASSES), place.whole[id])
     assert same(formats.read_corrections(out, CLASSES, ids=IDS), place.whole)
 
 

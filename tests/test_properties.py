@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from wsss.affinity import neighbour_offsets, pair_distance
 from wsss.cam import background_score, normalise
-from wsss.datasets.annotations import cvat, formats, labelme
+from wsss.datasets.annotations import formats, labelme
 from wsss.datasets.photos import LEAST_SIDE, photo_size, read_photo
 from wsss.errors import InputError
 from wsss.geometry import on_grid, upsample
@@ -321,8 +321,8 @@ def test_label_maps_come_back_from_run_lengths(values):
 def test_label_maps_come_back_from_polygons_and_from_colours(values):
     drawn = labelme.annotation(values, NAMES, image_path="a.jpg", tolerance=0, least_area=0)
     np.testing.assert_array_equal(labelme.label_map(drawn, NAMES), values)
-    coloured, lines = artifacts.voc_palette()[values], cvat.label_lines(NAMES)
-    np.testing.assert_array_equal(cvat.label_map(coloured, lines, classes=NAMES), values)
+    coloured, lines = artifacts.voc_palette()[values], formats.cvat_lines(NAMES)
+    np.testing.assert_array_equal(formats.cvat_labels(coloured, lines, classes=NAMES), values)
 
 
 @FEW

@@ -58,9 +58,7 @@ class Folder:
         if not self.root.is_dir():
             raise InputError(f"{root}: expected a folder of photos but there is none; give another")
         if not 0 <= val_share < 1:
-            raise InputError(
-                f"val_share {val_share}: expected a share from 0 to below 1; change it"
-            )
+            raise InputError(f"val_share {val_share}: expected a share from 0 to below 1; fix it")
         if long_side and long_side < LEAST_SIDE:
             wanted = f"expected 0, or {LEAST_SIDE} pixels and more"
             raise InputError(f"long_side {long_side}: {wanted}; change it")

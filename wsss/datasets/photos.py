@@ -115,22 +115,20 @@ def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}x{file.height}")
                 yield file
+        return
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: the {what} is missing; restore it or take the photo off the id list"
-        ) from None
+        fault = f"the {what} is missing; restore it or take the photo off the id list"
     except Image.DecompressionBombError as error:
         most = f"{MOST_PIXELS // 10**6} million pixels ({reason(error)})"
-        raise InputError(f"{path}: expected a {what} of at most {most}; make it smaller") from None
+        fault = f"expected a {what} of at most {most}; make it smaller"
     except Image.UnidentifiedImageError:
         wanted = "PNG" if formats else "JPEG, PNG or WebP"
-        raise InputError(
-            f"{path}: expected a {what} but it is not a {wanted}; replace it"
-        ) from None
+        fault = f"expected a {what} but it is not a {wanted}; replace the file"
     except Exception as error:  # decoders raise many kinds for a damaged file
-        raise InputError(f"{path}: not a readable {what} ({reason(error)}); replace it") from None
+        fault = f"not a readable {what} ({reason(error)}); replace the file"
+    raise InputError(f"{path}: {fault}")
 
 
 @contextmanager

@@ -35,8 +35,6 @@ def read_tags(path: Path | str) -> Tags:
     form = path.suffix.lower()
     if form not in (".csv", ".json"):
         raise InputError(f"{path}: expected a .csv or .json with tags; see docs/own-photos.md")
-    if not path.exists():
-        raise InputError(f"{path}: no such file of tags; give its path")
     text = read_text(path, "tags", most=MOST_BYTES)
     try:
         if form == ".csv":
@@ -113,9 +111,7 @@ def _from_coco(path, content):
         classes = [normal(name) for name in names.values()]
     except (KeyError, TypeError, AttributeError) as error:
         met = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{path}: expected COCO's instances but met {met}; check its ids"
-        ) from None
+        raise InputError(f"{path}: expected COCO's instances but met {met}; fix its ids") from None
     rows = [(name, list(labels)) for name, labels in found.values()]
     return Tags(rows, classes=classes, loose=True)
 

@@ -120,7 +120,7 @@ class Samples(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.ids)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         photo_id = self.ids[index]
         image = torch.from_numpy(self.dataset.image(photo_id)).permute(2, 0, 1)  # HWC -> CHW

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from wsss.datasets.annotations import cvat, labelme
+from wsss.datasets.annotations import labelme
 from wsss.datasets.photos import photo_size, read_png, resize_mask
 from wsss.datasets.tags import normal
 from wsss.datasets.voc import read_mask
@@ -21,6 +21,7 @@ from wsss.io.text import read_text
 from wsss.runtime.progress import progress
 
 JSON_BYTES = 2**28  # at most; labelme may embed the photo
+CVAT_BACKGROUND = "background"  # CVAT's own name for pixels without a label
 
 
 def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict[str, Any]:
@@ -96,11 +97,28 @@ def write_labelme(maps: LabelMaps, out: Path) -> None:
         atomic.write_text(target, json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def write_cvat(maps: LabelMaps, out: Path) -> None:
-    """Write a folder in CVAT's format. A zip archive of its contents can be imported into a task of
-    these photos whose labels are the classes and ``__ignore__``.
+def cvat_lines(classes: Sequence[str]) -> str:
+    """The text of CVAT's ``labelmap.txt``: names with VOC's colours, in the order of their numbers,
+    and ``__ignore__`` for 255.
+
+    Raises:
+        InputError: a name that the format cannot represent.
     """
-    lines = cvat.label_lines(maps.classes)
+    names = {0: CVAT_BACKGROUND} | dict(enumerate(classes, 1)) | {IGNORE: labelme.IGNORE_NAME}
+    for name in names.values():
+        if ":" in name or name.startswith("#") or len(name.splitlines()) != 1:
+            raise InputError(f"class {name!r}: CVAT wants names without ':' and '#'; rename it")
+    palette = voc_palette()
+    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names.items()]
+    return "# label:color_rgb:parts:actions\n" + "".join(lines)
+
+
+def write_cvat(maps: LabelMaps, out: Path) -> None:
+    """Write a folder in the format "Segmentation mask 1.1" of CVAT, a server for annotating photos.
+    A zip archive of its contents can be imported into a task of these photos whose labels are the
+    classes and ``__ignore__``.
+    """
+    lines = cvat_lines(maps.classes)
     for photo_id in progress(maps.ids, "cvat"):
         # CVAT would take values of a single channel for line numbers, and 255 would need 256 lines
         picture = Image.fromarray(voc_palette()[maps.enlarged(photo_id)])
@@ -113,11 +131,55 @@ def write_cvat(maps: LabelMaps, out: Path) -> None:
     atomic.write_text(out / "labelmap.txt", lines)
 
 
-def read_labelme(path: Path, classes: Sequence[str]) -> np.ndarray:
-    """The label map, uint8 (H, W), of a JSON file that labelme saved (``labelme.label_map``)."""
-    text = read_text(path, "labelme's JSON", most=JSON_BYTES)
+def cvat_labels(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> np.ndarray:
+    """The label map, uint8 (H, W), of a picture, uint8 (H, W, 3), in the colours of ``lines``, the
+    text of a ``labelmap.txt``. These may list more names than the ``classes``, numbered from 1.
+
+    Raises:
+        InputError: the text has another format, or a pixel's colour is not that of a class.
+    """
+    numbers = {normal(name): number for number, name in enumerate(classes, 1)}
+    numbers |= {CVAT_BACKGROUND: 0, labelme.IGNORE_NAME: IGNORE}
+    names = {0: CVAT_BACKGROUND}  # black, unless the text says otherwise
+    for line in lines.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            name, colour, _, _ = line.strip().split(":")
+            red, green, blue = bytes(int(value) for value in colour.split(","))
+        except ValueError:
+            raise InputError(
+                f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; fix it"
+            ) from None
+        names[red << 16 | green << 8 | blue] = normal(name)
+    red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
+    found, place = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    for code in found.tolist():
+        if names.get(code) not in numbers:
+            where = f"{names[code]!r} in labelmap.txt" if code in names else "not in labelmap.txt"
+            raise InputError(
+                f"the colour {code >> 16},{code >> 8 & 255},{code & 255} is {where}; expected one "
+                f"of: {', '.join(numbers)}"
+            )
+    values = np.array([numbers[names[code]] for code in found.tolist()], np.uint8)
+    return values[place].reshape(picture.shape[:2])
+
+
+def read_correction(
+    path: Path, classes: Sequence[str], *, colours: str | None = None
+) -> np.ndarray:
+    """The label map, uint8 (H, W), of labelme's JSON (``labelme.label_map``), of an index mask, or
+    of a picture in ``colours``, the text of a ``labelmap.txt``.
+    """
+    drawn = path.suffix == ".json"
+    if not drawn and colours is None:
+        return read_mask(path, num_classes=len(classes))
+    what = "labelme's JSON"
+    content: Any = read_text(path, what, most=JSON_BYTES) if drawn else read_png(path, colours=True)
     try:
-        return labelme.label_map(json.loads(text), classes)
+        if drawn:
+            return labelme.label_map(json.loads(content), classes)
+        return cvat_labels(content, colours or "", classes=classes)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
     except (ValueError, RecursionError) as error:
@@ -139,8 +201,9 @@ def read_corrections(
             read or has an unknown label.
     """
     folder, names = Path(folder), {normal(each): each for each in ids}
-    colours = (folder / "labelmap.txt").exists()
-    root = folder / "SegmentationClass" if colours else folder
+    listed, root, colours = folder / "labelmap.txt", folder, None
+    if listed.exists():
+        root, colours = folder / "SegmentationClass", read_text(listed, "labels' colours")
     found = {}
     for path in sorted(root.rglob("*")):
         inner = path.relative_to(root)
@@ -149,27 +212,11 @@ def read_corrections(
             continue
         photo_id = names.get(name := normal(inner.as_posix()).removesuffix(inner.suffix))
         if photo_id is None:
-            raise InputError(
-                f"{path}: there is no photo '{name}' with tags; rename or remove the file"
-            )
+            raise InputError(f"{path}: there is no photo '{name}' with tags; rename or remove it")
         if photo_id in found:
-            raise InputError(
-                f"{path}: there is {found[photo_id].name} too, for the same photo; keep one"
-            )
+            raise InputError(f"{path}: there is {found[photo_id].name} too; keep one of them")
         found[photo_id] = path
     if not found:
         raise InputError(f"{root}: expected <id>.json or <id>.png but found none; check the path")
-    lines = read_text(folder / "labelmap.txt", "labels' colours") if colours else None
-    return {each: _correction(found[each], classes, lines) for each in ids if each in found}
-
-
-def _correction(path, classes, lines):
-    if path.suffix == ".json":
-        return read_labelme(path, classes)
-    if lines is None:
-        return read_mask(path, num_classes=len(classes))
-    picture = read_png(path, colours=True)
-    try:
-        return cvat.label_map(picture, lines, classes=classes)
-    except InputError as fault:
-        raise InputError(f"{path}: {fault}") from None
+    wanted = [each for each in ids if each in found]
+    return {each: read_correction(found[each], classes, colours=colours) for each in wanted}

@@ -100,7 +100,7 @@ def _paint(labels, shape, numbers):
     if kind == "mask":
         _paint_mask(labels, points.astype(int), shape.get("mask"), number)
     elif kind == "circle":
-        _paint_circle(labels, *points.tolist(), number)
+        _paint_circle(labels, points.tolist(), number)
     elif kind == "rectangle":
         (x, y), (far_x, far_y) = points
         paint(labels, [(x, y), (far_x, y), (far_x, far_y), (x, far_y)], value=number)
@@ -124,8 +124,8 @@ def _points(points, count):
     return np.array(points, float)
 
 
-def _paint_circle(labels, centre, rim, number):
-    (x, y), radius = centre, math.dist(centre, rim)
+def _paint_circle(labels, points, number):
+    (x, y), radius = points[0], math.dist(*points)  # the centre, and a point on the rim
     top, bottom = np.clip((int(y - radius), math.ceil(y + radius)), 0, labels.shape[0])
     left, right = np.clip((int(x - radius), math.ceil(x + radius)), 0, labels.shape[1])
     rows, columns = np.ogrid[top:bottom, left:right]

@@ -153,10 +153,8 @@ def _simplified(padded, borders, tolerance):
     points = np.stack([path[ring] % stride, path[ring] // stride], axis=1) - 1  # (x, y)
     allowed = _allowed(padded, tolerance)[around[:, ring]].min(0)
     _simplify(points, path[ring], keep, allowed)
-    pieces = [slice(end - len(ring), end - 1) for end, ring in zip(ends, rings, strict=True)]
-    return [
-        (points[piece].astype(float), points[piece][keep[piece]].astype(float)) for piece in pieces
-    ]
+    parts = zip(np.split(points, ends[:-1]), np.split(keep, ends[:-1]), strict=True)
+    return [(part[:-1].astype(float), part[:-1][kept[:-1]].astype(float)) for part, kept in parts]
 
 
 def _allowed(padded, tolerance):

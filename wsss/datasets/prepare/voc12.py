@@ -3,7 +3,6 @@ Dataset, SBD (coarser masks of more of these photos), from archives that a perso
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +68,6 @@ def prepare(
     voc: Path | str | None = None,
     sbd: Path | str | None = None,
     any_digest: bool = False,
-    expected: Mapping[str, int] = EXPECTED,
 ) -> Report:
     """Make ``root`` a devkit with ``SegmentationClassAug``, all id lists and ``image_labels.csv``.
 
@@ -81,7 +79,6 @@ def prepare(
         voc: the archive of VOC 2012, or a folder with its devkit, to copy; None uses ``root``'s.
         sbd: likewise of SBD.
         any_digest: accept archives whose MD5 is not the published one.
-        expected: photos on each of the lists train, val, train_aug and test.
 
     Raises:
         InputError: an archive, list, mask or annotation is wrong, or ``root`` cannot be written.
@@ -99,14 +96,12 @@ def prepare(
             atomic.sweep_partials(target)
             if source is not None:
                 fetch(download, Path(source), target=target, any_digest=any_digest)
-        return _complete(root, home, boundaries, expected)
+        return _complete(root, home, boundaries)
     except OSError as error:  # no room, no permission
-        raise InputError(
-            f"{root}: cannot be made ready ({error}); fix that, and the same command continues"
-        ) from error
+        raise InputError(f"{root}: cannot be made ready ({error}); fix that and repeat") from error
 
 
-def _complete(root, home, boundaries, expected):
+def _complete(root, home, boundaries):
     report = Report(root)
     for download, folder in ((VOC, home), (SBD, boundaries)):
         if paths := [path for part in download.parts if not (path := folder / part).exists()]:
@@ -116,7 +111,7 @@ def _complete(root, home, boundaries, expected):
     if SBD in report.lacking:
         boundaries = None
     devkit = Devkit(home)
-    lists = _write_lists(devkit, boundaries, expected)
+    lists = _write_lists(devkit, boundaries)
     report.lists = {split: len(ids) for split, ids in lists.items()}
     masked = {each for split, ids in lists.items() if split != "test" for each in ids}
     absent = sorted(each for each in masked if not devkit.image_path(each).exists())
@@ -138,7 +133,7 @@ def _complete(root, home, boundaries, expected):
     return report
 
 
-def _write_lists(devkit, boundaries, expected):
+def _write_lists(devkit, boundaries):
     """Write ``train_aug.txt``, unless SBD's folder is None; all lists by name, if available."""
     folder = devkit.root / "ImageSets" / "Segmentation"
     path = folder / "train_aug.txt"
@@ -154,9 +149,9 @@ def _write_lists(devkit, boundaries, expected):
             )
         lists["train_aug"] = union
     for split, ids in lists.items():
-        if len(ids) != expected[split]:
+        if len(ids) != EXPECTED[split]:
             raise InputError(
-                f"{folder / split}.txt: expected {expected[split]:,} ids but found {len(ids):,}; "
+                f"{folder / split}.txt: expected {EXPECTED[split]:,} ids but found {len(ids):,}; "
                 "take VOC's and SBD's lists out of their archives again with --voc and --sbd"
             )
     if "train_aug" in lists and not path.exists():
