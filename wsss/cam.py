@@ -30,8 +30,9 @@ def background_score(cams: Maps, alpha: float) -> Maps:
 
     A larger alpha weakens the background.
     """
-    peak = cams.amax(0) if isinstance(cams, torch.Tensor) else cams.max(0)
-    return (1 - peak) ** alpha
+    if isinstance(cams, torch.Tensor):
+        return (1 - cams.amax(0)) ** alpha
+    return (1 - cams.max(0)) ** alpha
 
 
 def multi_scale(
@@ -82,8 +83,7 @@ def multi_scale_cam(
         network: a CAM network in evaluation mode.
         image: uint8 RGB (H, W, 3).
         classes: numbers of the present classes, from 1.
-        scales: factors of the photo's size.
-        flip: also add the maps of the mirrored photo, mirrored back.
+        scales, flip: see ``multi_scale``.
         cam_power: exponent of each map before the sum; the released VGG16 takes the square root.
 
     Returns:

@@ -66,14 +66,12 @@ class DenseCRF:
             raise ValueError(
                 f"scores are {size[0]}x{size[1]} but the image is {expected[0]}x{expected[1]}"
             )
-        unary = -np.log(np.maximum(scores, FLOOR)).reshape(*scores.shape[:-2], -1)
-        together = self._params.gaussian_compat + self._params.bilateral_compat <= TOGETHER
-        if scores.ndim == 4 and together:
+        unary = -np.log(np.maximum(scores, FLOOR)).reshape(-1, scores.shape[-3], math.prod(size))
+        weights = self._params.gaussian_compat + self._params.bilateral_compat
+        if scores.ndim == 4 and weights <= TOGETHER:
             marginals = self._infer_together(unary, steps)
-        elif scores.ndim == 4:
-            marginals = np.stack([self._infer_one(each, steps) for each in unary])
         else:
-            marginals = self._infer_one(unary, steps)
+            marginals = np.stack([self._infer_one(each, steps) for each in unary])
         return marginals.reshape(scores.shape)
 
     def _infer_one(self, unary, steps):

@@ -22,8 +22,10 @@ from wsss.geometry import upsample
 from wsss.random_walk import random_walk
 from wsss.runtime.devices import as_batch, autocast
 
+Array = np.ndarray | torch.Tensor
 
-def label_map(scores: np.ndarray | torch.Tensor, classes: Iterable[int]) -> np.ndarray:
+
+def label_map(scores: Array, classes: Iterable[int]) -> np.ndarray:
     """Argmax of (1 + C, H, W) scores, background first, as class numbers: uint8 (H, W)."""
     return np.array([0, *classes], np.uint8)[np.asarray(scores).argmax(0)]
 
@@ -54,7 +56,7 @@ def labels_at(scores: np.ndarray, classes: Iterable[int], *, size: Sequence[int]
 
 def alpha_marginals(
     image: np.ndarray,
-    cams: np.ndarray | torch.Tensor,
+    cams: Array,
     *,
     alphas: Sequence[float],
     crf: CrfParams = CrfParams(),
@@ -94,13 +96,7 @@ def combine_alphas(low: np.ndarray, high: np.ndarray, *, classes: Sequence[int])
     return np.where((low > 0) == (high > 0), low, NEUTRAL).astype(np.uint8)
 
 
-def cell_regions(
-    low: np.ndarray | torch.Tensor,
-    high: np.ndarray | torch.Tensor,
-    *,
-    classes: Sequence[int],
-    stride: int,
-) -> np.ndarray:
+def cell_regions(low: Array, high: Array, *, classes: Sequence[int], stride: int) -> np.ndarray:
     """Confident regions of a grid's cells: ``combine_alphas`` of the marginals' means over each
     cell's ``stride`` x ``stride`` pixels, as in the released code.
 
@@ -185,9 +181,7 @@ class Walk:
         return torch.exp(-distance)[0]
 
 
-def walk_scores(
-    cams: np.ndarray | torch.Tensor, affinity: torch.Tensor, *, walk: Walk
-) -> torch.Tensor:
+def walk_scores(cams: Array, affinity: torch.Tensor, *, walk: Walk) -> torch.Tensor:
     """Background and class maps after the walk (equations 2, 11 and 12).
 
     Args:

@@ -50,8 +50,9 @@ def build_affinity(
             f"norm_group {norm_group} does not divide all of reduced {list(reduced)}; take one "
             "that does, or 0"
         )
-    own = {"rate": 4} if backbone == "vgg16" else {}  # as in the released code
-    features = prepare_backbone(backbone, output_stride=output_stride, **options, **own)
+    if backbone == "vgg16":
+        options["rate"] = 4  # as in the released code
+    features = prepare_backbone(backbone, output_stride=output_stride, **options)
     return heads.AffinityNetwork(features, reduced=reduced, norm_group=norm_group)
 
 
@@ -94,9 +95,7 @@ def build_segmentation(
 
 
 def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
-    """Load one of our own weight files into a module, strictly; ``prefix`` selects a part of it,
-    such as ``backbone.``.
-    """
+    """Load one of our own weight files, or its part under a prefix such as ``backbone.``."""
     state = load_state(path).items()
     part = {name.removeprefix(prefix): each for name, each in state if name.startswith(prefix)}
     fit_state(module, part, source=path)

@@ -148,8 +148,6 @@ class DecoderNetwork(Network):
         low_level_channels: channels that each level before the last is reduced to, finest first.
     """
 
-    presence_weight: torch.Tensor
-
     def __init__(
         self,
         backbone: Backbone,
@@ -185,7 +183,7 @@ class DecoderNetwork(Network):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class scores before softmax, (B, classes with background, ceil(H/8), ceil(W/8))."""
         scores, presence = self.with_presence(images)
-        lowered = self.presence_weight * F.logsigmoid(presence.float())
+        lowered = self.get_buffer("presence_weight") * F.logsigmoid(presence.float())
         return scores + F.pad(lowered, (1, 0))[:, :, None, None]
 
     def with_presence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

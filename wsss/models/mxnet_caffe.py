@@ -20,11 +20,9 @@ from wsss.io.byte_reader import Bytes, Fault
 
 MXNET_LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # of an array; older ones begin with their rank
-BFLOAT16 = 12
-MXNET_TYPES: dict[int, str] = {
-    **dict(enumerate(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2"))),
-    BFLOAT16: "u2",  # numpy lacks it: read as bits
-}
+BFLOAT16 = 12  # which numpy lacks: read as bits
+MXNET_TYPES = dict(enumerate(["f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2"]))
+MXNET_TYPES[BFLOAT16] = "u2"
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 # Messages of caffe.proto, with the fields that are read: name to number and type. Layers have two

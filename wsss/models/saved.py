@@ -36,10 +36,8 @@ def save_network(
     settings: dict | None = None,
     **arguments: Any,
 ) -> None:
-    """Write a network's weights and its description to one file, atomically.
-
-    Args:
-        kind, classes, settings, arguments: see ``Trained``; plain values and lists.
+    """Write a network's weights and its description (see ``Trained``: plain values and lists) to
+    one file, atomically.
     """
     description = {"kind": kind, "classes": list(classes), "arguments": arguments}
     save_state(network, path, description=description | {"settings": settings or {}})

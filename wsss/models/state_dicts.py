@@ -87,9 +87,7 @@ def _fault(state) -> str | None:
     return None
 
 
-def pretrained_state(
-    backbone: Backbone | type[Backbone], weights: Weights
-) -> tuple[State, str | Path]:
+def pretrained_state(backbone: type[Backbone], weights: Weights) -> tuple[State, str | Path]:
     """A backbone's ImageNet tensors by the file's own names, and the file's name for messages.
 
     Args:
@@ -113,7 +111,7 @@ def fit_backbone(backbone: Backbone, weights: Weights) -> str:
     """Load ImageNet weights into a backbone whose batch norms are not frozen yet, strictly; returns
     a line: how many tensors were taken, and which were left out and why.
     """
-    given, source = pretrained_state(backbone, weights)
+    given, source = pretrained_state(type(backbone), weights)
     state, skipped = backbone.adapt(given)
     fit_state(backbone.body, state, source=source, hint=backbone.origin)
     reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())

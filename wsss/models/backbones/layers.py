@@ -34,8 +34,8 @@ class Backbone(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def parts(self, level: int) -> list[nn.Module]:
-        """The modules that make a level from the one before."""
-        raise NotImplementedError
+        """The modules that make a level from the one before, by default by ``body.levels``."""
+        return [getattr(self.body, name) for name in self.body.levels[level]]
 
     def blocks(self, level: int) -> Sequence[Callable[[torch.Tensor], torch.Tensor]]:
         """The functions that make a level from the one before."""

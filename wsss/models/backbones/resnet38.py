@@ -1,8 +1,6 @@
-"""ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016): the backbone of the paper and of the
-authors' code.
-
-Wide and pre-activated: a block normalises, activates, then convolves. Tensors are named as in the
-authors' checkpoints (``b5_1.conv_branch2a.weight``), which respell the original MXNet file's names.
+"""ResNet-38, "model A1" of Wu et al. (Wider or Deeper, 2016), the paper's backbone: wide, and
+pre-activated (a block normalises, activates, then convolves). Tensors are named as in the authors'
+checkpoints (``b5_1.conv_branch2a.weight``), which respell the original MXNet file's names.
 """
 
 import re
@@ -118,9 +116,6 @@ class ResNet38(Backbone):
         self.body = Body()
         self.channels = (128, 256, 512, 1024, 4096)
         self.strides = (2, 4, 8, 8, 8)
-
-    def parts(self, level: int) -> list[nn.Module]:
-        return [getattr(self.body, name) for name in Body.levels[level]]
 
     def blocks(self, level: int) -> list[nn.Module]:
         return self.parts(level)[: -1 if level == 4 else None]  # without bn7

@@ -1,8 +1,6 @@
 """VGG16 as DeepLab changed it (Chen et al., ICLR 2015): stride 8, pools of 3, and fc6 and fc7 as
-light convolutions.
-
-The same backbone serves the released code's two networks, with ``rate`` 1 for activation maps and 4
-for affinities, and DeepLab-LargeFOV, with rate 12.
+light convolutions. ``rate`` is 1 for the released code's activation maps, 4 for its affinities and
+12 for DeepLab-LargeFOV.
 """
 
 from collections.abc import Callable
@@ -45,7 +43,6 @@ class VGG16(Backbone):
     """DeepLab's VGG16, 20 M parameters.
 
     Args:
-        output_stride: 8 pixels per cell.
         rate: dilation of fc6, in cells.
         pool5: pool before fc6, by maximum and then by mean, as DeepLab-LargeFOV does and the
             released code does not.
@@ -66,9 +63,6 @@ class VGG16(Backbone):
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """RGB in [0, 1] to Caffe's input: blue first, 0 to 255, minus the mean."""
         return 255 * images.flip(1) - self.mean
-
-    def parts(self, level: int) -> list[nn.Module]:
-        return [getattr(self.body, name) for name in Body.levels[level]]
 
     def blocks(self, level: int) -> list[Callable[[torch.Tensor], torch.Tensor]]:
         return [partial(self._level, level)]

@@ -1,8 +1,6 @@
-"""Other people's weight files: which network a file is of, and its tensors by our names.
-
-Known are ImageNet weights of each backbone (by torchvision's, MXNet's or Caffe's names) and the
-authors' own checkpoints, ``res38_cls.pth``, ``res38_aff.pth``, ``vgg16_cls.pth`` and
-``vgg16_aff.pth``, from which labels can be synthesized without any training.
+"""Other people's weight files: which network a file is of, and its tensors by our names. Known are
+each backbone's ImageNet weights, and the authors' checkpoints ``res38_cls.pth``, ``res38_aff.pth``,
+``vgg16_cls.pth`` and ``vgg16_aff.pth``, which synthesize labels without any training.
 """
 
 from pathlib import Path
