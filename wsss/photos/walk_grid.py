@@ -57,15 +57,13 @@ def sweep_job(
     walk: Walk,
     grid: Grid,
 ) -> Job:
-    """Activation maps, affinities and masks to confusion counts of every combination.
+    """Activation maps ``cams/<id>.npz``, affinities and masks to confusion counts of every
+    combination: ``folder/<id>.npz``, some kilobytes each.
 
     Args:
-        dataset: with masks.
-        cams: folder of activation maps ``<id>.npz``.
         network: an AffinityNet; None if all affinities are stored.
         affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32:
             400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
-        folder: of the counts, ``<id>.npz``, some kilobytes each.
         walk: the constants that all combinations share.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
@@ -122,9 +120,8 @@ def count(
     """Confusion counts of the labels of every combination.
 
     Args:
-        scores: float32 (betas, steps, alphas + C, h, w), of ``walk_all``.
+        scores: of ``walk_all``, for C ``classes``.
         target: uint8 mask (H, W), 255 ignored.
-        classes: C.
 
     Returns:
         ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps, n,
@@ -143,26 +140,24 @@ def count(
             winner[each > largest] = number  # the first of equals wins, as in argmax
             largest = np.maximum(largest, each)
         cells = starts + winner << 8
-        for first in range(0, alphas, len(BITS[0])):
+        for first in range(0, alphas, 8):
             # one bit for each background that wins: one histogram counts eight alphas
-            group = maps[first : min(first + len(BITS[0]), alphas)]
+            group = maps[first : min(first + 8, alphas)]
             wins = np.zeros(target.shape, np.uint8)
             for bit, background in enumerate(group):
                 wins |= (background >= largest).view(np.uint8) << bit
             histogram = np.bincount(
                 (cells | wins).ravel(), minlength=(len(targets) + 1) * classes << 8
             ).reshape(-1, classes, 256)[:-1]
-            total, lost = histogram.sum(-1), histogram @ BITS  # (n, C), (n, C, 8)
-            for bit in range(len(group)):
-                found = counts[first + bit, *place]
-                found[:, 0] = lost[..., bit].sum(-1)
-                found[:, 1:] = total - lost[..., bit]
+            lost = (histogram @ BITS).transpose(2, 0, 1)[: len(group)]  # (alphas, n, C)
+            counts[first : first + len(group), *place, :, 0] = lost.sum(-1)
+            counts[first : first + len(group), *place, :, 1:] = histogram.sum(-1) - lost
     return targets, counts
 
 
 def merge(folder: Path, ids: Iterable[str], *, grid: Grid, num_classes: int) -> np.ndarray:
-    """Sum the counts of some photos: int64 (alphas, betas, steps, 1 + num_classes,
-    1 + num_classes), target first.
+    """Sum the counts of photos: int64 (alphas, betas, steps, 1 + num_classes, 1 + num_classes),
+    target first.
     """
     size = num_classes + 1
     total = np.zeros((*map(len, grid), size, size), np.int64)
@@ -199,44 +194,37 @@ def compare(
     Raises:
         InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
-    lists = evaluation.eval_splits(
-        data, values["score_split"], tuning_photos=values["tuning_photos"]
-    )
+    split, stride = values["score_split"], values["output_stride"]
+    lists = evaluation.eval_splits(data, split, tuning_photos=values["tuning_photos"])
     if not lists:
         raise InputError(
-            f"random_walk.score_split: no photo of '{values['score_split']}' has a mask, and walks "
-            "are compared against masks; name another list"
+            f"random_walk.score_split: no photo of '{split}' has a mask, and walks are compared "
+            "against masks; name another list"
         )
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
-    names = ("output_stride", "reduction", "radius", "border_pairs", "flip")
-    affinity_key = [data.digest(), made["train_affinity"], [values[n] for n in names]]
-    network = models.open_network(
-        folders["train_affinity"], "affinity", output_stride=values["output_stride"]
-    ).network
-    counts_key = [affinity_key, made["infer_cam"], grid, values["restore"]]
-    folder = _folder(cache / "walk_sweeps", counts_key)
+    shared = {name: values[name] for name in ("reduction", "radius", "border_pairs", "flip")}
+    affinity_key = [data.digest(), made["train_affinity"], [stride, *shared.values()]]
+    folder = _folder(
+        cache / "walk_sweeps", [affinity_key, made["infer_cam"], grid, values["restore"]]
+    )
+    saved = models.open_network(folders["train_affinity"], "affinity", output_stride=stride)
     job = sweep_job(
         data,
         folders["infer_cam"] / "cams",
-        network=network,
+        network=saved.network,
         affinities=_folder(cache / "affinities", affinity_key),
         folder=folder,
-        walk=Walk(**{name: values[name] for name in (*names[1:], "restore")}),
+        walk=Walk(**shared, restore=values["restore"]),
         grid=grid,
     )
-    label = f"{len(combinations)} walks"
-    infer(lists[values["score_split"]], job, label=label, processes=values["processes"])
+    infer(lists[split], job, label=f"{len(combinations)} walks", processes=values["processes"])
+    classes = len(data.classes)
     scores = {
-        name: mean_iou(merge(folder, ids, grid=grid, num_classes=len(data.classes)))
+        f"walk_miou/{name}": mean_iou(merge(folder, ids, grid=grid, num_classes=classes))
         for name, ids in lists.items()
     }
-    return [
-        {
-            f"walk_miou/{name}": 100 * miou[tuple(map(tuple.index, grid, combination))]
-            for name, miou in scores.items()
-        }
-        for combination in combinations
-    ]
+    places = [tuple(map(tuple.index, grid, combination)) for combination in combinations]
+    return [{name: 100 * miou[place] for name, miou in scores.items()} for place in places]
 
 
 def _folder(parent, key):
