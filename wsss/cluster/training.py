@@ -25,7 +25,6 @@ from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
 from wsss.train.parallel import messages
-from wsss.train.parallel.messages import PeerLost
 
 
 def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
@@ -33,8 +32,7 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
     cluster has any, else as many CPUs per worker as all can have.
 
     Raises:
-        InputError: the cluster is too small, or one of its machines has another version of wsss or
-            other folders.
+        InputError: the cluster is too small, or a machine has another version of wsss or folders.
         RuntimeError: workers were lost repeatedly.
         Exception: the first error raised in any worker.
     """
@@ -154,7 +152,7 @@ def _work(config):
         if rank == 0:
             progress.forward_to(partial(send, "progress"))
         report("return", function(*arguments, **{name: partial(report, name) for name in names}))
-    except PeerLost:
+    except messages.PeerLost:
         raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}, on {platform.node()}"))

@@ -120,16 +120,11 @@ def count_labels(
 
 def save_confusions(path: Path, confusions: Confusions) -> None:
     """Write the counts of each photo, by id, to an .npz file."""
-    counts = confusions.counts
+    counts, classes = confusions.counts, np.array([confusions.num_classes])
+    arrays = {"starts": counts.indptr, "cells": counts.indices, "counts": counts.data}
     with atomic.write(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(confusions.ids, np.str_),
-            classes=np.array([confusions.num_classes]),
-            starts=counts.indptr,
-            cells=counts.indices,
-            counts=counts.data,
-        )
+        ids = np.array(confusions.ids, np.str_)
+        np.savez_compressed(file, ids=ids, classes=classes, **arrays)
 
 
 def load_confusions(path: Path) -> Confusions:

@@ -1,8 +1,8 @@
 """Label quality at every combination of background alpha, beta and steps (equations 2, 11 and 12),
 in one pass over the photos.
 
-``T^t`` is linear: the class maps are walked once per beta, with one background score per alpha as
-further maps, and one recurrence yields every t. Interpolation is linear too, so the classes are
+``T^t`` is linear: the class maps are walked once per beta, with a background score per alpha as
+further maps, and one recurrence yields every t. Interpolation is linear too: the classes are
 upsampled, and their maximum found, once for all alphas. The labels are those of ``jobs.walk_job``
 without dense CRF, bit for bit.
 """
@@ -18,16 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import models
-from wsss.affinity import STRIDE as AFFINITY_STRIDE
-from wsss.cam import STRIDE as CAM_STRIDE
-from wsss.cam import background_score
+from wsss import cam, models
+from wsss.affinity import STRIDE
 from wsss.datasets import Dataset
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, atomic
-from wsss.io.artifacts import IGNORE
-from wsss.io.npz import read_arrays
+from wsss.io import artifacts, atomic, npz
 from wsss.metrics import mean_iou
 from wsss.photos import evaluation
 from wsss.photos.jobs import Job
@@ -103,9 +99,9 @@ def walk_all(
     """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), the
     alphas' backgrounds first, then the C classes that all alphas share.
     """
-    step = AFFINITY_STRIDE // CAM_STRIDE
+    step = STRIDE // cam.STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
-    backgrounds = [background_score(maps, alpha)[None] for alpha in grid.alphas]
+    backgrounds = [cam.background_score(maps, alpha)[None] for alpha in grid.alphas]
     scores = torch.cat([*backgrounds, maps])
     walked = [
         random_walk(scores, affinity, beta=beta, steps=grid.steps, radius=walk.radius)
@@ -123,12 +119,12 @@ def count(
         scores: of ``walk_all``, for C ``classes``.
         target: uint8 mask (H, W), 255 ignored.
 
-    Returns:
-        ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps, n,
-        1 + C), background first.
+    Returns ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps,
+    n, 1 + C), background first.
     """
     betas, steps, alphas = *scores.shape[:2], scores.shape[2] - classes
-    targets = np.bincount(target.ravel(), minlength=256)[:IGNORE].nonzero()[0].astype(np.uint8)
+    pixels = np.bincount(target.ravel(), minlength=256)[: artifacts.IGNORE]
+    targets = pixels.nonzero()[0].astype(np.uint8)
     rows = np.full(256, len(targets))  # one more row for ignored pixels, dropped at the end
     rows[targets] = np.arange(len(targets))
     starts = rows[target] * classes
@@ -188,11 +184,8 @@ def compare(
         folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
         made: plain values that identify the run of each folder's files, by name.
 
-    Returns:
-        ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
-
-    Raises:
-        InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
+    Returns ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
+    Raises InputError if no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
     split, stride = values["score_split"], values["output_stride"]
     lists = evaluation.eval_splits(data, split, tuning_photos=values["tuning_photos"])
@@ -233,7 +226,7 @@ def _folder(parent, key):
 
 def _load(path, **wanted):
     try:
-        return read_arrays(path, **wanted)
+        return npz.read_arrays(path, **wanted)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not readable ({reason(error)}); delete it and sweep again"

@@ -16,14 +16,9 @@ def steps_per_epoch(length: int, schedule) -> int:
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on.
-
-    Args:
-        length: number of photos.
-        schedule: a ``train.Schedule``.
-        start: the first step.
-        rank: each process takes an equal slice of every part of a batch, so that all together take
-            the parts of one process.
+    """Batches of ``(epoch, index)`` keys of ``length`` photos, shuffled by seed and epoch, from
+    step ``start`` on. Each process takes an equal slice of every part of a batch, so that all
+    together take the parts of one process.
     """
 
     def __init__(self, length: int, schedule, *, start: int = 0, rank: int = 0) -> None:
@@ -34,12 +29,11 @@ class EpochSampler(torch.utils.data.Sampler):
         return self.per_epoch * self.schedule.epochs - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = None
-        size = self.schedule.batch_size
+        size, generator = self.schedule.batch_size, torch.Generator()
         for step in range(self.start, self.per_epoch * self.schedule.epochs):
             epoch, place = divmod(step, self.per_epoch)
-            if order is None or place == 0:
-                generator = torch.Generator().manual_seed(self.schedule.seed * 100_003 + epoch)
+            if step == self.start or place == 0:
+                generator.manual_seed(self.schedule.seed * 100_003 + epoch)
                 order = torch.randperm(self.length, generator=generator)
             parts = order[place * size : (place + 1) * size].chunk(self.schedule.accumulation_steps)
             shares = [part.chunk(self.schedule.train_processes)[self.rank] for part in parts]
@@ -61,9 +55,7 @@ def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLo
 
 
 def check_shares(length: int, schedule) -> None:
-    """Raise InputError unless the processes of a ``train.Schedule`` get equal shares of each part
-    of a batch.
-    """
+    """Raise InputError unless each process gets an equal share of each part of a batch."""
     size, processes = min(schedule.batch_size, length), schedule.train_processes
     parts = torch.arange(size).chunk(schedule.accumulation_steps)
     if processes < 1 or any(len(part) % processes for part in parts):
