@@ -173,13 +173,11 @@ def score_cams(
     dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
 ) -> Confusions:
     """Count activation maps ``folder/<id>.npz`` at one background threshold, against the masks."""
-
-    def labels(classes, maps):
-        background = np.full((1, *maps.shape[1:]), threshold, np.float32)
-        return label_map(np.concatenate([background, maps]), classes)
-
-    found = _cams(dataset, ids, folder)
-    photos = ((each, labels(classes, maps), target) for each, classes, maps, target in found)
+    before = ((1, 0), (0, 0), (0, 0))  # the classes: the background
+    photos = (
+        (photo_id, label_map(np.pad(maps, before, constant_values=threshold), classes), target)
+        for photo_id, classes, maps, target in _cams(dataset, ids, folder)
+    )
     return count_labels(photos, num_classes=len(dataset.classes) + 1)
 
 

@@ -170,12 +170,9 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
             state["sums"][name] = state["sums"].get(name, 0.0) + value
         if state["step"] % per_epoch == 0:
             sums, state["sums"] = state["sums"], {}
-            speed = sums.pop("images") / sums.pop("seconds")
+            speed, rate = sums.pop("images") / sums.pop("seconds"), optimiser.param_groups[0]["lr"]
             metrics = {name: value / per_epoch for name, value in sums.items()}
-            metrics |= {
-                "images_per_second": speed,
-                "learning_rate": optimiser.param_groups[0]["lr"],
-            }
+            metrics |= {"images_per_second": speed, "learning_rate": rate}
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
         try:
