@@ -41,10 +41,8 @@ def address() -> str | None:
 
 
 def choose(address: str | None) -> None:
-    """Use a mirror in this process and those that it starts, or none.
-
-    Raises:
-        InputError: not an address, or not writable.
+    """Use a mirror in this process and those that it starts, or none; raises InputError if it is
+    not an address, or not writable.
     """
     set_variable(ADDRESS, address)
     if not address:

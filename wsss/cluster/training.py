@@ -31,10 +31,8 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
     """``wsss.train.parallel.launch.launch`` on workers of the cluster: one GPU per worker if the
     cluster has any, else as many CPUs per worker as all can have.
 
-    Raises:
-        InputError: the cluster is too small, or a machine has another version of wsss or folders.
-        RuntimeError: workers were lost repeatedly.
-        Exception: the first error raised in any worker.
+    Raises the same errors: InputError if the cluster is too small, or a machine has another version
+    of wsss or other folders, and RuntimeError if workers were lost repeatedly.
     """
     connect()
     scaling = _scaling(processes)

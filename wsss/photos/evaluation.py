@@ -67,13 +67,9 @@ def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Confusions:
-    """The ``ConfusionMatrix`` of each of many photos. Only nonzero counts are stored, some tens per
-    photo for any number of classes.
-
-    Attributes:
-        num_classes: with the background.
-        ids: the photos.
-        counts: int64 (photos, classes * classes), target first.
+    """The ``ConfusionMatrix`` of each of many photos: ``counts`` is int64 (photos, classes *
+    classes), target first, with the background. Only its nonzero values are stored, some tens per
+    photo.
     """
 
     num_classes: int
@@ -101,11 +97,8 @@ class Confusions:
 def count_labels(
     photos: Iterable[tuple[str, np.ndarray, np.ndarray]], *, num_classes: int
 ) -> Confusions:
-    """Count label maps against masks; see ``ConfusionMatrix.update``.
-
-    Args:
-        photos: each photo's id, label map and mask.
-        num_classes: with the background.
+    """Count label maps against masks, given each photo's id, label map and mask, and the number of
+    classes with the background; see ``ConfusionMatrix.update``.
     """
     ids, cells, counts = [], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for photo_id, labels, target in photos:
@@ -173,7 +166,7 @@ def score_cams(
     dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
 ) -> Confusions:
     """Count activation maps ``folder/<id>.npz`` at one background threshold, against the masks."""
-    before = ((1, 0), (0, 0), (0, 0))  # the classes: the background
+    before = ((1, 0), (0, 0), (0, 0))  # a map of the background before those of the classes
     photos = (
         (photo_id, label_map(np.pad(maps, before, constant_values=threshold), classes), target)
         for photo_id, classes, maps, target in _cams(dataset, ids, folder)

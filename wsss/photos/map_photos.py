@@ -40,11 +40,9 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     Args:
         processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
 
-    Returns how many photos were computed; the others were done before.
-
-    Raises:
-        PhotosFailed: after the last photo, if any failed because of its input.
-        RuntimeError: a process of the pool was killed; finished photos stay.
+    Returns how many photos were computed; the others were done before. Raises PhotosFailed after
+    the last photo, if any failed because of its input, and RuntimeError if a process of the pool
+    was killed; finished photos stay.
     """
     todo = [photo_id for photo_id in ids if not job.done(photo_id)]
     processes = min(processes or cores(), len(todo))

@@ -197,9 +197,8 @@ def compare(
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
     shared = {name: values[name] for name in ("reduction", "radius", "border_pairs", "flip")}
     affinity_key = [data.digest(), made["train_affinity"], [stride, *shared.values()]]
-    folder = _folder(
-        cache / "walk_sweeps", [affinity_key, made["infer_cam"], grid, values["restore"]]
-    )
+    counts_key = [affinity_key, made["infer_cam"], grid, values["restore"]]
+    folder = _folder(cache / "walk_sweeps", counts_key)
     saved = models.open_network(folders["train_affinity"], "affinity", output_stride=stride)
     job = sweep_job(
         data,
