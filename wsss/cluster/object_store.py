@@ -49,10 +49,8 @@ def choose(address: str | None) -> None:
         return
     with _store() as files:
         trial = f".tried-{uuid.uuid4().hex}"
-        if isinstance(
-            files.fs, LocalFileSystem
-        ):  # a bucket must exist: creating one is the user's decision
-            files.makedirs("", exist_ok=True)
+        if isinstance(files.fs, LocalFileSystem):
+            files.makedirs("", exist_ok=True)  # a bucket is the user's to create
         files.pipe_file(trial, b"")
         files.rm_file(trial)
 
