@@ -49,7 +49,7 @@ def test_photos_and_trainings_go_to_the_engine(toy):
     with pytest.raises(PhotosFailed, match=r"b\.jpg"):
         infer(["a", "b"], job, label="toy")
     assert launch(max, 1, 2, processes=7, on_epoch=print) == (2, 7, {"on_epoch": print})
-    assert engine.ray_address() == "here:1"
+    assert os.environ[engine.ADDRESS] == "here:1"
 
 
 def test_processes_that_start_later_use_it_too(toy):
@@ -62,5 +62,5 @@ def test_processes_that_start_later_use_it_too(toy):
 
 def test_without_an_engine_this_machine_does_it(toy):
     engine.choose()
-    assert engine.ray_address() is None
+    assert engine.ADDRESS not in os.environ
     assert launch(max, 1, 2, processes=1) == 2

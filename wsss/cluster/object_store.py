@@ -19,6 +19,7 @@ from pathlib import Path
 
 import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
@@ -40,18 +41,16 @@ def address() -> str | None:
 
 
 def choose(address: str | None) -> None:
-    """Use a mirror in this process and those that it starts, or none.
-
-    Raises:
-        InputError: not an address, or not writable.
+    """Use a mirror in this process and those that it starts, or none; raises InputError if it is
+    not an address, or not writable.
     """
     set_variable(ADDRESS, address)
     if not address:
         return
     with _store() as files:
         trial = f".tried-{uuid.uuid4().hex}"
-        if _is_folder(files):  # a bucket must exist: creating one is the user's decision
-            files.makedirs("", exist_ok=True)
+        if isinstance(files.fs, LocalFileSystem):
+            files.makedirs("", exist_ok=True)  # a bucket is the user's to create
         files.pipe_file(trial, b"")
         files.rm_file(trial)
 
@@ -164,7 +163,7 @@ def _name(path):
     return Path(os.path.abspath(path)).as_posix().lstrip("/")
 
 
-def _local_sizes(paths: Collection[Path]) -> dict[Path, int]:
+def _local_sizes(paths):
     """Absolute paths of this machine's files at paths and below, except hidden ones, to bytes."""
     folders = (walked for path in paths for walked in os.walk(path, followlinks=True))
     found = [*paths, *(Path(folder, name) for folder, _, names in folders for name in names)]
@@ -172,21 +171,17 @@ def _local_sizes(paths: Collection[Path]) -> dict[Path, int]:
     return {Path(os.path.abspath(path)): path.stat().st_size for path in files}
 
 
-def _stored_sizes(files: DirFileSystem, paths: Collection[Path]) -> dict[Path, int]:
+def _stored_sizes(files, paths):
     """``_local_sizes`` of the mirror."""
-    found = [files.find(_name(path), detail=True).items() for path in paths]
-    sizes = {Path(f"/{name}"): info["size"] for each in found for name, info in each}
+    found = [files.find(_name(path), detail=True) for path in paths]
+    sizes = {Path(f"/{name}"): info["size"] for each in found for name, info in each.items()}
     return {path: size for path, size in sizes.items() if not path.name.startswith(".")}
 
 
-def _is_folder(files):
-    return getattr(files.fs, "local_file", False)
-
-
 def _put(files, path):
-    """Upload one file; it appears in the mirror as a whole."""
+    """Upload one file, whole."""
     local, name = local_path(path), _name(path)
-    if not _is_folder(files):
+    if not isinstance(files.fs, LocalFileSystem):
         files.put_file(str(local), name)
         return
     stored = Path(files.path, name)
@@ -196,8 +191,6 @@ def _put(files, path):
 
 
 def _get(files, path):
-    """Download one file; it appears on this machine as a whole. A missing one is left to its
-    reader.
-    """
+    """Download one file, whole; a missing one is left to its reader."""
     with suppress(FileNotFoundError), atomic.write(local_path(path)) as unfinished:
         files.get_file(_name(path), str(unfinished))

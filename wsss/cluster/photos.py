@@ -23,17 +23,14 @@ from wsss.runtime.devices import reuse_memory
 
 @contextmanager
 def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
-    """Submit photos to the cluster within the block.
+    """Submit photos to the cluster within the block; raises RuntimeError if a photo's worker was
+    lost repeatedly.
 
     Networks run on GPUs if the cluster has any, and the rest of the job on its CPUs, so that
     neither waits for the other; without GPUs a CPU does both.
 
-    Yields:
-        a function that submits a photo's id and returns the future of its error message, or of
-        None; and how many photos should be in progress at once.
-
-    Raises:
-        RuntimeError: a photo's worker was lost repeatedly.
+    Yields a function that submits a photo's id and returns the future of its error message, or of
+    None; and how many photos should be in progress at once.
     """
     connect()
     cpus, gpus = resources()

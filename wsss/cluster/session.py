@@ -5,6 +5,7 @@ same paths or a mirror of them (``object_store``).
 """
 
 import logging
+import os
 import platform
 import socket
 import uuid
@@ -26,14 +27,12 @@ RETRIES = 3  # restarts of a task or a training after its process or machine was
 
 
 def start(address: str | None = None, mirror: str | None = None) -> None:
-    """Use a Ray cluster for photos and trainings, in this process and those that it starts.
+    """Use a Ray cluster for photos and trainings, in this process and those that it starts, or
+    raise InputError if the cluster or the mirror does not answer.
 
     Args:
         address: see ``ray.init``; None takes the cluster that this machine is part of.
         mirror: address of a copy of the files, for machines that share no folder.
-
-    Raises:
-        InputError: the cluster or the mirror does not answer.
     """
     names = {"photos": "wsss.cluster.photos", "training": "wsss.cluster.training"}
     engine.choose(**names, address=address or "auto")
@@ -46,7 +45,7 @@ def connect() -> None:
     """Connect this process to the chosen cluster, or raise InputError if none answers."""
     if ray.is_initialized():
         return
-    address = engine.ray_address() or "auto"
+    address = os.environ.get(engine.ADDRESS) or "auto"
     try:
         if ":" in address:  # without this check, Ray waits for minutes
             host, _, port = address.rpartition("/")[2].rpartition(":")

@@ -25,18 +25,14 @@ from wsss.cluster.session import RETRIES, connect, driver, mirrored
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
 from wsss.train.parallel import messages
-from wsss.train.parallel.messages import PeerLost
 
 
 def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
     """``wsss.train.parallel.launch.launch`` on workers of the cluster: one GPU per worker if the
     cluster has any, else as many CPUs per worker as all can have.
 
-    Raises:
-        InputError: the cluster is too small, or one of its machines has another version of wsss or
-            other folders.
-        RuntimeError: workers were lost repeatedly.
-        Exception: the first error raised in any worker.
+    Raises the same errors: InputError if the cluster is too small, or a machine has another version
+    of wsss or other folders, and RuntimeError if workers were lost repeatedly.
     """
     connect()
     scaling = _scaling(processes)
@@ -154,7 +150,7 @@ def _work(config):
         if rank == 0:
             progress.forward_to(partial(send, "progress"))
         report("return", function(*arguments, **{name: partial(report, name) for name in names}))
-    except PeerLost:
+    except messages.PeerLost:
         raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}, on {platform.node()}"))

@@ -67,13 +67,9 @@ def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Confusions:
-    """The ``ConfusionMatrix`` of each of many photos. Only nonzero counts are stored, some tens per
-    photo for any number of classes.
-
-    Attributes:
-        num_classes: with the background.
-        ids: the photos.
-        counts: int64 (photos, classes * classes), target first.
+    """The ``ConfusionMatrix`` of each of many photos: ``counts`` is int64 (photos, classes *
+    classes), target first, with the background. Only its nonzero values are stored, some tens per
+    photo.
     """
 
     num_classes: int
@@ -101,11 +97,8 @@ class Confusions:
 def count_labels(
     photos: Iterable[tuple[str, np.ndarray, np.ndarray]], *, num_classes: int
 ) -> Confusions:
-    """Count label maps against masks; see ``ConfusionMatrix.update``.
-
-    Args:
-        photos: each photo's id, label map and mask.
-        num_classes: with the background.
+    """Count label maps against masks, given each photo's id, label map and mask, and the number of
+    classes with the background; see ``ConfusionMatrix.update``.
     """
     ids, cells, counts = [], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for photo_id, labels, target in photos:
@@ -120,16 +113,11 @@ def count_labels(
 
 def save_confusions(path: Path, confusions: Confusions) -> None:
     """Write the counts of each photo, by id, to an .npz file."""
-    counts = confusions.counts
+    counts, classes = confusions.counts, np.array([confusions.num_classes])
+    arrays = {"starts": counts.indptr, "cells": counts.indices, "counts": counts.data}
     with atomic.write(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(confusions.ids, np.str_),
-            classes=np.array([confusions.num_classes]),
-            starts=counts.indptr,
-            cells=counts.indices,
-            counts=counts.data,
-        )
+        ids = np.array(confusions.ids, np.str_)
+        np.savez_compressed(file, ids=ids, classes=classes, **arrays)
 
 
 def load_confusions(path: Path) -> Confusions:
@@ -178,13 +166,11 @@ def score_cams(
     dataset: Dataset, ids: Iterable[str], *, folder: Path, threshold: float
 ) -> Confusions:
     """Count activation maps ``folder/<id>.npz`` at one background threshold, against the masks."""
-
-    def labels(classes, maps):
-        background = np.full((1, *maps.shape[1:]), threshold, np.float32)
-        return label_map(np.concatenate([background, maps]), classes)
-
-    found = _cams(dataset, ids, folder)
-    photos = ((each, labels(classes, maps), target) for each, classes, maps, target in found)
+    before = ((1, 0), (0, 0), (0, 0))  # a map of the background before those of the classes
+    photos = (
+        (photo_id, label_map(np.pad(maps, before, constant_values=threshold), classes), target)
+        for photo_id, classes, maps, target in _cams(dataset, ids, folder)
+    )
     return count_labels(photos, num_classes=len(dataset.classes) + 1)
 
 

@@ -17,10 +17,8 @@ from wsss.synthesis import Walk, alpha_marginals, combine_alphas, crf_scores, la
 
 @dataclass
 class Job:
-    """Photos to files, for ``map_photos.infer``.
-
-    It is pickled, so its functions must be those of a module, with ``functools.partial`` for their
-    settings.
+    """Photos to files, for ``map_photos.infer``. It is pickled, so its functions must be those of a
+    module, with ``functools.partial`` for their settings.
 
     Attributes:
         outputs: (folder, suffix) of each file of a photo. A photo is done if all are whole.
@@ -36,11 +34,9 @@ class Job:
     network: nn.Module | None = None
 
     def paths(self, photo_id: str) -> list[Path]:
-        """A photo's files, in the order of ``outputs``."""
         return [folder / f"{photo_id}{suffix}" for folder, suffix in self.outputs]
 
     def done(self, photo_id: str) -> bool:
-        """Whether all of a photo's files are whole."""
         return all(map(atomic.is_whole, self.paths(photo_id)))
 
     def predict(self, photo_id: str) -> object:
@@ -73,8 +69,7 @@ def _compute_cams(dataset, network, photo_id, **settings):
 
 
 def _save_cams(photo_id, payload, path):
-    classes, cams = payload
-    artifacts.save_cams(path, classes, cams=cams)
+    artifacts.save_cams(path, payload[0], cams=payload[1])
 
 
 def affinity_label_job(

@@ -17,10 +17,8 @@ from wsss.runtime.progress import progress
 
 
 class PhotosFailed(InputError):
-    """Some photos failed, the others are done; the message is that of the first that failed.
-
-    Attributes:
-        faults: photo id to error message.
+    """Some photos failed, the others are done. ``faults`` maps a photo's id to its error message;
+    the first one is this error's.
     """
 
     def __init__(self, faults: dict[str, str]) -> None:
@@ -42,12 +40,9 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     Args:
         processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
 
-    Returns:
-        how many photos were computed; the others were done before.
-
-    Raises:
-        PhotosFailed: after the last photo, if any failed because of its input.
-        RuntimeError: a process of the pool was killed; finished photos stay.
+    Returns how many photos were computed; the others were done before. Raises PhotosFailed after
+    the last photo, if any failed because of its input, and RuntimeError if a process of the pool
+    was killed; finished photos stay.
     """
     todo = [photo_id for photo_id in ids if not job.done(photo_id)]
     processes = min(processes or cores(), len(todo))
@@ -61,14 +56,7 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
         job = with_ready_networks(job)
         outcomes = [(photo_id, compute(job, photo_id)) for photo_id in progress(todo, label)]
     else:
-        try:
-            outcomes = _pooled(todo, job, label, processes)
-        except BrokenProcessPool:
-            raise RuntimeError(
-                f"a process that computes '{label}' was killed, most often because memory ran out; "
-                "finished photos are kept; run the same command again for the others, with "
-                "processes=1 to use less memory"
-            ) from None
+        outcomes = _pooled(todo, job, label, processes)
     if faults := {photo_id: fault for photo_id, fault in outcomes if fault}:
         raise PhotosFailed(faults)
     return len(outcomes)
@@ -98,14 +86,16 @@ def _pooled(todo, job, label, processes):
             # and this process could not exit before it
             for worker in set(multiprocessing.active_children()) - set(others):
                 worker.kill()
-            raise
+            raise RuntimeError(
+                f"a process that computes '{label}' was killed, most often because memory ran out; "
+                "finished photos are kept; run the same command again for the others, with "
+                "processes=1 to use less memory"
+            ) from None
 
 
 def _collect(todo, submit, label, *, most):
-    """(photo id, error message or None) of each photo, in the order of completion.
-
-    At most ``most`` photos are in progress, since payloads of a fast ``predict`` must not pile up
-    before a slow ``postprocess``.
+    """(photo id, error message or None) of each photo, in the order of completion. At most ``most``
+    are in progress, since payloads must not pile up before a slow ``postprocess``.
     """
     outcomes, waiting = [], {}  # future of a photo in progress to its id
     for count, photo_id in enumerate(progress(todo, label), 1):

@@ -23,16 +23,11 @@ from wsss.synthesis import Walk, label_map, walk_probabilities
 def segment(
     network: nn.Module, image: np.ndarray, *, scales: Sequence[float] = (1.0,), flip: bool = False
 ) -> torch.Tensor:
-    """Class probabilities of a photo, averaged over scales and mirror images; those of a
-    ``RandomWalkSegmenter`` after its walk.
+    """Class probabilities of a photo, uint8 RGB (H, W, 3), by a network in evaluation mode: float32
+    (classes, H, W), background first, summing to 1 over the classes.
 
-    Args:
-        network: a segmentation network in evaluation mode.
-        image: uint8 RGB (H, W, 3).
-        scales: factors of the photo's size.
-
-    Returns:
-        float32 (classes, H, W), background first, summing to 1 over the classes.
+    They are averaged over scales, factors of the photo's size, and mirror images. Those of a
+    ``RandomWalkSegmenter`` are taken after its walk.
     """
     device = next(network.parameters()).device
 
@@ -65,10 +60,9 @@ def segment_job(
     crf_steps: int = 10,
     save: Callable = _save_label_map,
 ) -> Job:
-    """Photos to label maps ``folder/<id>.png``.
+    """Photos to label maps ``folder/<id>.png``; see ``segment``.
 
     Args:
-        network, scales, flip: see ``segment``.
         crf: parameters of a dense CRF on the probabilities; None skips it.
         save: ``(photo_id, scores, *, image, classes, path)`` writes the label map of scores
             (1 + C, H, W) to ``path``, and other files.

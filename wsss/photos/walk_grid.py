@@ -1,8 +1,8 @@
 """Label quality at every combination of background alpha, beta and steps (equations 2, 11 and 12),
 in one pass over the photos.
 
-``T^t`` is linear: the class maps are walked once per beta, with one background score per alpha as
-further maps, and one recurrence yields every t. Interpolation is linear too, so the classes are
+``T^t`` is linear: the class maps are walked once per beta, with a background score per alpha as
+further maps, and one recurrence yields every t. Interpolation is linear too: the classes are
 upsampled, and their maximum found, once for all alphas. The labels are those of ``jobs.walk_job``
 without dense CRF, bit for bit.
 """
@@ -18,16 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss import models
-from wsss.affinity import STRIDE as AFFINITY_STRIDE
-from wsss.cam import STRIDE as CAM_STRIDE
-from wsss.cam import background_score
+from wsss import cam, models
+from wsss.affinity import STRIDE
 from wsss.datasets import Dataset
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, atomic
-from wsss.io.artifacts import IGNORE
-from wsss.io.npz import read_arrays
+from wsss.io import artifacts, atomic, npz
 from wsss.metrics import mean_iou
 from wsss.photos import evaluation
 from wsss.photos.jobs import Job
@@ -57,15 +53,13 @@ def sweep_job(
     walk: Walk,
     grid: Grid,
 ) -> Job:
-    """Activation maps, affinities and masks to confusion counts of every combination.
+    """Activation maps ``cams/<id>.npz``, affinities and masks to confusion counts of every
+    combination: ``folder/<id>.npz``, some kilobytes each.
 
     Args:
-        dataset: with masks.
-        cams: folder of activation maps ``<id>.npz``.
         network: an AffinityNet; None if all affinities are stored.
         affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32:
             400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
-        folder: of the counts, ``<id>.npz``, some kilobytes each.
         walk: the constants that all combinations share.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
@@ -105,9 +99,9 @@ def walk_all(
     """``synthesis.walk_scores`` at every combination: float32 (betas, steps, alphas + C, h, w), the
     alphas' backgrounds first, then the C classes that all alphas share.
     """
-    step = AFFINITY_STRIDE // CAM_STRIDE
+    step = STRIDE // cam.STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
-    backgrounds = [background_score(maps, alpha)[None] for alpha in grid.alphas]
+    backgrounds = [cam.background_score(maps, alpha)[None] for alpha in grid.alphas]
     scores = torch.cat([*backgrounds, maps])
     walked = [
         random_walk(scores, affinity, beta=beta, steps=grid.steps, radius=walk.radius)
@@ -122,16 +116,15 @@ def count(
     """Confusion counts of the labels of every combination.
 
     Args:
-        scores: float32 (betas, steps, alphas + C, h, w), of ``walk_all``.
+        scores: of ``walk_all``, for C ``classes``.
         target: uint8 mask (H, W), 255 ignored.
-        classes: C.
 
-    Returns:
-        ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps, n,
-        1 + C), background first.
+    Returns ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps,
+    n, 1 + C), background first.
     """
     betas, steps, alphas = *scores.shape[:2], scores.shape[2] - classes
-    targets = np.bincount(target.ravel(), minlength=256)[:IGNORE].nonzero()[0].astype(np.uint8)
+    pixels = np.bincount(target.ravel(), minlength=256)[: artifacts.IGNORE]
+    targets = pixels.nonzero()[0].astype(np.uint8)
     rows = np.full(256, len(targets))  # one more row for ignored pixels, dropped at the end
     rows[targets] = np.arange(len(targets))
     starts = rows[target] * classes
@@ -143,26 +136,24 @@ def count(
             winner[each > largest] = number  # the first of equals wins, as in argmax
             largest = np.maximum(largest, each)
         cells = starts + winner << 8
-        for first in range(0, alphas, len(BITS[0])):
+        for first in range(0, alphas, 8):
             # one bit for each background that wins: one histogram counts eight alphas
-            group = maps[first : min(first + len(BITS[0]), alphas)]
+            group = maps[first : min(first + 8, alphas)]
             wins = np.zeros(target.shape, np.uint8)
             for bit, background in enumerate(group):
                 wins |= (background >= largest).view(np.uint8) << bit
             histogram = np.bincount(
                 (cells | wins).ravel(), minlength=(len(targets) + 1) * classes << 8
             ).reshape(-1, classes, 256)[:-1]
-            total, lost = histogram.sum(-1), histogram @ BITS  # (n, C), (n, C, 8)
-            for bit in range(len(group)):
-                found = counts[first + bit, *place]
-                found[:, 0] = lost[..., bit].sum(-1)
-                found[:, 1:] = total - lost[..., bit]
+            lost = (histogram @ BITS).transpose(2, 0, 1)[: len(group)]  # (alphas, n, C)
+            counts[first : first + len(group), *place, :, 0] = lost.sum(-1)
+            counts[first : first + len(group), *place, :, 1:] = histogram.sum(-1) - lost
     return targets, counts
 
 
 def merge(folder: Path, ids: Iterable[str], *, grid: Grid, num_classes: int) -> np.ndarray:
-    """Sum the counts of some photos: int64 (alphas, betas, steps, 1 + num_classes,
-    1 + num_classes), target first.
+    """Sum the counts of photos: int64 (alphas, betas, steps, 1 + num_classes, 1 + num_classes),
+    target first.
     """
     size = num_classes + 1
     total = np.zeros((*map(len, grid), size, size), np.int64)
@@ -193,50 +184,39 @@ def compare(
         folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
         made: plain values that identify the run of each folder's files, by name.
 
-    Returns:
-        ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
-
-    Raises:
-        InputError: no photo of ``score_split`` has a mask, or a photo cannot be used.
+    Returns ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
+    Raises InputError if no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
-    lists = evaluation.eval_splits(
-        data, values["score_split"], tuning_photos=values["tuning_photos"]
-    )
+    split, stride = values["score_split"], values["output_stride"]
+    lists = evaluation.eval_splits(data, split, tuning_photos=values["tuning_photos"])
     if not lists:
         raise InputError(
-            f"random_walk.score_split: no photo of '{values['score_split']}' has a mask, and walks "
-            "are compared against masks; name another list"
+            f"random_walk.score_split: no photo of '{split}' has a mask, and walks are compared "
+            "against masks; name another list"
         )
     grid = Grid(*(tuple(sorted(set(axis))) for axis in zip(*combinations, strict=True)))
-    names = ("output_stride", "reduction", "radius", "border_pairs", "flip")
-    affinity_key = [data.digest(), made["train_affinity"], [values[n] for n in names]]
-    network = models.open_network(
-        folders["train_affinity"], "affinity", output_stride=values["output_stride"]
-    ).network
+    shared = {name: values[name] for name in ("reduction", "radius", "border_pairs", "flip")}
+    affinity_key = [data.digest(), made["train_affinity"], [stride, *shared.values()]]
     counts_key = [affinity_key, made["infer_cam"], grid, values["restore"]]
     folder = _folder(cache / "walk_sweeps", counts_key)
+    saved = models.open_network(folders["train_affinity"], "affinity", output_stride=stride)
     job = sweep_job(
         data,
         folders["infer_cam"] / "cams",
-        network=network,
+        network=saved.network,
         affinities=_folder(cache / "affinities", affinity_key),
         folder=folder,
-        walk=Walk(**{name: values[name] for name in (*names[1:], "restore")}),
+        walk=Walk(**shared, restore=values["restore"]),
         grid=grid,
     )
-    label = f"{len(combinations)} walks"
-    infer(lists[values["score_split"]], job, label=label, processes=values["processes"])
+    infer(lists[split], job, label=f"{len(combinations)} walks", processes=values["processes"])
+    classes = len(data.classes)
     scores = {
-        name: mean_iou(merge(folder, ids, grid=grid, num_classes=len(data.classes)))
+        f"walk_miou/{name}": mean_iou(merge(folder, ids, grid=grid, num_classes=classes))
         for name, ids in lists.items()
     }
-    return [
-        {
-            f"walk_miou/{name}": 100 * miou[tuple(map(tuple.index, grid, combination))]
-            for name, miou in scores.items()
-        }
-        for combination in combinations
-    ]
+    places = [tuple(map(tuple.index, grid, combination)) for combination in combinations]
+    return [{name: 100 * miou[place] for name, miou in scores.items()} for place in places]
 
 
 def _folder(parent, key):
@@ -245,7 +225,7 @@ def _folder(parent, key):
 
 def _load(path, **wanted):
     try:
-        return read_arrays(path, **wanted)
+        return npz.read_arrays(path, **wanted)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not readable ({reason(error)}); delete it and sweep again"

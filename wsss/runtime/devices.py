@@ -31,13 +31,12 @@ def precision(device: torch.device, *, training: bool = False) -> torch.dtype:
     """The precision that networks compute in: bfloat16 on a GPU, and for inference on a processor
     with bfloat16 units; else float32.
 
-    Other processors are ten times slower in bfloat16. On those with such units, training was no
-    faster than in float32 and learnt less: the built-in dataset's classifier ended at a loss of
-    0.41 instead of 0.26.
+    Other processors are ten times slower in bfloat16. With such units training was no faster than
+    in float32 and learnt less: the built-in dataset's classifier lost 0.41 instead of 0.26.
     """
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    pays = device.type == "cuda" or (native and not training)
-    return torch.bfloat16 if pays else torch.float32
+    faster = device.type == "cuda" or (native and not training)
+    return torch.bfloat16 if faster else torch.float32
 
 
 def autocast(device: torch.device, *, training: bool = False) -> torch.autocast:
@@ -48,13 +47,10 @@ def autocast(device: torch.device, *, training: bool = False) -> torch.autocast:
 
 @contextmanager
 def repeatable(*, gpu: bool = False) -> Iterator[None]:
-    """Compute the same bits every time within the block: on a processor always, on a GPU only with
-    ``gpu``, since it is slower on a GPU.
+    """Compute the same bits every time within the block, with the same kind of processor, number of
+    threads and packages: on a processor always, on a GPU only with ``gpu``, since it is slower.
 
-    The kind of processor, the number of threads and the packages must be the same.
-
-    Raises:
-        RuntimeError: on a GPU, an operation that torch has no deterministic version of.
+    Raises RuntimeError if torch has no deterministic version of an operation on a GPU.
     """
     cuda = pick_device().type == "cuda"
     if cuda and not gpu:
@@ -87,9 +83,8 @@ def as_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def peak_memory() -> dict[str, int]:
     """The peak memory of this process, and the largest of its child processes that have ended, in
-    bytes: ``{"process": ..., "worker": ...}``; empty on Windows.
-
-    The peak of a process includes the memory of its parent when the parent started it.
+    bytes: ``{"process": ..., "worker": ...}``; empty on Windows. It includes the memory of the
+    parent when that started the process.
     """
     try:
         import resource
@@ -100,17 +95,14 @@ def peak_memory() -> dict[str, int]:
     return {name: unit * resource.getrusage(kind).ru_maxrss for name, kind in kinds.items()}
 
 
-# Of this process, in ``timed_work``: global, since a process runs one stage, and whoever records
-# the stage's ``usage`` calls neither ``fit`` nor ``infer``.
-_work_seconds = 0.0
+_work_seconds = 0.0  # in ``timed_work``, of this process, which runs one stage
 
 
 @contextmanager
 def timed_work() -> Iterator[None]:
     """Add the seconds within the block, or in calls of the decorated function, to
     ``work_seconds`` of ``usage``: work that more processors shorten, unlike figures and scores.
-
-    The sum is of the whole process; blocks must neither nest nor run in several threads.
+    Blocks must neither nest nor run in several threads.
     """
     global _work_seconds
     began = time.monotonic()
@@ -129,11 +121,8 @@ def usage() -> dict[str, float]:
     """Counters of this process; differences of two calls are meaningful: ``seconds`` of the clock,
     ``work_seconds`` in ``timed_work``, and ``cpu_seconds``, with those of ended child processes.
     """
-    return {
-        "seconds": time.monotonic(),
-        "work_seconds": _work_seconds,
-        "cpu_seconds": sum(os.times()[:4]),  # user and system, of this process and its children
-    }
+    cpu = sum(os.times()[:4])  # user and system, of this process and its children
+    return {"seconds": time.monotonic(), "work_seconds": _work_seconds, "cpu_seconds": cpu}
 
 
 def reuse_memory() -> None:

@@ -14,11 +14,8 @@ ADDRESS = "WSSS_RAY_ADDRESS"
 
 
 def choose(*, photos: str | None = None, training: str | None = None, address: str | None = None):
-    """Use an engine in this process and those that it starts; without arguments, use none.
-
-    Args:
-        photos, training: names of modules.
-        address: of the engine's Ray cluster, see ``ray.init``.
+    """Use an engine, by its modules' names and the ``ray.init`` address of its cluster, in this
+    process and those that it starts; without arguments, use none.
     """
     for variable, value in ((PHOTOS, photos), (TRAINING, training), (ADDRESS, address)):
         set_variable(variable, value)
@@ -36,8 +33,3 @@ def handed_in(variable: str) -> ModuleType | None:
     """The module that an environment variable names, or None if it is not set."""
     name = os.environ.get(variable)
     return importlib.import_module(name) if name else None
-
-
-def ray_address() -> str | None:
-    """The address of the Ray cluster in use, or None."""
-    return os.environ.get(ADDRESS)

@@ -31,12 +31,9 @@ def show(text: str) -> None:
 def progress(
     items: Iterable, label: str, *, total: int | None = None, initial: int = 0, unit: str = "photo"
 ) -> Iterable:
-    """Iterate over ``items`` and show the progress, also in the file named by WSSS_PROGRESS_FILE.
-
-    ``total`` and ``initial`` are those of ``tqdm``.
-    """
-    size = {"total": total, "initial": initial}
-    return _Bar(items, label, **size, unit=unit, mininterval=0.5, dynamic_ncols=True)
+    """Iterate with tqdm's bar, whose text is also in the file named by WSSS_PROGRESS_FILE."""
+    options = {"unit": unit, "mininterval": 0.5, "dynamic_ncols": True}
+    return _Bar(items, label, total, initial=initial, **options)
 
 
 class _Bar(tqdm):
@@ -56,17 +53,12 @@ def _publish(text):
 
 class Screen:
     """The driver's view of running stages: one live line for all of them on a terminal; in a file,
-    a line per minute and stage.
-
-    Args:
-        about: returns the texts before and after the stages if several may run at once.
-        say: prints a line.
+    a line per minute and stage. ``about`` returns the texts before and after the stages if several
+    may run at once; ``say`` prints a line.
     """
 
     def __init__(
-        self,
-        about: Callable[[], tuple[str, str]] | None = None,
-        say: Callable[[str], object] = print,
+        self, about: Callable[[], tuple[str, str]] | None = None, say: Callable = print
     ) -> None:
         self._about, self._print, self._doing, self._shown_at = about, say, {}, {}
         self._live, self._lock = sys.stderr.isatty(), threading.RLock()
@@ -84,8 +76,8 @@ class Screen:
     def hide(self, label: str) -> None:
         """Remove a stage from the line."""
         with self._lock:
-            for known in (self._doing, self._shown_at):
-                known.pop(label, None)
+            self._doing.pop(label, None)
+            self._shown_at.pop(label, None)
             self._write("")
 
     def say(self, text: str) -> None:
@@ -97,12 +89,11 @@ class Screen:
     def _line(self):
         if not self._about:
             return "  ".join(f"{label}  {text}" for label, text in self._doing.items())
-        parts = []
-        for label, text in self._doing.items():
-            share = re.search(r"\d+%", text)  # of a bar, which takes too much room
-            parts.append(f"{label} {share[0] if share else text}")
+        # of a bar, which takes too much room, only the percentage
+        shares = {each: re.sub(r".*?(\d+%).*", r"\1", text) for each, text in self._doing.items()}
         before, after = self._about()
-        return f"{before} {len(parts)} running: {', '.join(parts)}{after}"
+        running = ", ".join(f"{label} {share}" for label, share in shares.items())
+        return f"{before} {len(shares)} running: {running}{after}"
 
     def _write(self, line):
         """Replace the live line."""

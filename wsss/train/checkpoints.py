@@ -16,14 +16,10 @@ def previous(path: Path) -> Path:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; the one at ``path`` becomes the previous one.
-
-    Args:
-        content: tensors and plain values; the network's state dict under ``network``, the
-            ``generators()`` of each training process under ``generators``.
+    """Write tensors and plain values; the checkpoint at ``path`` becomes the previous one.
 
     Raises:
-        FloatingPointError: a weight is not finite; nothing is written.
+        FloatingPointError: a weight in ``content["network"]`` is not finite; nothing is written.
     """
     check_finite(content["network"])
     local = mirror.local_path(path)
@@ -34,14 +30,11 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def newest(path: Path, device: torch.device | str) -> dict[str, Any] | None:
-    """The content of the newest whole checkpoint, or None if there is none.
-
-    Damaged ones are removed, or the next ``save`` would replace a whole one by them.
-    """
+    """The content of the newest whole checkpoint, or None."""
     for candidate in map(mirror.download_file, (path, previous(path))):
         if atomic.is_whole(candidate):
             return torch.load(candidate, map_location=device, weights_only=True)
-        candidate.unlink(missing_ok=True)
+        candidate.unlink(missing_ok=True)  # or the next save would replace a whole one by it
     return None
 
 

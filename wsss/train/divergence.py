@@ -16,11 +16,8 @@ EXPLODED = 100
 
 
 def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> str | None:
-    """Why training has diverged, or None.
-
-    Args:
-        norm: L2 norm of the whole gradient, before clipping.
-        first_loss: of the first step; None at that step.
+    """Why training has diverged, or None; ``norm`` is the L2 norm of the whole gradient before
+    clipping, ``first_loss`` the loss of the first step, None at that step.
     """
     if not math.isfinite(loss):
         return f"the loss is {loss}"
@@ -32,11 +29,8 @@ def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> 
 
 
 def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
-    """Call a training function and return its result.
-
-    Raises:
-        RuntimeError: a process that loads photos was killed.
-        PeerLost: another training process is gone.
+    """Call a training function and return its result; raise RuntimeError if a process that loads
+    photos was killed, ``PeerLost`` if another training process is gone.
     """
     # Not a context manager: torch raises from a signal handler, possibly while another error
     # propagates, and between a block and the manager's exit nothing would catch it.

@@ -16,13 +16,11 @@ from wsss.synthesis import cell_regions
 
 
 class MaskFolder:
-    """Function from a photo's id to its label map (H, W), uint8; picklable for worker processes.
+    """Function from a photo's id to its label map ``folder/<id>.png``, uint8 (H, W), of
+    ``num_classes`` without the background; picklable for worker processes.
 
-    Args:
-        folder: of the label maps ``<id>.png``.
-        num_classes: without the background.
-        corrected: id to a label map that replaces the folder's, of the same size, or of the size of
-            the photo's file if the photo is read smaller.
+    ``corrected`` maps an id to a label map that replaces the folder's, of the same size, or of the
+    size of the photo's file if the photo is read smaller.
     """
 
     def __init__(
@@ -37,10 +35,9 @@ class MaskFolder:
 
     def __call__(self, photo_id: str) -> np.ndarray:
         labels = read_mask(self.folder / f"{photo_id}.png", num_classes=self.num_classes)
-        if photo_id not in self.corrected:
+        if (mask := self.corrected.get(photo_id)) is None:
             return labels
-        name = f"photo {photo_id}, corrected by hand"
-        return fit_mask(self.corrected[photo_id], labels.shape, name=name)
+        return fit_mask(mask, labels.shape, name=f"photo {photo_id}, corrected by hand")
 
     def shares(self, ids: Iterable[str]) -> np.ndarray:
         """Each class's share of the labelled pixels, background first: float64 (1 + classes,)."""
@@ -49,25 +46,20 @@ class MaskFolder:
         return counts / counts.sum()
 
 
-CELL_LABELS = ("pixel", "majority", "probabilities")
-
-
 class RegionFolder:
-    """Affinity labels for training (section 3.2.2): of whole photos, which the transform crops, and
-    of a crop's cells for the loss; picklable for worker processes.
+    """Affinity labels for training (section 3.2.2), from the folder of a completed affinity_labels
+    stage: of whole photos, which the transform crops, and of a crop's cells for the loss;
+    picklable for worker processes.
 
     Args:
-        folder: of a completed affinity_labels stage.
         how: a cell takes the label of its own ``pixel``, that of the ``majority`` of its pixels, or
-            that of the CRF's ``probabilities`` averaged over them (released).
-
-    Raises:
-        InputError: another ``how``.
+            that of the CRF's ``probabilities`` averaged over them (released). Raises InputError for
+            another word.
     """
 
     def __init__(self, dataset: Dataset, folder: str | Path, *, how: str) -> None:
-        if how not in CELL_LABELS:
-            raise InputError(f"cell_labels '{how}': expected one of {', '.join(CELL_LABELS)}")
+        if how not in (known := ("pixel", "majority", "probabilities")):
+            raise InputError(f"cell_labels '{how}': expected one of {', '.join(known)}")
         self.dataset, self.folder, self.how = dataset, Path(folder), how
         self.masks = MaskFolder(self.folder / "affinity_labels", len(dataset.classes))
         self.fill = 0 if how == "probabilities" else IGNORE  # outside the photo

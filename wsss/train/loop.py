@@ -20,7 +20,6 @@ from wsss.runtime.progress import progress
 from wsss.train import checkpoints, divergence
 from wsss.train.optimisers import build_optimiser
 from wsss.train.parallel import distributed
-from wsss.train.parallel.distributed import Loss
 from wsss.train.parallel.launch import launch
 from wsss.train.sampler import check_shares, load_batches, steps_per_epoch
 
@@ -59,13 +58,14 @@ def fit(
     network: nn.Module,
     samples: Samples,
     *,
-    loss: Loss,
+    loss: distributed.Loss,
     schedule: Schedule,
     folder: str | Path,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     mix: Mix | None = None,
 ) -> list[Metrics]:
-    """Train a network in place, resuming from the newest whole checkpoint in ``folder``.
+    """Train a network in place, resuming from the newest whole checkpoint in ``folder``, and return
+    the metrics of each epoch.
 
     Args:
         network: a module with ``head_parameters()``.
@@ -74,14 +74,12 @@ def fit(
         folder: of checkpoints: ``checkpoint.pt`` and the one before it.
         on_epoch: called after each epoch with its number and the means of the losses, the images
             per second and the learning rate; on resuming, also for earlier epochs.
-        mix: changes each batch before the step, such as ``transforms.cut_mix``. It may draw from
-            torch's generator, whose state is part of a checkpoint.
+        mix: changes each batch before the step, such as ``transforms.cut_mix``; may draw from
+            torch's generator.
 
     With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
     ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
     and an error leaves ``network`` unchanged.
-
-    Returns the metrics of each epoch.
 
     Raises:
         InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
@@ -98,12 +96,9 @@ def fit(
             reported.add(epoch)
             on_epoch(epoch, metrics)
 
-    history, weights = launch(
-        _fit,
-        *(network, samples, loss, schedule, Path(folder), mix),
-        processes=schedule.train_processes,
-        on_epoch=report_once,
-    )
+    given = (network, samples, loss, schedule, Path(folder), mix)
+    processes = schedule.train_processes
+    history, weights = launch(_fit, *given, processes=processes, on_epoch=report_once)
     _load(network, weights)
     return history
 
@@ -116,10 +111,9 @@ def _load(network, weights):
 
 def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
     """Train in one of the processes; returns the history and the weights."""
+    given = (network, samples, loss, schedule, folder, mix, on_epoch)
     with repeatable(gpu=schedule.deterministic):
-        history = divergence.explain_dead_workers(
-            _train, network, samples, loss, schedule, folder, mix, on_epoch
-        )
+        history = divergence.explain_dead_workers(_train, *given)
     return history, network.cpu().state_dict()  # the caller may have no GPU
 
 
@@ -134,8 +128,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     base_rates = [group["lr"] for group in optimiser.param_groups]
     checkpoint = folder / "checkpoint.pt"
     state = {"step": 0, "history": [], "sums": {}, "first": None}
-    saved = checkpoints.newest(checkpoint, device)
-    if saved:
+    if saved := checkpoints.newest(checkpoint, device):
         checkpoints.check_processes(saved, checkpoint, expected=schedule.train_processes)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -150,8 +143,7 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     total = per_epoch * schedule.epochs
     if rank == 0:
         batches = progress(batches, "train", total=total, initial=state["step"], unit="step")
-    saved_step = state["step"] if saved else None
-    saved_at = time.monotonic()
+    saved_step, saved_at = state["step"] if saved else None, time.monotonic()
     for images, targets in batches:
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
@@ -166,11 +158,11 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         due = values.pop("due") > 0
         most = schedule.clip_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), most))
-        reason = divergence.divergence_reason(values["loss"], norm, first_loss=state["first"])
-        if reason:
+        first = state["first"]
+        if reason := divergence.divergence_reason(values["loss"], norm, first_loss=first):
             raise _diverged(reason, state["step"], total, checkpoint, saved_step)
         optimiser.step()
-        state["first"] = values["loss"] if state["first"] is None else state["first"]
+        state["first"] = values["loss"] if first is None else first
         state["step"] += 1
         values["images"] = schedule.train_processes * len(images)
         values["seconds"] = time.monotonic() - began
@@ -178,24 +170,18 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
             state["sums"][name] = state["sums"].get(name, 0.0) + value
         if state["step"] % per_epoch == 0:
             sums, state["sums"] = state["sums"], {}
-            speed = sums.pop("images") / sums.pop("seconds")
+            speed, rate = sums.pop("images") / sums.pop("seconds"), optimiser.param_groups[0]["lr"]
             metrics = {name: value / per_epoch for name, value in sums.items()}
-            metrics |= {
-                "images_per_second": speed,
-                "learning_rate": optimiser.param_groups[0]["lr"],
-            }
+            metrics |= {"images_per_second": speed, "learning_rate": rate}
             state["history"].append(metrics)
             on_epoch(len(state["history"]) - 1, metrics)
         try:
             if state["step"] == total:
                 checkpoints.check_finite(network.state_dict())
             elif due:
-                content = {
-                    "network": network.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "generators": distributed.gather(checkpoints.generators()),
-                    "state": state,
-                }
+                content = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+                generators = distributed.gather(checkpoints.generators())
+                content |= {"generators": generators, "state": state}
                 if rank == 0:
                     checkpoints.save(checkpoint, content)
                 saved_step, saved_at = state["step"], time.monotonic()
@@ -215,10 +201,8 @@ def _diverged(reason, step, total, checkpoint, saved_step):
 
 
 def _backward(objective, images, targets, parts, device):
-    """Accumulate the gradients of a batch in parts; returns the means of the losses.
-
-    A part is weighted by its share of the crops, even if its loss is a mean over pixels or pairs,
-    of which parts have unequal numbers.
+    """Accumulate the gradients of a batch in parts, each weighted by its share of the crops, even
+    if its loss is a mean over pixels or pairs; returns the means of the losses.
     """
     values = {}
     chunks = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
@@ -239,7 +223,7 @@ def fit_soup(
     network: nn.Module,
     samples: Samples,
     *,
-    loss: Loss,
+    loss: distributed.Loss,
     schedule: Schedule,
     soup_size: int,
     folder: str | Path,
@@ -253,13 +237,9 @@ def fit_soup(
     from ``schedule.seed``. The mean relies less on accidental cues (the sky for an aeroplane) than
     each of them. Running statistics of batch norms are averaged too.
 
-    Arguments, errors and the result are those of ``fit``, except:
-
-    Args:
-        soup_size: number of trainings; 1 is ``fit``.
-        folder: finished trainings are kept as ``member_<number>.pt`` and not repeated; a damaged
-            one resumes from its last checkpoint.
-        on_epoch: epochs are counted through all trainings.
+    All is as in ``fit``, which ``soup_size`` 1 is, except that epochs are counted through all
+    trainings, and finished ones are kept in ``folder`` as ``member_<number>.pt`` and not repeated;
+    a damaged one resumes from its last checkpoint.
     """
     start = copy.deepcopy(network.state_dict())
     means, history = {}, []

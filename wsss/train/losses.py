@@ -1,9 +1,8 @@
 """The losses of the networks: ``(network, images, targets) -> dict of scalar tensors``, of which
 ``train.fit`` minimises the one called "loss".
 
-If several processes train together, the mean of each value over them is that of the whole batch.
-The divisors of sums depend on the targets alone, so the processes exchange them while the network
-computes.
+If several processes train together, the mean of each value over them is that of the whole batch:
+they exchange the divisors of sums, which depend on the targets alone, while the network computes.
 """
 
 import torch
@@ -35,19 +34,15 @@ def pair_loss(
     released: bool = False,
 ) -> Losses:
     """Equation 10 for an affinity network; targets (B, h, w) are the affinity labels of its cells.
-
-    Args:
-        radius, reduction, border_pairs: see ``affinity.pair_distance``.
-        released: see ``affinity_loss``.
+    See ``affinity.pair_distance`` and, for ``released``, ``affinity.affinity_loss``.
     """
     pairs = pair_targets(targets.to(torch.uint8), radius=radius, border_pairs=border_pairs)
     counts = all_reduce_mean(pair_counts(pairs))
     distance = pair_distance(
         network(images).float(), radius=radius, reduction=reduction, border_pairs=border_pairs
     )
-    terms = affinity_loss(distance, pairs, released=released, counts=counts())
-    parts = terms._asdict()
-    return {"loss": parts.pop("total")} | parts
+    terms = affinity_loss(distance, pairs, released=released, counts=counts())._asdict()
+    return {"loss": terms.pop("total")} | terms
 
 
 def segmentation_loss(
@@ -55,10 +50,9 @@ def segmentation_loss(
 ) -> Losses:
     """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored.
 
-    Args:
-        prior: (classes,) added to the scores: with the logarithm of each class's share of the
-            pixels the network learns scores as if all classes were equally frequent (logit
-            adjustment, Menon et al., ICLR 2021).
+    ``prior`` (classes,) is added to the scores: with the logarithm of each class's share of the
+    pixels the network learns scores as if all classes were equally frequent (logit adjustment,
+    Menon et al., ICLR 2021).
     """
     return {"loss": _pixel_loss(targets, prior)(network(images))}
 
@@ -72,9 +66,7 @@ def decoder_loss(
     presence_weight: float = 0.5,
 ) -> Losses:
     """``segmentation_loss`` plus ``presence_weight`` times the logistic loss of the presence of
-    each class in the crop.
-
-    A class is present if its share of the crop's labels exceeds 0.2 %, enough to be recognised.
+    each class in the crop: a share of its labels above 0.2 %, enough to be recognised.
     """
     pixel_loss = _pixel_loss(targets, prior)
     scores, presence = network.with_presence(images)

@@ -15,42 +15,30 @@ def steps_per_epoch(length: int, schedule) -> int:
     return max(1, length // schedule.batch_size)
 
 
-class EpochSampler(torch.utils.data.Sampler):
-    """Batches of ``(epoch, index)`` keys, shuffled by seed and epoch, from any step on.
-
-    Args:
-        length: number of photos.
-        schedule: a ``train.Schedule``.
-        start: the first step.
-        rank: each process takes an equal slice of every part of a batch, so that all together take
-            the parts of one process.
+def epoch_batches(
+    length: int, schedule, *, start: int = 0, rank: int = 0
+) -> Iterator[list[tuple[int, int]]]:
+    """Batches of ``(epoch, index)`` keys of ``length`` photos, shuffled by seed and epoch, from
+    step ``start`` on. Each process takes an equal slice of every part of a batch, so that all
+    together take the parts of one process.
     """
-
-    def __init__(self, length: int, schedule, *, start: int = 0, rank: int = 0) -> None:
-        self.length, self.schedule, self.start, self.rank = length, schedule, start, rank
-        self.per_epoch = steps_per_epoch(length, schedule)
-
-    def __len__(self) -> int:
-        return self.per_epoch * self.schedule.epochs - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = None
-        size = self.schedule.batch_size
-        for step in range(self.start, self.per_epoch * self.schedule.epochs):
-            epoch, place = divmod(step, self.per_epoch)
-            if order is None or place == 0:
-                generator = torch.Generator().manual_seed(self.schedule.seed * 100_003 + epoch)
-                order = torch.randperm(self.length, generator=generator)
-            parts = order[place * size : (place + 1) * size].chunk(self.schedule.accumulation_steps)
-            shares = [part.chunk(self.schedule.train_processes)[self.rank] for part in parts]
-            yield [(epoch, index) for index in torch.cat(shares).tolist()]
+    per_epoch, size = steps_per_epoch(length, schedule), schedule.batch_size
+    generator, order = torch.Generator(), torch.empty(0)
+    for step in range(start, per_epoch * schedule.epochs):
+        epoch, place = divmod(step, per_epoch)
+        if step == start or place == 0:
+            generator.manual_seed(schedule.seed * 100_003 + epoch)
+            order = torch.randperm(length, generator=generator)
+        parts = order[place * size : (place + 1) * size].chunk(schedule.accumulation_steps)
+        shares = [part.chunk(schedule.train_processes)[rank] for part in parts]
+        yield [(epoch, index) for index in torch.cat(shares).tolist()]
 
 
 def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLoader:
-    """Load the batches of an ``EpochSampler``."""
+    """Load ``epoch_batches``."""
     return DataLoader(
         samples,
-        batch_sampler=EpochSampler(len(samples), schedule, start=start, rank=rank),
+        batch_sampler=epoch_batches(len(samples), schedule, start=start, rank=rank),
         num_workers=schedule.workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: resuming must not draw from the global one
@@ -61,9 +49,7 @@ def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLo
 
 
 def check_shares(length: int, schedule) -> None:
-    """Raise InputError unless the processes of a ``train.Schedule`` get equal shares of each part
-    of a batch.
-    """
+    """Raise InputError unless each process gets an equal share of each part of a batch."""
     size, processes = min(schedule.batch_size, length), schedule.train_processes
     parts = torch.arange(size).chunk(schedule.accumulation_steps)
     if processes < 1 or any(len(part) % processes for part in parts):

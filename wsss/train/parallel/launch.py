@@ -123,9 +123,17 @@ def _run(end, rank, processes, folder):
 
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends this process
+    # neither contact other machines nor let them connect
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     try:
         function, arguments, names = end.recv()
-        _join_group(rank, processes, folder)
+        torch.set_num_threads(max(1, cores() // processes))
+        if gpu := torch.cuda.is_available():
+            torch.cuda.set_device(rank)
+        backend, store = "nccl" if gpu else "gloo", f"file://{folder}/store"
+        timeout = messages.COLLECTIVE_TIMEOUT
+        dist.init_process_group(backend, store, timeout, world_size=processes, rank=rank)
         report = messages.ignore if rank else send
         report("return", function(*arguments, **{name: partial(report, name) for name in names}))
     except Exception as error:
@@ -134,15 +142,3 @@ def _run(end, rank, processes, folder):
         end.recv_bytes()
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _join_group(rank, processes, folder):
-    torch.set_num_threads(max(1, cores() // processes))
-    if gpu := torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-    # neither contact other machines nor let them connect
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    store, timeout = f"file://{folder}/store", messages.COLLECTIVE_TIMEOUT
-    backend = "nccl" if gpu else "gloo"
-    dist.init_process_group(backend, store, timeout, world_size=processes, rank=rank)
