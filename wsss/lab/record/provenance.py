@@ -54,8 +54,8 @@ def other_versions(folders: list[Path]) -> str:
     records = [results.completion(folder) or {} for folder in folders]
     parts = []
     for name, now in versions().items():
-        then = {record.get("versions", {}).get(name, now) for record in records} - {now}
-        parts += [f"{name} {', '.join(sorted(then))} (now {now})"] if then else []
+        if then := {record.get("versions", {}).get(name, now) for record in records} - {now}:
+            parts.append(f"{name} {', '.join(sorted(then))} (now {now})")
     computed = f"reused results were computed with {'; '.join(parts)}; --force computes them again"
     return computed if parts else ""
 
