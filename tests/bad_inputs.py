@@ -140,7 +140,10 @@ CASES = {
         ),
         case("t.xls", "id,labels\n", "expected a .csv or .json", "--tags", "t.xls"),
         word(
-            "--tags", "none.csv", message="expected tags but there is no such file", names="none.csv"
+            "--tags",
+            "none.csv",
+            message="expected tags but there is no such file",
+            names="none.csv",
         ),
         word("--val-share", "1.0", message="a share from 0 to below 1", names="val_share"),
         word("--val-share", "nan", message="a share from 0 to below 1", names="val_share"),
@@ -337,7 +340,10 @@ CASES = {
         word("evaluate.flip=true", message="expected one of", names="evaluate.flip"),
         word("--run", "walk", message="expected --run RUN, or --cam and", names="--run"),
         word(
-            "--tags", "none.csv", message="expected tags but there is no such file", names="none.csv"
+            "--tags",
+            "none.csv",
+            message="expected tags but there is no such file",
+            names="none.csv",
         ),
         word("--write", "pdf", message="expected some of coco", names="--write"),
         word("--processes", "-2", message="a whole number from 0", names="--processes"),
