@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from tests import chain
 from tests.faults import processes
 from wsss import cli
-from wsss.cost import disk_space
+from wsss.cli import project
 from wsss.errors import InputError
 from wsss.lab import paths
 from wsss.lab.record import journal, mlflow_store
@@ -123,7 +124,7 @@ def test_room_is_asked_for_all_points_before_anything_starts(place, monkeypatch,
         asked.extend(item.name for item in items)
         raise InputError("no room")
 
-    monkeypatch.setattr(disk_space, "check", check)
+    monkeypatch.setattr(project, "PROJECT", replace(project.PROJECT, check_room=check))
     assert run(place, "out", monkeypatch, "random_walk.beta=2,4", "--jobs", "2") == 2
     assert asked.count("random_walk") == 2 and asked.count("train_cam") == 1
     assert not chain.begun(place / "out") and "no room" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The trained segmentation network in MLflow's model registry, with its card."""
 
+import importlib
 import json
 import warnings
 from importlib import metadata
@@ -139,7 +140,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
     register it as a new version, once per run; returns ``NAME/VERSION``.
     """
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of its own type hints
-        from mlflow import pyfunc
+        pyfunc = importlib.import_module("mlflow.pyfunc")
     client, folder = mlflow_store.client(), description.parent
     package = Path(wsss.__file__).parent
     run = client.get_run(run_id)

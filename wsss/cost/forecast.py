@@ -88,10 +88,11 @@ def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> li
     found, forecasts = timings.find(planned, data), []
     times, classes = scenario.photos / len(trained_on(planned, data)), scenario.classes
     for item in planned:
+        ids = disk_space.photos_of(item.name, item.values, data=data)
         runs = [run for run in found[item.name] if run.gpu] if scenario.gpus else []
         runs = runs or [run for run in found[item.name] if not run.gpu]
         if runs:
-            forecasts.append(_from_runs(item, runs, data, scenario, times))
+            forecasts.append(_from_runs(item, runs, ids, data, scenario, times))
             continue
         size = disk_space.planned_bytes(item, planned, data=data, times=times, classes=classes)
         only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
@@ -99,10 +100,9 @@ def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> li
     return forecasts
 
 
-def _from_runs(item, runs, data, scenario, times):
+def _from_runs(item, runs, ids, data, scenario, times):
     """The forecast of a stage from its runs, for ``times`` as many photos as the dataset has."""
     name, values = item.name, item.values
-    ids = disk_space.photos_of(name, values, data=data)
     photos, sizes, notes = round(times * len(ids)), sorted({run.photos for run in runs}), []
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")

@@ -42,7 +42,6 @@ class Devkit:
         root = Path(root)
         nested = root / "VOCdevkit" / "VOC2012"
         self.root = nested if nested.is_dir() else root
-        self._csv, self._boxes = self.root / "image_labels.csv", self.root / "Annotations"
         if not (self.root / "JPEGImages").is_dir():
             found = "no JPEGImages/ in it" if root.exists() else "no such folder"
             raise InputError(
@@ -56,6 +55,13 @@ class Devkit:
         if not 0 < count < IGNORE or len(set(self.classes)) < count:
             wanted = "1 to 254 class names, each once"
             raise InputError(f"{listed}: expected {wanted}, but found {count}; fix the list")
+
+    @property
+    def _csv(self):
+        return self.root / "image_labels.csv"
+
+    def _boxes(self, photo_id):
+        return self.root / "Annotations" / f"{photo_id}.xml"
 
     def __getstate__(self):
         # with the labels, or each process would read all annotations again
@@ -90,7 +96,7 @@ class Devkit:
     def labels(self, photo_id: str) -> list[int]:
         """The classes that the photo is tagged with, as sorted numbers from 1."""
         if photo_id not in self._labels:
-            path = self._csv if self._csv.exists() else self._boxes / f"{photo_id}.xml"
+            path = self._csv if self._csv.exists() else self._boxes(photo_id)
             fix = "add them or take it off the id list"
             raise InputError(f"{path}: no labels for photo {photo_id}; {fix}")
         return self._labels[photo_id]
@@ -98,7 +104,7 @@ class Devkit:
     @cached_property
     def _labels(self):
         if not self._csv.exists():
-            names = sorted(path.stem for path in self._boxes.glob("*.xml"))
+            names = sorted(path.stem for path in self.root.glob("Annotations/*.xml"))
             return {name: self.boxed_labels(name) for name in names}
         found = {}
         for photo_id, labels in read_tags(self._csv).rows:
@@ -115,7 +121,7 @@ class Devkit:
         """The classes of the boxes in ``Annotations/<photo_id>.xml``, difficult ones too, as sorted
         numbers from 1.
         """
-        path = self._boxes / f"{photo_id}.xml"
+        path = self._boxes(photo_id)
         content = read_bytes(path, "an annotation", most=ANNOTATION_BYTES)
         # its entities can expand to anything, and UTF-16 would hide it
         if b"<!DOCTYPE" in content or b"\0" in content:
