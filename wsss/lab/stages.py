@@ -1,7 +1,8 @@
 """A stage: a notebook, the parameters in its first code cell, and a fingerprint of all that its
 results depend on.
 
-The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``. A
+The cell tagged ``parameters`` is the schema. Each line is ``name: type = default  # what it is``,
+with the values that it takes at the end, as an interval ``[0, inf)`` or as choices ``{a, b}``. A
 parameter called ``<stage>_run`` is the folder of that stage's results, and makes the notebook
 depend on it.
 """
@@ -9,6 +10,8 @@ depend on it.
 import ast
 import hashlib
 import json
+import math
+import re
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +33,8 @@ TYPES = {
     "list[float]": (float, int),
     "list[str]": str,
 }
+INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])$")
+CHOICES = re.compile(r"\{([^{}]+)\}$")
 
 
 @dataclass(frozen=True)
@@ -44,19 +49,41 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """The value in the parameter's type; a whole number may stand for a float.
 
+        A list may be empty only if its default is. No number may be NaN or infinite.
+
         Raises:
-            InputError: a value of another type.
+            InputError: a value of another type, or outside the interval or choices that end the
+                comment.
         """
         kind, several = TYPES[self.type], self.type.startswith("list")
         items = value if several else [value]
-        if isinstance(items, list | tuple) and all(_is(item, kind) for item in items):
-            if several:
-                return list(items)
-            return float(items[0]) if self.type == "float" else value
-        raise InputError(
-            f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
-            f"{self.name}: {self.comment}"
-        )
+        if not (isinstance(items, list | tuple) and all(_is(item, kind) for item in items)):
+            expected = f"{self.type} but got {value!r} ({type(value).__name__})"
+        elif not items and self.default:
+            expected = "at least one value but got an empty list"
+        elif wrong := [item for item in items if not self._takes(item)]:
+            values = f"a value in {self.values}" if self.values else "a finite number"
+            expected = f"{values} but got {wrong[0]!r}"
+        else:
+            return list(items) if several else float(value) if self.type == "float" else value
+        raise InputError(f"{where}: expected {expected}; {self.name}: {self.comment}")
+
+    @property
+    def values(self) -> str:
+        """The interval or the choices at the end of the comment; empty where there are none."""
+        found = INTERVAL.search(self.comment) or CHOICES.search(self.comment)
+        return found[0] if found else ""
+
+    def _takes(self, item):
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        if choices := CHOICES.search(self.comment):
+            return str(item) in choices[1].split(", ")
+        if interval := INTERVAL.search(self.comment):
+            opened, low, high, closed = interval.groups()
+            above = item >= float(low) if opened == "[" else item > float(low)
+            return above and (item <= float(high) if closed == "]" else item < float(high))
+        return True
 
 
 def _is(value, kind):
