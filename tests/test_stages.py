@@ -5,9 +5,12 @@ import json
 import pytest
 from PIL import Image
 
+from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.lab import lineage, results, stages
 from wsss.lab.stages import Stage
+from wsss.train.labels import CELL_LABELS
+from wsss.train.optimisers import OPTIMISERS
 
 
 def notebook(folder, parameters, code="x = 1", prose="# Title"):
@@ -63,6 +66,95 @@ def test_values_are_checked_and_whole_numbers_may_stand_for_floats(tmp_path):
 def test_wrong_names_and_types_are_refused(tmp_path, given, reason):
     with pytest.raises(InputError, match=reason):
         notebook(tmp_path, SCHEMA).resolve(given)
+
+
+RANGES = """rate: float = 1.0  # of it (0, 2]
+count: int = 1  # of them [1, inf)
+scales: list[float] = [1.0]  # factors (0, 4]
+more: list[int] = []  # empty: none (note) [2, 3]
+kind: str = "a"  # which one {a, b c}
+stride: int = 8  # pixels {0, 8}
+free: float = 0.0  # of any size"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rate": 2, "count": 10**9, "scales": [4.0, 0.1], "more": [2, 3], "stride": 0},
+        {"rate": 5e-324, "count": 1, "kind": "b c", "free": -1e300},
+    ],
+)
+def test_values_at_the_ends_of_a_range_are_taken(tmp_path, given):
+    assert given.items() <= notebook(tmp_path, RANGES).resolve(given).items()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"rate": 0.0}, r"walk\.rate: expected a value in \(0, 2\] but got 0.0; rate: of it"),
+        ({"rate": 2.1}, r"in \(0, 2\] but got 2.1"),
+        ({"rate": float("nan")}, r"in \(0, 2\] but got nan"),
+        ({"count": 0}, r"walk\.count: expected a value in \[1, inf\) but got 0; count: of them"),
+        ({"scales": [1.0, 0.0]}, r"in \(0, 4\] but got 0.0"),
+        ({"scales": []}, r"walk\.scales: expected at least one value but got an empty list"),
+        ({"more": [2, 4]}, r"in \[2, 3\] but got 4"),
+        ({"kind": "c"}, r"in \{a, b c\} but got 'c'"),
+        ({"stride": 16}, r"in \{0, 8\} but got 16"),
+        ({"free": float("inf")}, r"walk\.free: expected a finite number but got inf"),
+    ],
+)
+def test_values_outside_their_range_are_refused(tmp_path, given, reason):
+    with pytest.raises(InputError, match=reason):
+        notebook(tmp_path, RANGES).resolve(given)
+
+
+def past(values):
+    """Values at both ends of an interval, and next to them outside, by a reading of its own."""
+    low, high = (float(end) for end in values[1:-1].split(", "))
+    at = {end: values[place] in "[]" for end, place in ((low, 0), (high, -1)) if end < 1e300}
+    inside = {end for end, included in at.items() if included}
+    beyond = {low - 1} | ({high + 1} if high in at else set()) | (set(at) - inside)
+    return inside, beyond
+
+
+@pytest.mark.parametrize("name", stages.read_stages())
+def test_every_parameter_is_taken_to_and_past_both_ends(name):
+    stage = stages.read_stages()[name]
+    for parameter in stage.parameters.values():
+        kind = int if "int" in parameter.type else float
+        if parameter.type.startswith(("bool", "str")) and not parameter.values:
+            continue
+        assert parameter.values, f"{name}.{parameter.name} says nothing of the values it takes"
+        if parameter.values.startswith("{"):
+            choices = parameter.values[1:-1].split(", ")
+            inside, beyond = {type(parameter.default)(each) for each in choices}, {"other", 77}
+            beyond = {each for each in beyond if isinstance(each, type(parameter.default))}
+        else:
+            inside, beyond = ({kind(each) for each in part} for part in past(parameter.values))
+        wrap = (lambda x: [x]) if parameter.type.startswith("list") else lambda x: x
+        for value in inside:
+            assert stage.resolve({parameter.name: wrap(value)})[parameter.name] == wrap(value)
+        for value in beyond | (
+            {float("nan"), float("inf")} if "float" in parameter.type else set()
+        ):
+            with pytest.raises(InputError, match=rf"{parameter.name}: expected a value in"):
+                stage.resolve({parameter.name: wrap(value)})
+        if parameter.type.startswith("list") and parameter.default:
+            with pytest.raises(InputError, match="expected at least one value"):
+                stage.resolve({parameter.name: []})
+
+
+def test_choices_are_those_that_the_code_knows():
+    known = {
+        "backbone": list(models.BACKBONES),
+        "dataset": list(datasets.NAMES),
+        "optimiser": list(OPTIMISERS),
+        "cell_labels": list(CELL_LABELS),
+    }
+    for stage in stages.read_stages().values():
+        for name in known.keys() & stage.parameters.keys():
+            choices = stage.parameters[name].values.strip("{}").split(", ")
+            assert sorted(choices) == sorted(known[name]), name
 
 
 def test_untyped_parameters_are_refused(tmp_path):

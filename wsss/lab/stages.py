@@ -1,12 +1,15 @@
 """A stage: a notebook, its parameters, and a fingerprint of all that its results depend on.
 
-Each line of the cell tagged ``parameters`` is ``name: type = default  # what it is``. A parameter
-called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
+Each line of the cell tagged ``parameters`` is ``name: type = default  # what it is``, and may end
+with the values that it takes: an interval such as ``[0, inf)`` or choices such as ``{a, b}``. A
+parameter called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
 """
 
 import ast
 import hashlib
 import json
+import math
+import re
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +24,8 @@ NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
 UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
 TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
+INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])$")
+CHOICES = re.compile(r"\{([^{}]+)\}$")
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,47 @@ class Parameter:
     comment: str
 
     def check(self, value: Any, where: str) -> Any:
-        """The value in the parameter's type, else InputError; an int may stand for a float."""
+        """The value in the parameter's type; a whole number may stand for a float.
+
+        A list may be empty only if its default is. No number may be NaN or infinite.
+
+        Raises:
+            InputError: a value of another type, or outside the interval or choices that end the
+                comment.
+        """
         kinds, several = TYPES[self.type], self.type.startswith("list")
         items = value if several else [value]
-        if isinstance(items, list | tuple) and all(type(item) in kinds for item in items):
-            if several:
-                return list(items)
-            return float(items[0]) if self.type == "float" else value
-        raise InputError(
-            f"{where}: expected {self.type} but got {value!r} ({type(value).__name__}); "
-            f"{self.name}: {self.comment}"
-        )
+        if not (isinstance(items, list | tuple) and all(_is(item, kinds) for item in items)):
+            expected = f"{self.type} but got {value!r} ({type(value).__name__})"
+        elif not items and self.default:
+            expected = "at least one value but got an empty list"
+        elif wrong := [item for item in items if not self._takes(item)]:
+            values = f"a value in {self.values}" if self.values else "a finite number"
+            expected = f"{values} but got {wrong[0]!r}"
+        else:
+            return list(items) if several else float(value) if self.type == "float" else value
+        raise InputError(f"{where}: expected {expected}; {self.name}: {self.comment}")
+
+    @property
+    def values(self) -> str:
+        """The interval or the choices at the end of the comment; empty where there are none."""
+        found = INTERVAL.search(self.comment) or CHOICES.search(self.comment)
+        return found[0] if found else ""
+
+    def _takes(self, item):
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        if choices := CHOICES.search(self.comment):
+            return str(item) in choices[1].split(", ")
+        if interval := INTERVAL.search(self.comment):
+            opened, low, high, closed = interval.groups()
+            above = item >= float(low) if opened == "[" else item > float(low)
+            return above and (item <= float(high) if closed == "]" else item < float(high))
+        return True
+
+
+def _is(value, kinds):
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 @dataclass(frozen=True)
