@@ -8,6 +8,7 @@ from PIL import Image
 from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.lab import lineage, results, stages
+from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage
 from wsss.train.labels import CELL_LABELS
 from wsss.train.optimisers import OPTIMISERS
@@ -142,6 +143,15 @@ def test_every_parameter_is_taken_to_and_past_both_ends(name):
         if parameter.type.startswith("list") and parameter.default:
             with pytest.raises(InputError, match="expected at least one value"):
                 stage.resolve({parameter.name: []})
+
+
+def test_a_notebook_run_by_hand_refuses_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
+    stage = stages.read_stages()["random_walk"]
+    cell = {name: parameter.default for name, parameter in stage.parameters.items()}
+    with pytest.raises(InputError, match=r"random_walk\.beta: expected a value in \(0, inf\)"):
+        stage_run.start("random_walk", cell | {"beta": 0.0}, dataset=None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_choices_are_those_that_the_code_knows():
