@@ -1,6 +1,7 @@
 """The parameters cell is the schema: types, names, and what a fingerprint depends on."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -10,8 +11,9 @@ from wsss.errors import InputError
 from wsss.lab import lineage, results, stages
 from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage
-from wsss.train.labels import CELL_LABELS
-from wsss.train.optimisers import OPTIMISERS
+from wsss.train.labels import RegionFolder
+from wsss.train.loop import Schedule
+from wsss.train.optimisers import build_optimiser
 
 
 def notebook(folder, parameters, code="x = 1", prose="# Title"):
@@ -154,17 +156,25 @@ def test_a_notebook_run_by_hand_refuses_too(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_choices_are_those_that_the_code_knows():
-    known = {
-        "backbone": list(models.BACKBONES),
-        "dataset": list(datasets.NAMES),
-        "optimiser": list(OPTIMISERS),
-        "cell_labels": list(CELL_LABELS),
+def known(refused):
+    """The choices that the code names when it refuses another."""
+    with pytest.raises(InputError) as fault:
+        refused()
+    return sorted(re.split(r"one of:? ", str(fault.value))[1].split(", "))
+
+
+def test_choices_are_those_that_the_code_knows(tmp_path):
+    network = models.build_cam("small", 1)
+    choices = {
+        "backbone": known(lambda: models.build_cam("none", 1)),
+        "dataset": known(lambda: datasets.open("none", tmp_path)),
+        "optimiser": known(lambda: build_optimiser(network, Schedule(optimiser="none"))),
+        "cell_labels": known(lambda: RegionFolder(None, tmp_path, how="none")),
     }
     for stage in stages.read_stages().values():
-        for name in known.keys() & stage.parameters.keys():
-            choices = stage.parameters[name].values.strip("{}").split(", ")
-            assert sorted(choices) == sorted(known[name]), name
+        for name in choices.keys() & stage.parameters.keys():
+            declared = stage.parameters[name].values.strip("{}").split(", ")
+            assert sorted(declared) == choices[name], name
 
 
 def test_untyped_parameters_are_refused(tmp_path):
