@@ -274,7 +274,11 @@ CASES = {
         word("dataset.seed=[", message="not readable as YAML", names="dataset.seed"),
         word(f"dataset.seed={RUN_THIS}", message="not readable as YAML", names="dataset.seed"),
         word("dataset.seed=&a [*a]", message="an anchor .* contains itself", names="dataset.seed"),
-        word("dataset.dataset=coco", message="dataset 'coco' is not known", names="coco"),
+        word(
+            "dataset.dataset=coco",
+            message="expected a value in {shapes, .*got 'coco'",
+            names="coco",
+        ),
         word("dataset.data_root=/nowhere", message="no such folder", names="/nowhere"),
         word("--only", "walk", message="unknown stage 'walk'", names="walk"),
         word("--colour", message="unrecognized arguments", names="--colour"),
@@ -330,13 +334,23 @@ CASES = {
         case("affinity.pt", network("affinity", settings={"radius": 10**9}), "1", names="radius"),
         word("random_walk.betta=3", message="expected one of", names="random_walk.betta"),
         word("random_walk.beta=fast", message="expected float", names="random_walk.beta"),
-        word("random_walk.beta=.nan", message="expected a number of 0 or more", names="beta"),
-        word("random_walk.radius=1", message="a number from 2 to 30", names="radius"),
-        word("random_walk.steps=-1", message="expected a number from 0", names="steps"),
-        word("random_walk.reduction=max", message="expected mean or sum", names="reduction"),
-        word("random_walk.bilateral_sxy=0", message="a number above 0", names="bilateral_sxy"),
-        word("infer_cam.scales=[]", message="expected factors", names="infer_cam.scales"),
-        word("infer_cam.scales=[-1]", message="expected factors", names="infer_cam.scales"),
+        word(
+            "random_walk.beta=.nan",
+            message=r"expected a value in \(0, inf\) but got nan",
+            names="beta",
+        ),
+        word(
+            "random_walk.radius=1",
+            message=r"expected a value in \[2, 30\] but got 1",
+            names="radius",
+        ),
+        word("random_walk.steps=-1", message=r"expected a value in \[0, 65536\]", names="steps"),
+        word("random_walk.reduction=max", message="a value in {mean, sum}", names="reduction"),
+        word(
+            "random_walk.bilateral_sxy=0", message=r"a value in \(0, inf\)", names="bilateral_sxy"
+        ),
+        word("infer_cam.scales=[]", message="at least one value", names="infer_cam.scales"),
+        word("infer_cam.scales=[-1]", message=r"a value in \(0, 4\]", names="infer_cam.scales"),
         word("evaluate.flip=true", message="expected one of", names="evaluate.flip"),
         word("--run", "walk", message="expected --run RUN, or --cam and", names="--run"),
         word(

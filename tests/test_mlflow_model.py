@@ -310,4 +310,4 @@ def test_the_server_answers_as_the_evaluation(run, network, data, tmp_path):
         with pytest.raises(urllib.error.HTTPError) as raised:
             post(f"{url}/invocations", {"inputs": [photos[0], "bm8gcGhvdG8="]})
         assert raised.value.code == 400
-        assert "row 1: expected a photo as JPEG" in json.load(raised.value)["message"]
+        assert "row 1: expected a photo but it is not a JPEG" in json.load(raised.value)["message"]

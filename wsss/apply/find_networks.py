@@ -1,6 +1,5 @@
 """Where trained networks come from: files, stages' folders, MLflow runs, registered models."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -130,14 +129,5 @@ def _constants(given, overrides):
             if name in merged
         }
     maps, walk = MAPS | values["infer_cam"], values["random_walk"]
-    if not maps["scales"] or not all(0 < scale < 10 for scale in maps["scales"]):
-        raise InputError(
-            f"infer_cam.scales: expected factors below 10 but got {maps['scales']}; give some such "
-            "as [0.5,1.0]"
-        )
-    if not 0 < maps["cam_power"] < math.inf:
-        raise InputError(
-            f"infer_cam.cam_power: expected a number above 0 but got {maps['cam_power']}; change it"
-        )
     crf = CrfParams(**{name: walk.pop(name) for name in CRF if name in walk})
     return maps | {"scales": tuple(maps["scales"])}, Walk(**walk, crf=crf)
