@@ -77,7 +77,7 @@ scales: list[float] = [1.0]  # factors (0, 4]
 more: list[int] = []  # empty: none (note) [2, 3]
 kind: str = "a"  # which one {a, b c}
 stride: int = 8  # pixels {0, 8}
-free: float = 0.0  # of any size"""
+free: float = 0.0  # of any size (paper, ours)"""
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
 UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
 TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
-INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])$")
-CHOICES = re.compile(r"\{([^{}]+)\}$")
+NUMBER = r"-?(?:\d[\d.e-]*|inf)"
+VALUES = re.compile(rf"(?:\{{[^{{}}]+\}}|[\[(]{NUMBER}, {NUMBER}[\])])$")  # choices or an interval
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,21 @@ class Parameter:
     @property
     def values(self) -> str:
         """The interval or the choices at the end of the comment; empty where there are none."""
-        found = INTERVAL.search(self.comment) or CHOICES.search(self.comment)
+        found = VALUES.search(self.comment)
         return found[0] if found else ""
 
     def _takes(self, item):
         if isinstance(item, float) and not math.isfinite(item):
             return False
-        if choices := CHOICES.search(self.comment):
-            return str(item) in choices[1].split(", ")
-        if interval := INTERVAL.search(self.comment):
-            opened, low, high, closed = interval.groups()
-            above = item >= float(low) if opened == "[" else item > float(low)
-            return above and (item <= float(high) if closed == "]" else item < float(high))
-        return True
+        values = self.values
+        if not values:
+            return True
+        parts = values[1:-1].split(", ")
+        if values[0] == "{":
+            return str(item) in parts
+        low, high = map(float, parts)
+        above = item >= low if values[0] == "[" else item > low
+        return above and (item <= high if values[-1] == "]" else item < high)
 
 
 def _is(value, kinds):
