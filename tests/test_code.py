@@ -1,6 +1,9 @@
 """Which code a notebook reaches: what can change its results is seen, and nothing else."""
 
+import gc
 import re
+import sys
+import threading
 import time
 
 import pytest
@@ -352,3 +355,41 @@ def test_the_real_notebooks_reach_their_code_quickly():
     assert not [name for files in reach.values() for name in files if name.startswith("lab/")]
     assert (paths.project_root() / "wsss" / "crf.py").exists()
     assert seconds < 2, "0.4 s on an idle core"
+
+
+class _Cycle:
+    """Garbage that runs Python when it is collected, so that threads change in between."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        list(range(20))
+
+
+def test_threads_parse_at_the_same_time():
+    source = "\n".join(f"x = [((a + {i})) * 2 for b in c if d(e(f(g)))]" for i in range(50))
+    failed = []
+
+    def parse_often():
+        try:
+            for _ in range(30):
+                for _ in range(30):
+                    _Cycle()
+                code.parse(source)
+        except SystemError as error:
+            failed.append(error)
+
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(50)
+    try:
+        threads = [threading.Thread(target=parse_often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*threshold)
+    assert not failed

@@ -17,6 +17,7 @@ The project's ``pyproject.toml`` names its package and the parts that cannot cha
 
 import ast
 import hashlib
+import threading
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,15 @@ from wsss.errors import InputError
 
 EVERYTHING = "*"  # in place of a definition's name: all of the file
 IMPORT = ""  # in place of a definition's name: what importing the file does
+_parsing = threading.Lock()
+
+
+def parse(source: str) -> ast.Module:
+    """``ast.parse``, one thread at a time: Python 3.11 counts the depth of the trees that several
+    threads make at once in one place, and raises SystemError (python/cpython#106905).
+    """
+    with _parsing:
+        return ast.parse(source)
 
 
 def reached(cells: list[str], root: Path) -> dict[str, str]:
@@ -189,12 +199,12 @@ class _Module:
 def _module(path, dotted, _modified, _size):
     """A parsed file; parsed again when it was edited."""
     package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
-    return _Module(ast.parse(path.read_text()), dotted, package)
+    return _Module(parse(path.read_text()), dotted, package)
 
 
 def _parsed_cells(cells):
     try:
-        return _Module(ast.parse("\n".join(cells)), "cells", "")
+        return _Module(parse("\n".join(cells)), "cells", "")
     except SyntaxError as error:
         raise InputError(
             f"a notebook's code cells: expected plain Python but line {error.lineno} is not "

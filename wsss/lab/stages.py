@@ -108,7 +108,7 @@ class Stage:
         """Name to ``Parameter``, in the cell's order."""
         found, source = {}, self._cells[0]
         lines = source.splitlines()
-        for node in ast.parse(source).body:
+        for node in code.parse(source).body:
             if (
                 not isinstance(node, ast.AnnAssign)
                 or not isinstance(node.target, ast.Name)
