@@ -1,8 +1,10 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
+import hashlib
+import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from wsss.errors import InputError, reason
-from wsss.io import mirror
+from wsss.io import contents, mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -91,6 +93,18 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
         return np.array(file)
+
+
+def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Path from ``root`` on to digest of the contents, of those files that exist."""
+    found = [path for path in files if path.is_file()]
+    names = (path.relative_to(root).as_posix() for path in found)
+    return dict(zip(names, contents.digests(found), strict=True))
+
+
+def short_digest(state: object) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def _orientation(photo):
