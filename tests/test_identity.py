@@ -62,7 +62,7 @@ def test_results_of_other_data_are_refused(chain):
     chain.change_mask()
     outputs = chain.root / "outputs"
     given = {"walk": {"see_run": str(maps)}}
-    with pytest.raises(InputError, match="walk.see_run: expected a run on this data"):
+    with pytest.raises(InputError, match=r"walk\.see_run: expected a run on this data"):
         identity.planned(chain, outputs, given)
     with pytest.raises(InputError, match=r"expected a completed see but .* is a learn"):
         identity.planned(chain, outputs, {"walk": {"see_run": str(network)}})

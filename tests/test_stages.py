@@ -7,6 +7,7 @@ import pytest
 
 from wsss import datasets, models
 from wsss.errors import InputError
+from wsss.io import contents
 from wsss.lab import lineage, results, stages
 from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage

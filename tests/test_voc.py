@@ -1,5 +1,6 @@
 """The devkit layout: labels from CSV or XML, masks as indices, and a clear line for every fault."""
 
+import os
 import shutil
 
 import numpy as np
