@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import datasets, models, synthesize
+from wsss import datasets, models, synthesize, viz
 from wsss.affinity import pair_distance
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError

@@ -22,7 +22,7 @@ SEEN_PIXELS = 400  # of a region that gets its name
 
 def class_colours() -> np.ndarray:
     """Bright colours of the values of a label map, uint8 (256, 3); 255 is white."""
-    colours = [colorsys.hls_to_rgb(k * GOLDEN % 1, 0.5 + 0.2 * (k % 2), 1) for k in range(255)]
+    colours = [colorsys.hls_to_rgb(k * GOLDEN % 1, 0.42 + 0.16 * (k % 3), 1) for k in range(255)]
     return (255 * np.array([*colours, (1, 1, 1)])).round().astype(np.uint8)
 
 
