@@ -28,10 +28,16 @@ def test_on_a_terminal_stages_at_work_share_a_line(monkeypatch):
 
 
 def test_one_alone_shows_all_that_it_tells(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "20")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    Screen().show("walk", "walk:  45%|###   | 45/100")
-    assert terminal.getvalue() == "\rwalk  walk:  45%|##"
+    bar, rest = "walk:  45%|###   |", " 45/100 [00:10<00:12,  1.48s/photo]"
+    for columns, shown in (
+        (60, f"walk  {bar}{rest}"),
+        (55, f"walk  walk:  45%{rest}"),  # without the bar, but with the unit
+        (20, "walk  walk:  45% 45"),
+    ):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+        Screen().show("walk", bar + rest)
+        assert terminal.getvalue() == f"\r{shown:<{columns - 1}}"
 
 
 def test_in_a_file_each_has_a_line_a_minute(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The one exception for bad input: its message is one line, with the fix."""
 
+import errno
 import re
 
 
@@ -18,6 +19,13 @@ def one_line(text: object) -> str:
         each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
         for each in str(text)
     )
+
+
+def raise_if_out_of_files(error: BaseException) -> None:
+    """Raise RuntimeError if too many files are open: the file that met the error may be sound."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        fix = "raise the limit (ulimit -n), and run the same command again"
+        raise RuntimeError(f"{error}; {fix}") from error
 
 
 def reason(error: BaseException) -> str:

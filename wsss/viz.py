@@ -12,6 +12,8 @@ from wsss.geometry import upsample
 from wsss.io.artifacts import voc_palette
 from wsss.metrics import ConfusionMatrix
 
+plt.rcParams["text.parse_math"] = False  # a class may be called $a%b$
+
 
 def overlay_labels(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """A label map (H, W) in VOC's colours over its photo, uint8 (H, W, 3): background shows the

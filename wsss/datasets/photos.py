@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from wsss.errors import InputError, reason
-from wsss.io import mirror
+from wsss.errors import InputError, raise_if_out_of_files, reason
+from wsss.io import atomic, mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -52,6 +52,15 @@ def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
     with _opened_photo(path) as photo:
         width, height = _shrunk(photo.size, long_side)
         return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
+
+
+def photo_digest(path: Path | str) -> str | None:
+    """A digest of a photo's file; None if ``read_photo`` would refuse its header."""
+    try:
+        photo_size(path)  # what is no photo, such as a pipe, is not read to its end
+    except InputError:
+        return None
+    return atomic.digest(path)
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
@@ -127,6 +136,7 @@ def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
         wanted = "PNG" if formats else "JPEG, PNG or WebP"
         fault = f"expected a {what} but it is not a {wanted}; replace the file"
     except Exception as error:  # decoders raise many kinds for a damaged file
+        raise_if_out_of_files(error)
         fault = f"not a readable {what} ({reason(error)}); replace the file"
     raise InputError(f"{path}: {fault}")
 

@@ -100,4 +100,6 @@ class Screen:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             end = "" if line else "\r"
+            if len(line) > width:
+                line = re.sub(r"\|[^|]*\| ?", " ", line)  # rather the bar than the figures after it
             print(f"\r{line[:width]:<{width}}{end}", end="", file=sys.stderr, flush=True)
