@@ -189,7 +189,7 @@ def test_a_name_that_files_of_its_maps_cannot_have_is_a_fault(root, capsys):
     doubled = "\u0958" * 70  # its normal form is twice as long
     photo(root / f"{doubled}.jpg", colour=2)
     (fault,) = Folder(root).check([])
-    assert "the name is too long for files of its maps (250 bytes); shorten it" in fault
+    assert "the name is too long for its maps (250 bytes); shorten it" in fault
     assert doubled in fault
     assert main(["data", "folder", str(root)]) == 2
     assert capsys.readouterr().out.count("too long") == 1

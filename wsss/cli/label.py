@@ -45,12 +45,8 @@ def _label(arguments):
         names = ", ".join(sorted({name for tags in unknown.values() for name in tags}))
         knows = f"the network knows {', '.join(cam.classes)}, and none of your tags ({names})"
         raise InputError(f"{dataset.tags_from}: {knows} is among them; rename the tags")
-    for photos, what in (
-        (unknown.keys() - tagged, "only tags that the network does not know"),
-        (dataset.photos.keys() - tagged - unknown.keys(), "no tags"),
-    ):
-        if photos:
-            print(f"{len(photos)} photos have {what} and get no labels; `wsss predict` takes them")
+    if untagged := dataset.photos.keys() - tagged - unknown.keys():
+        print(f"{len(untagged)} photos have no tags and get no labels; `wsss predict` takes them")
     _run(arguments, job, dataset, dataset.ids("all"), making)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -290,8 +289,8 @@ class Folder:
         faults = [*self.twin_faults(), *self.tag_faults]
         for photo_id, path in self.photos.items():
             if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES:
-                fault = f"the name is too long for files of its maps ({NAME_BYTES} bytes)"
-                faults.append(f"{self.root / path}: {fault}; shorten it")
+                fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
+                faults.append(f"{self.root / path}: {fault}")
         masked = set(self.masked(self.photos))
         return faults + photo_faults(self, splits, masked=masked, progress=progress)
 
@@ -299,20 +298,17 @@ class Folder:
         """A line for each id that several photos have: ``a.jpg`` and ``a.png``, or two spellings of
         one name, of which decomposed ones are shown as escapes.
         """
-        faults = []
-        for first, *others in self._scanned.values():
-            if others:
-                names = [_spelled(first), " and ".join(map(_spelled, others))]
-                fault = "{0} and {1} have one id, and only {0} is read".format(*names)
-                faults.append(f"{self.root}: {fault}; rename all but one")
-        return faults
+        return [
+            f"{self.root}: {' and '.join(names := [*map(_spelled, paths)])} have one id, and only "
+            f"{names[0]} is read; rename all but one"
+            for paths in self._scanned.values()
+            if paths[1:]
+        ]
 
 
 def _spelled(path):
     name = str(path)
-    if unicodedata.is_normalized("NFC", name):
-        return name
-    return name.encode("ascii", "backslashreplace").decode()
+    return name if name == normal(name) else name.encode("ascii", "backslashreplace").decode()
 
 
 def _stem(name):

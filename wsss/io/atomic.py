@@ -97,19 +97,18 @@ def save_json(path: Path, value: object) -> None:
 
 
 def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> list[str]:
-    """Take a folder for files that are made of one making, and remove those that are out of date.
+    """Take a folder for files of one making, and remove those that are out of date.
 
     Args:
-        path: JSON file in the folder that records both arguments; without it, the folder must have
-            no files.
-        making: networks and settings, equal for all files.
+        path: of the record, a JSON file in the folder, without which it may have no files.
+        making: networks and settings, the same for all files.
         made_from: file in the folder to what it is about to be made from, such as a photo's digest
             and tags; None if it is not to be made.
 
-    Returns the files removed: recorded as made from something else.
+    Returns the removed files, those that were made from something else.
 
     Raises:
-        InputError: no folder, another making, or a file that would be overwritten is not recorded.
+        InputError: no folder, another making, or files that are not recorded and would be replaced.
     """
     folder = path.parent
     if not folder.is_dir() and os.path.lexists(folder):
@@ -117,24 +116,24 @@ def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> li
     record = json.loads(json.dumps({"making": making, "made_from": made_from}, default=str))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        known = found["made_from"] if found["making"] == record["making"] else None
     except FileNotFoundError:
         if any(not each.name.startswith(".") for each in folder.glob("*")):
             fault = f"its files are not of this command, as there is no {path.name}"
             raise InputError(f"{folder}: {fault}; give another --out") from None
-        found = {"making": record["making"], "made_from": {}}
-    except ValueError:
-        found = None
-    known = found.get("made_from") if isinstance(found, dict) else None
-    if not isinstance(known, dict) or found.get("making") != record["making"]:
+        known = {}
+    except (ValueError, LookupError, TypeError):
+        known = None
+    if not isinstance(known, dict):
         raise InputError(
             f"{folder}: expected files of the same network and settings, but {path.name} has "
             "others; give another --out"
         )
+    there = {name for name in made_from if os.path.lexists(folder / name)}
     new = {name: source for name, source in record["made_from"].items() if source is not None}
-    there = [name for name in made_from if os.path.lexists(folder / name)]
-    if foreign := [name for name in there if name in new and name not in known]:
-        raise InputError(f"{folder / foreign[0]}: not made by this command; move it away")
-    stale = [name for name in there if name in known and new.get(name) != known[name]]
+    for name in sorted((there & new.keys()) - known.keys()):
+        raise InputError(f"{folder / name}: not made by this command; move it away")
+    stale = [name for name in there & known.keys() if new.get(name) != known[name]]
     for name in stale:
         (folder / name).unlink()
     others = {name: source for name, source in known.items() if name not in made_from}
