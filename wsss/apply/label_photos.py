@@ -16,7 +16,7 @@ from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
 from wsss.datasets.annotations.formats import LabelMaps, write_coco, write_cvat, write_labelme
 from wsss.datasets.folder import MAKING
-from wsss.datasets.photos import photo_digest, photo_size
+from wsss.datasets.photos import photo_digests, photo_size
 from wsss.errors import one_line
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
@@ -113,11 +113,11 @@ def run(
     """
     files = {each: (f"labels/{each}.png", f"overlays/{each}.jpg") for each in dataset.photos}
     made_from = dict.fromkeys(name for names in files.values() for name in names)
-    tagged = dataset.labelled()
-    for photo_id in progress(ids, "check"):
+    paths, tagged = {each: dataset.image_path(each) for each in ids}, dataset.labelled()
+    digests = photo_digests(progress(paths.values(), "check", total=len(paths)))
+    for photo_id, path in paths.items():
         tags = dataset.labels(photo_id) if photo_id in tagged else []
-        source = [photo_digest(dataset.image_path(photo_id)), tags]
-        made_from |= dict.fromkeys(files[photo_id], source)
+        made_from |= {name: [digests.get(path), tags] for name in files[photo_id]}
     stale = atomic.claim(folder / MAKING, making, made_from=made_from)
     atomic.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
     lines = [one_line(fault) for fault in [*dataset.twin_faults(), *dataset.tag_faults]]

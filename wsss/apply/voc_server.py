@@ -17,11 +17,11 @@ from PIL import Image, UnidentifiedImageError
 
 from wsss import models
 from wsss.crf import CrfParams
-from wsss.datasets.photos import photo_digest
+from wsss.datasets.photos import photo_digests
 from wsss.datasets.prepare import archives
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic
+from wsss.io import artifacts, atomic, contents
 from wsss.lab import paths, results
 from wsss.photos import map_photos
 from wsss.photos.segmentation import segment_job
@@ -96,9 +96,9 @@ def export(
     ids = data.ids(split)
     protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
     names = [OTHER_DATA / f"{photo_id}.png" for photo_id in ids]
-    photos = [photo_digest(data.image_path(photo_id)) for photo_id in ids]
-    making = protocol | {"weights": atomic.digest(run / "weights.pt")}
-    made_from = dict(zip(map(str, names), photos, strict=True))
+    photos = [data.image_path(photo_id) for photo_id in ids]
+    made_from = dict(zip(map(str, names), map(photo_digests(photos).get, photos), strict=True))
+    making = protocol | {"weights": contents.digest(run / "weights.pt")}
     atomic.claim(out / "export.json", making, made_from=made_from)
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)

@@ -1,16 +1,18 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
+import hashlib
+import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from wsss.errors import InputError, raise_if_out_of_files, reason
-from wsss.io import atomic, mirror
+from wsss.io import contents, mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -54,13 +56,14 @@ def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
         return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
 
 
-def photo_digest(path: Path | str) -> str | None:
-    """A digest of a photo's file; None if ``read_photo`` would refuse its header."""
-    try:
-        photo_size(path)  # what is no photo, such as a pipe, is not read to its end
-    except InputError:
-        return None
-    return atomic.digest(path)
+def photo_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """Digests of photos' contents, of those whose header can be read."""
+    readable = []
+    for path in paths:
+        with suppress(InputError):
+            photo_size(path)  # what is no photo, such as a pipe, is not read to its end
+            readable.append(path)
+    return dict(zip(readable, contents.digests(readable), strict=True))
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
@@ -100,6 +103,18 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
         return np.array(file)
+
+
+def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Path from ``root`` on to digest of the contents, of those files that exist."""
+    found = [path for path in files if path.is_file()]
+    names = (path.relative_to(root).as_posix() for path in found)
+    return dict(zip(names, contents.digests(found), strict=True))
+
+
+def short_digest(state: object) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def _orientation(photo):

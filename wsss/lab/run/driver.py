@@ -8,7 +8,7 @@ from tempfile import NamedTemporaryFile
 
 from wsss.errors import InputError
 from wsss.io.locks import acquire, lock_of
-from wsss.lab import paths, results
+from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
@@ -104,6 +104,9 @@ def _run_stages(name, planned, parent, uploader, machine, project):
         for place, item in enumerate(planned, 1):
             label = f"[{place}/{len(planned)}] {item.name}"
             where = {"parent": parent.folder, "uploader": uploader, "machine": machine}
+            if item.done and (other := lineage.outdated(item.folder)):  # repaired a moment ago
+                machine.say(f"{label}: {other} has other results now; computed again")
+                item.done, item.forced = False, True
             with nullcontext(False) if item.done else _locked(item, label, machine) as needed:
                 if needed:
                     uploader.upload()  # a report reads what earlier stages recorded
