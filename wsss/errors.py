@@ -3,6 +3,9 @@
 import errno
 import re
 
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+MORE_FILES = "raise the limit (ulimit -n), and run the same command again"
+
 
 class InputError(ValueError):
     """A file, a parameter or a name that a person gave is wrong: in one line what was expected,
@@ -23,9 +26,8 @@ def one_line(text: object) -> str:
 
 def raise_if_out_of_files(error: BaseException) -> None:
     """Raise RuntimeError if too many files are open: the file that met the error may be sound."""
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        fix = "raise the limit (ulimit -n), and run the same command again"
-        raise RuntimeError(f"{error}; {fix}") from error
+    if getattr(error, "errno", None) in OUT_OF_FILES:
+        raise RuntimeError(f"{error}; {MORE_FILES}") from error
 
 
 def reason(error: BaseException) -> str:
