@@ -364,6 +364,14 @@ CASES = {
         word("--out", "own.yaml", message="expected a folder for the results", names="own.yaml"),
         Case({"own/a.png": None, "own/b.png": None}, "expected photos", (), "own"),
         case("out/making.json", "[1", "has others; give another --out", names="out"),
+        case("out/making.json", "{}", "has others; give another --out", names="out"),
+        case("out/making.json", '{"made_from": {}}', "has others; give another --out", names="out"),
+        case("out/labels/a.png", png(samples.mask()), "there is no making.json", names="out"),
+        case("out/notes.txt", "mine", "there is no making.json; give another --out", names="out"),
+        word("--out", "own", message="there is no making.json; give another --out", names="own"),
+        case(
+            "own/tags.csv", "id,labels\na,wolf;fox\nb,wolf\n", r"tags \(fox, wolf\) is among them"
+        ),
     ],
     "predict": [
         word("--scales", "0.5,fast", message="expected factors such as", names="--scales"),

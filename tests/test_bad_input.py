@@ -193,7 +193,7 @@ def test_the_sound_photos_of_a_batch_get_done(command, content, world, capsys):
     assert code == 2 and len(lines) == 1 and "own/b.png: " in lines[0], lines
     new = {name: found for name, found in tree(world).items() if name not in before}
     assert {name for name, found in new.items() if found is not None} == {
-        *("out/labels/a.png", "out/overlays/a.jpg", "out/coco.json", "out/making.json"),
+        *("out/labels/a.png", "out/overlays/a.jpg", "out/making.json"),
         *("out/classes.txt", "out/faults.txt"),
     }
     assert Path("out/faults.txt").read_text().count("\n") == 1

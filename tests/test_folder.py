@@ -176,6 +176,33 @@ def test_tags_that_do_not_fit_are_reported_and_the_rest_is_there(root, kind):
     assert reason in fault and data.ids("all") == IDS
 
 
+def test_the_classes_that_are_known_of_a_photos_tags_are_kept(root):
+    data = Folder(root, classes=["cat", "dog"])
+    assert data.unknown_tags == {"deep/er/c": ["eel"], "é/ünï": ["eel"]}
+    assert data.labels("é/ünï") == [1] and data.labelled() == set(IDS) - {"deep/er/c"}
+    faults = data.check([])
+    assert len(faults) == 2 and all("unknown class 'eel'; the classes" in each for each in faults)
+
+
+def test_a_name_that_files_of_its_maps_cannot_have_is_a_fault(root, capsys):
+    photo(root / f"{'x' * 250}.jpg", colour=1)
+    doubled = "\u0958" * 70  # its normal form is twice as long
+    photo(root / f"{doubled}.jpg", colour=2)
+    (fault,) = Folder(root).check([])
+    assert "the name is too long for its maps (250 bytes); shorten it" in fault
+    assert doubled in fault
+    assert main(["data", "folder", str(root)]) == 2
+    assert capsys.readouterr().out.count("too long") == 1
+
+
+def test_two_spellings_of_a_name_can_be_told_apart(root):
+    photo(root / "e\u0301.jpg", colour=1)
+    photo(root / "\xe9.jpg", colour=2)
+    (fault,) = Folder(root).check([])
+    escaped, composed = r"e\u0301.jpg", "\xe9.jpg"
+    assert f"{escaped} and {composed} have one id, and only {escaped} is read" in fault
+
+
 def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys):
     photo(root / "same.jpg")  # as a.jpg
     photo(root / "a.png", size=(20, 20))
@@ -190,7 +217,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
         "| cat | ",
         "note: 1 photos without tags, not trained on: same",
         "note: the same picture: a.jpg, same.jpg",
-        "a.jpg and a.png have one id; rename all but one",
+        "a.jpg and a.png have one id, and only a.jpg is read; rename all but one",
         "gone: has tags but there is no such JPEG",
         "broken.jpg: expected a photo but it is not a JPEG, PNG or WebP",
     ):

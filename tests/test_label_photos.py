@@ -1,6 +1,7 @@
 """Label maps of own photos: as the method and the network alone give them, whatever goes wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +146,138 @@ def test_what_is_there_is_left_alone_and_makings_do_not_mix(tmp_path, photos, ne
     assert [path.stat().st_mtime_ns for path in files] == after
 
 
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*.*")
+    }
+
+
+def test_a_photo_or_tags_that_changed_make_that_photos_map_again(tmp_path, data, networks):
+    """What is in the folder is then what a run from nothing gives."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    tags = dict.fromkeys("abcd", data.classes[0])
+
+    def run(folder):
+        rows = "".join(f"{name},{row}\n" for name, row in tags.items())
+        (photos / "tags.csv").write_text(f"id,labels\n{rows}")
+        code = label(photos, networks, folder, *FAST, "--write", "coco")
+        return code, contents(folder)
+
+    first, second = (Image.fromarray(data.image(id)) for id in data.ids("train_aug")[:2])
+    for name in tags:
+        first.save(photos / f"{name}.png")
+    code, before = run(out)
+    assert code == 0
+    tags["a"] = f"{data.classes[1]};{data.classes[2]}"  # corrected
+    second.save(photos / "b.png")  # another photo of the same name
+    del tags["c"]  # no longer labelled
+    code, after = run(out)
+    assert code == 0
+    _, expected = run(tmp_path / "anew")
+    assert {name: found[0] for name, found in after.items()} == {
+        name: found[0] for name, found in expected.items()
+    }
+    assert before["labels/a.png"][0] != after["labels/a.png"][0]
+    assert before["labels/b.png"][0] != after["labels/b.png"][0]
+    assert before["labels/d.png"] == after["labels/d.png"], "made again for nothing"
+    assert set(np.unique(np.array(Image.open(out / "labels" / "a.png")))) <= {0, 2, 3}
+
+
+def test_a_correction_of_an_earlier_map_stays_and_is_reported(tmp_path, data, networks):
+    photos = tmp_path / "cross"  # without tags in a file, the folder is the tag
+    (photos / data.classes[0]).mkdir(parents=True)
+    photo = photos / data.classes[0] / "a.png"
+    Image.fromarray(data.image(data.ids("val")[0])).save(photo)
+    given = (photos, networks, tmp_path / "out", *FAST, "--write", "labelme")
+    assert label(*given) == 0
+    corrected = tmp_path / "out" / "labelme" / data.classes[0] / "a.json"
+    corrected.write_text("{}")
+    Image.fromarray(data.image(data.ids("val")[1])).save(photo)
+    assert label(*given) == 2 and corrected.read_text() == "{}"
+    assert "a.json: of an earlier label map" in (tmp_path / "out" / "faults.txt").read_text()
+
+
+def test_files_that_no_run_made_are_left_alone(tmp_path, photos, networks, capsys):
+    out = tmp_path / "out"
+    given = ["predict", str(photos), "--network", str(networks["segmentation"])]
+    given += ["--out", str(out), "--processes", "1"]
+    artifacts.save_labels(out / "labels" / "a.png", np.ones((9, 9)))
+    before = contents(out)
+    assert main(given) == 2 and contents(out) == before
+    assert "its files are not of this command" in capsys.readouterr().err
+    shutil.rmtree(out)
+    main(given)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photos / "later.png")
+    try:
+        artifacts.save_labels(out / "labels" / "later.png", np.ones((9, 9)))
+        before = contents(out)
+        capsys.readouterr()
+        assert main(given) == 2 and contents(out) == before
+        assert "later.png: not made by this command; move it away" in capsys.readouterr().err
+    finally:
+        (photos / "later.png").unlink()
+
+
+def test_results_among_the_photos_are_no_photos(tmp_path, data, networks, capsys):
+    for number, id in enumerate(data.ids("train_aug")[:4]):
+        folder = tmp_path / data.classes[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(data.image(id)).save(folder / f"{number}.png")
+    before = Folder(tmp_path)
+    out = tmp_path / "labelled"
+    given = ["predict", str(tmp_path), "--network", str(networks["segmentation"])]
+    for _ in range(3):
+        assert main([*given, "--out", str(out), "--processes", "1"]) == 0
+        assert "4 label maps" in capsys.readouterr().out
+        assert len(list(out.rglob("*.png"))) == 4
+    after = Folder(tmp_path)
+    assert (after.classes, after.ids("all")) == (before.classes, before.ids("all"))
+    assert after.digest() == before.digest()
+
+
+def test_a_photo_that_is_not_done_is_named(tmp_path, data, networks, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    picture = Image.fromarray(data.image(data.ids("val")[0]))
+    long, doubled = "y" * 250, "\u0958" * 70  # the last one's normal form is twice as long
+    for name in ("IMG_1.jpg", "IMG_1.png", "e\u0301.png", "\xe9.png", f"{long}.png", "z.png"):
+        picture.save(photos / name)
+    picture.save(photos / f"{doubled}.png")
+    given = ["predict", str(photos), "--network", str(networks["segmentation"])]
+    assert main([*given, "--out", str(out), "--processes", "1"]) == 2
+    assert "4 label maps" in capsys.readouterr().out
+    assert (out / "labels" / f"{long}.png").exists() and (out / "labels" / "z.png").exists()
+    faults = (out / "faults.txt").read_text(encoding="utf-8").splitlines()
+    assert len(faults) == 3
+    assert "IMG_1.jpg and IMG_1.png have one id, and only IMG_1.jpg is read" in faults[0]
+    assert r"and only e\u0301.png is read; rename all but one" in faults[1]
+    assert "the name is too long for a file; shorten it" in faults[2]
+    assert not list(out.rglob("*.partial"))
+
+
+def test_tags_that_the_network_does_not_know_are_named(tmp_path, data, networks, capsys):
+    for name in "ab":
+        Image.fromarray(data.image(data.ids("val")[0])).save(tmp_path / f"{name}.png")
+    (tmp_path / "tags.csv").write_text(f"id,labels\na,horse;{data.classes[0]}\nb,dog\n")
+    out = tmp_path / "out"
+    assert label(tmp_path, networks, out, *FAST) == 2
+    output = capsys.readouterr().out
+    assert "have no tags" not in output and "1 label maps" in output
+    assert [path.name for path in out.glob("labels/*")] == ["a.png"]
+    faults = (out / "faults.txt").read_text()
+    assert "a: unknown class 'horse'; the classes are: " in faults and "'dog'" in faults
+
+
+def test_the_bar_has_the_commands_name(tmp_path, photos, networks, capsys):
+    given = ["predict", str(photos), "--network", str(networks["segmentation"])]
+    main([*given, "--out", str(tmp_path), "--processes", "1"])
+    shown = capsys.readouterr().err
+    assert "predict: 100%" in shown and "label:" not in shown
+    assert not (tmp_path / "coco.json").exists()
+
+
 def test_further_forms_are_written_and_corrections_stay(tmp_path, photos, networks):
     more = ["--write", "coco,labelme,cvat"]
     label(photos, networks, tmp_path, *FAST, *more)
@@ -153,8 +286,11 @@ def test_further_forms_are_written_and_corrections_stay(tmp_path, photos, networ
     corrected = tmp_path / "labelme" / "sub" / "b c.json"
     assert (tmp_path / "cvat" / "labelmap.txt").exists() and corrected.exists()
     corrected.write_text("{}")
-    label(photos, networks, tmp_path, *FAST, *more)
+    (tmp_path / "labels" / "a.png").unlink()
+    (tmp_path / "coco.json").write_text("of other maps")
+    label(photos, networks, tmp_path, *FAST)
     assert corrected.read_text() == "{}"
+    assert json.loads((tmp_path / "coco.json").read_text()) == content
 
 
 @pytest.mark.parametrize("options", [[], ["--flip", "--scales", "0.5,1.0", "--crf"]])

@@ -3,6 +3,7 @@ file was damaged is computed again.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -11,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wsss import models
 from wsss.apply import label_photos
 from wsss.crf import CrfParams
+from wsss.datasets.photos import read_photo, read_png
 from wsss.datasets.voc import Devkit
 from wsss.io import artifacts, atomic
 from wsss.photos import jobs
@@ -70,6 +73,30 @@ def test_any_bit_of_an_array_counts(tmp_path):
             path.write_bytes(content)
             assert not atomic.is_whole(path)
             content[place + offset] ^= 4
+
+
+def test_too_many_open_files_are_not_blamed_on_a_file(tmp_path):
+    """Else a sound photo is to be replaced, and a whole checkpoint deleted."""
+    kinds = ("cams.npz", "marginals.npz", "labels.png", "weights.pt")
+    cams, marginals, labels, weights = (written(tmp_path, kind) for kind in kinds)
+    Image.new("RGB", (20, 20)).save(photo := tmp_path / "photo.jpg")
+    reads = [
+        *((read_photo, photo), (read_png, labels), (models.load_state, weights)),
+        *((artifacts.load_cams, cams), (artifacts.load_marginals, marginals)),
+        *((atomic.is_whole, path) for path in (cams, labels, weights)),
+    ]
+    for read, path in reads:
+        read(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for read, path in reads:
+        with pytest.raises(RuntimeError) as raised:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                read(path)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in str(raised.value), (read, path)
+        assert "raise the limit (ulimit -n)" in str(raised.value)
 
 
 def test_contents_reach_the_disk_before_their_name(tmp_path, monkeypatch):

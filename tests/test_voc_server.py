@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import struct
 import tarfile
 import zlib
@@ -156,6 +157,27 @@ def test_an_export_goes_on_where_it_stopped(tmp_path, run, one_process):
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(InputError, match=r"export\.json has others; give another --out"):
         voc_server.export(run, tmp_path, flip=True)
+    (tmp_path / "export.json").unlink()
+    with pytest.raises(InputError, match=r"there is no export\.json; give another --out"):
+        voc_server.export(run, tmp_path)
+
+
+def test_another_photo_of_the_same_name_is_predicted_again(tmp_path, run, devkit, one_process):
+    kit = tmp_path / "kit"
+    shutil.copytree(devkit, kit)
+    voc_server.export(run, tmp_path / "out", data_root=kit)
+    paths = [tmp_path / "out" / FOLDER / f"{id}.png" for id in IDS]
+    before = [path.stat().st_mtime_ns for path in paths]
+    photo = Devkit(kit).image_path(IDS[0])
+    with Image.open(photo) as file:
+        turned = file.transpose(Image.Transpose.ROTATE_180)
+    turned.save(photo)
+    voc_server.export(run, tmp_path / "out", data_root=kit)
+    after = [path.stat().st_mtime_ns for path in paths]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False] + [True] * 2
+    voc_server.export(run, tmp_path / "anew", data_root=kit)
+    for name in ("results.tgz", f"{FOLDER}/{IDS[0]}.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):

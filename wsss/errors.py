@@ -1,6 +1,10 @@
 """The one exception for bad input: its message is one line, with the fix."""
 
+import errno
 import re
+
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+MORE_FILES = "raise the limit (ulimit -n), and run the same command again"
 
 
 class InputError(ValueError):
@@ -18,6 +22,12 @@ def one_line(text: object) -> str:
         each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
         for each in str(text)
     )
+
+
+def raise_if_out_of_files(error: BaseException) -> None:
+    """Raise RuntimeError if too many files are open: the file that met the error may be sound."""
+    if getattr(error, "errno", None) in OUT_OF_FILES:
+        raise RuntimeError(f"{error}; {MORE_FILES}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -19,6 +19,8 @@ FILL = 0.4  # share of a class's colour inside its regions
 GOLDEN = (5**0.5 - 1) / 2  # of a turn: the hues of successive classes are far apart
 SEEN_PIXELS = 400  # of a region that gets its name
 
+plt.rcParams["text.parse_math"] = False  # a class may be called $a%b$
+
 
 def class_colours() -> np.ndarray:
     """Bright colours of the values of a label map, uint8 (256, 3); 255 is white."""

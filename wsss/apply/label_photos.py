@@ -2,6 +2,7 @@
 from tags by the method (``label_job``), or without by a segmentation network (``predict_job``).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,19 @@ from wsss import viz
 from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
 from wsss.datasets.annotations.formats import LabelMaps, write_coco, write_cvat, write_labelme
-from wsss.datasets.photos import photo_size
-from wsss.errors import InputError, one_line
+from wsss.datasets.folder import MAKING
+from wsss.datasets.photos import photo_digests, photo_size
+from wsss.errors import one_line
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
 from wsss.photos.jobs import Job
 from wsss.photos.map_photos import PhotosFailed, infer
 from wsss.photos.segmentation import segment_job
+from wsss.runtime.progress import progress
 from wsss.synthesis import Walk, crf_scores, label_map, labels_at, walk_scores
 
 OVERLAY_SIDE = 1024  # pixels; the longer side of an overlay picture
+FORMS = {"coco": write_coco, "labelme": write_labelme, "cvat": write_cvat}
 
 
 def label_job(
@@ -86,42 +90,55 @@ def run(
     dataset: Folder,
     folder: Path,
     making: dict[str, object],
+    label: str,
     forms: Sequence[str] = (),
     processes: int = 0,
 ) -> Report:
     """Label photos, continue past those that fail, and write the labels in further forms.
 
+    A map that exists is kept if it was made from the same contents and tags of its photo.
+
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
-        making: inputs and settings by name; a folder holds labels of one making.
-        forms: ``coco``, ``labelme``, ``cvat``; see ``annotations``.
+        making: networks and settings by name; a folder holds labels of one making.
+        label: of the progress bar.
+        forms: of ``FORMS``, besides those that the folder has, which are kept up to date.
         processes: worker processes; 0 takes one per core.
 
     Returns:
-        a ``Report``; its faults, those of the tags first, are also in ``faults.txt``.
+        a ``Report``; its faults, those of photos' names and tags first, are also in ``faults.txt``.
 
     Raises:
-        InputError: the folder is a file, or holds labels of another making.
+        InputError: the folder is a file, holds labels of another making, or files that no such run
+            wrote.
     """
-    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-        raise InputError(f"{folder}: expected a folder for the results; give another --out")
-    atomic.claim(folder / "making.json", making)
+    files = {each: (f"labels/{each}.png", f"overlays/{each}.jpg") for each in dataset.photos}
+    made_from = dict.fromkeys(name for names in files.values() for name in names)
+    paths, tagged = {each: dataset.image_path(each) for each in ids}, dataset.labelled()
+    digests = photo_digests(progress(paths.values(), "check", total=len(paths)))
+    for photo_id, path in paths.items():
+        tags = dataset.labels(photo_id) if photo_id in tagged else []
+        made_from |= {name: [digests.get(path), tags] for name in files[photo_id]}
+    stale = atomic.claim(folder / MAKING, making, made_from=made_from)
     atomic.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
-    lines = [one_line(fault) for fault in dataset.tag_faults]
+    lines = [one_line(fault) for fault in [*dataset.twin_faults(), *dataset.tag_faults]]
     try:
-        infer(ids, job, label="label", processes=processes)
+        infer(ids, job, label=label, processes=processes)
     except PhotosFailed as failed:
         lines += map(one_line, failed.faults.values())
     done = [photo_id for photo_id in ids if job.done(photo_id)]
+    for path in (folder / "labelme" / f"{each}.json" for each in done if files[each][0] in stale):
+        if os.path.exists(path):
+            fault = "of an earlier label map, as the photo or its tags changed"
+            lines.append(one_line(f"{path}: {fault}; delete it to have it written again"))
     (folder / "faults.txt").unlink(missing_ok=True)
     if lines:
         atomic.write_text(folder / "faults.txt", "\n".join([*lines, ""]))
-    written = [_export(name, folder, done, dataset) for name in forms if done]
+    maps = LabelMaps(folder / "labels", done, dataset.classes, dataset.image_path)
+    written = []
+    for name, write in FORMS.items() if done else ():
+        out = folder / ("coco.json" if name == "coco" else name)
+        if name in forms or out.exists():
+            write(maps, out)
+            written.append(out)
     return Report(len(done), written, lines)
-
-
-def _export(name, folder, ids, dataset):
-    out = folder / ("coco.json" if name == "coco" else name)
-    maps = LabelMaps(folder / "labels", ids, dataset.classes, dataset.image_path)
-    {"coco": write_coco, "labelme": write_labelme, "cvat": write_cvat}[name](maps, out)
-    return out

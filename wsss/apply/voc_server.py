@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsss import models
 from wsss.crf import CrfParams
+from wsss.datasets.photos import photo_digests
 from wsss.datasets.prepare import archives
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
@@ -72,8 +73,8 @@ def export(
     crf: bool = False,
 ) -> Report:
     """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are
-    kept, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20. They go under comp6: comp5
-    excludes training on other photos, ImageNet's included.
+    kept unless their photo changed, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20.
+    They go under comp6: comp5 excludes training on other photos, ImageNet's included.
 
     Args:
         run: folder of a completed train_segmentation.
@@ -84,7 +85,7 @@ def export(
         crf: whether dense CRF follows, with the paper's parameters.
 
     Raises:
-        InputError: no such run, list or photo, or ``out`` holds the label maps of another export.
+        InputError: no such run, list or photo, or ``out`` holds anything but this export.
     """
     run, out = Path(run), Path(out)
     if not (record := results.completion(run)):
@@ -94,11 +95,15 @@ def export(
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
     protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
-    atomic.claim(out / "export.json", protocol | {"weights": contents.digest(run / "weights.pt")})
+    names = [OTHER_DATA / f"{photo_id}.png" for photo_id in ids]
+    photos = [data.image_path(photo_id) for photo_id in ids]
+    made_from = dict(zip(map(str, names), map(photo_digests(photos).get, photos), strict=True))
+    making = protocol | {"weights": contents.digest(run / "weights.pt")}
+    atomic.claim(out / "export.json", making, made_from=made_from)
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
     map_photos.infer(ids, job, label="predict")
-    pack(out / "results.tgz", out, names=[OTHER_DATA / f"{photo_id}.png" for photo_id in ids])
+    pack(out / "results.tgz", out, names=names)
     return check(out / "results.tgz", data.root, split=split)
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 
 from wsss.cli import data, doctor, export, label, run
-from wsss.errors import InputError, masked, one_line
+from wsss.errors import MORE_FILES, OUT_OF_FILES, InputError, masked, one_line
 
 COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
 # errors of a given path, not of the machine
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         text, bad_input = one_line(failure), isinstance(failure, InputError)
         if isinstance(failure, OSError):
-            text += "; fix that, or give another path"
+            out = failure.errno in OUT_OF_FILES
+            text += f"; {MORE_FILES if out else 'fix that, or give another path'}"
             bad_input = failure.errno in PATH_ERRORS
         print(f"wsss: {masked(text)}", file=sys.stderr)
         return 2 if bad_input else 1

@@ -12,7 +12,8 @@ FORMS = ("coco", "labelme", "cvat")
 def _label(arguments):
     """Label your own tagged photos with a CAM network and an AffinityNet.
 
-    Label maps that exist are kept, so the same command resumes an interrupted run.
+    Label maps that exist are kept, unless their photo or its tags changed, so the same command
+    resumes an interrupted run.
 
     example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab --out labelled
     """
@@ -39,16 +40,21 @@ def _label(arguments):
     job = label_photos.label_job(dataset, networks, **given)
     making = method._asdict()
     making |= {"cam": contents.digest(method.cam), "affinity": contents.digest(method.affinity)}
-    untagged = len(dataset.photos) - len(dataset.labelled())
-    if untagged:
-        print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
+    tagged, unknown = dataset.labelled(), dataset.unknown_tags
+    if unknown and not tagged:
+        names = ", ".join(sorted({name for tags in unknown.values() for name in tags}))
+        knows = f"the network knows {', '.join(cam.classes)}, and none of your tags ({names})"
+        raise InputError(f"{dataset.tags_from}: {knows} is among them; rename the tags")
+    if untagged := dataset.photos.keys() - tagged - unknown.keys():
+        print(f"{len(untagged)} photos have no tags and get no labels; `wsss predict` takes them")
     _run(arguments, job, dataset, dataset.ids("all"), making)
 
 
 def _predict(arguments):
     """Label your own photos, without tags, with a segmentation network.
 
-    Label maps that exist are kept, so the same command resumes an interrupted run.
+    Label maps that exist are kept, unless their photo changed, so the same command resumes an
+    interrupted run.
 
     example: wsss predict photos --network models:/shapes-segmentation/1 --out seen
     """
@@ -85,6 +91,7 @@ def _run(arguments, job, dataset, ids, making):
         dataset=dataset,
         folder=arguments.out,
         making=making | {"long": dataset.long_side},
+        label=arguments.command,
         forms=arguments.write,
         processes=arguments.processes,
     )
@@ -109,14 +116,14 @@ def _forms(text):
 def add(commands):
     label = add_command(commands, "label", _label)
     predict = add_command(commands, "predict", _predict)
-    photos, out = "the photos, or a YAML file of them", "for the results"
-    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (coco)"
+    photos, out = "the photos, or a YAML file of them", "for the results, new or of this command"
+    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (none)"
     longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
     processes = "worker processes (one per core)"
     for command in (label, predict):
         command.add_argument("photos", type=Path, metavar="DIR", help=photos)
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
-        command.add_argument("--write", type=_forms, default=("coco",), metavar="FORMS", help=forms)
+        command.add_argument("--write", type=_forms, default=(), metavar="FORMS", help=forms)
         command.add_argument("--long", type=count, metavar="PIXELS", help=longer)
         command.add_argument("--processes", type=count, default=0, metavar="N", help=processes)
     constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"

@@ -23,6 +23,9 @@ from wsss.datasets.voc import photo_faults, read_mask
 from wsss.errors import InputError, one_line, reason
 from wsss.io.text import read_text
 
+MAKING = "making.json"  # marks a folder of labels that were made of photos
+NAME_BYTES = 250  # of an id's last part: with the extension of its maps at most 255, as disks want
+
 
 class Folder:
     """Photos (JPEG, PNG, WebP) in a folder and its subfolders, with tags.
@@ -32,7 +35,8 @@ class Folder:
     not have one.
 
     Args:
-        root: the folder. Links to other folders are not followed.
+        root: the folder. Links to other folders are not followed; folders of labels (MAKING) and
+            masks are passed over.
         tags: files for ``tags.read_tags``; None takes ``tags.csv`` or ``tags.json`` in the folder,
             or else the name of the uppermost folder that a photo lies in.
         classes: names in the order of their numbers from 1; None takes the tags' own, sorted.
@@ -101,6 +105,9 @@ class Folder:
         found = {}
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
         for folder, inner, names in os.walk(self.root):
+            if MAKING in names:
+                inner.clear()
+                continue
             visible = (name for name in inner if not name.startswith("."))
             inner[:] = [each for each in visible if Path(folder, each).resolve() not in skipped]
             for name in names:
@@ -132,7 +139,9 @@ class Folder:
         return ", ".join(map(str, files)) or "nowhere", tags
 
     def _assign(self, tags, classes):
-        """Set ``classes``, ``_labels`` (id to class numbers) and ``tag_faults`` (lines of text)."""
+        """Set ``classes``, ``_labels`` (id to class numbers), ``tag_faults`` (lines of text) and
+        ``unknown_tags`` (id to those tags of a photo that are no classes).
+        """
         named = classes or tags.classes or sorted({label for _, row in tags.rows for label in row})
         self.classes = tuple(normal(str(name)) for name in named)
         for name in self.classes:
@@ -145,11 +154,12 @@ class Folder:
             raise InputError(f"{self.tags_from}: expected {wanted}; fix the list")
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
         by_name = {PurePosixPath(each).name: each for each in self.photos} if tags.loose else {}
-        self._labels, self.tag_faults = {}, []
+        self._labels, self.tag_faults, self.unknown_tags = {}, [], {}
         for key, labels in tags.rows:
             if _stem(key) in self.leave_out:
                 continue
             photo_id = self._id(key) or by_name.get(PurePosixPath(_stem(key)).name)
+            known = {numbers[label] for label in labels if label in numbers}
             unknown = [label for label in labels if label not in numbers]
             if photo_id is None and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
@@ -157,11 +167,12 @@ class Folder:
                 fault = "has tags but there is no such JPEG, PNG or WebP; take its line out"
             elif photo_id in self._labels:
                 fault = "is listed twice; keep one line"
-            elif unknown:
-                fault = f"unknown class '{unknown[0]}'; the classes are: {', '.join(self.classes)}"
             else:
-                self._labels[photo_id] = sorted({numbers[label] for label in labels})
-                continue
+                self._labels[photo_id] = sorted(known)
+                if not unknown:
+                    continue
+                self.unknown_tags[photo_id] = unknown
+                fault = f"unknown class '{unknown[0]}'; the classes are: {', '.join(self.classes)}"
             self.tag_faults.append(f"{self.tags_from}: {key}: {fault}")
 
     def _id(self, name):
@@ -250,7 +261,7 @@ class Folder:
 
     def masked(self, ids: Iterable[str]) -> list[str]:
         """Those of some ids whose photos have a mask, in the same order."""
-        return [photo_id for photo_id in ids if self.mask_path(photo_id).exists()]
+        return [photo_id for photo_id in ids if os.path.exists(self.mask_path(photo_id))]
 
     def labels(self, photo_id: str) -> list[int]:
         """The classes that the photo is tagged with, as sorted numbers from 1."""
@@ -283,11 +294,29 @@ class Folder:
         """The faults of all tags, and of the photos on some id lists and those of their masks that
         exist, one line each. ``masks`` is ignored, ``progress`` wraps the iteration over ids.
         """
-        shared = [" and ".join(map(str, paths)) for paths in self._scanned.values() if paths[1:]]
-        faults = [f"{self.root}: {paths} have one id; rename all but one" for paths in shared]
+        faults = [*self.twin_faults(), *self.tag_faults]
+        for photo_id, path in self.photos.items():
+            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES:
+                fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
+                faults.append(f"{self.root / path}: {fault}")
         masked = set(self.masked(self.photos))
-        faults += self.tag_faults
         return faults + photo_faults(self, splits, masked=masked, progress=progress)
+
+    def twin_faults(self) -> list[str]:
+        """A line for each id that several photos have: ``a.jpg`` and ``a.png``, or two spellings of
+        one name, of which decomposed ones are shown as escapes.
+        """
+        return [
+            f"{self.root}: {' and '.join(names := [*map(_spelled, paths)])} have one id, and only "
+            f"{names[0]} is read; rename all but one"
+            for paths in self._scanned.values()
+            if paths[1:]
+        ]
+
+
+def _spelled(path):
+    name = str(path)
+    return name if name == normal(name) else name.encode("ascii", "backslashreplace").decode()
 
 
 def _stem(name):

@@ -5,13 +5,13 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from wsss.errors import InputError, reason
+from wsss.errors import InputError, raise_if_out_of_files, reason
 from wsss.io import contents, mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,6 +54,16 @@ def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
     with _opened_photo(path) as photo:
         width, height = _shrunk(photo.size, long_side)
         return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
+
+
+def photo_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """Digests of photos' contents, of those whose header can be read."""
+    readable = []
+    for path in paths:
+        with suppress(InputError):
+            photo_size(path)  # what is no photo, such as a pipe, is not read to its end
+            readable.append(path)
+    return dict(zip(readable, contents.digests(readable), strict=True))
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
@@ -141,6 +151,7 @@ def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
         wanted = "PNG" if formats else "JPEG, PNG or WebP"
         fault = f"expected a {what} but it is not a {wanted}; replace the file"
     except Exception as error:  # decoders raise many kinds for a damaged file
+        raise_if_out_of_files(error)
         fault = f"not a readable {what} ({reason(error)}); replace the file"
     raise InputError(f"{path}: {fault}")
 

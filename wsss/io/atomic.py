@@ -1,16 +1,17 @@
 """Files written whole or not at all, and checks that a file is intact."""
 
+import errno
 import json
 import os
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
-from wsss.errors import InputError
+from wsss.errors import InputError, raise_if_out_of_files
 from wsss.io import mirror
 from wsss.runtime.processes import is_running
 
@@ -23,20 +24,27 @@ END_OF_PNG = b"IEND\xaeB`\x82"
 def write(path: Path | str) -> Iterator[Path]:
     """A path to write to, renamed to ``path`` if the block succeeds and removed if not.
 
-    The contents reach the disk before the name does, and the name before this returns.
+    The contents reach the disk before the name does, and the name before this returns. Raises
+    InputError if the disk takes no name of this length.
     """
     local = mirror.local_path(path)
-    local.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{threading.get_native_id()}.{os.getpid()}"  # this thread of this process
-    partial = local.with_name(f".{local.name}.{writer}.partial")
+    name = os.fsencode(local.name)[-128:].decode(errors="ignore")  # of 255 bytes that a name has
+    partial = local.with_name(f".{name}.{writer}.partial")
     try:
+        local.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         _flush(partial, os.O_RDWR)
         os.replace(partial, local)
         with suppress(PermissionError):  # Windows opens no folders
             _flush(local.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(f"{path}: the name is too long for a file; shorten it") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if os.path.lexists(partial):
+            partial.unlink()
     mirror.upload_file(path)
 
 
@@ -77,7 +85,8 @@ def is_whole(path: Path | str) -> bool:
             return content.endswith(END_OF_PNG)
         with zipfile.ZipFile(path) as archive:
             return bool(archive.namelist()) and archive.testzip() is None
-    except Exception:  # missing, or one of many kinds, depending on where it is damaged
+    except Exception as error:  # missing, or one of many kinds, depending on where it is damaged
+        raise_if_out_of_files(error)
         return False
 
 
@@ -86,20 +95,46 @@ def save_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def claim(path: Path, record: dict) -> None:
-    """Record as JSON which network and settings the files of ``path``'s folder come from; raises
-    InputError if ``path`` holds another record, so a folder never mixes two of them.
+def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> list[str]:
+    """Take a folder for files of one making, and remove those that are out of date.
+
+    Args:
+        path: of the record, a JSON file in the folder, without which it may have no files.
+        making: networks and settings, the same for all files.
+        made_from: file in the folder to what it is about to be made from, such as a photo's digest
+            and tags; None if it is not to be made.
+
+    Returns the removed files, those that were made from something else.
+
+    Raises:
+        InputError: no folder, another making, or files that are not recorded and would be replaced.
     """
-    record = json.loads(json.dumps(record, default=str))
+    folder = path.parent
+    if not folder.is_dir() and os.path.lexists(folder):
+        raise InputError(f"{folder}: expected a folder for the results; give another --out")
+    record = json.loads(json.dumps({"making": making, "made_from": made_from}, default=str))
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = found["made_from"] if found["making"] == record["making"] else None
     except FileNotFoundError:
-        found = record
-    except ValueError:
-        found = None
-    if found != record:
+        if any(not each.name.startswith(".") for each in folder.glob("*")):
+            fault = f"its files are not of this command, as there is no {path.name}"
+            raise InputError(f"{folder}: {fault}; give another --out") from None
+        known = {}
+    except (ValueError, LookupError, TypeError):
+        known = None
+    if not isinstance(known, dict):
         raise InputError(
-            f"{path.parent}: expected files of the same network and settings, but {path.name} has "
+            f"{folder}: expected files of the same network and settings, but {path.name} has "
             "others; give another --out"
         )
-    save_json(path, record)
+    there = {name for name in made_from if os.path.lexists(folder / name)}
+    new = {name: source for name, source in record["made_from"].items() if source is not None}
+    for name in sorted((there & new.keys()) - known.keys()):
+        raise InputError(f"{folder / name}: not made by this command; move it away")
+    stale = [name for name in there & known.keys() if new.get(name) != known[name]]
+    for name in stale:
+        (folder / name).unlink()
+    others = {name: source for name, source in known.items() if name not in made_from}
+    save_json(path, {"making": record["making"], "made_from": others | new})
+    return stale

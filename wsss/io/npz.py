@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss.errors import raise_if_out_of_files
 from wsss.io import mirror
 
 MOST_BYTES = 2**31  # of a file's arrays; enough for a photo of 100 million pixels
@@ -42,6 +43,7 @@ def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.nda
     except KeyError as error:
         raise ValueError(f"{error.args[0]}") from None
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
+        raise_if_out_of_files(error)
         raise ValueError(f"{error or type(error).__name__}") from None
     for name, (kinds, dimensions) in wanted.items():
         array = found[name]

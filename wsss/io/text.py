@@ -5,7 +5,7 @@ Markdown tables.
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsss.errors import InputError
+from wsss.errors import InputError, raise_if_out_of_files
 from wsss.io import mirror
 
 MOST_BYTES = 2**24  # 16 MiB: an id list of half a million photos
@@ -29,6 +29,7 @@ def read_bytes(path: Path | str, what: str, *, most: int = MOST_BYTES) -> bytes:
         with local.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
+        raise_if_out_of_files(error)
         fault = f"it cannot be read ({error.strerror}); fix that"
         raise InputError(f"{path}: expected {what} but {fault}") from None
     if len(content) > most:

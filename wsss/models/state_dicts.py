@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsss.errors import InputError, reason
+from wsss.errors import InputError, raise_if_out_of_files, reason
 from wsss.io import atomic
 from wsss.models.backbones.layers import Backbone, State
 from wsss.models.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
@@ -69,6 +69,7 @@ def load_described(path: Path | str) -> tuple[State, Any]:
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise_if_out_of_files(error)
         # torch's own message explains how to execute such a pickle
         pickled = isinstance(error, pickle.UnpicklingError)
         why = "it holds other things" if pickled else reason(error)
