@@ -1,6 +1,7 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from wsss.io import mirror
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
 MOST_PIXELS = 100_000_000  # of a photo that is opened: 300 MB when decoded
+MOST_BYTES = 2**29  # of a file; 100 million pixels have at most 300 MB
 LEAST_SIDE = 16  # pixels; a smaller photo shows nothing
+SCALES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of 2 and 4 bits by
 
 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
@@ -30,7 +33,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
 
     Raises:
         InputError: missing, unreadable, cut short, of another format, animated, smaller than 16
-            pixels on a side, or of more than 100 million pixels.
+            pixels on a side, or of more than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
         size = _shrunk(photo.size, long_side)
@@ -75,7 +78,8 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
-    """A mask's indices or grey values, uint8 (H, W), or any PNG's ``colours``, uint8 (H, W, 3).
+    """A mask's indices or grey values of 1 to 8 bits, as the file has them, uint8 (H, W), or any
+    PNG's ``colours``, uint8 (H, W, 3).
 
     No other format is opened: a grey JPEG would give other numbers, and readers of some formats
     start other programs.
@@ -86,11 +90,13 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
     with _opened(path, "mask", formats=["PNG"]) as file:
         if colours:
             return np.array(file.convert("RGB"))
-        if file.mode not in ("P", "L"):
+        if file.mode not in ("P", "L", "1"):
             raise InputError(
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
-        return np.array(file)
+        scale = SCALES.get(file.tile[0][3])  # before the file is loaded, which empties ``tile``
+        values = np.array(file, np.uint8)
+        return values // scale if scale else values
 
 
 def _orientation(photo):
@@ -109,8 +115,11 @@ def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is ignored
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below
             local = mirror.download_file(path)
-            if Path(local).exists() and not Path(local).is_file():  # a pipe would block forever
+            status = local.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would block forever
                 raise OSError(errno.EINVAL, "no plain file")
+            if status.st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
+                raise OSError(errno.EFBIG, f"more than {MOST_BYTES:,} bytes")
             with Image.open(local, formats=formats) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}x{file.height}")
