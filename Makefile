@@ -20,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow cluster faults browser postgres long fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow cluster faults browser postgres long identity fuzz bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ postgres:
 
 long: install  ## run the paper's ResNet-38 experiment on a few photos, and 10,000 photos for memory: some minutes, 4 GB
 	$(BIN)/python -m pytest -q -m long
+
+identity: install  ## change photos, tags, weights, code and results at random: nothing stale, nothing needless
+	$(BIN)/python -m tests.identity --changes 200 --seed $(SEED)
 
 fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED (0)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)

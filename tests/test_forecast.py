@@ -187,7 +187,7 @@ def test_memory_per_photo_is_as_python_accounts_for_it(tmp_path):
         (tmp_path / f"COCO_train_{number:012d}.npz").touch()
     tracemalloc.start()
     try:
-        results.inventory(tmp_path)
+        results.files(tmp_path)
         listed = tracemalloc.get_traced_memory()[1] / 1000
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]

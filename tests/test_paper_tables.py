@@ -14,7 +14,6 @@ from scipy import sparse
 from wsss.datasets.voc import VOC_CLASSES
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.lab import lineage
 from wsss.photos.evaluation import Confusions
 from wsss.report import paper_tables
 
@@ -148,17 +147,3 @@ def completed(root, stage, fingerprint, inputs, *, ended=0, **parameters):
     }
     atomic.save_json(root / stage / fingerprint / "complete.json", record)
     return root / stage / fingerprint
-
-
-def test_siblings_differ_in_seeds_alone_and_the_newest_of_each_counts(tmp_path, monkeypatch):
-    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
-    for seed, name in enumerate("ab"):
-        completed(tmp_path, "train_cam", f"t{name}", {}, epochs=3, seed=seed, workers=seed)
-    completed(tmp_path, "train_cam", "tc", {}, epochs=4, seed=2)  # another training
-    one = completed(tmp_path, "infer_cam", "ia", {"train_cam": "ta"}, train_cam_run="x", flip=True)
-    completed(tmp_path, "infer_cam", "ib", {"train_cam": "tb"}, train_cam_run="y", flip=True)
-    newer = completed(tmp_path, "infer_cam", "ib2", {"train_cam": "tb"}, ended=1, flip=True)
-    completed(tmp_path, "infer_cam", "ic", {"train_cam": "tc"}, flip=True)
-    completed(tmp_path, "infer_cam", "id", {"train_cam": "tb"}, flip=False)
-    assert lineage.siblings(one) == [one, newer]
-    assert lineage.siblings(newer) == [one, newer]

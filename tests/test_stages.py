@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from PIL import Image
 
 from wsss import datasets, models
 from wsss.errors import InputError
+from wsss.io import contents
 from wsss.lab import lineage, results, stages
 from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage
@@ -245,31 +245,31 @@ def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):
     (tmp_path / "cams").mkdir()
     for name in ("a.txt", "cams/b.txt", "papermill.log", ".progress"):
         (tmp_path / name).write_text("whole")
-    whole = json.dumps(record | {"inventory": results.inventory(tmp_path)})
+    files = results.files(tmp_path)
+    (tmp_path / results.CONTENTS).write_text(json.dumps(files))
+    whole = json.dumps(record | {"inventory": contents.manifest(files)})
     (tmp_path / results.COMPLETE).write_text(whole)
     assert results.damage(tmp_path) == "" and results.completion(tmp_path)
     for name in ("papermill.log", ".progress", "executed.html"):  # beside the results
         (tmp_path / name).write_text("more and more")
     assert results.damage(tmp_path) == ""
     for name in ("a.txt", "cams/b.txt"):
-        (tmp_path / name).write_text("who")
-        assert "cut short" in results.damage(tmp_path)
+        for text in ("who", "WHOLE"):  # cut short, or of the same size
+            (tmp_path / name).write_text(text)
+            assert results.changed(tmp_path) == [name]
         (tmp_path / name).unlink()
-        assert "missing" in results.damage(tmp_path)
-        with pytest.raises(InputError, match=r"^here: .* holds no completed stage \(files are"):
+        assert results.damage(tmp_path).startswith(f"{name} changed, appeared or went missing")
+        with pytest.raises(
+            InputError, match=rf"^here: .* holds no completed stage \({name} changed"
+        ):
             results.completed_in(tmp_path, "here")
         (tmp_path / name).write_text("whole")
-    Image.new("L", (9, 9)).save(tmp_path / "a.png")
-    sound = (tmp_path / "a.png").read_bytes()
-    record["inventory"] = results.inventory(tmp_path)
-    (tmp_path / results.COMPLETE).write_text(json.dumps(record))
-    for content in (bytes(len(sound)), sound[:-4] + b"\0\0\0\0"):
         assert results.damage(tmp_path) == ""
-        (tmp_path / "a.png").write_bytes(content)
-        assert results.damage(tmp_path) == "a.png is damaged"
-        (tmp_path / "a.png").write_bytes(sound)
+    (tmp_path / "new.png").write_text("")
+    assert results.changed(tmp_path) == ["new.png"]
+    (tmp_path / results.CONTENTS).write_text(json.dumps(files)[:-5])
+    assert results.changed(tmp_path) == [results.CONTENTS]
     for content in (whole[:-9], "", "\0" * len(whole), "[1]", whole.replace("inputs", "outputs")):
         (tmp_path / results.COMPLETE).write_text(content)
-        assert results.completion(tmp_path) is None and "complete.json is cut" in results.damage(
-            tmp_path
-        )
+        assert results.completion(tmp_path) is None
+        assert "complete.json is cut" in results.damage(tmp_path)

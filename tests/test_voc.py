@@ -1,5 +1,6 @@
 """The devkit layout: labels from CSV or XML, masks as indices, and a clear line for every fault."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -174,16 +175,41 @@ def test_missing_folder_list_and_name_are_refused(devkit, tmp_path):
         datasets.open("coco", devkit)
 
 
-def test_digest_sees_lists_labels_and_files(devkit):
+def test_digest_sees_lists_labels_and_contents(devkit):
     digests = [Devkit(devkit).digest()]
     csv(devkit, "id,labels\na,dog\nb,cat\n")
     digests.append(Devkit(devkit).digest())
     (devkit / "ImageSets/Segmentation/train.txt").write_text("b\na\n")
     digests.append(Devkit(devkit).digest())
-    (devkit / "JPEGImages/b.jpg").unlink()
+    photo = devkit / "JPEGImages/b.jpg"
+    content, status = photo.read_bytes(), photo.stat()
+    photo.write_bytes(content[:-3] + b"\0" + content[-2:])
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
     digests.append(Devkit(devkit).digest())
-    assert len(set(digests)) == 4
+    assert photo.stat().st_size == status.st_size
+    photo.unlink()
+    digests.append(Devkit(devkit).digest())
+    assert len(set(digests)) == 5
     assert Devkit(devkit).digest() == digests[-1]
+
+
+def test_a_mask_changes_only_the_part_of_the_digest_that_scores_depend_on(devkit):
+    before = Devkit(devkit).digest().split("-")
+    mask = devkit / "SegmentationClassAug" / "a.png"
+    mask.parent.mkdir(exist_ok=True)
+    mask.write_bytes(b"another")
+    after = Devkit(devkit).digest().split("-")
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_digest_sees_the_boxes_of_annotations(devkit):
+    (devkit / "image_labels.csv").unlink()
+    (devkit / "Annotations").mkdir(exist_ok=True)
+    box = devkit / "Annotations" / "a.xml"
+    box.write_text("<annotation><object><name>cat</name></object></annotation>")
+    before = Devkit(devkit).digest()
+    box.write_text(box.read_text().replace("cat", "dog"))
+    assert Devkit(devkit).digest() != before
 
 
 def test_tuning_split_parts_the_list():

@@ -18,7 +18,7 @@ from PIL import Image
 import wsss
 from wsss.datasets import Dataset
 from wsss.io import atomic, text
-from wsss.lab import lineage, results
+from wsss.lab import lineage, results, stages
 from wsss.lab.record import mlflow_store
 from wsss.lab.record.stage_run import StageRun
 from wsss.photos import evaluation
@@ -97,7 +97,7 @@ def _scores(run, data, table, trained):
         return f"None: {where} has no masks to score it on."
     ids = evaluation.eval_splits(data, split)[split]  # those with a mask
     known = ""
-    if trained["data_digest"] == run.data_digest:
+    if stages.same_data(trained["data_digest"], run.data_digest):
         both = {*ids} & {*data.ids(trained["parameters"]["train_split"])}
         known = f", {len(both) or 'none'} of which it was trained on"
     scores = ["not shown" if pd.isna(iou) else f"{iou:.1f}" for iou in table.iloc[:, 1]]

@@ -20,7 +20,7 @@ from wsss.crf import CrfParams
 from wsss.datasets.prepare import archives
 from wsss.datasets.voc import VOC_CLASSES, Devkit
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic
+from wsss.io import artifacts, atomic, contents
 from wsss.lab import paths, results
 from wsss.photos import map_photos
 from wsss.photos.segmentation import segment_job
@@ -94,7 +94,7 @@ def export(
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
     protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
-    atomic.claim(out / "export.json", protocol | {"weights": atomic.digest(run / "weights.pt")})
+    atomic.claim(out / "export.json", protocol | {"weights": contents.digest(run / "weights.pt")})
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
     map_photos.infer(ids, job, label="predict")

@@ -18,7 +18,7 @@ def _label(arguments):
     """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
-    from wsss.io import atomic
+    from wsss.io import contents
     from wsss.lab import plan
 
     files = (arguments.cam, arguments.affinity)
@@ -38,7 +38,7 @@ def _label(arguments):
     given = {"folder": arguments.out, "maps": method.maps, "walk": method.walk}
     job = label_photos.label_job(dataset, networks, **given)
     making = method._asdict()
-    making |= {"cam": atomic.digest(method.cam), "affinity": atomic.digest(method.affinity)}
+    making |= {"cam": contents.digest(method.cam), "affinity": contents.digest(method.affinity)}
     untagged = len(dataset.photos) - len(dataset.labelled())
     if untagged:
         print(f"{untagged} photos have no tags and get no labels; `wsss predict` takes them")
@@ -55,7 +55,7 @@ def _predict(arguments):
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.crf import CrfParams
-    from wsss.io import atomic
+    from wsss.io import contents
 
     file = find_networks.network_file(arguments.network, "segmentation")
     trained = models.open_network(file, "segmentation")
@@ -63,7 +63,7 @@ def _predict(arguments):
     settings = {"scales": arguments.scales or (1.0,), "flip": arguments.flip}
     settings["crf"] = CrfParams() if arguments.crf else None
     job = label_photos.predict_job(dataset, trained.network, folder=arguments.out, **settings)
-    making = {"network": atomic.digest(file), **settings}
+    making = {"network": contents.digest(file), **settings}
     _run(arguments, job, dataset, list(dataset.photos), making)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from wsss import datasets
 from wsss.cost import disk_space
 from wsss.errors import InputError
-from wsss.lab import lineage
+from wsss.lab import lineage, stages
 from wsss.lab.record import journal
 from wsss.lab.run.notebook import seconds_of
 
@@ -45,7 +45,8 @@ def find(planned: list, data: datasets.Dataset) -> dict[str, list[Measurement]]:
     for item in planned:
         for folder, record in lineage.completed_runs(item.folder.parent):
             values, manifest = record["parameters"], record.get("manifest", ())
-            if record["data_digest"] != digest or _compared(values) != _compared(item.values):
+            same = stages.same_data(record["data_digest"], digest)
+            if not same or _compared(values) != _compared(item.values):
                 continue
             if any(entry["kind"] == "resumed" for entry, _ in journal.entries(folder)):
                 continue

@@ -10,7 +10,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from wsss.datasets.folder_yaml import read_description
-from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, fit_mask, photo_size, read_photo
+from wsss.datasets.photos import (
+    LEAST_SIDE,
+    SUFFIXES,
+    digest_files,
+    fit_mask,
+    photo_size,
+    read_photo,
+    short_digest,
+)
 from wsss.datasets.tags import (
     PhotoNames,
     Tags,
@@ -286,14 +294,14 @@ class Folder:
         return label_vector(self.labels(photo_id), len(self.classes))
 
     def digest(self) -> str:
-        """A short digest of classes, tags, id lists, ``long_side``, and files' names and sizes."""
-        state = hashlib.blake2b(digest_size=8)
-        state.update(repr((self.classes, self._splits, self.long_side)).encode())
-        for photo_id, path in self.photos.items():
-            state.update(f"{path} {self._labels.get(photo_id)}".encode())
-            for file in (self.root / path, self.mask_path(photo_id)):
-                state.update(f" {file.stat().st_size if file.exists() else None}\n".encode())
-        return state.hexdigest()
+        """Two short digests, joined by a hyphen: of classes, tags, id lists, ``long_side`` and the
+        tagged photos, and of their masks; files by contents.
+        """
+        files = digest_files(self.root, map(self.image_path, self._tagged))
+        tags = sorted((photo_id, self._labels[photo_id]) for photo_id in self._tagged)
+        known = [type(self).__name__, self.classes, self._splits, self.long_side, tags, files]
+        masks = digest_files(self.masks, map(self.mask_path, self._tagged))
+        return f"{short_digest(known)}-{short_digest(masks)}"
 
     def check(
         self,

@@ -1,9 +1,11 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
+import hashlib
+import json
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from wsss.errors import InputError, reason
-from wsss.io import mirror
+from wsss.io import contents, mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
@@ -97,6 +99,22 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
         scale = SCALES.get(file.tile[0][3])  # before the file is loaded, which empties ``tile``
         values = np.array(file, np.uint8)
         return values // scale if scale else values
+
+
+def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Path from ``root`` on to digest of the contents, of those files that exist. Raises InputError
+    for one that is too large to be read, such as a sparse one.
+    """
+    found = [path for path in files if path.is_file()]
+    if large := next((path for path in found if path.stat().st_size > MOST_BYTES), None):
+        raise InputError(f"{large}: expected at most {MOST_BYTES:,} bytes; replace the file")
+    names = (path.relative_to(root).as_posix() for path in found)
+    return dict(zip(names, contents.digests(found), strict=True))
+
+
+def short_digest(state: object) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def _orientation(photo):

@@ -1,7 +1,6 @@
 """What a folder of tagged photos contains, and what is wrong with it, before any training."""
 
 import difflib
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from wsss.datasets.folder import Folder
+from wsss.datasets.photos import digest_files
 from wsss.datasets.voc import MaskTags, shared_photos
 from wsss.errors import InputError
 from wsss.io import atomic
@@ -32,13 +32,11 @@ class Survey(NamedTuple):
 def survey(dataset: Folder) -> Survey:
     """Open every photo and mask, tagged or not, and count."""
     tagged = dataset.labelled()
-    contents, unreadable, dark, compared = {}, {}, [], MaskTags()
+    readable, unreadable, dark, compared = [], {}, [], MaskTags()
     for photo_id in progress(list(dataset.photos), "check"):
         try:
             image = dataset.image(photo_id)
-            with dataset.image_path(photo_id).open("rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").digest()
-            contents.setdefault(digest, []).append(dataset.photos[photo_id])
+            readable.append(dataset.image_path(photo_id))
             dark += [dataset.photos[photo_id]] if image.max() < DARK else []
             mask = dataset.mask(photo_id) if dataset.masked([photo_id]) else None
         except InputError as fault:
@@ -46,6 +44,9 @@ def survey(dataset: Folder) -> Survey:
             continue
         if mask is not None and photo_id in tagged:
             compared.add(mask, dataset.labels(photo_id))
+    same = {}
+    for name, digest in digest_files(dataset.root, readable).items():
+        same.setdefault(digest, []).append(name)
     lists = {split: set(dataset.ids(split)) for split in dataset.splits()}
     lists["with mask"] = set(dataset.masked(sorted(tagged)))
     counts = {}
@@ -63,7 +64,7 @@ def survey(dataset: Folder) -> Survey:
     notes = [
         *_class_notes(counts),
         *_note(untagged, f"{len(untagged)} photos without tags, not trained on: {{}}"),
-        *(f"the same picture: {_some(paths)}" for paths in contents.values() if paths[1:]),
+        *(f"the same picture: {_some(paths)}" for paths in same.values() if paths[1:]),
         *_note(dark, f"nearly black, below {DARK} of 255 (of 16 bits the upper 8 are read): {{}}"),
         *_note(kinds, "not read, as photos are JPEG, PNG or WebP: {}"),
         *([str(compared)] if compared.masks else []),

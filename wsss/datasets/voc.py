@@ -1,6 +1,5 @@
 """A dataset in the layout of the PASCAL VOC devkit: photos, image labels, masks and id lists."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
@@ -10,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from wsss.datasets.photos import read_photo, read_png
+from wsss.datasets.photos import digest_files, read_photo, read_png, short_digest
 from wsss.datasets.tags import label_vector, normal, read_classes, read_tags
 from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
@@ -144,18 +143,17 @@ class Devkit:
         return label_vector(self.labels(photo_id), len(self.classes))
 
     def digest(self) -> str:
-        """A short digest of id lists, image labels, class names and the files' names and sizes; a
-        change of a photo or mask that keeps its size goes unnoticed.
+        """Two short digests, joined by a hyphen: of class names, id lists, image labels and the
+        listed photos, and of the masks; all by contents.
         """
-        state = hashlib.blake2b(digest_size=8)
-        state.update("\n".join(self.classes).encode())
-        texts = [*self.root.glob("ImageSets/Segmentation/*.txt"), self._csv]
-        for path in sorted(path for path in texts if path.exists()):
-            state.update(path.name.encode() + path.read_bytes())
-        for folder in ("JPEGImages", "Annotations", self.mask_folder):
-            for path in sorted((self.root / folder).glob("*")):
-                state.update(f"{folder}/{path.name} {path.stat().st_size}\n".encode())
-        return state.hexdigest()
+        texts = sorted(self.root.glob("ImageSets/Segmentation/*.txt"))
+        lists = {path.stem: _listed(read_text(path, "an id list")) for path in texts}
+        ids = sorted({photo_id for listed in lists.values() for photo_id in listed})
+        tags = [self._csv] if self._csv.exists() else map(self._boxes, ids)
+        photos = digest_files(self.root, [*map(self.image_path, ids), *tags])
+        known = short_digest([type(self).__name__, self.classes, sorted(lists.items()), photos])
+        masks = digest_files(self.root, map(self.mask_path, ids))
+        return f"{known}-{short_digest([self.mask_folder, masks])}"
 
     def check(
         self,
@@ -259,10 +257,7 @@ def read_ids(path: Path) -> list[str]:
         InputError: the list cannot be read, is empty, names a photo twice, or one outside the
             dataset's folders.
     """
-    ids = [line for each in read_text(path, "an id list").splitlines() if (line := each.strip())]
-    flagged = [re.fullmatch(r"(\S+)\s+(-1|0|1)", line) for line in ids]
-    if all(flagged):
-        ids = [match[1] for match in flagged if match]
+    ids = _listed(read_text(path, "an id list"))
     if not ids:
         raise InputError(f"{path}: the id list is empty; expected one photo id per line")
     for photo_id, count in Counter(ids).items():
@@ -271,6 +266,12 @@ def read_ids(path: Path) -> list[str]:
         if count > 1:
             raise InputError(f"{path}: the id '{photo_id}' is listed twice; keep one line")
     return ids
+
+
+def _listed(text):
+    ids = [line for each in text.splitlines() if (line := each.strip())]
+    flagged = [re.fullmatch(r"(\S+)\s+(-1|0|1)", line) for line in ids]
+    return [match[1] for match in flagged if match] if all(flagged) else ids
 
 
 def read_mask(path: Path, *, num_classes: int) -> np.ndarray:

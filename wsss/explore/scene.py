@@ -65,12 +65,7 @@ def open_networks(
                 f"dataset '{dataset}'; run first: wsss run experiments/{experiment}.yaml --until "
                 "train_affinity"
             ) from None
-    cam = models.open_network(found["train_cam"], "cam")
-    if cam.classes != data.classes:
-        raise InputError(
-            f"{found['train_cam']}: its network knows the classes {', '.join(cam.classes)}, but "
-            f"the dataset has {', '.join(data.classes)}; give a run on this dataset"
-        )
+    cam = models.open_network(found["train_cam"], "cam", classes=data.classes)
     affinity = models.open_network(found["train_affinity"], "affinity", output_stride=output_stride)
     return Networks(ready(cam.network), ready(affinity.network), affinity.settings)
 

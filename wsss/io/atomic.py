@@ -1,6 +1,5 @@
-"""Files written whole or not at all, digests of files, and checks that a file is intact."""
+"""Files written whole or not at all, and checks that a file is intact."""
 
-import hashlib
 import json
 import os
 import re
@@ -104,18 +103,3 @@ def claim(path: Path, record: dict) -> None:
             "others; give another --out"
         )
     save_json(path, record)
-
-
-def digest(path: Path | str) -> str:
-    """Sixteen hexadecimal digits of a file's contents."""
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
-
-
-def manifest(folder: Path | str) -> dict:
-    """``{"files": count, "digest": of names and contents}`` of a folder, without hidden files."""
-    state, count = hashlib.blake2b(digest_size=8), 0
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            state.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-            count += 1
-    return {"files": count, "digest": state.hexdigest()}

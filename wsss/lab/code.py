@@ -59,7 +59,7 @@ def reached(cells: list[str], root: Path) -> dict[str, str]:
         dotted, name = waiting.pop()
         if package.counts(dotted):
             path = package.files[dotted]
-            module = _module(path, dotted, path.stat().st_mtime_ns, path.stat().st_size)
+            module = _module(path, dotted, path.read_text(encoding="utf-8"))
             names = found.setdefault(module, set())
             for each in {module.entry(name), IMPORT} - names:
                 names.add(each)
@@ -196,10 +196,10 @@ class _Module:
 
 
 @cache
-def _module(path, dotted, _modified, _size):
+def _module(path, dotted, source):
     """A parsed file; parsed again when it was edited."""
     package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
-    return _Module(parse(path.read_text()), dotted, package)
+    return _Module(parse(source), dotted, package)
 
 
 def _parsed_cells(cells):

@@ -6,7 +6,7 @@ from wsss.errors import InputError
 from wsss.lab import paths, results, stages
 
 # parameters that define no other experiment; they may change rounding or dropout's draws
-IRRELEVANT = (*stages.UNSEEN, "workers", "processes", "train_processes")
+IRRELEVANT = ("checkpoint_minutes", "workers", "processes", "train_processes")
 
 
 def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
@@ -19,10 +19,26 @@ def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
 def latest(name: str, data_digest: str) -> Path:
     """The folder of the stage's newest completed run on data with this digest."""
     for folder, record in completed_runs(paths.outputs_root() / name):
-        if record["data_digest"] == data_digest:
+        if stages.same_data(record["data_digest"], data_digest):
             return folder
     missing = f"no completed run on this data ({data_digest}) under {paths.outputs_root()}"
     raise InputError(f"{name}: {missing}; run the notebook of {name} first")
+
+
+def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: str) -> dict:
+    """The record of the completed run of a stage in a folder that the parameter ``where`` names.
+
+    Raises:
+        InputError: no such run, or one on other data whose results do not fit this.
+    """
+    record = results.completed_in(folder, where)
+    if record["stage"] != stage.name:
+        fault = f"expected a completed {stage.name} but {folder} is a {record['stage']}"
+        raise InputError(f"{where}: {fault}; give another")
+    if not (stage.portable or stages.same_data(record["data_digest"], data_digest)):
+        fault = f"expected a run on this data ({data_digest}) but {folder} is on other data"
+        raise InputError(f"{where}: {fault} ({record['data_digest']}); run {stage.name} on this")
+    return record
 
 
 def answered(name: str, question: str) -> dict | None:
@@ -49,31 +65,34 @@ def upstream(record: dict, name: str) -> dict | None:
     return results.completion(paths.stage_folder(name, fingerprint)) if fingerprint else None
 
 
+def outdated(folder: Path | str) -> str:
+    """The stage whose results are not those any more that a completed stage was built on; empty if
+    there is none. Stages whose folder is gone are passed over.
+    """
+    record = results.completed(folder)
+    for name, built_on in record.get("built_on", {}).items():
+        above = upstream(record, name)
+        if above and above.get("inventory") != built_on:
+            return name
+    return ""
+
+
 def siblings(folder: Path | str) -> list[Path]:
     """The folders of the completed runs that differ from one run in nothing but seeds, of the stage
-    itself and of those before it: the newest per combination of seeds, sorted by seeds.
+    itself and of those before it, code and contents of files included: the newest per combination
+    of seeds, sorted by seeds.
     """
     folder = Path(folder)
-    family, _ = _family(results.completed(folder))
+    family = results.completed(folder).get("family")
     found: dict[tuple, Path] = {}
     for other, record in completed_runs(folder.parent):
-        others, seeds = _family(record)
-        if others == family:
-            found.setdefault(tuple(seeds), other)
+        if other == folder or (family and record.get("family") == family):
+            found.setdefault(tuple(_seeds(record)), other)
     return [found[seeds] for seeds in sorted(found)]
 
 
-def _family(record):
-    """What a completed stage and its inputs share with runs of other seeds, and the seeds."""
-    kept, seeds = {}, []
-    for name, value in record["parameters"].items():
-        if name == "seed":
-            seeds.append(value)
-        elif name not in IRRELEVANT and name.removesuffix("_run") not in record["inputs"]:
-            kept[name] = value
-    families = {}
-    for name, fingerprint in sorted(record["inputs"].items()):
-        above = upstream(record, name)
-        families[name], more = _family(above) if above else (fingerprint, [])
-        seeds += more
-    return [record["stage"], kept, record["data_digest"], families], seeds
+def _seeds(record):
+    """The seeds of a completed stage and of those that it builds on."""
+    above = [upstream(record, name) for name in sorted(record["inputs"])]
+    own = [record["parameters"]["seed"]] if "seed" in record["parameters"] else []
+    return own + [seed for each in above if each for seed in _seeds(each)]

@@ -36,6 +36,11 @@ def outputs_root() -> Path:
     return Path(os.environ.get("WSSS_OUTPUTS") or project_root() / "outputs")
 
 
+def shown(path: Path) -> str:
+    """A path as people would type it: from the current folder on if it is in there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def stage_folder(name: str, fingerprint: str) -> Path:
     """Where a stage with this fingerprint keeps its results."""
     return outputs_root() / name / fingerprint

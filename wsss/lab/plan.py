@@ -124,7 +124,7 @@ def plan(
         shared = {key: value for key, value in common.items() if key in stage.parameters}
         values = stage.resolve(shared | _merged(layers, name))
         digest = digest or project.data_digest(values)
-        upstream, changes = _connect(stage, values, planned, chain=chain)
+        upstream, changes = _connect(stage, values, planned, chain=chain, data_digest=digest)
         changes |= {"smoke": True} if smoke else {}
         for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
             known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
@@ -160,7 +160,7 @@ def _merged(layers, name):
     return {key: value for layer in layers for key, value in (layer.get(name) or {}).items()}
 
 
-def _connect(stage, values, planned, *, chain):
+def _connect(stage, values, planned, *, chain, data_digest):
     """Fill in the folders of the stages that a stage builds on; returns their fingerprints by name,
     and the changes that they depend on.
     """
@@ -168,7 +168,8 @@ def _connect(stage, values, planned, *, chain):
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
         if values[parameter]:  # a folder, perhaps of another experiment
             folder = paths.from_root(values[parameter])
-            record = results.completed_in(folder, f"{stage.name}.{parameter}")
+            where = f"{stage.name}.{parameter}"
+            record = lineage.input_record(folder, where, chain[other], data_digest=data_digest)
             upstream[other] = record["fingerprint"]
         elif other in planned:
             upstream[other] = planned[other].fingerprint
@@ -191,4 +192,6 @@ def _look_up(item, question, *, trust_code):
             item.fingerprint, item.folder = before["fingerprint"], folder
     item.damage = results.damage(item.folder)
     complete = results.completion(item.folder) is not None
+    if complete and not item.damage and (name := lineage.outdated(item.folder)):
+        item.damage, item.forced = f"it was built on other results of {name}", True
     item.done = complete and not item.forced and not item.damage

@@ -1,25 +1,24 @@
 """What a completed stage left in its folder: its record, its files, and whether they are intact."""
 
-import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wsss.errors import InputError
-from wsss.io import atomic
+from wsss.io import contents
 from wsss.io.text import read_text
 
 COMPLETE = "complete.json"
 NOTEBOOK = "executed.ipynb"
 JOURNAL = "record.jsonl"
 DELIVERED = "delivered.json"  # the journal's run in MLflow, and how far it is uploaded
+CONTENTS = "contents.json"  # name to digest of each file of the results
 # not results: written by the driver and the record, some after the stage's end
 BESIDE = (
-    *(COMPLETE, JOURNAL, DELIVERED, "run.json", "parameters.json"),
+    *(COMPLETE, CONTENTS, JOURNAL, DELIVERED, "run.json", "parameters.json"),
     *("papermill.log", NOTEBOOK, "executed.html"),
 )
-CHECKED = ".checked"  # digest of names, sizes and times of the files whose contents were checked
 # fields of a completed stage's record that must be present
 RECORD: dict[str, Any] = dict.fromkeys(("stage", "fingerprint", "data_digest"), str)
 RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": float | int}
@@ -56,42 +55,40 @@ def completed_in(folder: Path | str, where: str) -> dict:
     return record
 
 
-def inventory(folder: Path | str) -> dict:
-    """``{"files": count, "digest": of names and sizes}`` of a stage's results in its folder."""
-    lines = []
-    for path in sorted(Path(folder).rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not path.name.startswith(".") and name not in BESIDE:
-            lines.append(f"{name} {path.stat().st_size}\n")
-    return {"files": len(lines), "digest": _digest(lines)}
+def files(folder: Path | str) -> dict[str, str]:
+    """Name to digest of a stage's results in its folder."""
+    return contents.of_folder(folder, without=BESIDE)
 
 
-def _digest(lines):
-    return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
-
-
-def damage(folder: Path | str) -> str:
-    """Why the results of a completed stage cannot be used; empty if they can, or if there are none.
-
-    Checksums are verified once per state of the folder, since that reads every file.
+def changed(folder: Path | str) -> list[str]:
+    """The names of a completed stage's results that are missing, new or of other contents than when
+    it completed, sorted; ``complete.json`` if its record is damaged, and empty if there is none.
     """
     folder = Path(folder)
     if not (folder / COMPLETE).exists():
-        return ""
+        return []
     record = completion(folder)
     if record is None:
-        return f"its {COMPLETE} is cut short, or not what a stage writes"
-    if "inventory" in record and record["inventory"] != inventory(folder):
-        return "files are missing, cut short or of other sizes than when it completed"
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in atomic.CHECKSUMMED]
-    stats = [(path.relative_to(folder), path.stat()) for path in files]
-    state = _digest(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stats)
-    marker = folder / CHECKED
-    if marker.exists() and marker.read_text() == state:
+        return [COMPLETE]
+    if "inventory" not in record:
+        return []
+    now = files(folder)
+    if contents.manifest(now) == record["inventory"]:
+        return []
+    then = {}
+    with suppress(OSError, ValueError):  # also an InputError
+        then = json.loads(read_text(folder / CONTENTS, "a list of files"))
+    if not isinstance(then, dict) or contents.manifest(then) != record["inventory"]:
+        return [CONTENTS]
+    return sorted(name for name, _ in then.items() ^ now.items())
+
+
+def damage(folder: Path | str) -> str:
+    """Why the results of a completed stage cannot be used; empty if they can or there are none."""
+    names = changed(folder)
+    if not names:
         return ""
-    for path in files:
-        if not atomic.is_whole(path):
-            return f"{path.relative_to(folder)} is damaged"
-    with suppress(OSError):  # a folder without write permission
-        marker.write_text(state)
-    return ""
+    if names == [COMPLETE]:
+        return f"its {COMPLETE} is cut short, or not what a stage writes"
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    return f"{names[0]}{more} changed, appeared or went missing since it completed"

@@ -3,6 +3,13 @@
 Each line of the cell tagged ``parameters`` is ``name: type = default  # what it is``, and may end
 with the values that it takes: an interval such as ``[0, inf)`` or choices such as ``{a, b}``. A
 parameter called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
+
+A data digest is two, joined by a hyphen: of what all stages depend on, and of what only scores do.
+Further keys of the table that ``code`` describes::
+
+    files = ["weights"]  # parameters that name a file: it counts by contents
+    unseen = ["data_root"]  # parameters that cannot change results: what they name counts otherwise
+    portable = ["train"]  # stages without scores, whose results may be used on other data
 """
 
 import ast
@@ -17,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from wsss.errors import InputError
-from wsss.io import atomic
+from wsss.io import contents
 from wsss.lab import code, paths
 
 NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
-UNSEEN = ("checkpoint_minutes",)  # parameters that cannot change results
 TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
 NUMBER = r"-?(?:\d[\d.e-]*|inf)"
@@ -151,33 +157,63 @@ class Stage:
         """Twelve hexadecimal digits of a ``question`` and the code that answers it."""
         return _digest([question, self.code])
 
-    def question(self, values: dict, upstream: dict[str, str], *, data_digest: str) -> str:
+    def question(
+        self,
+        values: dict,
+        upstream: dict[str, str],
+        *,
+        data_digest: str,
+        without: Container[str] = (),
+    ) -> str:
         """Twelve hexadecimal digits of all that the results depend on besides the stage's code.
 
         Args:
-            values: of every parameter. Folders of upstream stages are left out, and a parameter
-                called ``..._folder`` counts by the folder's contents.
+            values: of every parameter. Folders of upstream stages are left out, and files and
+                folders count by their contents.
             upstream: name to fingerprint of the stages whose results are used.
+            without: further parameters to leave out.
         """
-        counted = {
-            name: _contents(value) if name.endswith("_folder") and value else value
-            for name, value in values.items()
-            if name not in UNSEEN and not (name.endswith("_run") and name[:-4] in upstream)
-        }
+        table = code.settings(paths.project_root())
+        unseen = {*table.get("unseen", ()), *(f"{name}_run" for name in upstream)}
+        counted = {name: value for name, value in values.items() if name not in unseen}
+        counted |= self.contents(values)
+        counted = {name: value for name, value in counted.items() if name not in without}
         parts = {"stage": self.name, "values": counted, "upstream": upstream}
-        return _digest(parts | {"data": data_digest})
+        return _digest(parts | {"data": self.data_of(data_digest)})
+
+    def contents(self, values: dict) -> dict[str, Any]:
+        """Parameter to digest of the files, and ``contents.manifest`` of the folders, that values
+        name: those of ``..._folder`` and of the project's ``files``.
+        """
+        files, found = code.settings(paths.project_root()).get("files", ()), {}
+        for name, value in values.items():
+            if value and name.endswith("_folder"):
+                folder = paths.from_root(value)
+                if not folder.is_dir():
+                    missing = "expected a folder but there is none; check the path"
+                    raise InputError(f"{folder}: {missing}")
+                found[name] = contents.manifest(contents.of_folder(folder))
+            elif value and name in files and paths.from_root(value).is_file():
+                found[name] = contents.digest(paths.from_root(value))
+        return found
+
+    @property
+    def portable(self) -> bool:
+        """Whether the results do not depend on what only scores do, and fit other data."""
+        return self.name in code.settings(paths.project_root()).get("portable", ())
+
+    def data_of(self, data_digest: str) -> str:
+        """What of a data digest the results depend on."""
+        return data_digest.partition("-")[0] if self.portable else data_digest
+
+
+def same_data(digest: str, other: str) -> bool:
+    """Whether two digests, perhaps of ``Stage.data_of``, can be of the same data."""
+    return digest.startswith(other) or other.startswith(digest)
 
 
 def _digest(state):
     return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _contents(folder):
-    """A digest of a folder's files by name and contents."""
-    folder = paths.from_root(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder but there is none; check the path")
-    return atomic.manifest(folder)
 
 
 def read_stages() -> dict[str, Stage]:

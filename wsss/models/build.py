@@ -10,7 +10,7 @@ from wsss.errors import InputError
 from wsss.models import heads
 from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.layers import Backbone, freeze_batch_norm
-from wsss.models.state_dicts import Weights, fit_backbone, fit_state, load_state
+from wsss.models.state_dicts import Weights, check_classes, fit_backbone, fit_state, load_described
 
 
 def build_cam(
@@ -94,10 +94,16 @@ def build_segmentation(
     return heads.DecoderNetwork(features, num_classes, **head)
 
 
-def load_into(module: nn.Module, path: Path | str, *, prefix: str = "") -> None:
-    """Load one of our own weight files, or its part under a prefix such as ``backbone.``."""
-    state = load_state(path).items()
-    part = {name.removeprefix(prefix): each for name, each in state if name.startswith(prefix)}
+def load_into(
+    module: nn.Module, path: Path | str, *, prefix: str = "", classes: Sequence[str] | None = None
+) -> None:
+    """Load one of our own weight files, or its part under a prefix such as ``backbone.``; with
+    ``classes``, InputError if the file is of a network of others.
+    """
+    state, description = load_described(path)
+    if isinstance(description, dict) and "classes" in description:
+        check_classes(description["classes"], classes, source=path)
+    part = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
     fit_state(module, part, source=path)
 
 

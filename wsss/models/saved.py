@@ -10,7 +10,13 @@ from torch import nn
 from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
 from wsss.models.heads import RandomWalkSegmenter
-from wsss.models.state_dicts import fit_state, fitting, load_described, save_state
+from wsss.models.state_dicts import (
+    check_classes,
+    fit_state,
+    fitting,
+    load_described,
+    save_state,
+)
 
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}
@@ -67,17 +73,25 @@ def add_walk(
     )
 
 
-def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> Trained:
+def open_network(
+    path: Path | str,
+    kind: str | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    **changes: Any,
+) -> Trained:
     """A network that ``save_network`` wrote, ready for inference.
 
     Args:
         path: the file, or a folder with ``weights.pt``.
         kind: the expected one; None takes any.
+        classes: the expected ones, in their order; None takes any.
         changes: arguments of the builder that do not change the weights, such as ``output_stride``;
             0 keeps the trained value.
 
     Raises:
-        InputError: missing, of another kind, or without a description that fits its weights.
+        InputError: missing, of another kind or other classes, or without a description that fits
+            its weights.
     """
     path = Path(path)
     path = path / "weights.pt" if path.is_dir() else path
@@ -102,22 +116,23 @@ def open_network(path: Path | str, kind: str | None = None, **changes: Any) -> T
             f"{path}: expected: {NAMES.get(kind or '', 'a network')}, "
             f"found: {NAMES.get(found, found)}; give another file"
         )
+    check_classes(description["classes"], classes, source=path)
     arguments: dict[str, Any] = description["arguments"]
     arguments |= {name: value for name, value in changes.items() if value}
-    classes = tuple(description["classes"])
+    named = tuple(description["classes"])
     try:
         # first without memory: the described network may be of any size
         with torch.device("meta"):
-            wanted = _build(found, classes, **arguments)
+            wanted = _build(found, named, **arguments)
     except Exception as error:  # wrong values fail in many ways
         raise InputError(
             f"{path}: describes a network that cannot be built ({reason(error)}); give another file"
         ) from None
     fitting(wanted, state, source=path)
     with torch.random.fork_rng():  # the random weights are overwritten at once
-        network = _build(found, classes, **arguments)
+        network = _build(found, named, **arguments)
     fit_state(network, state, source=path)
-    return Trained(network.eval(), found, classes, arguments, settings)
+    return Trained(network.eval(), found, named, arguments, settings)
 
 
 def _build(kind, classes, **arguments) -> nn.Module:

@@ -4,6 +4,7 @@ tensor that does not fit is named.
 
 import pickle
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def expect_file(path: Path | str) -> None:
 def load_state(path: Path | str) -> State:
     """The named tensors in a file, as ``load_described`` finds them."""
     return load_described(path)[0]
+
+
+def check_classes(found: Sequence[str], wanted: Sequence[str] | None, *, source: object) -> None:
+    """Refuse a network that was trained on other classes than those wanted, or in another order:
+    the numbers of its classes would mean others. None wants any.
+    """
+    if wanted is not None and tuple(found) != tuple(wanted):
+        names = [f"{name} ({', '.join(each)})" for name, each in (("it", found), ("data", wanted))]
+        raise InputError(
+            f"{source}: expected a network of the data's classes, in their order, but "
+            f"{' and '.join(names)} differ; give a network trained on these classes"
+        )
 
 
 def load_described(path: Path | str) -> tuple[State, Any]:

@@ -1,4 +1,4 @@
-"""Progress with an ETA: a line for people, and a file for the driver of notebooks."""
+"""Progress with speed and time left: a bar for people, a line for the driver of notebooks."""
 
 import os
 import re
@@ -31,15 +31,50 @@ def show(text: str) -> None:
 def progress(
     items: Iterable, label: str, *, total: int | None = None, initial: int = 0, unit: str = "photo"
 ) -> Iterable:
-    """Iterate with tqdm's bar, whose text is also in the file named by WSSS_PROGRESS_FILE."""
-    options = {"unit": unit, "mininterval": 0.5, "dynamic_ncols": True}
-    return _Bar(items, label, total, initial=initial, **options)
+    """Iterate with a ``Bar``, whose line is also in the file named by WSSS_PROGRESS_FILE."""
+    # JupyterLab shows the error stream as an error
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    options = {"unit": unit, "mininterval": 0.5, "dynamic_ncols": True, "file": file}
+    return Bar(items, label, total, initial=initial, **options)
 
 
-class _Bar(tqdm):
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Bar(tqdm):
+    """A bar that also tells its state in a line.
+
+    Attributes:
+        about: shown in place of the count, such as the epoch and the loss.
+    """
+
+    about = ""
+
     def display(self, *arguments, **options):
-        _publish(str(self))
+        _publish(self.line())
         return super().display(*arguments, **options)
+
+    def close(self):
+        finished = not self.disable and self.n == self.total
+        super().close()
+        if finished:
+            _publish("figures and record")  # what follows the last bar of a stage
+
+    def line(self) -> str:
+        """The state, such as ``walk  45/100 photos  9.1 photos/s  0:06 left``."""
+        state = self.format_dict
+        done, total, unit = state["n"], state["total"], state["unit"]
+        parts = [state["prefix"], self.about or f"{done}/{total or '?'} {unit}s"]
+        fresh = done - state["initial"]
+        rate = state["rate"] or (fresh / state["elapsed"] if state["elapsed"] else 0)
+        if fresh and rate:
+            parts.append(f"{rate:.3g} {unit}s/s")
+            parts += [f"{clock((total - done) / rate)} left"] if total else []
+        return "  ".join(filter(None, parts))
 
 
 def _publish(text):
@@ -89,8 +124,9 @@ class Screen:
     def _line(self):
         if not self._about:
             return "  ".join(f"{label}  {text}" for label, text in self._doing.items())
-        # of a bar, which takes too much room, only the percentage
-        shares = {each: re.sub(r".*?(\d+%).*", r"\1", text) for each, text in self._doing.items()}
+        # of a line, which takes too much room, only how far it is
+        far = re.compile(r".*?((?:epoch )?\d+/\d+).*")
+        shares = {each: far.sub(r"\1", text) for each, text in self._doing.items()}
         before, after = self._about()
         running = ", ".join(f"{label} {share}" for label, share in shares.items())
         return f"{before} {len(shares)} running: {running}{after}"

@@ -63,6 +63,7 @@ def fit(
     folder: str | Path,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     mix: Mix | None = None,
+    label: str = "train",
 ) -> list[Metrics]:
     """Train a network in place, resuming from the newest whole checkpoint in ``folder``, and return
     the metrics of each epoch.
@@ -76,6 +77,7 @@ def fit(
             per second and the learning rate; on resuming, also for earlier epochs.
         mix: changes each batch before the step, such as ``transforms.cut_mix``; may draw from
             torch's generator.
+        label: of the progress.
 
     With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
     ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
@@ -96,7 +98,7 @@ def fit(
             reported.add(epoch)
             on_epoch(epoch, metrics)
 
-    given = (network, samples, loss, schedule, Path(folder), mix)
+    given = (network, samples, loss, schedule, Path(folder), mix, label)
     processes = schedule.train_processes
     history, weights = launch(_fit, *given, processes=processes, on_epoch=report_once)
     _load(network, weights)
@@ -109,15 +111,15 @@ def _load(network, weights):
     network.load_state_dict(weights)
 
 
-def _fit(network, samples, loss, schedule, folder, mix, *, on_epoch):
+def _fit(network, samples, loss, schedule, folder, mix, label, *, on_epoch):
     """Train in one of the processes; returns the history and the weights."""
-    given = (network, samples, loss, schedule, folder, mix, on_epoch)
+    given = (network, samples, loss, schedule, folder, mix, label, on_epoch)
     with repeatable(gpu=schedule.deterministic):
         history = divergence.explain_dead_workers(_train, *given)
     return history, network.cpu().state_dict()  # the caller may have no GPU
 
 
-def _train(network, samples, loss, schedule, folder, mix, on_epoch):
+def _train(network, samples, loss, schedule, folder, mix, label, on_epoch):
     reuse_memory()
     rank = distributed.rank()
     torch.manual_seed(schedule.seed + SEEDS_APART * rank)
@@ -141,8 +143,9 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
     batches = load_batches(samples, schedule, start=state["step"], rank=rank)
     per_epoch = steps_per_epoch(len(samples), schedule)
     total = per_epoch * schedule.epochs
+    bar = None
     if rank == 0:
-        batches = progress(batches, "train", total=total, initial=state["step"], unit="step")
+        bar = batches = progress(batches, label, total=total, initial=state["step"], unit="step")
     saved_step, saved_at = state["step"] if saved else None, time.monotonic()
     for images, targets in batches:
         began = time.monotonic()
@@ -168,6 +171,10 @@ def _train(network, samples, loss, schedule, folder, mix, on_epoch):
         values["seconds"] = time.monotonic() - began
         for name, value in values.items():
             state["sums"][name] = state["sums"].get(name, 0.0) + value
+        if bar is not None:
+            epoch, place = divmod(state["step"] - 1, per_epoch)
+            mean = state["sums"]["loss"] / (place + 1)
+            bar.about = f"epoch {epoch + 1}/{schedule.epochs}  loss {mean:.3g}"
         if state["step"] % per_epoch == 0:
             sums, state["sums"] = state["sums"], {}
             speed, rate = sums.pop("images") / sums.pop("seconds"), optimiser.param_groups[0]["lr"]
@@ -258,7 +265,9 @@ def fit_soup(
             varied = copy.copy(samples)
             varied.seed = samples.seed + member
             own = replace(schedule, seed=schedule.seed + member)
+            label = f"training {member + 1} of {soup_size}" if soup_size > 1 else "train"
             options: Any = {"folder": path.with_suffix(""), "on_epoch": report, "mix": mix}
+            options["label"] = label
             epochs = fit(network, varied, loss=loss, schedule=own, **options)
             found = {"network": network.state_dict(), "history": epochs}
             with atomic.write(path) as unfinished:

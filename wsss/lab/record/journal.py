@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from wsss.io import atomic
+from wsss.io import contents
 from wsss.lab import results
 
 STATES = ("run", "resumed", "end")  # kinds of entries that say whether a run is active
@@ -122,7 +122,7 @@ class Journal:
     def file(self, path: Path | str, to: str | None = None, *, kind: str = "file", **more) -> None:
         """Add a file of the folder, which has to stay there, as an artifact under ``to``."""
         name = Path(path).relative_to(self.folder).as_posix()
-        self.add(kind, path=name, to=to, digest=atomic.digest(path), **more)
+        self.add(kind, path=name, to=to, digest=contents.digest(path), **more)
 
     def _note(self, entry):
         self._time = max(self._time, entry.get("time", 0))

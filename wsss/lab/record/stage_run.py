@@ -1,10 +1,12 @@
 """A stage at work, used by its notebook: its folder and inputs, and its record in a journal."""
 
 import hashlib
+import json
 import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.errors import InputError
-from wsss.io import atomic
+from wsss.io import atomic, contents
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # slow to import
 
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
+BUILT_ON = ".built_on.json"  # in a stage's folder: the results that its own are computed from
 PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
 
 
@@ -55,12 +58,12 @@ class StageRun:
         inputs: dict[str, Path],
         folder: Path,
         data_digest: str,
-        question: str = "",
-        code: dict[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
+        **more,
     ):
         self.parameters, self.inputs, self.folder = parameters, inputs, Path(folder)
         self.fingerprint, self.data_digest = self.folder.name, data_digest
-        self._begun = {"stage": name, "question": question, "code": code or {}}
+        self._begun, self._check = {"stage": name, **more}, check
         self._usage, self._owned = usage(), not os.environ.get(DRIVEN_VARIABLE)
         self._asked, self._register = 0.0, None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
@@ -69,7 +72,7 @@ class StageRun:
             raise InputError(f"{folder}: {fault}")
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep_partials(self.folder)
-        (self.folder / results.COMPLETE).unlink(missing_ok=True)
+        self._clear(more.get("built_on", {}))
         self.journal = Journal(self.folder)
         if self._owned:
             tags = {"wsss.stage": name} | provenance.tags()
@@ -79,6 +82,17 @@ class StageRun:
         self.journal.tags(about | {"wsss.complete": "false"})
         for path in provenance.write(self.folder / "source"):
             self.log_file(path, "source")
+
+    def _clear(self, built_on):
+        """Remove what must not be gone on with: results of other inputs, and damaged files."""
+        marker, begun = self.folder / BUILT_ON, None
+        with suppress(OSError, ValueError):
+            begun = json.loads(marker.read_text())
+        same = begun in (None, built_on)
+        for name in results.changed(self.folder) if same else results.files(self.folder):
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / results.COMPLETE).unlink(missing_ok=True)
+        atomic.save_json(marker, built_on)
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log a dict of numbers; names may hold ``/``."""
@@ -127,11 +141,19 @@ class StageRun:
 
     def complete(self, metrics: dict[str, float] | None = None, folders=()) -> None:
         """Mark the stage complete, with final metrics and the names of folders of bulk files, whose
-        count and digest are recorded: the notebook's last call.
+        count and digest are recorded: the notebook's last call; InputError, and no results, if the
+        data changed since the stage began.
         """
+        try:
+            self._check()
+        except InputError:
+            self._clear(None)
+            raise
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self.journal.metrics(metrics)
         earlier = [record["ended"] for _, record in lineage.completed_runs(self.folder.parent)]
+        files = results.files(self.folder)
+        atomic.save_json(self.folder / results.CONTENTS, files)
         record = self._begun | {
             "fingerprint": self.fingerprint,
             "versions": provenance.versions(),
@@ -139,8 +161,8 @@ class StageRun:
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
             "data_digest": self.data_digest,
             "metrics": metrics,
-            "manifest": {folder: atomic.manifest(self.folder / folder) for folder in folders},
-            "inventory": results.inventory(self.folder),
+            "manifest": {folder: _manifest(files, folder) for folder in folders},
+            "inventory": contents.manifest(files),
             "memory": peak_memory(),
             "usage": {name: value - self._usage[name] for name, value in usage().items()},
             "machine": {"cores": cores(), "gpu": gpu_used()},
@@ -177,22 +199,48 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
         dataset: the open data, whose ``digest()`` enters the fingerprint.
 
     Raises:
-        InputError: a parameter of a wrong type, or no completed run of a stage that it builds on.
+        InputError: a parameter of a wrong type, or no completed run on this data of a stage that it
+            builds on.
     """
     chain = stages.read_stages()
     stage = chain[name]
     values = stage.resolve({parameter: namespace[parameter] for parameter in stage.parameters})
     digest = dataset.digest()
-    inputs, upstream = Inputs(), {}
+    inputs, upstream, families, built_on = Inputs(), {}, {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
-        given = values[parameter]
+        given, where = values[parameter], f"{name}.{parameter}"
         inputs[other] = paths.from_root(given) if given else lineage.latest(other, digest)
-        record = results.completed_in(inputs[other], f"{name}.{parameter}")
+        record = lineage.input_record(inputs[other], where, chain[other], data_digest=digest)
         upstream[other] = record["fingerprint"]
+        families[other] = record.get("family", record["fingerprint"])
+        built_on[other] = record.get("inventory")
     question = stage.question(values, upstream, data_digest=digest)
-    folder = paths.stage_folder(name, stage.fingerprint(question))
-    more = {"data_digest": digest, "question": question, "code": stage.code}
-    return StageRun(name, values, inputs=inputs, folder=folder, **more)
+    likewise = ("seed", *lineage.IRRELEVANT)
+    family = stage.question(values, families, data_digest=digest, without=likewise)
+
+    def check():
+        if stage.data_of(dataset.digest()) != stage.data_of(digest):
+            raise InputError(f"{name}: the data changed while it ran; give the same command again")
+
+    return StageRun(
+        name,
+        values,
+        inputs=inputs,
+        folder=paths.stage_folder(name, stage.fingerprint(question)),
+        data_digest=stage.data_of(digest),
+        question=question,
+        code=stage.code,
+        contents=stage.contents(values),
+        family=stage.fingerprint(family),
+        built_on=built_on,
+        check=check,
+    )
+
+
+def _manifest(files, folder):
+    """The ``contents.manifest`` of a folder among a stage's files."""
+    inside = {name: digest for name, digest in files.items() if name.startswith(f"{folder}/")}
+    return contents.manifest(inside)
 
 
 def _gallery_key(photo_id):

@@ -8,7 +8,7 @@ from tempfile import NamedTemporaryFile
 
 from wsss.errors import InputError
 from wsss.io.locks import acquire, lock_of
-from wsss.lab import paths, results
+from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
@@ -55,7 +55,8 @@ def run(
     project.check_room(planned, paths.outputs_root())
     for item in planned:
         if item.done and not item.trusted:
-            say(f"{item.name}: done before, reused ({item.folder})")
+            score = summary(results.completed(item.folder)["metrics"], project.scores)
+            say(f"{item.name}: done before, reused  {score}{paths.shown(item.folder)}")
         elif item.damage:
             say(f"{item.name}: done before, but {item.damage}; it is repaired")
         elif item.changed and not item.done:
@@ -104,17 +105,24 @@ def _run_stages(name, planned, parent, uploader, machine, project):
         for place, item in enumerate(planned, 1):
             label = f"[{place}/{len(planned)}] {item.name}"
             where = {"parent": parent.folder, "uploader": uploader, "machine": machine}
+            if item.done and (other := lineage.outdated(item.folder)):  # repaired a moment ago
+                machine.say(f"{label}: {other} has other results now; computed again")
+                item.done, item.forced = False, True
             with nullcontext(False) if item.done else _locked(item, label, machine) as needed:
                 if needed:
                     uploader.upload()  # a report reads what earlier stages recorded
                     try:
-                        run_stage(name, item, label=label, **where)
+                        later = _seconds_of(planned[place - 1 :])
+                        run_stage(name, item, label=label, later=later, **where)
                     finally:
                         pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)
             parent.add("stage", name=item.name, folder=str(item.folder))
             final = results.completed(item.folder)["metrics"]
             metrics = final | {"seconds": seconds_of(item.folder)}
+            if needed:
+                about = f"{metrics['seconds']:.0f} s  {summary(final, project.scores)}"
+                machine.say(f"{label}: done in {about}{paths.shown(item.folder)}")
             parent.metrics({f"{item.name}.{metric}": value for metric, value in metrics.items()})
             first = mlflow_pages.headlines(final, project.scores)
             parent.metrics(first)
@@ -122,6 +130,30 @@ def _run_stages(name, planned, parent, uploader, machine, project):
     for page in pages:
         page.result()  # raises the thread's exception
     return headlines
+
+
+def summary(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> str:
+    """A stage's scores by the names of ``Project.scores``, or its loss, and two blanks; empty if it
+    has neither.
+    """
+    found = mlflow_pages.headlines(metrics, scores)
+    named = [(name.partition(" ")[2].split("/"), value) for name, value in found.items()]
+    parts = [f"{title} {value:.1f} ({split})" for (title, split), value in named]
+    if "loss" in metrics:
+        parts.append(f"loss {metrics['loss']:.3g}")
+    return "".join(f"{part}  " for part in parts)
+
+
+def _seconds_of(planned):
+    """Seconds that stages will take, by their latest completed runs; None if one never ran."""
+    total = 0.0
+    for item in planned:
+        if not item.done:
+            runs = lineage.completed_runs(item.folder.parent)
+            if not (seconds := seconds_of(runs[0][0]) if runs else 0.0):
+                return None
+            total += seconds
+    return total
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from wsss.lab.record import mlflow_pages, mlflow_store, provenance, stage_run
 from wsss.lab.record.delivery import Uploader
 from wsss.lab.record.journal import Journal
 from wsss.lab.run.resources import Share
-from wsss.runtime.progress import FILE_VARIABLE, Screen
+from wsss.runtime.progress import FILE_VARIABLE, Screen, clock
 
 # Optional to jsonschema, which would take a second or two to build this grammar of addresses; no
 # notebook's schema uses it.
@@ -85,12 +85,14 @@ def run_stage(
     label: str,
     uploader: Uploader,
     machine: Machine,
+    later: float | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
     """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
 
-    ``parent`` is the folder of the journal whose run is the parent of the stage's run. Raises
-    InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
+    ``parent`` is the folder of the journal whose run is the parent of the stage's run, ``later``
+    the seconds that all stages from this one on may take. Raises InputError if the stage refused
+    its input, StageFailed if it ended otherwise without completing.
     """
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
@@ -105,7 +107,7 @@ def run_stage(
         uploader.watch(item.folder)
         before, began = seconds_of(item.folder), time.monotonic()
         try:
-            code = _execute(item, share, machine, label=label, uploader=uploader)
+            code = _execute(item, share, machine, label=label, uploader=uploader, later=later)
             kind, reason = _error(notebook, log, code)
             status = "FAILED"
         finally:
@@ -126,14 +128,11 @@ def run_stage(
         if status == "FAILED":
             files = f"{notebook} and {log}; the same command goes on from here"
             raise StageFailed(f"{item.name} failed: {kind}: {reason}; see {files}")
-    metrics = results.completed(item.folder)["metrics"]
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:6])
-    machine.say(f"{label}: done in {seconds:.0f} s  {scores}")
 
 
-def _execute(item, share, machine, *, label, uploader):
+def _execute(item, share, machine, *, label, uploader, later):
     """Run a notebook and show its progress; returns the exit code of its process."""
-    label = machine.mark + label
+    label, began = machine.mark + label, time.monotonic()
     parameters, progress = item.folder / "parameters.json", item.folder / ".progress"
     atomic.save_json(parameters, item.values)
     environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
@@ -155,7 +154,10 @@ def _execute(item, share, machine, *, label, uploader):
                 process.wait(timeout=1)
                 break
             machine.check()
-            text = progress.read_text() if progress.exists() else "starting"
+            passed = time.monotonic() - began
+            text = progress.read_text() if progress.exists() else f"starting  {clock(passed)}"
+            if later and later > passed:
+                text += f"  (chain about {clock(later - passed)})"
             note = "  (tracking store unavailable)" if uploader.unavailable else ""
             machine.screen.show(label, text + note)
     finally:

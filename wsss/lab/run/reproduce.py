@@ -101,7 +101,7 @@ def _planned(folder, record, project):
     values = stage.resolve(values)
     digest = project.data_digest(values)
     fingerprint = stage.fingerprint(stage.question(values, upstream, data_digest=digest))
-    if digest != record["data_digest"]:
+    if not stages.same_data(digest, record["data_digest"]):
         reasons.append(f"the data's digest is {digest}, and was {record['data_digest']}")
     elif fingerprint != record["fingerprint"] and not reasons:
         files = lineage.changed_code(record, stage.code)

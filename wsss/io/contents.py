@@ -1,0 +1,113 @@
+"""Digests of files by contents, remembered for as long as a file stays as it is.
+
+A file counts as unchanged while its inode, size, and times of modification and of status change
+are; the last cannot be set back. Digests are kept in the user's cache folder, by device and inode.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import platformdirs
+
+from wsss.io import mirror
+
+SETTLED = 2 * 10**9  # nanoseconds; a file changed later may change again within a tick of its clock
+MEMORY = platformdirs.user_cache_path("wsss") / "contents.sqlite"
+READ_BYTES = 2**20  # at a time
+
+
+def digest(path: Path | str) -> str:
+    """Sixteen hexadecimal digits of a file's contents; OSError if it cannot be read."""
+    return digests([path])[0]
+
+
+def digests(paths: Iterable[Path | str]) -> list[str]:
+    """``digest`` of each file. Unchanged files are not read again, others by several threads."""
+    files = [mirror.download_file(path) for path in paths]
+    began = time.time_ns()
+    states = [_state(file) for file in files]
+    found = _recall(states)
+    missing = [place for place, known in found.items() if not known]
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(_read, [files[place] for place in missing])
+        found |= dict(zip(missing, read, strict=True))
+    settled = {
+        states[place]: found[place]
+        for place in missing
+        if states[place][-1] + SETTLED < began and states[place] == _state(files[place])
+    }
+    _remember(settled)
+    return [found[place] for place in range(len(files))]
+
+
+def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, str]:
+    """Name to ``digest`` of the files in a folder and below it, linked folders too, without hidden
+    ones; a name starts from the folder, and those in ``without`` are left out.
+    """
+    folder, found, seen = Path(folder), {}, set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inner[:] = [] if real in seen else sorted(each for each in inner if each[0] != ".")
+        for name in [] if real in seen else names:
+            relative = Path(place, name).relative_to(folder).as_posix()
+            if name[0] != "." and relative not in without:
+                found[relative] = Path(place, name)
+        seen.add(real)  # a link may lead back here
+    return dict(sorted(zip(found, digests(found.values()), strict=True)))
+
+
+def manifest(contents: Mapping[str, str]) -> dict:
+    """``{"files": count, "digest": of names and contents}`` of what ``of_folder`` found."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(contents.items()))
+    state = hashlib.blake2b(lines.encode(errors="surrogateescape"), digest_size=8)
+    return {"files": len(contents), "digest": state.hexdigest()}
+
+
+def _state(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read(path):
+    state = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(READ_BYTES):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _memory():
+    MEMORY.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(MEMORY, timeout=5)
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS contents (device INTEGER, inode TEXT, state TEXT, digest TEXT, "
+        "PRIMARY KEY (device, inode)) WITHOUT ROWID"
+    )
+    return database
+
+
+def _row(state):
+    return state[0], str(state[1]), " ".join(map(str, state[2:]))  # an inode may have 64 bits
+
+
+def _recall(states):
+    """Place in ``states`` to the digest of a file that was in the same state."""
+    found: dict[int, str | None] = dict.fromkeys(range(len(states)))
+    select = "SELECT digest FROM contents WHERE device = ? AND inode = ? AND state = ?"
+    with suppress(sqlite3.Error, OSError), closing(_memory()) as database:  # else all are read
+        for place, state in enumerate(states):
+            if row := database.execute(select, _row(state)).fetchone():
+                found[place] = row[0]
+    return found
+
+
+def _remember(digests):
+    rows = [(*_row(state), digest) for state, digest in digests.items()]
+    with suppress(sqlite3.Error, OSError), closing(_memory()) as database, database:
+        database.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?)", rows)
