@@ -190,7 +190,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     for line in (
         "7 photos, 3 classes; tags from",
         "| cat | ",
-        "note: 1 photos without tags, not trained on: same",
+        "note: not trained on, without tags: same",
         "note: the same picture: a.jpg, same.jpg",
         "a.jpg and a.png have one id; rename all but one",
         "gone: has tags but there is no such JPEG",
@@ -262,10 +262,10 @@ def test_classes_that_may_be_misspelt_or_hardly_learnt_are_named(pets, capsys):
     (pets / "splits" / "val.txt").write_text("cat0\ndog1\n")
     code, lines = surveyed(capsys, pets, "--classes", "cat,dog,Cat,dog 1,dogg,wolf,eel,unicorn")
     assert code == 0
-    assert "note: misspelt? Cat (1 photos) for cat (4), dogg (1 photos) for dog (4)" in lines
+    assert "note: perhaps misspelt (photos): Cat (1) for cat (4), dogg (1) for dog (4)" in lines
     assert "note: cannot be learnt, on no photo: unicorn" in lines
     unscored = "Cat, dog 1, dogg, wolf, eel"
-    assert f"note: without a score, on no photo of val: {unscored}" in lines
+    assert f"note: no score, on no photo of val: {unscored}" in lines
     assert "note: hardly learnt, on under 10 photos: cat, dog, Cat, dog 1, dogg and 2 more" in lines
 
 

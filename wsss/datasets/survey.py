@@ -59,23 +59,21 @@ def survey(dataset: Folder) -> Survey:
         faults.append(f"{dataset.root}: no photo has tags (from {dataset.tags_from}); {fix}")
     if {"train", "val"} <= lists.keys():
         faults += shared_photos(dataset, "train", "val")
-    kinds = [f"{count} {kind}" for kind, count in dataset.unread.most_common()]
-    untagged = [photo_id for photo_id in dataset.photos if photo_id not in tagged]
-    notes = [
-        *_class_notes(counts),
-        *_note(untagged, f"{len(untagged)} photos without tags, not trained on: {{}}"),
-        *(f"the same picture: {_some(paths)}" for paths in same.values() if paths[1:]),
-        *_note(dark, f"nearly black, below {DARK} of 255 (of 16 bits the upper 8 are read): {{}}"),
-        *_note(kinds, "not read, as photos are JPEG, PNG or WebP: {}"),
-        *([str(compared)] if compared.masks else []),
-    ]
-    return Survey(counts, notes, unreadable, faults)
+    notes = _class_notes(counts) | {
+        "not trained on, without tags": [each for each in dataset.photos if each not in tagged],
+        f"nearly black, below {DARK} of 255 (of 16 bits the upper 8 are read)": dark,
+        "not read, as photos are JPEG, PNG or WebP": [
+            f"{count} {kind}" for kind, count in dataset.unread.most_common()
+        ],
+    }
+    lines = [f"{text}: {_some(names)}" for text, names in notes.items() if names]
+    lines += [f"the same picture: {_some(paths)}" for paths in same.values() if paths[1:]]
+    return Survey(counts, [*lines, str(compared)], unreadable, faults)
 
 
 def _class_notes(counts):
-    """Lines on classes that look misspelt, or that few photos show."""
-    shown = {name: on.get("all", 0) for name, on in counts.items()}
-    seen = {name: count for name, count in shown.items() if count}
+    """What may be wrong with classes: text to their names."""
+    seen = {name: on["all"] for name, on in counts.items() if on.get("all")}
     likely = []
     for name, count in seen.items():
         folded, others = name.casefold(), {}
@@ -84,23 +82,13 @@ def _class_notes(counts):
             if same or 3 * count <= seen[each]:
                 others[each.casefold()] = each
         for close in difflib.get_close_matches(folded, others, 1, ALIKE):
-            likely.append(f"{name} ({count} photos) for {others[close]} ({seen[others[close]]})")
-    return [
-        *_note(likely, "misspelt? {}"),
-        *_note([each for each in shown if each not in seen], "cannot be learnt, on no photo: {}"),
-        *_note(
-            [each for each in seen if seen[each] < FEW],
-            f"hardly learnt, on under {FEW} photos: {{}}",
-        ),
-        *_note(
-            [each for each in seen if not counts[each].get("val", 1)],
-            "without a score, on no photo of val: {}",
-        ),
-    ]
-
-
-def _note(names, text):
-    return [text.format(_some(names))] if names else []
+            likely.append(f"{name} ({count}) for {others[close]} ({seen[others[close]]})")
+    return {
+        "perhaps misspelt (photos)": likely,
+        "cannot be learnt, on no photo": [name for name in counts if name not in seen],
+        f"hardly learnt, on under {FEW} photos": [name for name in seen if seen[name] < FEW],
+        "no score, on no photo of val": [name for name in seen if not counts[name].get("val", 1)],
+    }
 
 
 def describe(dataset: Folder, found: Survey) -> str:

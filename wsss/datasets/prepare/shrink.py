@@ -1,6 +1,5 @@
 """A small copy of a devkit: the same photos, labels and masks with fewer pixels."""
 
-import os
 from pathlib import Path
 
 from PIL import Image
@@ -17,9 +16,9 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
     """Copy a devkit with its photos at most ``long_side`` pixels long, from 32.
 
     Half the side is a quarter of the work in every stage; scores hold for the copy alone. Photos
-    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. A copy has its
-    original's time, and is kept until that changes; id lists are written last, so that an
-    interrupted run can continue and is never taken for a complete one.
+    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Copies are kept
+    until their originals change. Id lists are written last, so that an interrupted copy can
+    continue and is never taken for a complete one.
 
     Raises:
         InputError: a photo, mask, label or list is missing or broken; the target is the source or a
@@ -54,7 +53,7 @@ def _copy(kit, photo_id, target, long_side):
     image = Image.fromarray(kit.image(photo_id))
     scale = min(1, long_side / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
-    kept = _is_copy(photo, photo_source)
+    kept = _is_current(photo, photo_source)
     if kept and (found := photo_size(photo)) != (height, width):
         raise InputError(
             f"{photo}: expected {width}x{height} but found {found[1]}x{found[0]}; name another "
@@ -62,20 +61,14 @@ def _copy(kit, photo_id, target, long_side):
         )
     if not mask_source.exists():
         mask.unlink(missing_ok=True)
-    elif not _is_copy(mask, mask_source):
+    elif not _is_current(mask, mask_source):
         save_labels(mask, resize_mask(kit.mask(photo_id), (height, width)))
-        os.utime(mask, ns=_times(mask_source))
     if not kept:
         with atomic.write(photo) as partial:  # after the mask, which may be unreadable
             small = image.resize((width, height), Image.Resampling.BICUBIC)
             small.save(partial, format="JPEG", quality=95)
-        os.utime(photo, ns=_times(photo_source))
 
 
-def _is_copy(path, source):
-    return path.exists() and path.stat().st_mtime_ns == source.stat().st_mtime_ns
-
-
-def _times(path):
-    """The time of the last change, in nanoseconds, also in place of the last access."""
-    return (path.stat().st_mtime_ns,) * 2
+def _is_current(path, source):
+    # the time of status changes cannot be set back, as copying an older file sets the other one
+    return path.exists() and path.stat().st_mtime_ns > source.stat().st_ctime_ns
