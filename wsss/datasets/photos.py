@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures be
 MOST_PIXELS = 100_000_000  # of a photo that is opened: 300 MB when decoded
 MOST_BYTES = 2**29  # of a file; 100 million pixels have at most 300 MB
 LEAST_SIDE = 16  # pixels; a smaller photo shows nothing
-SCALES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of 2 and 4 bits by
+SCALES = {"1": 255, "L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 1, 2 and 4 bits
 
 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
@@ -97,8 +97,7 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
         scale = SCALES.get(file.tile[0][3])  # before the file is loaded, which empties ``tile``
-        values = np.array(file, np.uint8)
-        return values // scale if scale else values
+        return np.array(file.convert("L")) // scale if scale else np.array(file)
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:

@@ -68,7 +68,8 @@ def survey(dataset: Folder) -> Survey:
     }
     lines = [f"{text}: {_some(names)}" for text, names in notes.items() if names]
     lines += [f"the same picture: {_some(paths)}" for paths in same.values() if paths[1:]]
-    return Survey(counts, [*lines, str(compared)], unreadable, faults)
+    lines += [str(compared)] if compared.masks else []
+    return Survey(counts, lines, unreadable, faults)
 
 
 def _class_notes(counts):
