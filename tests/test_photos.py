@@ -88,7 +88,7 @@ def png_of(values, depth, colour):
         rows += b"\0" + bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
     height, width = values.shape
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    greys = bytes(value for value in range(2**depth) for _ in range(3))
+    greys = bytes(value for value in range(2 ** min(depth, 8)) for _ in range(3))
     palette = chunk(b"PLTE", greys) if colour == 3 else b""
     pixels = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")

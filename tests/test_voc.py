@@ -146,7 +146,7 @@ def test_masks_are_compared_with_tags(photos, text, wrong):
 def test_check_compares_masks_with_tags(devkit):
     ids = "abcde"
     for id in ids:
-        shutil.copy(devkit / "JPEGImages/b.jpg", devkit / f"JPEGImages/{id}.jpg")
+        Image.new("RGB", (30, 20)).save(devkit / f"JPEGImages/{id}.jpg")
         save_labels(devkit / f"SegmentationClassAug/{id}.png", np.full((20, 30), 8))
     (devkit / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids))
     data = csv(devkit, "id,labels\n" + "".join(f"{id},dog\n" for id in ids))
