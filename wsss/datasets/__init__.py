@@ -25,10 +25,6 @@ def open(name: str, root: Path | str) -> Dataset:
         name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
             ``root`` if that is empty) or ``shapes_few`` (likewise, a few, to try an experiment).
         root: its folder; of ``folder`` also a YAML file that describes it.
-
-    Raises:
-        InputError: unknown, not such a folder, or ``shapes_few`` where ``shapes`` is asked for, or
-            the other way round.
     """
     if name == "folder":
         return Folder.described(root) if Path(root).suffix in (".yaml", ".yml") else Folder(root)
@@ -39,8 +35,8 @@ def open(name: str, root: Path | str) -> Dataset:
     train, val = SHAPES[name]
     kit = Devkit(shapes.generate(root, train=train, val=val))
     found = len(kit.ids("train")), len(kit.ids("val"))
-    if found != SHAPES[name] and found in SHAPES.values():
-        wanted = f"{train} and {val} photos for train and val but found {found[0]} and {found[1]}"
+    if found != SHAPES[name] and found in SHAPES.values():  # the other one of them
+        wanted = f"{train} + {val} photos but found {found[0]} + {found[1]}"
         raise InputError(f"{root}: {name}: expected {wanted}; give it a data_root of its own")
     return kit
 

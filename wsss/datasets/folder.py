@@ -159,8 +159,8 @@ class Folder:
 
     def _assign(self, tags, classes):
         """Set ``classes``, ``_labels`` (id to class numbers) and ``tag_faults`` (lines of text)."""
-        named = classes or tags.classes or sorted({label for _, row in tags.rows for label in row})
-        self.classes = class_names(named, where=self.tags_from)
+        used = sorted({label for _, row in tags.rows for label in row})
+        self.classes = class_names(classes or tags.classes or used, where=self.tags_from)
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
         self._labels, self.tag_faults = {}, []
         for key, labels in tags.rows:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from wsss.errors import InputError, reason
 from wsss.io import contents, mirror
@@ -125,7 +125,7 @@ def _orientation(photo):
 
 
 @contextmanager
-def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
+def _opened(path, what, *, formats=None) -> Iterator[ImageFile.ImageFile]:
     """An image file, its header read; every failure becomes an InputError."""
     try:
         with warnings.catch_warnings():

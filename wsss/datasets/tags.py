@@ -79,8 +79,7 @@ def stem(name: str) -> str:
 class PhotoNames:
     """Photos by what people call them: by path, in any spelling, with or without an extension."""
 
-    def __init__(self, found: Mapping[str, Iterable[Path]]) -> None:
-        """``found`` maps an id to the paths of its files."""
+    def __init__(self, found: Mapping[str, Iterable[Path]]) -> None:  # id to paths
         self._ids, self._by_name = {photo_id: photo_id for photo_id in found}, {}
         for photo_id, paths in found.items():
             # a path comes before an id: `a.jpg` is also the id of `a.jpg.jpg`
@@ -89,8 +88,7 @@ class PhotoNames:
 
     def find(self, name: str) -> str | None:
         """The id of a photo."""
-        name = normal(name)
-        return self._ids.get(name) or self._ids.get(stem(name))
+        return self._ids.get(normal(name)) or self._ids.get(stem(name))
 
     def meant(self, name: str, *, loose: bool) -> list[str]:
         """The ids that a name may mean; a ``loose`` one may lack folders, or have more of them."""
@@ -102,10 +100,8 @@ class PhotoNames:
 
 
 def class_names(given: Iterable[object], *, where: object, least: int = 0) -> tuple[str, ...]:
-    """Names of object classes, in the order of their numbers from 1, in one spelling.
-
-    Raises:
-        InputError: fewer than ``least`` or more than 254, one twice, unprintable or reserved.
+    """Names of object classes, in the order of their numbers from 1, in one spelling; InputError
+    for fewer than ``least`` or more than 254, for one twice, unprintable or reserved.
     """
     names = tuple(normal(str(name)).strip() for name in given)
     count = len(names)
@@ -120,21 +116,13 @@ def class_names(given: Iterable[object], *, where: object, least: int = 0) -> tu
 
 
 def read_classes(path: Path | str) -> tuple[str, ...]:
-    """The class names of a text file, one per line, in the order of their numbers from 1.
-
-    Raises:
-        InputError: the file cannot be read, or as for ``class_names``.
-    """
+    """The ``class_names`` of a text file, one per line; InputError if it cannot be read."""
     lines = read_text(path, "class names").splitlines()
     return class_names((line for line in lines if line.strip()), where=path, least=1)
 
 
 def expect_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse label maps, which hold numbers, if ``classes.txt`` beside or above them has others.
-
-    Raises:
-        InputError: its names are not ``classes``, in the same order.
-    """
+    """InputError if a ``classes.txt`` beside or above label maps lists other classes, in order."""
     for path in (folder / "classes.txt", folder.parent / "classes.txt"):
         if path.exists() and (found := read_classes(path)) != tuple(classes):
             what = f"label maps of {', '.join(found)}, but the dataset has {', '.join(classes)}"

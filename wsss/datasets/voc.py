@@ -191,11 +191,8 @@ class MaskTags:
         return f"{self.untagged} of {self.masks} {text}"
 
     def faults(self, dataset) -> list[str]:
-        """A line if most masks, or most of those that show some class, show one that is no tag.
-
-        People forget tags, but a class of a wrong number lacks nearly all of its tags: one half
-        lies between.
-        """
+        """A line if most masks, or most of those that show some class, show one that is no tag."""
+        # people forget tags, and a wrong number lacks nearly all of its own: one half lies between
         shown, strange = self._shown, self._strange
         wrong = [k for k in sorted(shown) if 2 * strange[k] > shown[k] >= LEAST_MASKS]
         if not wrong and not 2 * self.untagged > self.masks >= LEAST_MASKS:
@@ -213,9 +210,7 @@ def photo_faults(
     progress: Callable,
     compared: MaskTags | None,
 ) -> list[str]:
-    """The faults of the photos and labels on a dataset's id lists, and of the ``masked`` photos'
-    masks, one line each.
-    """
+    """``check`` of a dataset, with the masks of the ``masked`` photos."""
     faults, compared = [], compared or MaskTags()
 
     def attempt(read, photo_id):
