@@ -173,6 +173,7 @@ PAIRS = {
     "activation maps, 50 photos, 4 scales, mirrored": photos.cams,
     "evaluation of label maps": photos.evaluation,
     "disk for activation maps": photos.disk,
+    "identity of 10,000 unchanged files (plain: hash all)": photos.identity,
     "training in 2 processes, small, generated photos (plain: 1)": partial(
         training.processes, "small", crop=88, photos=240
     ),

@@ -1,5 +1,6 @@
 """Pairs on photos and files: networks, dense CRF, scores and disk. See ``pairs.py``."""
 
+import hashlib
 import tempfile
 import time
 from functools import partial
@@ -18,7 +19,7 @@ from wsss.cam import background_score, multi_scale_cam
 from wsss.crf import CrfParams, DenseCRF
 from wsss.datasets.voc import read_mask
 from wsss.geometry import upsample
-from wsss.io import artifacts
+from wsss.io import artifacts, contents
 from wsss.lab.paths import from_root
 from wsss.metrics import ConfusionMatrix
 from wsss.models.imported import imagenet_classifier
@@ -32,6 +33,7 @@ SAMPLE = "../shared/voc-sample"
 WEIGHTS = "../shared/weights/mobilenet_v2_imagenet.pth"
 PHOTO = (375, 500)  # pixels, the size of most photos of VOC
 SCRATCH = tempfile.TemporaryDirectory(prefix="wsss-bench-")
+FILE_BYTES = 110_000  # of a photo of VOC, on average
 THRESHOLD = 0.3  # of activation maps; fixed, since only differences of scores count
 
 
@@ -226,6 +228,26 @@ def disk():
         ).miou()
 
     return Pair(plain, fast, Aim("ratio", 20), _points, 0.1, unit="bytes", timed=False)
+
+
+def identity():
+    """Digests of the contents of 10,000 unchanged files, and how many differ from a plain hash;
+    the plain way reads and hashes each.
+    """
+    folder, random = _folder(), np.random.default_rng(0)
+    files = [folder / f"{number:05}.jpg" for number in range(10_000)]
+    for path in files:
+        path.write_bytes(random.bytes(FILE_BYTES))
+    time.sleep(3)  # files count as settled after two seconds
+    contents.digests(files)
+
+    def plain():
+        return [hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() for path in files]
+
+    def differing(one, other):
+        return float(sum(a != b for a, b in zip(one, other, strict=True)))
+
+    return Pair(plain, lambda: contents.digests(files), Aim("seconds", 2), differing)
 
 
 def _heat(count, size=PHOTO):

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss import datasets, models, synthesize
+from wsss import datasets, models, synthesize, viz
 from wsss.affinity import pair_distance
 from wsss.crf import CrfParams, DenseCRF
 from wsss.errors import InputError
@@ -29,7 +29,6 @@ from wsss.explore import pictures
 from wsss.explore import scene as explore_scene
 from wsss.explore.one_cell import neighbourhood, walker_ends
 from wsss.explore.panel import TITLES, Panel
-from wsss.io.artifacts import voc_palette
 from wsss.lab import stages
 from wsss.models.ready import ready
 from wsss.synthesis import Walk
@@ -201,15 +200,16 @@ def test_the_cell_nearest_to_a_pixel():
     assert scene.cell_at(59, 82) == (7, 10)
 
 
-def test_pictures_have_voc_s_colours():
+def test_pictures_have_the_colours_of_the_legend():
     scene = make_scene()
     picture = pictures.labels(scene, scene.mask)
     house, ground = picture[3 * 20, 3 * 22], picture[0, 0]  # 83 pixels are enlarged three times
     assert picture.shape == (180, 249, 3)
-    expected = 0.4 * scene.small[20, 22] + 0.6 * voc_palette()[2]
+    expected = 0.6 * scene.small[20, 22] + 0.4 * viz.class_colours()[2]
     np.testing.assert_allclose(house, expected, atol=1)
     np.testing.assert_array_equal(ground, scene.small[0, 0])
-    assert pictures.legend(scene) == {"house": "#008000", "cat": "#808000"}
+    colours = ["#" + bytes(viz.class_colours()[k]).hex() for k in scene.classes]
+    assert pictures.legend(scene) == dict(zip(("house", "cat"), colours, strict=True))
 
 
 @pytest.fixture

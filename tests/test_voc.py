@@ -183,7 +183,7 @@ def test_digest_sees_lists_labels_and_contents(devkit):
     digests.append(Devkit(devkit).digest())
     photo = devkit / "JPEGImages/b.jpg"
     content, status = photo.read_bytes(), photo.stat()
-    photo.write_bytes(content[:-3] + b"\0" + content[-2:])
+    photo.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
     digests.append(Devkit(devkit).digest())
     assert photo.stat().st_size == status.st_size
@@ -203,8 +203,6 @@ def test_a_mask_changes_only_the_part_of_the_digest_that_scores_depend_on(devkit
 
 
 def test_digest_sees_the_boxes_of_annotations(devkit):
-    (devkit / "image_labels.csv").unlink()
-    (devkit / "Annotations").mkdir(exist_ok=True)
     box = devkit / "Annotations" / "a.xml"
     box.write_text("<annotation><object><name>cat</name></object></annotation>")
     before = Devkit(devkit).digest()

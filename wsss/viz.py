@@ -1,28 +1,69 @@
 """Overlays, contact sheets, curves. Arrays in, arrays or figures out."""
 
+import colorsys
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt
 
 from wsss.geometry import upsample
-from wsss.io.artifacts import voc_palette
 from wsss.metrics import ConfusionMatrix
 
+FILL = 0.4  # share of a class's colour inside its regions
+GOLDEN = (5**0.5 - 1) / 2  # of a turn: the hues of successive classes are far apart
+SEEN_PIXELS = 400  # of a region that gets its name
 
-def overlay_labels(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """A label map (H, W) in VOC's colours over its photo, uint8 (H, W, 3): background shows the
-    photo, 255 is white. All white if ``labels`` is None.
+
+def class_colours() -> np.ndarray:
+    """Bright colours of the values of a label map, uint8 (256, 3); 255 is white."""
+    colours = [colorsys.hls_to_rgb(k * GOLDEN % 1, 0.42 + 0.16 * (k % 3), 1) for k in range(255)]
+    return (255 * np.array([*colours, (1, 1, 1)])).round().astype(np.uint8)
+
+
+def overlay_labels(
+    image: np.ndarray, labels: np.ndarray, *, names: Mapping[int, str] | None = None
+) -> np.ndarray:
+    """A label map (H, W) over its photo, uint8 (H, W, 3): regions in light colours with a contour
+    of two pixels, background as in the photo, 255 white. ``names`` of classes are written into
+    their largest regions.
     """
-    if labels is None:
-        return np.full_like(image, 255)
-    palette = voc_palette()
-    palette[255] = 255
-    weight = np.where(labels == 0, 0.0, 0.6)[..., None]
-    return (image * (1 - weight) + palette[labels] * weight).round().astype(np.uint8)
+    labels, colours = np.asarray(labels), class_colours()
+    padded = np.pad(labels, 1, mode="edge")
+    beside = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
+    edge = np.logical_or.reduce([labels != other for other in beside])
+    weight = np.where(labels == 0, 0.0, np.where(edge, 1.0, FILL))
+    # a border has a pixel on either side; on the background's it gets the region's colour
+    outer = edge & (labels == 0)
+    painted = np.where(outer, np.maximum.reduce(beside), labels)
+    weight = np.where(outer, 1.0, weight)[..., None]
+    mixed = (image * (1 - weight) + colours[painted] * weight).round().astype(np.uint8)
+    return _named(mixed, labels, names) if names else mixed
+
+
+def overlay_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+    """``overlay_labels``, or None for a photo without a mask."""
+    return None if mask is None else overlay_labels(image, mask)
+
+
+def _named(picture, labels, names):
+    """The picture with the name of each class in the middle of its largest region."""
+    drawn = Image.fromarray(picture)
+    draw = ImageDraw.Draw(drawn)
+    size = max(12, min(picture.shape[:2]) // 24)
+    for value in sorted({*np.unique(labels).tolist()} & names.keys()):
+        inside = np.pad(labels == value, 1)
+        if inside.sum() >= SEEN_PIXELS:
+            depth = distance_transform_edt(inside)
+            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            look = {"fill": "white", "stroke_fill": "black", "stroke_width": 2, "anchor": "mm"}
+            draw.text((x - 1, y - 1), names[value], font_size=size, **look)
+    return np.array(drawn)
 
 
 def overlay_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -33,11 +74,17 @@ def overlay_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], *, names: Sequence[str] = ()
+    rows: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    *,
+    names: Sequence[str] = (),
+    legend: Mapping[int, str] | None = None,
 ) -> Figure:
     """A figure of pictures: ``rows`` of uint8 (H, W, 3) arrays, one title per column, optionally
-    one name per row.
+    one name per row and a legend of classes by number. A column without a picture is left out.
     """
+    kept = [place for place in range(len(titles)) if any(row[place] is not None for row in rows)]
+    rows, titles = [[row[k] for k in kept] for row in rows], [titles[k] for k in kept]
     figure, axes = plt.subplots(
         len(rows),
         len(titles),
@@ -47,11 +94,16 @@ def contact_sheet(
         subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
     )
     for axis, picture in zip(axes.flat, (each for row in rows for each in row), strict=True):
-        axis.imshow(picture)
+        if picture is not None:
+            axis.imshow(picture)
     for axis, name in zip(axes[:, 0], names or [""] * len(rows), strict=True):
         axis.set_ylabel(name, fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
+    if legend:
+        colours = class_colours() / 255
+        patches = [Patch(color=colours[k], label=name) for k, name in sorted(legend.items())]
+        figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
     return figure
 
 
@@ -73,17 +125,21 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], *, titl
 
 
 def confusion(matrix: ConfusionMatrix, classes: Sequence[str], *, title: str) -> Figure:
-    """A figure of the share of each class's pixels predicted as each class."""
+    """A figure of the share of each class's pixels predicted as each class, in numbers from 5 %."""
     import seaborn as sns  # slow to import, and not for every figure
 
     counts = matrix.matrix / np.maximum(matrix.matrix.sum(1, keepdims=True), 1)
     names = ["background", *classes]
-    size = 2.5 + 0.33 * len(names)
+    size = 2.5 + 0.36 * len(names)
     figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
-    look = {"annot": len(names) < 10, "fmt": ".0f", "cmap": "rocket_r", "vmin": 0, "vmax": 100}
-    bar = {"label": "% of the class's pixels"}
+    shown = np.where(counts >= 0.05, np.char.mod("%.0f", 100 * counts), "")
+    look = {"annot": shown, "fmt": "", "cmap": "rocket_r", "vmin": 0, "vmax": 100}
+    look |= {"annot_kws": {"fontsize": 8}, "square": True}
+    bar = {"label": "% of the class's pixels", "shrink": 0.8}
     sns.heatmap(pd.DataFrame(100 * counts, names, names), ax=axis, cbar_kws=bar, **look)
     axis.set(xlabel="predicted", ylabel="mask", title=title)
+    axis.tick_params(axis="x", rotation=90)
+    axis.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -92,11 +148,14 @@ def iou_bars(table: pd.DataFrame, *, title: str) -> Figure:
     import seaborn as sns
 
     long = table.melt("class", var_name="labels", value_name="IoU (%)")
-    figure, axis = plt.subplots(figsize=(2 + 0.42 * len(table), 3.2), layout="constrained")
+    width = 2 + 0.34 * len(table) * max(1, len(table.columns) - 1)
+    figure, axis = plt.subplots(figsize=(width, 3.6), layout="constrained")
     sns.barplot(long, x="class", y="IoU (%)", hue="labels", ax=axis)
-    axis.set(title=title, xlabel="", ylim=(0, 100))
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt="%.0f", fontsize=7)
+    axis.set(title=title, xlabel="", ylim=(0, 105))
     axis.tick_params(axis="x", rotation=60)
-    sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
+    sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.08), title=None, frameon=False)
     sns.despine(figure)
     return figure
 

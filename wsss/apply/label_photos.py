@@ -63,7 +63,8 @@ def _save_walk(dataset, folder, walk, photo_id, payload, path):
 def _save(dataset, folder, photo_id, scores, *, image, classes, path):
     """Write the labels of scores (1 + C, h, w) on the read photo, uint8 (h, w, 3)."""
     labels = labels_at(scores, classes, size=photo_size(dataset.image_path(photo_id)))
-    overlay = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes)))
+    names = dict(enumerate(dataset.classes, 1))
+    overlay = Image.fromarray(viz.overlay_labels(image, label_map(scores, classes), names=names))
     overlay.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     with atomic.write(folder / "overlays" / f"{photo_id}.jpg") as partial_file:
         overlay.save(partial_file, format="JPEG", quality=90)

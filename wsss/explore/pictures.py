@@ -16,7 +16,6 @@ from wsss.affinity import STRIDE
 from wsss.explore.one_cell import neighbourhood
 from wsss.explore.scene import Scene, resized
 from wsss.geometry import upsample
-from wsss.io.artifacts import voc_palette
 from wsss.synthesis import Walk
 
 Pixel = tuple[int, int]  # (x, y)
@@ -50,7 +49,7 @@ def share(scene: Scene, scores: np.ndarray) -> np.ndarray:
 
 
 def labels(scene: Scene, found: np.ndarray | None) -> np.ndarray:
-    """A label map (H, W) in VOC's colours over the photo, 255 white; grey for None."""
+    """A label map (H, W) in classes' colours over the photo, 255 white; grey for None."""
     if found is None:
         return _enlarge(np.full_like(scene.small, GREY))
     height, width = scene.small.shape[:2]
@@ -136,8 +135,8 @@ def png(picture: np.ndarray) -> bytes:
 
 def legend(scene: Scene) -> dict[str, str]:
     """Name to colour, ``#rrggbb``, of the photo's classes."""
-    palette = voc_palette()
-    return {scene.names[k - 1]: "#" + bytes(palette[k]).hex() for k in scene.classes}
+    colours = viz.class_colours()
+    return {scene.names[k - 1]: "#" + bytes(colours[k]).hex() for k in scene.classes}
 
 
 def _enlarge(picture):

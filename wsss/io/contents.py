@@ -11,6 +11,7 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 import platformdirs
@@ -20,6 +21,7 @@ from wsss.io import mirror
 SETTLED = 2 * 10**9  # nanoseconds; a file changed later may change again within a tick of its clock
 MEMORY = platformdirs.user_cache_path("wsss") / "contents.sqlite"
 READ_BYTES = 2**20  # at a time
+BATCH = 100  # files whose states are in memory at a time
 
 
 def digest(path: Path | str) -> str:
@@ -29,7 +31,13 @@ def digest(path: Path | str) -> str:
 
 def digests(paths: Iterable[Path | str]) -> list[str]:
     """``digest`` of each file. Unchanged files are not read again, others by several threads."""
-    files = [mirror.download_file(path) for path in paths]
+    waiting, found = iter(paths), []
+    while batch := list(islice(waiting, BATCH)):
+        found += _digests([mirror.download_file(path) for path in batch])
+    return found
+
+
+def _digests(files):
     began = time.time_ns()
     states = [_state(file) for file in files]
     found = _recall(states)
@@ -50,16 +58,18 @@ def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, 
     """Name to ``digest`` of the files in a folder and below it, linked folders too, without hidden
     ones; a name starts from the folder, and those in ``without`` are left out.
     """
-    folder, found, seen = Path(folder), {}, set()
+    found, seen = [], set()
     for place, inner, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        inner[:] = [] if real in seen else sorted(each for each in inner if each[0] != ".")
+        inner[:] = [] if real in seen else [each for each in inner if each[0] != "."]
+        inside = Path(place).relative_to(folder).as_posix()
         for name in [] if real in seen else names:
-            relative = Path(place, name).relative_to(folder).as_posix()
+            relative = name if inside == "." else f"{inside}/{name}"
             if name[0] != "." and relative not in without:
-                found[relative] = Path(place, name)
+                found.append(relative)
         seen.add(real)  # a link may lead back here
-    return dict(sorted(zip(found, digests(found.values()), strict=True)))
+    found.sort()
+    return dict(zip(found, digests(Path(folder, name) for name in found), strict=True))
 
 
 def manifest(contents: Mapping[str, str]) -> dict:

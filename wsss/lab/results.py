@@ -80,7 +80,7 @@ def changed(folder: Path | str) -> list[str]:
         then = json.loads(read_text(folder / CONTENTS, "a list of files"))
     if not isinstance(then, dict) or contents.manifest(then) != record["inventory"]:
         return [CONTENTS]
-    return sorted(name for name, _ in then.items() ^ now.items())
+    return sorted({name for name, _ in then.items() ^ now.items()})
 
 
 def damage(folder: Path | str) -> str:

@@ -65,6 +65,12 @@ def mask_if_any(dataset: Dataset, photo_id: str) -> np.ndarray | None:
     return dataset.mask(photo_id) if dataset.masked([photo_id]) else None
 
 
+def class_names(dataset: Dataset, maps: Iterable[np.ndarray | None]) -> dict[int, str]:
+    """Number to name of the classes that occur in label maps, for their legend."""
+    found = {value for each in maps if each is not None for value in np.unique(each).tolist()}
+    return {k: dataset.classes[k - 1] for k in sorted(found - {0, IGNORE})}
+
+
 @dataclass(frozen=True)
 class Confusions:
     """The ``ConfusionMatrix`` of each of many photos: ``counts`` is int64 (photos, classes *
