@@ -1,7 +1,9 @@
 """Your own photos: found, tagged, drawn apart, checked, described."""
 
 import json
+import os
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -215,7 +217,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     for line in (
         "7 photos, 3 classes; tags from",
         "| cat | ",
-        "note: 1 photos without tags, not trained on: same",
+        "note: not trained on, without tags: same",
         "note: the same picture: a.jpg, same.jpg",
         "a.jpg and a.png have one id, and only a.jpg is read; rename all but one",
         "gone: has tags but there is no such JPEG",
@@ -239,3 +241,166 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     more = ["--classes", str(tmp_path / "classes.txt"), "--save", str(tmp_path / "more.yaml")]
     assert main(["data", "folder", str(root), *more]) == 0
     assert Folder.described(tmp_path / "more.yaml").classes == ("dog", "eel", "cat", "bird")
+
+
+def surveyed(capsys, *arguments):
+    """``(exit code, lines)`` of the command that checks a folder."""
+    capsys.readouterr()
+    code = main(["data", "folder", *map(str, arguments)])
+    return code, capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Four photos each of cats and dogs, with masks, tagged."""
+    root, rows = tmp_path / "pets", ["id,labels"]
+    for number, name in enumerate(["cat", "dog"] * 4):
+        photo(root / f"{name}{number}.png", colour=20 * number)
+        save_labels(root / "masks" / f"{name}{number}.png", np.full((30, 40), 1 + number % 2))
+        rows.append(f"{name}{number},{name}")
+    (root / "tags.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_a_class_that_shifts_the_others_numbers_is_noticed(pets, capsys):
+    code, lines = surveyed(capsys, pets)
+    told = "0 of 8 masks show a class that their photo is not tagged with"
+    assert code == 0 and f"note: {told}" in lines
+    photo(pets / "new.png", colour=255)
+    with (pets / "tags.csv").open("a") as file:
+        file.write("new,ant\n")
+    code, lines = surveyed(capsys, pets)
+    (fault,) = [line for line in lines if line.startswith("fault")]
+    assert code == 2 and "masks: 8 of 8 masks show a class" in fault
+    assert "4 of 4 with ant (1), 4 of 4 with cat (2); number the masks" in fault
+    (again,) = Folder(pets).check(["all"])
+    assert again in fault
+    assert surveyed(capsys, pets, "--classes", "cat,dog,ant")[0] == 0
+
+
+def test_classes_that_may_be_misspelt_or_hardly_learnt_are_named(pets, capsys):
+    names = ["Cat", "dog 1", "dogg", "wolf"] + ["eel"] * 4
+    with (pets / "tags.csv").open("a") as file:
+        for number, name in enumerate(names):
+            photo(pets / f"more{number}.png", colour=10 + 20 * number)
+            file.write(f"more{number},{name}\n")
+    (pets / "splits").mkdir()
+    (pets / "splits" / "train.txt").write_text("".join(f"more{n}\n" for n in range(8)))
+    (pets / "splits" / "val.txt").write_text("cat0\ndog1\n")
+    code, lines = surveyed(capsys, pets, "--classes", "cat,dog,Cat,dog 1,dogg,wolf,eel,unicorn")
+    assert code == 0
+    assert "note: perhaps misspelt (photos): Cat (1) for cat (4), dogg (1) for dog (4)" in lines
+    assert "note: cannot be learnt, on no photo: unicorn" in lines
+    unscored = "Cat, dog 1, dogg, wolf, eel"
+    assert f"note: no score, on no photo of val: {unscored}" in lines
+    assert "note: hardly learnt, on under 10 photos: cat, dog, Cat, dog 1, dogg and 2 more" in lines
+
+
+def test_a_folder_without_tags_is_refused(pets, capsys):
+    for content in (None, "id,labels\n", "id,labels\ncat0,\n"):
+        (pets / "tags.csv").unlink(missing_ok=True)
+        if content:
+            (pets / "tags.csv").write_text(content)
+        for more in ((), ("--classes", "cat,dog")):
+            code, lines = surveyed(capsys, pets, *more)
+            start = f"fault: {pets}: no photo has tags (from "
+            (fault,) = [line for line in lines if line.startswith(start)]
+            assert code == 2
+            assert fault.endswith("give --tags, a tags.csv or tags.json in it, or a folder per tag")
+
+
+def test_what_is_not_read_is_told(pets, capsys):
+    for name in ("a.HEIC", "b.heic", "deep/c.tif", "noext", ".DS_Store", "photos.yaml"):
+        (pets / name).parent.mkdir(exist_ok=True)
+        (pets / name).write_text("")
+    (pets / "more").symlink_to(pets.parent)
+    code, lines = surveyed(capsys, pets)
+    kinds = "2 .heic, 1 linked folder, 1 noext, 1 .tif"
+    (note,) = [line for line in lines if "not read" in line]
+    assert code == 0 and sorted(note.partition("WebP: ")[2].split(", ")) == sorted(
+        kinds.split(", ")
+    )
+
+
+def test_photos_that_are_nearly_black_are_told(pets, capsys):
+    values = np.arange(30 * 40, dtype=np.uint16).reshape(30, 40)
+    Image.fromarray(values % 4096).save(pets / "cat0.png")  # 12 bits in 16
+    Image.fromarray((values % 4096) * 16 + 20_000).save(pets / "dog1.png")
+    code, lines = surveyed(capsys, pets)
+    assert code == 0
+    assert [line.rpartition(": ")[2] for line in lines if "nearly black" in line] == ["cat0.png"]
+
+
+def test_a_large_sparse_file_is_not_hashed(pets, capsys):
+    os.truncate(pets / "cat0.png", 2**40)
+    code, lines = surveyed(capsys, pets)
+    assert code == 2 and "more than 536,870,912 bytes" in lines[-1]
+
+
+def test_a_path_comes_before_an_id(tmp_path, capsys):
+    root, saved = tmp_path / "photos", tmp_path / "photos.yaml"
+    photo(root / "IMG.jpg", colour=10)
+    photo(root / "IMG.jpg.jpg", colour=200)
+    photo(root / "other.jpg", colour=90)
+    (root / "tags.csv").write_text("id,labels\nIMG.jpg,cat\nIMG.jpg.jpg,dog\nother,cat\n")
+    data = Folder(root)
+    assert data.check(["all"]) == []
+    assert [data.classes[data.labels(id)[0] - 1] for id in ("IMG", "IMG.jpg")] == ["cat", "dog"]
+    (root / "IMG.jpg.jpg").write_bytes(b"broken")
+    assert surveyed(capsys, root, "--save", saved)[0] == 0
+    data = Folder.described(saved)
+    assert list(data.photos) == ["IMG", "other"] and data.check(["all"]) == []
+
+
+def test_coco_names_one_photo_or_none(tmp_path):
+    for name in ("train/a", "test/a", "train/b", "train/c", "d", "sub/e"):
+        photo(tmp_path / "coco" / f"{name}.jpg")
+    names = ["a.jpg", "test/a.jpg", "val/b.jpg", "c.jpg", "images/d.jpg", "x/sub/e.jpg"]
+    content = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": number, "category_id": 1} for number in range(len(names))],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    data = Folder(tmp_path / "coco", tags=tmp_path / "t.json")
+    assert data.ids("all") == ["d", "sub/e", "test/a", "train/c"]
+    ambiguous, other = data.check([])
+    assert "a.jpg: may be test/a or train/a; name the photo by its path" in ambiguous
+    assert "val/b.jpg: has tags but there is no such JPEG" in other
+
+
+def test_names_that_are_left_out_must_be_there(root):
+    data = Folder(root, leave_out=["a.jpg", "deep/d", "typo"])
+    assert data.ids("all") == ["b 2", "deep/er/c", "é/ünï"]
+    (fault,) = data.check(["all"])
+    assert "leave_out: there is no photo 'typo'; take it off the list" in fault
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_list_of_all_photos_cannot_be_given(root, given):
+    (root / "splits").mkdir()
+    (root / "splits" / "all.txt").write_text("a\n")
+    with pytest.raises(InputError, match="'all' is always that of all tagged photos"):
+        Folder(root, splits={"all": ["a"]} if given else None).ids("all")
+
+
+def test_lists_that_share_photos_are_a_fault(root, capsys):
+    (root / "splits").mkdir()
+    (root / "splits" / "train.txt").write_text("a\ndeep/d\n")
+    (root / "splits" / "val.txt").write_text("b 2\ndeep/d.JPG\n")
+    code, lines = surveyed(capsys, root)
+    assert code == 2
+    assert "1 photos are on both 'train' and 'val', such as deep/d: scores would be" in lines[-1]
+
+
+@pytest.mark.parametrize("spelling", ["NFC", "NFD"])
+def test_a_mask_has_its_photos_name_in_any_spelling(tmp_path, spelling):
+    name = unicodedata.normalize("NFD", "é/ünï")
+    photo(tmp_path / f"{name}.jpg")
+    save_labels(
+        tmp_path / "masks" / f"{unicodedata.normalize(spelling, name)}.png", np.ones((30, 40))
+    )
+    data = Folder(tmp_path)
+    (id,) = data.ids("all")
+    assert id == unicodedata.normalize("NFC", name) and data.masked([id]) == [id]
+    assert (data.mask(id) == 1).all()

@@ -162,6 +162,20 @@ def test_corrections_are_json_and_png_side_by_side(place):
     assert same(found, {id: place.whole[id] for id in IDS[:2]})
 
 
+def test_numbers_of_other_classes_are_refused_where_names_are_not(place):
+    out = place.write("labelme", place.root / "labelled" / "corrected")
+    (out.parent / "classes.txt").write_text("big dog\ncat\n")
+    assert same(formats.read_corrections(out, CLASSES, ids=IDS), place.whole)  # by name
+    (out / "plain.json").unlink()
+    shutil.copy(place.maps / "plain.png", out)
+    with pytest.raises(
+        InputError, match="label maps of big dog, cat, but the dataset has cat, big"
+    ):
+        formats.read_corrections(out, CLASSES, ids=IDS)
+    (out.parent / "classes.txt").write_text("cat\nbig dog\n")
+    assert same(formats.read_corrections(out, CLASSES, ids=IDS), place.whole)
+
+
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_label_map_of_another_photo_is_refused(place, form):
     artifacts.save_labels(place.maps / "plain.png", np.zeros((30, 41)))

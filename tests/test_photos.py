@@ -1,10 +1,15 @@
-"""Photos of every kind that people have, against PIL's own reading."""
+"""Photos of every kind that people have, against PIL's own reading; masks against PNGs by hand."""
+
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from wsss.datasets.photos import photo_size, read_photo
+from wsss.datasets.photos import photo_size, read_photo, read_png
+from wsss.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,49 @@ def test_sixteen_bits_keep_their_upper_byte(tmp_path):
 def test_a_file_with_broken_exif_is_shown_as_it_lies(tmp_path, picture):
     picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert read_photo(tmp_path / "a.jpg").shape == (160, 240, 3)
+
+
+def png_of(values, depth, colour):
+    """A grey (colour 0) or palette (3) PNG of values (H, W), made by the standard alone."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = b""
+    for row in values.tolist():  # bits of a row, high ones first, filled up to whole bytes
+        bits = "".join(f"{value:0{depth}b}" for value in row)
+        bits += "0" * (-len(bits) % 8)
+        rows += b"\0" + bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+    height, width = values.shape
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    greys = bytes(value for value in range(2 ** min(depth, 8)) for _ in range(3))
+    palette = chunk(b"PLTE", greys) if colour == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("colour", [0, 3], ids=["grey", "palette"])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_mask_is_read_as_the_numbers_in_its_file(tmp_path, depth, colour):
+    values = np.random.default_rng(depth).integers(0, 2**depth, (5, 7), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(png_of(values, depth, colour))
+    mask = read_png(tmp_path / "a.png")
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, values)
+
+
+def test_a_mask_of_sixteen_bits_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of(np.ones((5, 7), int), 16, 0))
+    with pytest.raises(InputError, match="expected a palette or grey mask but it is I;16"):
+        read_png(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [read_photo, photo_size, read_png])
+def test_a_file_of_a_terabyte_is_not_opened(tmp_path, picture, read):
+    path = tmp_path / "a.png"
+    picture.convert("L").save(path)
+    read(path)
+    os.truncate(path, 2**40)  # sparse: it takes no room
+    with pytest.raises(InputError, match="more than 536,870,912 bytes"):
+        read(path)

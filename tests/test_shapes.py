@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsss import datasets
 from wsss.datasets import shapes
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
@@ -174,3 +175,10 @@ def test_a_quicker_process_wins(tmp_path, monkeypatch):
     assert shapes.generate(root, train=1, val=1, seed=2) == root
     assert json.loads((root / "shapes.json").read_text())["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_the_few_and_the_many_are_not_taken_for_each_other(tmp_path):
+    few = datasets.open("shapes_few", tmp_path / "few")
+    assert datasets.open("shapes_few", tmp_path / "few").ids("train") == few.ids("train")
+    with pytest.raises(InputError, match=r"expected 240 \+ 60 photos but found 8 \+ 4; give"):
+        datasets.open("shapes", tmp_path / "few")

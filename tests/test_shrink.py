@@ -1,5 +1,8 @@
 """A small copy of a devkit keeps ids, labels and masks' values, and goes on where it was cut."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +12,7 @@ from wsss.datasets.prepare import shrink as module
 from wsss.datasets.prepare.shrink import shrink
 from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
+from wsss.io.artifacts import save_labels
 
 
 def test_photos_masks_labels_and_lists_come_along(tiny_shapes, tmp_path, capsys):
@@ -58,6 +62,29 @@ def test_a_copy_cut_short_goes_on_and_has_no_list_before(tiny_shapes, tmp_path, 
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     with pytest.raises(InputError, match="name another folder or delete this one"):
         shrink(tiny_shapes, tmp_path / "s", long_side=40)
+
+
+def test_what_was_put_right_is_copied_again(tiny_shapes, tmp_path):
+    shutil.copytree(tiny_shapes, tmp_path / "kit")
+    large, (changed, unmasked, kept, *_) = (
+        Devkit(tmp_path / "kit"),
+        Devkit(tiny_shapes).ids("train"),
+    )
+    small = shrink(large.root, tmp_path / "s", long_side=60)
+    times = small.image_path(kept).stat().st_mtime_ns, small.mask_path(kept).stat().st_mtime_ns
+    before = small.image(changed)
+    save_labels(large.mask_path(changed), np.full(large.mask(changed).shape, 3))
+    Image.fromarray(255 - large.image(changed)).save(large.image_path(changed), quality=95)
+    os.utime(large.image_path(changed), ns=(0, 0))  # as an older file that was put in its place
+    large.mask_path(unmasked).unlink()
+    small = shrink(large.root, tmp_path / "s", long_side=60)
+    assert (small.mask(changed) == 3).all()
+    assert np.abs(small.image(changed) - (255.0 - before)).mean() < 5
+    assert not small.mask_path(unmasked).exists()
+    assert times == (
+        small.image_path(kept).stat().st_mtime_ns,
+        small.mask_path(kept).stat().st_mtime_ns,
+    )
 
 
 @pytest.mark.parametrize(

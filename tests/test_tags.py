@@ -2,9 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from scipy import sparse
 
-from wsss.datasets.tags import folder_tags, read_tags
+from wsss.datasets.annotations import formats
+from wsss.datasets.tags import RESERVED, class_names, folder_tags, read_tags
+from wsss.errors import InputError
+from wsss.photos.evaluation import Confusions
+from wsss.report.paper_tables import paper, score
 
 ROWS = [("a.jpg", ["cat", "dog"]), ("b/c", ["dog"]), ("d", [])]
 
@@ -65,3 +71,27 @@ def test_coco_instances_give_categories_alone(tmp_path):
         ("COCO_train2014_000000000009.jpg", ["giraffe", "person"]),
         ("COCO_train2014_000000000025.jpg", []),
     ]
+
+
+def test_categories_are_names_in_one_spelling(tmp_path):
+    categories = [{"id": 25, "name": "cre\u0300me "}, {"id": 1, "name": "person"}]
+    tags = read_tags(write(tmp_path / "t.json", COCO | {"categories": categories}))
+    assert tags.classes == ["person", "cr\u00e8me"] and tags.rows[0][1] == ["cr\u00e8me", "person"]
+
+
+@pytest.mark.parametrize("name", ["background", "Mean", "_background_", "__ignore__", "", "a\nb"])
+def test_names_that_stand_for_other_things_are_no_classes(tmp_path, name):
+    assert class_names([" cat ", "ca fe"], where="x") == ("cat", "ca fe")
+    with pytest.raises(InputError, match=r"x: .* cannot be the name of a class; rename it"):
+        class_names(["cat", name], where="x")
+
+
+def test_every_column_of_the_tables_is_reserved():
+    """Or a class of that name would take the column's place."""
+    matrix = np.ones((1, 9), int)
+    found = score([("run", Confusions(3, ["a"], sparse.csr_array(matrix)))], draws=2)
+    steps = dict.fromkeys(("CAM", "network"), found)
+    tables = paper(steps, backbone="b", classes=["cat", "dog"], score_on="s", val_on="v")
+    assert set(tables["table2"].columns) - {"cat", "dog"} <= RESERVED
+    of_cvat = [line.split(":")[0] for line in formats.cvat_lines(["cat"]).splitlines()[1:]]
+    assert {*of_cvat, formats.labelme.BACKGROUND_NAME} - {"cat"} <= RESERVED

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wsss import datasets
-from wsss.datasets.voc import VOC_CLASSES, Devkit
+from wsss.datasets.voc import VOC_CLASSES, Devkit, MaskTags, read_ids, shared_photos
 from wsss.errors import InputError
 from wsss.io.artifacts import save_labels
 
@@ -80,6 +81,89 @@ def test_check_names_every_fault(devkit):
 def test_a_list_from_another_system_is_read_as_it_is_meant(devkit):
     (devkit / "ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbfb  1\r\na -1\r\n\r\n")
     assert Devkit(devkit).ids("train") == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        ("a b\na\n", ["a b", "a"]),
+        ("photo 1\nphoto 10\n", ["photo 1", "photo 10"]),
+        ("x  1\ny -1\nz 0\n", ["x", "y", "z"]),  # VOC's lists of one class
+        ("x  1\ny\n", ["x  1", "y"]),
+    ],
+)
+def test_ids_may_have_blanks(tmp_path, lines, ids):
+    (tmp_path / "train.txt").write_text(lines)
+    assert read_ids(tmp_path / "train.txt") == ids
+
+
+def test_classes_are_lines_in_any_spelling(devkit):
+    (devkit / "classes.txt").write_text("traffic light\n\ncre\u0300me \n")
+    data = csv(devkit, "id,labels\na,cr\u00e8me\nb,traffic light\n")
+    assert data.classes == ("traffic light", "cr\u00e8me")
+    assert data.labels("a") == [2] and data.labels("b") == [1]
+
+
+def full(*numbers):
+    """A mask that shows the background, these classes, and pixels to ignore."""
+    return np.array([[0, 255, *numbers]], np.uint8)
+
+
+CLASSES = ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("photos", "text", "wrong"),
+    [
+        # all as tagged, or less than that
+        ([([1], [1]), ([1], [1, 2]), ([], [3])] * 4, "0 of 12", None),
+        # a class that was put before the others: cats' masks are called ant
+        ([([1], [2])] * 4 + [([1, 2], [2, 3])] * 4, "8 of 8", "8 of 8 with ant (1)"),
+        # two classes swapped, which few of the photos show
+        (
+            [([3], [3])] * 20 + [([1], [2])] * 4 + [([2], [1])] * 4,
+            "8 of 28",
+            "4 of 4 with ant (1), 4 of 4 with cat (2)",
+        ),
+        # tags forgotten: half of a class's
+        ([([1, 3], [1, 3])] * 5 + [([1, 3], [3])] * 5, "5 of 10", None),
+        ([([1, 3], [1, 3])] * 5 + [([1, 3], [3])] * 6, "6 of 11", "6 of 11 with ant (1)"),
+        # too few to tell
+        ([([1], [2])] * 3, "3 of 3", None),
+        ([([1], [2])] * 2 + [([2], [3])] * 2, "4 of 4", "tagged with; number"),
+    ],
+)
+def test_masks_are_compared_with_tags(photos, text, wrong):
+    compared = MaskTags()
+    for shown, tags in photos:
+        compared.add(full(*shown), tags)
+    assert str(compared) == f"{text} masks show a class that their photo is not tagged with"
+    faults = compared.faults(SimpleNamespace(classes=CLASSES, root="kit", mask_folder="masks"))
+    assert len(faults) == (wrong is not None)
+    assert not wrong or wrong in faults[0]
+
+
+def test_check_compares_masks_with_tags(devkit):
+    ids = "abcde"
+    for id in ids:
+        Image.new("RGB", (30, 20)).save(devkit / f"JPEGImages/{id}.jpg")
+        save_labels(devkit / f"SegmentationClassAug/{id}.png", np.full((20, 30), 8))
+    (devkit / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids))
+    data = csv(devkit, "id,labels\n" + "".join(f"{id},dog\n" for id in ids))
+    compared = MaskTags()
+    (fault,) = data.check(["train"], masks=["train"], compared=compared)
+    assert "SegmentationClassAug: 5 of 5 masks show" in fault and "5 of 5 with cat (8)" in fault
+    assert (compared.untagged, compared.masks) == (5, 5)
+    assert data.check(["train"]) == []
+
+
+def test_photos_that_are_trained_on_are_not_scored(devkit):
+    lists = devkit / "ImageSets/Segmentation"
+    (lists / "val.txt").write_text("b\n")
+    (fault,) = shared_photos(Devkit(devkit), "train", "val")
+    assert "1 photos are on both 'train' and 'val', such as b" in fault
+    (lists / "train.txt").write_text("a\n")
+    assert shared_photos(Devkit(devkit), "train", "val") == []
 
 
 def test_missing_folder_list_and_name_are_refused(devkit, tmp_path):

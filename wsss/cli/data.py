@@ -5,7 +5,6 @@ from pathlib import Path
 
 from wsss.cli.command import TAGS, add_command, count, refuse_faults
 from wsss.errors import InputError
-from wsss.io.text import read_text
 
 
 def _voc12(arguments):
@@ -47,13 +46,13 @@ def _folder(arguments):
 
     example: wsss data folder photos --tags tags.csv --save photos.yaml
     """
-    from wsss.datasets import Folder, survey
+    from wsss.datasets import Folder, survey, tags
 
     names = ("tags", "classes", "masks", "val_share", "seed", "long_side")
     given = {name: value for name in names if (value := vars(arguments)[name]) is not None}
     classes = arguments.classes
     if classes and "," not in classes and os.path.isfile(classes):
-        given["classes"] = list(filter(None, read_text(classes, "class names").splitlines()))
+        given["classes"] = list(tags.read_classes(classes))
     elif classes:
         given["classes"] = classes.split(",")
     if arguments.root.suffix in (".yaml", ".yml"):
@@ -64,11 +63,11 @@ def _folder(arguments):
         dataset = Folder(arguments.root, **given)
     found = survey.survey(dataset)
     print(survey.describe(dataset, found))
-    faults = found.faults
+    faults = [*found.faults, *found.unreadable.values()]
     if arguments.save:
         survey.save(dataset, found, path=arguments.save, **given)
         print(f"{arguments.save}: written; set dataset to folder and data_root to it")
-        faults = dataset.check([])  # the written file leaves out unreadable photos
+        faults = found.faults  # the written file leaves out unreadable photos
     refuse_faults(faults, "listed above")
 
 

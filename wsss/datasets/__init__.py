@@ -11,7 +11,8 @@ from wsss.datasets.voc import Devkit
 from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE
 
-NAMES = ("shapes", "shapes_few", "voc", "folder")
+SHAPES = {"shapes": (240, 60), "shapes_few": (8, 4)}  # photos on the lists train and val
+NAMES = (*SHAPES, "voc", "folder")
 
 
 Dataset = Devkit | Folder
@@ -27,13 +28,17 @@ def open(name: str, root: Path | str) -> Dataset:
     """
     if name == "folder":
         return Folder.described(root) if Path(root).suffix in (".yaml", ".yml") else Folder(root)
-    if name == "shapes":
-        shapes.generate(root)
-    elif name == "shapes_few":
-        shapes.generate(root, train=8, val=4)
-    elif name not in NAMES:
+    if name not in NAMES:
         raise InputError(f"dataset '{name}' is not known; expected one of: {', '.join(NAMES)}")
-    return Devkit(root)
+    if name == "voc":
+        return Devkit(root)
+    train, val = SHAPES[name]
+    kit = Devkit(shapes.generate(root, train=train, val=val))
+    found = len(kit.ids("train")), len(kit.ids("val"))
+    if found != SHAPES[name] and found in SHAPES.values():  # the other one of them
+        wanted = f"{train} + {val} photos but found {found[0]} + {found[1]}"
+        raise InputError(f"{root}: {name}: expected {wanted}; give it a data_root of its own")
+    return kit
 
 
 def tuning_split(ids: Sequence[str], count: int, *, seed: int = 0) -> tuple[list, list]:

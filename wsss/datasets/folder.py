@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,13 +19,23 @@ from wsss.datasets.photos import (
     read_photo,
     short_digest,
 )
-from wsss.datasets.tags import Tags, folder_tags, label_vector, normal, read_tags
-from wsss.datasets.voc import photo_faults, read_mask
+from wsss.datasets.tags import (
+    PhotoNames,
+    Tags,
+    class_names,
+    folder_tags,
+    label_vector,
+    normal,
+    read_tags,
+    stem,
+)
+from wsss.datasets.voc import MaskTags, photo_faults, read_mask
 from wsss.errors import InputError, one_line, reason
 from wsss.io.text import read_text
 
 MAKING = "making.json"  # marks a folder of labels that were made of photos
 NAME_BYTES = 250  # of an id's last part: with the extension of its maps at most 255, as disks want
+TEXTS = (".csv", ".json", ".txt", ".yaml", ".yml")  # tags and lists, which may lie among photos
 
 
 class Folder:
@@ -77,7 +88,7 @@ class Folder:
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
-        self.leave_out = frozenset(map(_stem, leave_out))
+        self.leave_out = frozenset(leave_out)
         self._lists = splits
         self.tags_from, found = self._find_tags(tags)
         self._assign(found, classes)
@@ -101,8 +112,20 @@ class Folder:
 
     @cached_property
     def _scanned(self):
-        """Id to paths: ``a.jpg`` and ``a.png`` have the same id."""
-        found = {}
+        """``_found`` without the photos that are left out."""
+        out = {self._names.find(name) for name in self.leave_out}
+        return {photo_id: paths for photo_id, paths in self._found.items() if photo_id not in out}
+
+    @cached_property
+    def _names(self):
+        return PhotoNames(self._found)
+
+    @cached_property
+    def _found(self):
+        """Id to paths: ``a.jpg`` and ``a.png`` have the same id. Sets ``unread``, a count of other
+        files by kind.
+        """
+        found, self.unread = {}, Counter()
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
         for folder, inner, names in os.walk(self.root):
             if MAKING in names:
@@ -110,14 +133,16 @@ class Folder:
                 continue
             visible = (name for name in inner if not name.startswith("."))
             inner[:] = [each for each in visible if Path(folder, each).resolve() not in skipped]
+            self.unread.update("linked folder" for name in inner if Path(folder, name).is_symlink())
             for name in names:
                 path = Path(folder, name).relative_to(self.root)
                 if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                    if not name.startswith(".") and not name.lower().endswith(TEXTS):
+                        self.unread[one_line(path.suffix.lower() or name)] += 1
                     continue
                 if any("\ud800" <= each <= "\udfff" for each in str(path)):  # undecodable bytes
                     raise InputError(f"{path}: the name is not in UTF-8; rename the file")
-                if (photo_id := _stem(path.as_posix())) not in self.leave_out:
-                    found.setdefault(photo_id, []).append(path)
+                found.setdefault(stem(path.as_posix()), []).append(path)
         if not found:
             wanted = f"photos ({', '.join(SUFFIXES)})"
             raise InputError(f"{self.root}: expected {wanted} but found none; check the path")
@@ -142,29 +167,24 @@ class Folder:
         """Set ``classes``, ``_labels`` (id to class numbers), ``tag_faults`` (lines of text) and
         ``unknown_tags`` (id to those tags of a photo that are no classes).
         """
-        named = classes or tags.classes or sorted({label for _, row in tags.rows for label in row})
-        self.classes = tuple(normal(str(name)) for name in named)
-        for name in self.classes:
-            if not name.strip() or one_line(name) != name:
-                fault = f"{name!r} cannot be the name of a class"
-                raise InputError(f"{self.tags_from}: {fault}; use printable characters")
-        count = len(self.classes)
-        if count > 254 or len(set(self.classes)) < count:
-            wanted = f"at most 254 classes, each once, but found {count}"
-            raise InputError(f"{self.tags_from}: expected {wanted}; fix the list")
+        used = sorted({label for _, row in tags.rows for label in row})
+        self.classes = class_names(classes or tags.classes or used, where=self.tags_from)
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
-        by_name = {PurePosixPath(each).name: each for each in self.photos} if tags.loose else {}
         self._labels, self.tag_faults, self.unknown_tags = {}, [], {}
         for key, labels in tags.rows:
-            if _stem(key) in self.leave_out:
+            meant = self._names.meant(key, loose=tags.loose)
+            kept = [each for each in meant if each in self.photos]
+            if meant and not kept:  # left out
                 continue
-            photo_id = self._id(key) or by_name.get(PurePosixPath(_stem(key)).name)
+            photo_id = kept[0] if kept else None
             known = {numbers[label] for label in labels if label in numbers}
             unknown = [label for label in labels if label not in numbers]
             if photo_id is None and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
             elif photo_id is None:
                 fault = "has tags but there is no such JPEG, PNG or WebP; take its line out"
+            elif kept[1:]:
+                fault = f"may be {' or '.join(kept)}; name the photo by its path"
             elif photo_id in self._labels:
                 fault = "is listed twice; keep one line"
             else:
@@ -174,10 +194,10 @@ class Folder:
                 self.unknown_tags[photo_id] = unknown
                 fault = f"unknown class '{unknown[0]}'; the classes are: {', '.join(self.classes)}"
             self.tag_faults.append(f"{self.tags_from}: {key}: {fault}")
-
-    def _id(self, name):
-        """The id of a photo named with or without its extension, or None."""
-        return next((each for each in (normal(name), _stem(name)) if each in self.photos), None)
+        for name in sorted(self.leave_out):
+            if self._names.find(name) is None:
+                fault = f"leave_out: there is no photo '{name}'; take it off the list"
+                self.tag_faults.append(f"{self.root}: {fault}")
 
     @cached_property
     def _tagged(self):
@@ -189,6 +209,9 @@ class Folder:
         lists = self._lists
         if lists is None:
             lists = {path.stem: path for path in sorted((self.root / "splits").glob("*.txt"))}
+        if "all" in lists:
+            fault = "the id list 'all' is always that of all tagged photos; give yours another name"
+            raise InputError(f"{self.root}: {fault}")
         if lists:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
@@ -212,9 +235,9 @@ class Folder:
             given = read_text(given, "an id list").splitlines()
         ids = {}  # as an ordered set
         for line in filter(None, map(str.strip, map(str, given))):
-            if _stem(line) in self.leave_out:
+            photo_id = self._names.find(line)
+            if photo_id and photo_id not in self.photos:  # left out
                 continue
-            photo_id = self._id(line)
             if photo_id is None:
                 fault = "is not a photo of this folder; take it off the list"
             elif not self._labels.get(photo_id):
@@ -246,7 +269,9 @@ class Folder:
         return self.root / self.photos.get(photo_id, f"{photo_id}.jpg")
 
     def mask_path(self, photo_id: str) -> Path:
-        return self.masks / f"{photo_id}.png"
+        path = self.masks / f"{photo_id}.png"
+        spelt = self.masks / self.photos.get(photo_id, path).with_suffix(".png")  # as its photo is
+        return spelt if spelt != path and spelt.exists() else path
 
     def image(self, photo_id: str) -> np.ndarray:
         """The photo as uint8 RGB (H, W, 3), upright, at most ``long_side`` pixels long."""
@@ -289,10 +314,16 @@ class Folder:
         return f"{short_digest(known)}-{short_digest(masks)}"
 
     def check(
-        self, splits: Iterable[str], *, masks: Iterable[str] = (), progress: Callable = iter
+        self,
+        splits: Iterable[str],
+        *,
+        masks: Iterable[str] = (),
+        progress: Callable = iter,
+        compared: MaskTags | None = None,
     ) -> list[str]:
         """The faults of all tags, and of the photos on some id lists and those of their masks that
-        exist, one line each. ``masks`` is ignored, ``progress`` wraps the iteration over ids.
+        exist, one line each. ``masks`` is ignored, ``progress`` wraps the iteration over ids,
+        ``compared`` counts the masks.
         """
         faults = [*self.twin_faults(), *self.tag_faults]
         for photo_id, path in self.photos.items():
@@ -300,12 +331,11 @@ class Folder:
                 fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
                 faults.append(f"{self.root / path}: {fault}")
         masked = set(self.masked(self.photos))
-        return faults + photo_faults(self, splits, masked=masked, progress=progress)
+        more = {"masked": masked, "progress": progress, "compared": compared}
+        return faults + photo_faults(self, splits, **more)
 
     def twin_faults(self) -> list[str]:
-        """A line for each id that several photos have: ``a.jpg`` and ``a.png``, or two spellings of
-        one name, of which decomposed ones are shown as escapes.
-        """
+        """A line per id of several photos: ``a.jpg`` and ``a.png``, or two spellings of a name."""
         return [
             f"{self.root}: {' and '.join(names := [*map(_spelled, paths)])} have one id, and only "
             f"{names[0]} is read; rename all but one"
@@ -317,10 +347,3 @@ class Folder:
 def _spelled(path):
     name = str(path)
     return name if name == normal(name) else name.encode("ascii", "backslashreplace").decode()
-
-
-def _stem(name):
-    """A photo's name in its normal spelling, without its extension, if any."""
-    name = normal(name)
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name

@@ -36,14 +36,19 @@ def read_description(path: Path | str) -> dict[str, Any]:
             raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
             raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
-    given["leave_out"] = [str(name) for name in given.get("leave_out", ())]
+    lists = given.get("splits") or {}
+    texts = given | {f"splits.{name}": values for name, values in lists.items()}
+    for name, values in texts.items():  # `no` and `007` are no texts to YAML
+        for value in values if isinstance(values, list) else ():
+            if not isinstance(value, str):
+                fault = f"expected texts in {name} but YAML reads {shown(value)} there"
+                raise InputError(f"{path}: {fault}; put it in quotes")
     for name in ("photos", "masks"):
         if name in given:
             given[name] = path.parent / given[name]
     if "tags" in given:
         files = [given["tags"]] if isinstance(given["tags"], str) else given["tags"]
-        given["tags"] = [path.parent / str(file) for file in files]
-    lists = given.get("splits") or {}
+        given["tags"] = [path.parent / file for file in files]
     for name, value in lists.items():
         if not (isinstance(name, str) and isinstance(value, str | list)):
             fault = f"splits.{name} cannot be {shown(value)}"

@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import json
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from wsss.errors import InputError, raise_if_out_of_files, reason
 from wsss.io import contents, mirror
@@ -17,7 +18,9 @@ from wsss.io import contents, mirror
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: a JPEG with further pictures behind it
 MOST_PIXELS = 100_000_000  # of a photo that is opened: 300 MB when decoded
+MOST_BYTES = 2**29  # of a file; 100 million pixels have at most 300 MB
 LEAST_SIDE = 16  # pixels; a smaller photo shows nothing
+SCALES = {"1": 255, "L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 1, 2 and 4 bits
 
 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
@@ -32,7 +35,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
 
     Raises:
         InputError: missing, unreadable, cut short, of another format, animated, smaller than 16
-            pixels on a side, or of more than 100 million pixels.
+            pixels on a side, or of more than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
         size = _shrunk(photo.size, long_side)
@@ -87,7 +90,8 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
-    """A mask's indices or grey values, uint8 (H, W), or any PNG's ``colours``, uint8 (H, W, 3).
+    """A mask's indices or grey values of 1 to 8 bits, as the file has them, uint8 (H, W), or any
+    PNG's ``colours``, uint8 (H, W, 3).
 
     No other format is opened: a grey JPEG would give other numbers, and readers of some formats
     start other programs.
@@ -98,16 +102,21 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
     with _opened(path, "mask", formats=["PNG"]) as file:
         if colours:
             return np.array(file.convert("RGB"))
-        if file.mode not in ("P", "L"):
+        if file.mode not in ("P", "L", "1"):
             raise InputError(
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
-        return np.array(file)
+        scale = SCALES.get(file.tile[0][3])  # before the file is loaded, which empties ``tile``
+        return np.array(file.convert("L")) // scale if scale else np.array(file)
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Path from ``root`` on to digest of the contents, of those files that exist."""
+    """Path from ``root`` on to digest of the contents, of those files that exist. Raises InputError
+    for one that is too large to be read, such as a sparse one.
+    """
     found = [path for path in files if path.is_file()]
+    if large := next((path for path in found if path.stat().st_size > MOST_BYTES), None):
+        raise InputError(f"{large}: expected at most {MOST_BYTES:,} bytes; replace the file")
     names = (path.relative_to(root).as_posix() for path in found)
     return dict(zip(names, contents.digests(found), strict=True))
 
@@ -126,15 +135,18 @@ def _orientation(photo):
 
 
 @contextmanager
-def _opened(path, what, *, formats=None) -> Iterator[Image.Image]:
+def _opened(path, what, *, formats=None) -> Iterator[ImageFile.ImageFile]:
     """An image file, its header read; every failure becomes an InputError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is ignored
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below
             local = mirror.download_file(path)
-            if Path(local).exists() and not Path(local).is_file():  # a pipe would block forever
+            status = local.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would block forever
                 raise OSError(errno.EINVAL, "no plain file")
+            if status.st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
+                raise OSError(errno.EFBIG, f"more than {MOST_BYTES:,} bytes")
             with Image.open(local, formats=formats) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}x{file.height}")

@@ -1,19 +1,25 @@
-"""Tags of photos as people write them: CSV, JSON, COCO's instances, folders' names."""
+"""Tags of photos as people write them: CSV, JSON, COCO's instances, folders' names; class names."""
 
 import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from wsss.errors import InputError, reason
+from wsss.datasets.photos import SUFFIXES
+from wsss.errors import InputError, one_line, reason
+from wsss.io.artifacts import IGNORE
 from wsss.io.text import read_text
 
 MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have about 450 MB
+RESERVED = {  # for classes: other tools' names for the values 0 and 255, and the tables' columns
+    *("background", "_background_", "__ignore__", "mean", "network", "data", "spread"),
+    *("95 % interval", "mark", "source", "runs"),
+}
 
 
 class Tags(NamedTuple):
@@ -63,6 +69,67 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text).replace("\\", "/")
 
 
+def stem(name: str) -> str:
+    """A photo's name in one spelling, without its extension, if any: the id of its path."""
+    name = normal(name)
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
+
+
+class PhotoNames:
+    """Photos by what people call them: by path, in any spelling, with or without an extension."""
+
+    def __init__(self, found: Mapping[str, Iterable[Path]]) -> None:  # id to paths
+        self._ids, self._by_name = {photo_id: photo_id for photo_id in found}, {}
+        for photo_id, paths in found.items():
+            # a path comes before an id: `a.jpg` is also the id of `a.jpg.jpg`
+            self._ids |= {normal(path.as_posix()): photo_id for path in paths}
+            self._by_name.setdefault(PurePosixPath(photo_id).name, []).append(photo_id)
+
+    def find(self, name: str) -> str | None:
+        """The id of a photo."""
+        return self._ids.get(normal(name)) or self._ids.get(stem(name))
+
+    def meant(self, name: str, *, loose: bool) -> list[str]:
+        """The ids that a name may mean; a ``loose`` one may lack folders, or have more of them."""
+        if (found := self.find(name)) or not loose:
+            return [found] if found else []
+        path = f"/{stem(name)}"
+        alike = self._by_name.get(PurePosixPath(path).name, ())
+        return [each for each in alike if path.endswith(f"/{each}") or f"/{each}".endswith(path)]
+
+
+def class_names(given: Iterable[object], *, where: object, least: int = 0) -> tuple[str, ...]:
+    """Names of object classes, in the order of their numbers from 1, in one spelling; InputError
+    for fewer than ``least`` or more than 254, for one twice, unprintable or reserved.
+    """
+    names = tuple(normal(str(name)).strip() for name in given)
+    count = len(names)
+    if not least <= count < IGNORE or len(set(names)) < count:
+        wanted = "1 to 254 class names, each once,"
+        raise InputError(f"{where}: expected {wanted} but found {count}; fix the list")
+    for name in names:
+        if not name or one_line(name) != name or name.casefold() in RESERVED:
+            fix = "rename it, or take it out (background is always number 0)"
+            raise InputError(f"{where}: {name!r} cannot be the name of a class; {fix}")
+    return names
+
+
+def read_classes(path: Path | str) -> tuple[str, ...]:
+    """The ``class_names`` of a text file, one per line; InputError if it cannot be read."""
+    lines = read_text(path, "class names").splitlines()
+    return class_names((line for line in lines if line.strip()), where=path, least=1)
+
+
+def expect_classes(folder: Path, classes: Sequence[str]) -> None:
+    """InputError if a ``classes.txt`` beside or above label maps lists other classes, in order."""
+    for path in (folder / "classes.txt", folder.parent / "classes.txt"):
+        if path.exists() and (found := read_classes(path)) != tuple(classes):
+            what = f"label maps of {', '.join(found)}, but the dataset has {', '.join(classes)}"
+            fix = "give it the classes of this file, in their order (--classes FILE)"
+            raise InputError(f"{path}: {what}; {fix}")
+
+
 def _from_csv(path, lines):
     header = next(lines, None)
     if header is None or [name.strip() for name in header] != ["id", "labels"]:
@@ -104,16 +171,15 @@ def _from_json(path, content):
 def _from_coco(path, content):
     try:
         categories = sorted(content["categories"], key=lambda entry: entry["id"])
-        names = {entry["id"]: entry["name"] for entry in categories}
+        names = {entry["id"]: normal(entry["name"]).strip() for entry in categories}
         found = {image["id"]: (normal(image["file_name"]), {}) for image in content["images"]}
         for entry in content["annotations"]:
             found[entry["image_id"]][1][names[entry["category_id"]]] = True
-        classes = [normal(name) for name in names.values()]
     except (KeyError, TypeError, AttributeError) as error:
         met = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: expected COCO's instances but met {met}; fix its ids") from None
     rows = [(name, list(labels)) for name, labels in found.values()]
-    return Tags(rows, classes=classes, loose=True)
+    return Tags(rows, classes=list(names.values()), loose=True)
 
 
 def _without_outlines(pairs):

@@ -1,5 +1,6 @@
 """A dataset in the layout of the PASCAL VOC devkit: photos, image labels, masks and id lists."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from functools import cached_property
@@ -9,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsss.datasets.photos import digest_files, read_photo, read_png, short_digest
-from wsss.datasets.tags import label_vector, read_tags
+from wsss.datasets.tags import label_vector, normal, read_classes, read_tags
 from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
 from wsss.io.text import read_bytes, read_text
@@ -21,6 +22,7 @@ VOC_CLASSES = [
 ]
 
 ANNOTATION_BYTES = 2**20  # at most; VOC's largest have about 10,000
+LEAST_MASKS = 4  # of a class, before its tags are judged: one forgotten tag must not decide
 
 
 class Devkit:
@@ -48,12 +50,7 @@ class Devkit:
                 f"found {found}; set data_root to the folder that contains VOCdevkit/VOC2012"
             )
         listed = self.root / "classes.txt"
-        given = listed.exists()
-        self.classes = tuple(read_text(listed, "class names").split() if given else VOC_CLASSES)
-        count = len(self.classes)
-        if not 0 < count < IGNORE or len(set(self.classes)) < count:
-            wanted = "1 to 254 class names, each once"
-            raise InputError(f"{listed}: expected {wanted}, but found {count}; fix the list")
+        self.classes = read_classes(listed) if listed.exists() else tuple(VOC_CLASSES)
 
     @property
     def _csv(self):
@@ -134,6 +131,7 @@ class Devkit:
         return self._numbers(names, path)
 
     def _numbers(self, names, where):
+        names = [normal(str(name)).strip() for name in names]
         for name in names:
             if name not in self.classes:
                 fault = f"label '{name}' is not a class; the classes are: {', '.join(self.classes)}"
@@ -149,7 +147,7 @@ class Devkit:
         listed photos, and of the masks; all by contents.
         """
         texts = sorted(self.root.glob("ImageSets/Segmentation/*.txt"))
-        lists = {path.stem: _words(read_text(path, "an id list")) for path in texts}
+        lists = {path.stem: _listed(read_text(path, "an id list")) for path in texts}
         ids = sorted({photo_id for listed in lists.values() for photo_id in listed})
         tags = [self._csv] if self._csv.exists() else map(self._boxes, ids)
         photos = digest_files(self.root, [*map(self.image_path, ids), *tags])
@@ -158,22 +156,62 @@ class Devkit:
         return f"{known}-{short_digest([self.mask_folder, masks])}"
 
     def check(
-        self, splits: Iterable[str], *, masks: Iterable[str] = (), progress: Callable = iter
+        self,
+        splits: Iterable[str],
+        *,
+        masks: Iterable[str] = (),
+        progress: Callable = iter,
+        compared: "MaskTags | None" = None,
     ) -> list[str]:
         """The faults of the photos and labels on the id lists ``splits``, and of the masks on the
-        lists ``masks``, one line each. ``progress`` wraps the iteration over ids.
+        lists ``masks``, one line each. ``progress`` wraps the iteration over ids; ``compared``
+        counts the masks.
         """
         masked = {photo_id for split in masks for photo_id in self.ids(split)}
-        return photo_faults(self, splits, masked=masked, progress=progress)
+        return photo_faults(self, splits, masked=masked, progress=progress, compared=compared)
+
+
+class MaskTags:
+    """Masks compared with the tags of their photos: how many show a class that is not a tag."""
+
+    def __init__(self) -> None:
+        self.masks = self.untagged = 0  # all, and those that show a class which is not a tag
+        self._shown, self._strange = Counter(), Counter()  # by class number
+
+    def add(self, mask: np.ndarray, labels: Iterable[int]) -> None:
+        """Count a mask, uint8 (H, W), of a photo with these labels."""
+        shown = set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, IGNORE}
+        strange = shown - set(labels)
+        self.masks, self.untagged = self.masks + 1, self.untagged + bool(strange)
+        self._shown.update(shown)
+        self._strange.update(strange)
+
+    def __str__(self) -> str:
+        text = "masks show a class that their photo is not tagged with"
+        return f"{self.untagged} of {self.masks} {text}"
+
+    def faults(self, dataset) -> list[str]:
+        """A line if most masks, or most of those that show some class, show one that is no tag."""
+        # people forget tags, and a wrong number lacks nearly all of its own: one half lies between
+        shown, strange = self._shown, self._strange
+        wrong = [k for k in sorted(shown) if 2 * strange[k] > shown[k] >= LEAST_MASKS]
+        if not wrong and not 2 * self.untagged > self.masks >= LEAST_MASKS:
+            return []
+        names = (f"{strange[k]} of {shown[k]} with {dataset.classes[k - 1]} ({k})" for k in wrong)
+        where = ", ".join([f"{dataset.root}: {dataset.mask_folder}: {self}", *names])
+        return [f"{where}; number the masks in the order of the classes, or add the tags"]
 
 
 def photo_faults(
-    dataset, splits: Iterable[str], *, masked: Container[str], progress: Callable
+    dataset,
+    splits: Iterable[str],
+    *,
+    masked: Container[str],
+    progress: Callable,
+    compared: MaskTags | None,
 ) -> list[str]:
-    """The faults of the photos and labels on a dataset's id lists, and of the ``masked`` photos'
-    masks, one line each.
-    """
-    faults = []
+    """``check`` of a dataset, with the masks of the ``masked`` photos."""
+    faults, compared = [], compared or MaskTags()
 
     def attempt(read, photo_id):
         try:
@@ -185,24 +223,36 @@ def photo_faults(
         photo = attempt(dataset.image, photo_id)
         if photo is None:
             continue
-        attempt(dataset.labels, photo_id)
+        labels = attempt(dataset.labels, photo_id)
         mask = attempt(dataset.mask, photo_id) if photo_id in masked else None
+        if mask is not None and labels:
+            compared.add(mask, labels)
         if mask is not None and mask.shape != photo.shape[:2]:
             faults.append(
                 f"{dataset.mask_path(photo_id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but "
                 f"its photo is {photo.shape[1]}x{photo.shape[0]}; replace the mask"
             )
-    return faults
+    return faults + compared.faults(dataset)
+
+
+def shared_photos(dataset, train: str, val: str) -> list[str]:
+    """A line if photos of the id list ``val``, which networks are scored on, are trained on."""
+    shared = sorted({*dataset.ids(train)} & {*dataset.ids(val)})
+    if not shared:
+        return []
+    what = f"{len(shared)} photos are on both '{train}' and '{val}', such as {shared[0]}"
+    return [f"{dataset.root}: {what}: scores would be of photos trained on; take them off one list"]
 
 
 def read_ids(path: Path) -> list[str]:
-    """The photo ids of a list file, the first word of each line, in its order.
+    """The photo ids of a list file, one per line, in its order; without the 1, 0 or -1 behind each
+    id of VOC's lists of one class.
 
     Raises:
         InputError: the list cannot be read, is empty, names a photo twice, or one outside the
             dataset's folders.
     """
-    ids = _words(read_text(path, "an id list"))
+    ids = _listed(read_text(path, "an id list"))
     if not ids:
         raise InputError(f"{path}: the id list is empty; expected one photo id per line")
     for photo_id, count in Counter(ids).items():
@@ -213,9 +263,10 @@ def read_ids(path: Path) -> list[str]:
     return ids
 
 
-def _words(text):
-    """The first word of each line that has one."""
-    return [line.split()[0] for line in text.splitlines() if line.strip()]
+def _listed(text):
+    ids = [line for each in text.splitlines() if (line := each.strip())]
+    flagged = [re.fullmatch(r"(\S+)\s+(-1|0|1)", line) for line in ids]
+    return [match[1] for match in flagged if match] if all(flagged) else ids
 
 
 def read_mask(path: Path, *, num_classes: int) -> np.ndarray:

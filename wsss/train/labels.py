@@ -1,6 +1,6 @@
 """Label maps of earlier stages, as training labels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from wsss.affinity import STRIDE, cell_labels
 from wsss.datasets import Dataset
 from wsss.datasets.photos import fit_mask
+from wsss.datasets.tags import expect_classes
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE, load_marginals
@@ -16,21 +17,23 @@ from wsss.synthesis import cell_regions
 
 
 class MaskFolder:
-    """Function from a photo's id to its label map ``folder/<id>.png``, uint8 (H, W), of
-    ``num_classes`` without the background; picklable for worker processes.
+    """Function from a photo's id to its label map ``folder/<id>.png``, uint8 (H, W), of these
+    classes, in the order of their numbers from 1; picklable for worker processes.
 
     ``corrected`` maps an id to a label map that replaces the folder's, of the same size, or of the
-    size of the photo's file if the photo is read smaller.
+    size of the photo's file if the photo is read smaller. Raises InputError if a ``classes.txt``
+    beside or above the folder has other classes.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        num_classes: int,
+        classes: Sequence[str],
         *,
         corrected: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.folder, self.num_classes = Path(folder), num_classes
+        self.folder, self.num_classes = Path(folder), len(classes)
+        expect_classes(self.folder, classes)
         self.corrected = corrected or {}
 
     def __call__(self, photo_id: str) -> np.ndarray:
@@ -61,7 +64,7 @@ class RegionFolder:
         if how not in (known := ("pixel", "majority", "probabilities")):
             raise InputError(f"cell_labels '{how}': expected one of {', '.join(known)}")
         self.dataset, self.folder, self.how = dataset, Path(folder), how
-        self.masks = MaskFolder(self.folder / "affinity_labels", len(dataset.classes))
+        self.masks = MaskFolder(self.folder / "affinity_labels", dataset.classes)
         self.fill = 0 if how == "probabilities" else IGNORE  # outside the photo
 
     def __call__(self, photo_id: str) -> np.ndarray:

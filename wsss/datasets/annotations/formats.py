@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from wsss.datasets.annotations import labelme
 from wsss.datasets.photos import photo_size, read_png, resize_mask
-from wsss.datasets.tags import normal
+from wsss.datasets.tags import expect_classes, normal
 from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, reason
 from wsss.io import atomic
@@ -198,7 +198,7 @@ def read_corrections(
 
     Raises:
         InputError: no corrections, one of an unknown photo, two of one photo, or one that cannot be
-            read or has an unknown label.
+            read or has an unknown label; index masks with other classes in a ``classes.txt``.
     """
     folder, names = Path(folder), {normal(each): each for each in ids}
     listed, root, colours = folder / "labelmap.txt", folder, None
@@ -218,5 +218,7 @@ def read_corrections(
         found[photo_id] = path
     if not found:
         raise InputError(f"{root}: expected <id>.json or <id>.png but found none; check the path")
+    if not listed.exists() and any(path.suffix == ".png" for path in found.values()):
+        expect_classes(folder, classes)  # the others name their classes
     wanted = [each for each in ids if each in found]
     return {each: read_correction(found[each], classes, colours=colours) for each in wanted}

@@ -16,9 +16,9 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
     """Copy a devkit with its photos at most ``long_side`` pixels long, from 32.
 
     Half the side is a quarter of the work in every stage; scores hold for the copy alone. Photos
-    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Existing photos
-    are kept and id lists are written last, so that an interrupted copy can continue and is never
-    taken for a complete one.
+    are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Copies are kept
+    until their originals change. Id lists are written last, so that an interrupted copy can
+    continue and is never taken for a complete one.
 
     Raises:
         InputError: a photo, mask, label or list is missing or broken; the target is the source or a
@@ -49,20 +49,26 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
 def _copy(kit, photo_id, target, long_side):
     photo = target / "JPEGImages" / f"{photo_id}.jpg"
     mask = target / kit.mask_folder / f"{photo_id}.png"
-    masked = kit.mask_path(photo_id).exists()
+    photo_source, mask_source = kit.image_path(photo_id), kit.mask_path(photo_id)
     image = Image.fromarray(kit.image(photo_id))
     scale = min(1, long_side / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
-    if photo.exists():
-        if (found := photo_size(photo)) != (height, width):
-            raise InputError(
-                f"{photo}: expected {width}x{height} but found {found[1]}x{found[0]}; name another "
-                "folder or delete this one"
-            )
-        if mask.exists() or not masked:
-            return
-    if masked:
+    kept = _is_current(photo, photo_source)
+    if kept and (found := photo_size(photo)) != (height, width):
+        raise InputError(
+            f"{photo}: expected {width}x{height} but found {found[1]}x{found[0]}; name another "
+            "folder or delete this one"
+        )
+    if not mask_source.exists():
+        mask.unlink(missing_ok=True)
+    elif not _is_current(mask, mask_source):
         save_labels(mask, resize_mask(kit.mask(photo_id), (height, width)))
-    with atomic.write(photo) as partial:  # after the mask: an existing photo is complete
-        small = image.resize((width, height), Image.Resampling.BICUBIC)
-        small.save(partial, format="JPEG", quality=95)
+    if not kept:
+        with atomic.write(photo) as partial:  # after the mask, which may be unreadable
+            small = image.resize((width, height), Image.Resampling.BICUBIC)
+            small.save(partial, format="JPEG", quality=95)
+
+
+def _is_current(path, source):
+    # the time of status changes cannot be set back, as copying an older file sets the other one
+    return path.exists() and path.stat().st_mtime_ns > source.stat().st_ctime_ns
