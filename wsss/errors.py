@@ -2,6 +2,24 @@
 
 import re
 
+# names of what must not be shown
+SECRET = re.compile(
+    "token|secret|passw|credential|(?:private|api|access)[_-]?key|authorization", re.IGNORECASE
+)
+# one character of an address, which ends at a blank, an angle bracket, a quote that no letter
+# follows, or the next address
+CHARACTER = r"""(?:(?!://)[^\s'"<>]|['"](?=\w))"""
+# before the host: a password may contain @ and /; without a colon, / begins the path
+CREDENTIALS = re.compile(
+    rf"(?<=://)(?:(?:(?![/:@]){CHARACTER})*:{CHARACTER}*|(?:(?!/){CHARACTER})*)@"
+)
+# values of parameters such as ?token= and &X-Amz-Signature=
+PARAMETERS = re.compile(
+    rf"([?&#;](?:[\w.%-]{{0,60}}(?:{SECRET.pattern}|signature)[\w.%-]{{0,60}}|sig|key|auth)=)"
+    rf"(?:(?![&#]){CHARACTER})+(?<![,.;)\]}}])",
+    re.IGNORECASE,
+)
+
 
 class InputError(ValueError):
     """A file, a parameter or a name that a person gave is wrong: in one line what was expected,
@@ -26,5 +44,7 @@ def reason(error: BaseException) -> str:
 
 
 def masked(text: str) -> str:
-    """A text without the credentials in its addresses, such as a tracking server's."""
-    return re.sub(r"(?<=://)[^/\s@]+(?=@)", "***", text)
+    """A text without the credentials in its addresses, such as a tracking server's: what stands
+    before the host, and values of parameters such as ``token``.
+    """
+    return PARAMETERS.sub(r"\1***", CREDENTIALS.sub("***@", text))
