@@ -1,10 +1,12 @@
 """Tags in every form."""
 
 import json
+import time
 
 import pytest
 
 from wsss.datasets.tags import folder_tags, read_tags
+from wsss.errors import InputError
 
 ROWS = [("a.jpg", ["cat", "dog"]), ("b/c", ["dog"]), ("d", [])]
 
@@ -65,3 +67,28 @@ def test_coco_instances_give_categories_alone(tmp_path):
         ("COCO_train2014_000000000009.jpg", ["giraffe", "person"]),
         ("COCO_train2014_000000000025.jpg", []),
     ]
+
+
+def test_a_photo_listed_twice_is_found_in_time_that_grows_with_the_photos(tmp_path):
+    """Comparing each name with all others would take minutes."""
+    lines = [f'"p{number}.jpg": ["cat"]' for number in range(40_000)]
+    path = write(tmp_path / "t.json", "{" + ",".join([*lines, lines[-1]]) + "}")
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"'p39999\.jpg' is listed twice"):
+        read_tags(path)
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize("escape", ["\\u0000", "\\ud800"])
+@pytest.mark.parametrize("form", ['{"a": ["%s"]}', '{"%s": []}', '[{"id": "x%s", "labels": []}]'])
+def test_escapes_that_no_file_can_hold_are_refused(tmp_path, form, escape):
+    path = write(tmp_path / "t.json", form % escape)
+    with pytest.raises(InputError, match=r"t\.json: expected text but it contains '\\(x00|ud800)"):
+        read_tags(path)
+    assert read_tags(write(path, form % "\\ud83d\\udc08")).rows  # a pair is a letter
+
+
+def test_categories_with_such_escapes_are_refused(tmp_path):
+    odd = COCO | {"categories": [{"id": 25, "name": "gi\ud800"}, {"id": 1, "name": "person"}]}
+    with pytest.raises(InputError, match="expected text but it contains"):
+        read_tags(write(tmp_path / "t.json", odd))

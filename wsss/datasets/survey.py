@@ -13,6 +13,7 @@ from wsss.io import atomic
 from wsss.io.text import markdown_table, read_bytes
 from wsss.runtime.progress import progress
 
+MOST_FAULTS = 1000  # told one by one; by then their kinds are seen
 PHOTO_BYTES = 2**29  # of a file; 100 million pixels have at most 300 MB
 
 
@@ -71,7 +72,9 @@ def describe(dataset: Folder, found: Survey) -> str:
         count = len(found.untagged)
         lines.append(f"note: {count} photos without tags, not trained on: {_some(found.untagged)}")
     lines += [f"note: the same picture: {_some(paths)}" for paths in found.same]
-    lines += [f"fault: {fault}" for fault in found.faults]
+    lines += [f"fault: {fault}" for fault in found.faults[:MOST_FAULTS]]
+    if found.faults[MOST_FAULTS:]:
+        lines.append(f"and {len(found.faults) - MOST_FAULTS:,} more faults")
     return "\n".join(lines)
 
 
