@@ -93,7 +93,7 @@ def claim(path: Path, record: dict) -> None:
     """
     record = json.loads(json.dumps(record, default=str))
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         found = record
     except ValueError:

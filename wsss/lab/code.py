@@ -80,7 +80,7 @@ def digest(cells: list[str]) -> str:
 def settings(root: Path) -> dict:
     """A project's table ``tool.wsss.stages``, empty where it has none."""
     try:
-        table = tomllib.loads((root / "pyproject.toml").read_text())
+        table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return table["tool"]["wsss"]["stages"]
     except (FileNotFoundError, KeyError):
         return {}
@@ -199,7 +199,7 @@ class _Module:
 def _module(path, dotted, _modified, _size):
     """A parsed file; parsed again when it was edited."""
     package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
-    return _Module(parse(path.read_text()), dotted, package)
+    return _Module(parse(path.read_text(encoding="utf-8")), dotted, package)
 
 
 def _parsed_cells(cells):

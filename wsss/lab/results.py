@@ -87,11 +87,11 @@ def damage(folder: Path | str) -> str:
     stats = [(path.relative_to(folder), path.stat()) for path in files]
     state = _digest(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stats)
     marker = folder / CHECKED
-    if marker.exists() and marker.read_text() == state:
+    if marker.exists() and marker.read_text(encoding="utf-8") == state:
         return ""
     for path in files:
         if not atomic.is_whole(path):
             return f"{path.relative_to(folder)} is damaged"
     with suppress(OSError):  # a folder without write permission
-        marker.write_text(state)
+        marker.write_text(state, encoding="utf-8")
     return ""

@@ -47,7 +47,7 @@ def _publish(text):
         _forward(text)
     elif path := os.environ.get(FILE_VARIABLE):
         partial = Path(path + ".partial")
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 
