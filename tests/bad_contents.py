@@ -181,6 +181,8 @@ NOT_YAML = {  # of either kind of file, with the same answers
     "UTF-16": ("stages: {}".encode("utf-16"), "UTF-8"),
     "Latin-1": ("name: é".encode("latin-1"), "not valid UTF-8 at byte 6"),
     "NUL": (b"name: a\0b", "contains NUL bytes"),
+    "NUL escaped": ('name: "a\\0b"', r"expected text but it contains '\\x00'"),
+    "half a pair": ('data_root: "\\ud800"', r"expected text but it contains '\\ud800'"),
     "huge": ("# much\n" * 200_000, "at most 1,048,576 bytes; make it smaller"),
     "deep": ("[" * 10_000, "nested too deep"),
     "twice": ("stages: {}\nstages: {}", "'stages' is listed twice; keep one"),

@@ -80,6 +80,15 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch, capsys):
     ]
 
 
+def test_credentials_are_not_shown(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "NEEDED", {"tracking": doctor.tracking_store})
+    monkeypatch.setattr(doctor, "USEFUL", {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://me:hunter2@host/x?token=hunter2")
+    assert cli.main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "ftp://***@host/x?token=***" in shown and "hunter2" not in shown
+
+
 def test_long_lines_go_on_below(monkeypatch, capsys):
     text = "word " * 40 + "/path" * 50
     monkeypatch.setattr(doctor, "NEEDED", {"disk": lambda: ("note", text)})

@@ -205,6 +205,15 @@ def test_two_spellings_of_a_name_can_be_told_apart(root):
     assert f"{escaped} and {composed} have one id, and only {escaped} is read" in fault
 
 
+def test_a_million_faults_are_not_told_one_by_one(root, capsys):
+    lines = "".join(f"gone{number},cat\n" for number in range(1_500))
+    (root / "tags.csv").write_text(f"{TAGS}{lines}")
+    assert main(["data", "folder", str(root)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("fault: ") == 1_000 and "and 500 more faults\n" in printed.out
+    assert "(and 1499 more, listed above)" in printed.err
+
+
 def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys):
     photo(root / "same.jpg")  # as a.jpg
     photo(root / "a.png", size=(20, 20))

@@ -86,7 +86,9 @@ def project(root):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """The toy project's folder."""
+    """The toy project's folder, in whose name papermill could see a parameter."""
+    tmp_path = tmp_path / "toy {csv}"
+    tmp_path.mkdir()
     for name in ("notebooks", "toy", "experiments"):
         (tmp_path / name).mkdir()
     for name, (parameters, *cells) in {"10_mean": MEAN, "20_plot": PLOT}.items():
@@ -161,6 +163,21 @@ def test_stages_run_once_and_again_where_code_data_or_parameters_change(root, ex
     (root / "numbers.csv").write_text("1\n2\n")
     assert [item.changed for item in planned(root)] == [(), ()]
     assert execute() == ["mean", "plot"]
+
+
+def test_folders_are_the_same_wherever_a_process_starts(root, monkeypatch):
+    """A driver and its notebooks have different current folders."""
+    monkeypatch.setenv("WSSS_OUTPUTS", "out/puts")
+    (root / "elsewhere").mkdir()
+    monkeypatch.chdir(root / "elsewhere")
+    assert paths.outputs_root() == root / "out" / "puts"
+    monkeypatch.setenv("WSSS_PROJECT", "..")
+    project = paths.project_root()
+    monkeypatch.chdir(root)
+    assert project.is_absolute() and project.samefile(root)
+    for text in ("a\0b", "a\ud800"):
+        with pytest.raises(InputError, match="expected text but it contains"):
+            paths.from_root(text)
 
 
 def test_trusted_code_is_reused_unless_its_results_are_damaged(root, execute):

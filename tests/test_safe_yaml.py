@@ -1,5 +1,7 @@
 """YAML as people write it; what is refused is in ``bad_inputs.py``."""
 
+import time
+
 import pytest
 import yaml
 from hypothesis import given
@@ -35,9 +37,10 @@ def test_what_anchors_stand_for_is_counted_each_time():
 
 
 NAMES = st.from_regex("[a-z][a-z_]{0,8}", fullmatch=True)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner),
     max_leaves=6,
 )
 
@@ -52,3 +55,21 @@ def test_overrides_come_back(stage, parameter, value):
 def test_nothing_after_the_equals_sign_is_the_empty_text():
     given = plan.parse_overrides(["evaluate.model_name=", "report.a=null"])
     assert given == {"evaluate": {"model_name": ""}, "report": {"a": None}}
+
+
+def test_a_key_listed_twice_is_found_in_time_that_grows_with_the_keys():
+    """Comparing each key with all others would take half a minute."""
+    lines = [f"k{number}: 1\n" for number in range(8_000)]
+    began = time.process_time()
+    with pytest.raises(InputError, match="'k7999' is listed twice"):
+        safe_yaml.parse("".join([*lines, lines[-1]]), "here")
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize("escape", ["\\0", "\\ud800", "\\udfff"])
+@pytest.mark.parametrize("form", ['name: "a{}b"', 'a: [{{"x{}": 1}}]', '"{}"'])
+def test_escapes_that_no_file_can_hold_are_refused(form, escape):
+    with pytest.raises(InputError, match=r"here: expected text but it contains '\\(x00|ud[8f])"):
+        safe_yaml.parse(form.format(escape), "here")
+    paired = safe_yaml.parse(form.format("\\U0001F408"), "here")
+    assert "\U0001f408" in repr(paired)

@@ -1,6 +1,7 @@
 """Tags in every form."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -95,3 +96,28 @@ def test_every_column_of_the_tables_is_reserved():
     assert set(tables["table2"].columns) - {"cat", "dog"} <= RESERVED
     of_cvat = [line.split(":")[0] for line in formats.cvat_lines(["cat"]).splitlines()[1:]]
     assert {*of_cvat, formats.labelme.BACKGROUND_NAME} - {"cat"} <= RESERVED
+
+
+def test_a_photo_listed_twice_is_found_in_time_that_grows_with_the_photos(tmp_path):
+    """Comparing each name with all others would take minutes."""
+    lines = [f'"p{number}.jpg": ["cat"]' for number in range(40_000)]
+    path = write(tmp_path / "t.json", "{" + ",".join([*lines, lines[-1]]) + "}")
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"'p39999\.jpg' is listed twice"):
+        read_tags(path)
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize("escape", ["\\u0000", "\\ud800"])
+@pytest.mark.parametrize("form", ['{"a": ["%s"]}', '{"%s": []}', '[{"id": "x%s", "labels": []}]'])
+def test_escapes_that_no_file_can_hold_are_refused(tmp_path, form, escape):
+    path = write(tmp_path / "t.json", form % escape)
+    with pytest.raises(InputError, match=r"t\.json: expected text but it contains '\\(x00|ud800)"):
+        read_tags(path)
+    assert read_tags(write(path, form % "\\ud83d\\udc08")).rows  # a pair is a letter
+
+
+def test_categories_with_such_escapes_are_refused(tmp_path):
+    odd = COCO | {"categories": [{"id": 25, "name": "gi\ud800"}, {"id": 1, "name": "person"}]}
+    with pytest.raises(InputError, match="expected text but it contains"):
+        read_tags(write(tmp_path / "t.json", odd))

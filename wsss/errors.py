@@ -5,6 +5,23 @@ import re
 
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 MORE_FILES = "raise the limit (ulimit -n), and run the same command again"
+# names of what must not be shown
+SECRET = re.compile(
+    "token|secret|passw|credential|(?:private|api|access)[_-]?key|authorization", re.IGNORECASE
+)
+# one character of an address, which ends at a blank, an angle bracket, a quote that no letter
+# follows, or the next address
+CHARACTER = r"""(?:(?!://)[^\s'"<>]|['"](?=\w))"""
+# before the host: a password may contain @ and /; without a colon, / begins the path
+CREDENTIALS = re.compile(
+    rf"(?<=://)(?:(?:(?![/:@]){CHARACTER})*:{CHARACTER}*|(?:(?!/){CHARACTER})*)@"
+)
+# values of parameters such as ?token= and &X-Amz-Signature=
+PARAMETERS = re.compile(
+    rf"([?&#;](?:[\w.%-]{{0,60}}(?:{SECRET.pattern}|signature)[\w.%-]{{0,60}}|sig|key|auth)=)"
+    rf"(?:(?![&#]){CHARACTER})+(?<![,.;)\]}}])",
+    re.IGNORECASE,
+)
 
 
 class InputError(ValueError):
@@ -36,5 +53,7 @@ def reason(error: BaseException) -> str:
 
 
 def masked(text: str) -> str:
-    """A text without the credentials in its addresses, such as a tracking server's."""
-    return re.sub(r"(?<=://)[^/\s@]+(?=@)", "***", text)
+    """A text without the credentials in its addresses, such as a tracking server's: what stands
+    before the host, and values of parameters such as ``token``.
+    """
+    return PARAMETERS.sub(r"\1***", CREDENTIALS.sub("***@", text))

@@ -61,7 +61,7 @@ def _named(picture, labels, names):
     for value in sorted({*np.unique(labels).tolist()} & names.keys()):
         inside = np.pad(labels == value, 1)
         if inside.sum() >= SEEN_PIXELS:
-            depth = distance_transform_edt(inside)
+            depth = np.asarray(distance_transform_edt(inside))
             y, x = np.unravel_index(depth.argmax(), depth.shape)
             look = {"fill": "white", "stroke_fill": "black", "stroke_width": 2, "anchor": "mm"}
             draw.text((x - 1, y - 1), names[value], font_size=size, **look)
@@ -154,7 +154,7 @@ def iou_bars(table: pd.DataFrame, *, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(width, 3.6), layout="constrained")
     sns.barplot(long, x="class", y="IoU (%)", hue="labels", ax=axis)
     for bars in axis.containers:
-        axis.bar_label(bars, fmt="%.0f", fontsize=7)
+        axis.bar_label(bars, fmt="%.0f", fontsize=7)  # pyright: ignore[reportArgumentType]
     axis.set(title=title, xlabel="", ylim=(0, 105))
     axis.tick_params(axis="x", rotation=60)
     sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.08), title=None, frameon=False)

@@ -86,7 +86,9 @@ def card(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | None)
         terms=TERMS.get(learnt["dataset"], ""),
         weights_terms=TERMS["ImageNet"] if weights else "",
         long_side=LONG_SIDE,
-        classes=", ".join(f"{k} {title}" for k, title in enumerate(("background", *data.classes))),
+        classes=text.markdown_text(
+            ", ".join(f"{k} {title}" for k, title in enumerate(("background", *data.classes)))
+        ),
     )
 
 
@@ -146,7 +148,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
     run = client.get_run(run_id)
     if before := run.data.tags.get("wsss.model"):
         return before
-    known = json.loads(description.read_text())
+    known = json.loads(description.read_text(encoding="utf-8"))
     # without the builds' local versions, such as +cpu
     pinned = [f"{each}=={metadata.version(each).partition('+')[0]}" for each in REQUIREMENTS]
     tags = known["tags"] | {"run": run_id}

@@ -2,12 +2,14 @@
 
 import argparse
 import errno
+import io
 import os
 import re
 import sys
 
 from wsss.cli import data, doctor, export, label, run
 from wsss.errors import MORE_FILES, OUT_OF_FILES, InputError, masked, one_line
+from wsss.io.text import UNWRITABLE
 
 COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
 # errors of a given path, not of the machine
@@ -21,7 +23,30 @@ class Grammar(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {masked(one_line(message))}; see {self.prog} --help\n")
+
+
+def _use_utf8():
+    """Start again in Python's UTF-8 mode, which subprocesses inherit, where the locale has another
+    encoding: names of photos would be others there.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _prepare_streams():
+    """Open those of the standard streams that were closed, as `>&-` does, to nowhere: a file opened
+    later would take their place. What the others cannot encode is printed as escapes.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +59,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command (by default, that of the command line); returns the exit code."""
+    if arguments is None:
+        _use_utf8()
+    _prepare_streams()
     grammar = parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    if wrong := next(filter(UNWRITABLE.search, given), None):
+        grammar.error(f"{wrong}: expected text in UTF-8; rename it")
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go and returns those after an option in ``rest``
     if hasattr(parsed, "overrides") and all(re.match("[^-].*=", text) for text in rest):

@@ -6,7 +6,6 @@ Each check imports what it needs inside, so that a missing or broken package sto
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import textwrap
 from contextlib import closing
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from wsss.cli.command import add_command
-from wsss.errors import InputError
+from wsss.errors import InputError, masked
 from wsss.lab import paths
 
 WIDTH = 110  # characters of a line
@@ -105,8 +104,8 @@ def machine() -> tuple[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and limit.read_text().strip().isdigit():
-        memory = min(memory, int(limit.read_text()))
+    if limit.exists() and (most := limit.read_bytes().strip()).isdigit():
+        memory = min(memory, int(most))
     text = f"{cores} cores, {memory / 2**30:.1f} GiB of memory"
     if memory < LITTLE_MEMORY:
         return NOTE, f"{text}, which is little: set processes=1 and workers=0 for each stage"
@@ -203,11 +202,11 @@ def browser() -> tuple[str, str]:
 def git() -> tuple[str, str]:
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot record their commit: install git"
-    command = ["git", "-C", str(paths.project_root()), "rev-parse", "--short", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode:
-        return NOTE, "not a git repository, so runs cannot record their commit: clone it with git"
-    return OK, f"at {answer.stdout.strip()}"
+    from wsss.lab.record import repository
+
+    if number := repository.commit():
+        return OK, f"at {number[:7]}"
+    return NOTE, "not a git repository, so runs cannot record their commit: clone it with git"
 
 
 # Checks by subject; each returns (mark, text), which ends with the fix where one is due.
@@ -234,7 +233,7 @@ def _doctor(arguments):
             if isinstance(error, ImportError):
                 text += "; install again: make install"
         missing += mark == MISSING
-        line = f"{mark:8}{subject:10}{text}"
+        line = masked(f"{mark:8}{subject:10}{text}")
         print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 18, break_on_hyphens=False))
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")

@@ -84,11 +84,13 @@ def _write(root, counts, seed):
             labels = ";".join(names[value - 1] for value in np.unique(badges[badges > 0]))
             rows.append(f"{id},{labels}")
         for name in ("train", "train_aug") if split == "train" else (split,):
-            (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("\n".join(ids) + "\n")
-    (root / "image_labels.csv").write_text("\n".join(rows) + "\n")
-    (root / "classes.txt").write_text("\n".join(names) + "\n")
+            (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(
+                "\n".join(ids) + "\n", "utf-8"
+            )
+    (root / "image_labels.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    (root / "classes.txt").write_text("\n".join(names) + "\n", "utf-8")
     made = {"generator_version": VERSION, "seed": seed, **counts}
-    (root / "shapes.json").write_text(json.dumps(made, indent=1) + "\n")
+    (root / "shapes.json").write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
 def compose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

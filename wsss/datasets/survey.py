@@ -16,6 +16,7 @@ from wsss.io.text import markdown_table
 from wsss.runtime.progress import progress
 
 DARK = 32  # of 255: no value of a 16-bit photo with 12 bits of data exceeds 15
+MOST_FAULTS = 1000  # printed one by one; by then their kinds are seen
 FEW = 10  # photos of a class, a rule of thumb
 ALIKE = 0.85  # similarity in difflib's measure: catt and cat have 0.86, house and horse 0.8
 
@@ -100,7 +101,10 @@ def describe(dataset: Folder, found: Survey) -> str:
     lines = [f"{dataset.root}: {size}; tags from {dataset.tags_from}"]
     lines += [markdown_table(["class", *columns], rows)]
     lines += [f"note: {note}" for note in found.notes]
-    lines += [f"fault: {fault}" for fault in [*found.faults, *found.unreadable.values()]]
+    faults = [*found.faults, *found.unreadable.values()]
+    lines += [f"fault: {fault}" for fault in faults[:MOST_FAULTS]]
+    if faults[MOST_FAULTS:]:
+        lines.append(f"and {len(faults) - MOST_FAULTS:,} more faults")
     return "\n".join(lines)
 
 

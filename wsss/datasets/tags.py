@@ -13,7 +13,7 @@ import numpy as np
 from wsss.datasets.photos import SUFFIXES
 from wsss.errors import InputError, one_line, reason
 from wsss.io.artifacts import IGNORE
-from wsss.io.text import read_text
+from wsss.io.text import check_characters, read_text
 
 MOST_BYTES = 2**30  # of a file; COCO's instances of 2017 have about 450 MB
 RESERVED = {  # for classes: other tools' names for the values 0 and 255, and the tables' columns
@@ -35,7 +35,8 @@ def read_tags(path: Path | str) -> Tags:
     ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or the categories of COCO's instances.
 
     Raises:
-        InputError: missing, unreadable, or of another form.
+        InputError: missing, unreadable, of another form, or with names that ``check_characters``
+            refuses.
     """
     path = Path(path)
     form = path.suffix.lower()
@@ -45,7 +46,10 @@ def read_tags(path: Path | str) -> Tags:
     try:
         if form == ".csv":
             return _from_csv(path, csv.reader(io.StringIO(text, newline="")))
-        return _from_json(path, json.loads(text, object_pairs_hook=_without_outlines))
+        tags = _from_json(path, json.loads(text, object_pairs_hook=_without_outlines))
+        for name, labels in [*tags.rows, ("", tags.classes or [])]:
+            check_characters("\n".join([name, *labels]), path)
+        return tags
     except InputError:
         raise
     except (ValueError, csv.Error, RecursionError) as error:

@@ -1,11 +1,12 @@
 """Untrusted YAML: plain values only, read in bounded memory and time."""
 
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
 from wsss.errors import InputError, reason
-from wsss.io.text import read_text
+from wsss.io.text import check_characters, read_text
 
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
 MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
@@ -26,7 +27,7 @@ def parse(text: str, where: Path | str) -> object:
 
     Raises:
         InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
-            inside itself, or more values than ``MOST_VALUES``.
+            inside itself, more values than ``MOST_VALUES``, or what ``check_characters`` refuses.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -52,6 +53,7 @@ def _count(node, known, where):
     seen before, None for the nodes around this one.
     """
     if isinstance(node, yaml.ScalarNode):
+        check_characters(node.value, where)
         return 1
     place = id(node)
     if place in known:
@@ -61,9 +63,9 @@ def _count(node, known, where):
     known[place] = None
     if isinstance(node, yaml.MappingNode):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"{where}: '{twice[1]}' is listed twice; keep one of them")
+        for (_, key), count in Counter(keys).items():
+            if count > 1:
+                raise InputError(f"{where}: '{key}' is listed twice; keep one of them")
         parts = [part for pair in node.value for part in pair]
     else:
         parts = node.value

@@ -1,14 +1,20 @@
 """Text files as people write them (bounded size, UTF-8, with or without a byte order mark), and
-Markdown tables.
+tables in which names of files and classes, which may be anything, are text.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsss.errors import InputError, raise_if_out_of_files
+from wsss.errors import InputError, one_line, raise_if_out_of_files
 from wsss.io import mirror
 
+if TYPE_CHECKING:  # slow to import
+    import pandas as pd
+
 MOST_BYTES = 2**24  # 16 MiB: an id list of half a million photos
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 
 
 def read_bytes(path: Path | str, what: str, *, most: int = MOST_BYTES) -> bytes:
@@ -52,8 +58,36 @@ def read_text(path: Path | str, what: str, *, most: int = MOST_BYTES) -> str:
     raise InputError(f"{path}: expected {what} {fault}; save it as UTF-8")
 
 
+def check_characters(text: str, where: object) -> str:
+    """The text, or InputError for a NUL or half of a surrogate pair, which neither paths nor files
+    in UTF-8 can hold; escapes in YAML and JSON make them.
+    """
+    if found := UNWRITABLE.search(text):
+        raise InputError(f"{where}: expected text but it contains {found[0]!r}; take that out")
+    return text
+
+
+def markdown_text(value: object) -> str:
+    """A value, converted by ``str``, as Markdown on one line that shows its characters."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", one_line(value)).replace("<", "&lt;")
+    return re.sub(r"[\\`*|$]|~(?=~)|\](?=[(\[])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
 def markdown_table(header: Iterable, rows: Iterable[Iterable]) -> str:
-    """A Markdown table; cells are converted by ``str``."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    """A Markdown table; cells are made by ``markdown_text``."""
+    lines = [[markdown_text(cell) for cell in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_table(frame: "pd.DataFrame") -> str:
+    """A frame as CSV without its index; texts are on one line. A text that spreadsheet programs
+    would compute as a formula gets an apostrophe in front, which they take for the mark of a text.
+    """
+
+    def cell(value):
+        if not isinstance(value, str):
+            return value
+        return f"'{one_line(value)}" if value.startswith(("=", "+", "-", "@")) else one_line(value)
+
+    return frame.rename(columns=cell).map(cell).to_csv(index=False)

@@ -80,7 +80,7 @@ def digest(cells: list[str]) -> str:
 def settings(root: Path) -> dict:
     """A project's table ``tool.wsss.stages``, empty where it has none."""
     try:
-        table = tomllib.loads((root / "pyproject.toml").read_text())
+        table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return table["tool"]["wsss"]["stages"]
     except (FileNotFoundError, KeyError):
         return {}

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from wsss.errors import InputError
+from wsss.io.text import check_characters
 
 
 def project_root() -> Path:
@@ -13,17 +14,19 @@ def project_root() -> Path:
     if named := os.environ.get("WSSS_PROJECT"):
         if not (Path(named) / "notebooks").is_dir():
             raise InputError(f"WSSS_PROJECT={named}: expected a folder with notebooks/; fix it")
-        return Path(named)
+        return Path(check_characters(named, "WSSS_PROJECT")).absolute()
     current = Path.cwd()
     for folder in (Path(__file__).parents[2], current, *current.parents):
         if (folder / "notebooks").is_dir():
-            return folder
+            return Path(check_characters(str(folder), "the path of the project"))
     raise InputError(f"{current}: no notebooks/ here or above; run wsss inside its repository")
 
 
 def from_root(path: str | Path) -> Path:
-    """A parameter's path; a relative one starts at the project's root."""
-    return project_root() / path
+    """A parameter's path; a relative one starts at the project's root. InputError if no file can
+    have it.
+    """
+    return project_root() / check_characters(str(path), f"the path {str(path)!r}")
 
 
 def weights_path(weights: str) -> str | Path:
@@ -32,8 +35,10 @@ def weights_path(weights: str) -> str | Path:
 
 
 def outputs_root() -> Path:
-    """Where stages keep their files: WSSS_OUTPUTS, or ``outputs/`` in the project."""
-    return Path(os.environ.get("WSSS_OUTPUTS") or project_root() / "outputs")
+    """Where stages keep their files: WSSS_OUTPUTS, which starts at the project's root if relative,
+    wherever ``wsss`` and the notebooks were started; else ``outputs/``.
+    """
+    return from_root(os.environ.get("WSSS_OUTPUTS") or "outputs")
 
 
 def shown(path: Path) -> str:

@@ -100,7 +100,7 @@ class Stage:
     def _cells(self):
         """The source of the parameters cell, and those of the other code cells."""
         tagged, others = [], []
-        for cell in json.loads(self.path.read_text())["cells"]:
+        for cell in json.loads(self.path.read_bytes())["cells"]:
             if cell["cell_type"] == "code":
                 kind = tagged if "parameters" in cell["metadata"].get("tags", ()) else others
                 kind.append("".join(cell["source"]))

@@ -8,12 +8,13 @@ import pandas as pd
 
 from wsss.datasets import Dataset
 from wsss.errors import InputError
-from wsss.io.text import markdown_table
+from wsss.io.text import markdown_table, markdown_text
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import finished_runs
 from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
+NOTHING = "{}: no photo of {} has a mask, so nothing could be scored."
 
 
 def backbone(record: dict) -> str:
@@ -143,11 +144,11 @@ def ours(
     tuning = walk.record["parameters"]["tuning_photos"]
     parts = {f"{score_split}_tuning": tuning, f"{score_split}_held_out": everything - tuning}
     counts = [f"{name} ({parts.get(name, everything)})" for name in lists]
-    labels = f"Labels: no photo of {score_split} has a mask, so nothing could be scored."
+    labels = NOTHING.format("Labels", markdown_text(score_split))
     if lists:
         labels = markdown_table(["labels, image labels given", *counts, "run"], rows)
     parameters, metric = final.record["parameters"], f"segmentation_miou/{val_split}"
-    network = f"Network: no photo of {val_split} has a mask, so nothing could be scored."
+    network = NOTHING.format("Network", markdown_text(val_split))
     if metric in final.metrics:
         title = f"segmentation network, photo only; {protocol(parameters)}"
         column = f"{val_split} ({len(data.masked(data.ids(val_split)))})"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from wsss.errors import InputError
 from wsss.io import atomic
-from wsss.io.text import markdown_table
+from wsss.io.text import csv_table, markdown_table
 from wsss.lab import lineage, results
 from wsss.lab.record import finished_runs
 from wsss.metrics import iou
@@ -114,7 +114,7 @@ def paper(
         name of each table to a frame; columns ``mark`` (*seen*, *recalled* or *ours*) and
         ``runs`` (MLflow run ids) give the source of each row.
     """
-    published = json.loads(resources.files("wsss.report").joinpath("published.json").read_text())
+    published = json.loads(resources.files("wsss.report").joinpath("published.json").read_bytes())
     network, row, names = found["network"], f"ours, {backbone}", ["background", *classes]
     if names != published["per_class_order"]:
         published = dict.fromkeys(published, ())
@@ -181,7 +181,7 @@ def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
         texts = {
             "md": f"**{TITLES[name]}** (mIoU in percent)\n\n{markdown(frame)}\n",
             "tex": style.to_latex(hrules=True, caption=TITLES[name], label=f"tab:{name}"),
-            "csv": frame.to_csv(index=False),
+            "csv": csv_table(frame),
         }
         for suffix, text in texts.items():
             paths.append(folder / f"{name}.{suffix}")

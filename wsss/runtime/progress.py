@@ -30,7 +30,7 @@ def show(text: str) -> None:
 
 def progress(
     items: Iterable, label: str, *, total: int | None = None, initial: int = 0, unit: str = "photo"
-) -> Iterable:
+) -> "Bar":
     """Iterate with a ``Bar``, whose line is also in the file named by WSSS_PROGRESS_FILE."""
     # JupyterLab shows the error stream as an error
     file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
@@ -82,7 +82,7 @@ def _publish(text):
         _forward(text)
     elif path := os.environ.get(FILE_VARIABLE):
         partial = Path(path + ".partial")
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 

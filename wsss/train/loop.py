@@ -145,7 +145,7 @@ def _train(network, samples, loss, schedule, folder, mix, label, on_epoch):
     total = per_epoch * schedule.epochs
     bar = None
     if rank == 0:
-        bar = batches = progress(batches, label, total=total, initial=state["step"], unit="step")
+        batches = bar = progress(batches, label, total=total, initial=state["step"], unit="step")
     saved_step, saved_at = state["step"] if saved else None, time.monotonic()
     for images, targets in batches:
         began = time.monotonic()

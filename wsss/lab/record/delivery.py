@@ -83,7 +83,7 @@ def _deliver(folder, register_model):
 
 def _state(folder):
     with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged
-        state = json.loads((Path(folder) / results.DELIVERED).read_text())
+        state = json.loads((Path(folder) / results.DELIVERED).read_bytes())
         size = (Path(folder) / results.JOURNAL).stat().st_size
         return {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}
     return {"run_id": None, "offset": 0}

@@ -1,42 +1,32 @@
 """Where a result comes from: the code with its changes, the packages, the machine."""
 
-import os
 import platform
-import re
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from wsss.errors import masked
 from wsss.io import atomic
 from wsss.lab import code, paths, results
+from wsss.lab.record import repository
 from wsss.runtime.devices import cores
 
-SECRET = re.compile("token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
-
-
-def _git(*arguments):
-    """The output of a git command in the project; empty outside a repository."""
-    try:
-        command = ["git", "-C", str(paths.project_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
-        return ""
+NONE = "none"  # tag of a run without a commit
 
 
 def tags(core_count: int | None = None) -> dict[str, str]:
-    """Tags of a run: git commit, whether files were changed, versions, hardware, with the cores
-    that it may use (None: those of this process).
+    """Tags of a run: git commit, whether the code differs from it (``unknown`` if there is none),
+    versions, hardware, with the cores that it may use (None: those of this process).
     """
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
+    number, diff = repository.commit(), repository.changes()
+    branch = repository.git("rev-parse", "--abbrev-ref", "HEAD") if number else None
     return {
-        "mlflow.source.git.commit": _git("rev-parse", "HEAD").strip(),
-        "mlflow.source.git.branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
+        "mlflow.source.git.commit": number or NONE,
+        "mlflow.source.git.branch": (branch or NONE).strip(),
         "mlflow.source.type": "NOTEBOOK",
-        "wsss.git.dirty": str(bool(_git("status", "--porcelain").strip())).lower(),
+        "wsss.git.dirty": "unknown" if diff is None else str(bool(diff)).lower(),
         "wsss.torch": torch.__version__,
         "wsss.python": platform.python_version(),
         "wsss.device": f"{device}, {core_count or cores()} cores",
@@ -66,28 +56,13 @@ def packages() -> list[str]:
     return sorted(found, key=str.lower)
 
 
-def changes() -> str:
-    """The diff of tracked files to the last commit, without credentials."""
-    return without_secrets(_git("diff", "HEAD", "--no-color", "--no-ext-diff"))
-
-
-def without_secrets(text: str) -> str:
-    """A text without credentials: those in addresses, the values of secret environment variables,
-    and values assigned to names such as ``token``.
-    """
-    for name, value in os.environ.items():
-        if SECRET.search(name) and len(value) > 5:
-            text = text.replace(value, "***")
-    assigned = rf"(?i)(\b[\w-]*(?:{SECRET.pattern})[\w-]*['\"]?\s*[:=]\s*['\"]?)([^\s'\",]{{6,}})"
-    return re.sub(assigned, r"\1***", masked(text))
-
-
 def write(folder: Path) -> list[Path]:
     """Write ``packages.txt`` and, if files were changed, ``changes.diff``; returns the paths."""
-    texts = {"packages.txt": "\n".join(packages()), "changes.diff": changes()}
+    texts = {"packages.txt": "\n".join([*packages(), ""]), "changes.diff": repository.changes()}
     for name, text in texts.items():
         if text:
-            atomic.write_text(folder / name, text + "\n")
+            with atomic.write(folder / name) as partial:
+                partial.write_bytes(text.encode("utf-8", "surrogateescape"))
         else:  # remove an earlier attempt's
             (folder / name).unlink(missing_ok=True)
     return [folder / name for name, text in texts.items() if text]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.io import atomic
-from wsss.io.text import markdown_table
+from wsss.io.text import csv_table, markdown_table
 from wsss.lab import paths
 from wsss.lab.project import Project, Say
 from wsss.lab.record import delivery, provenance
@@ -46,8 +46,7 @@ def compare(
     digest = hashlib.blake2b(json.dumps(identity, default=str).encode(), digest_size=6).hexdigest()
     folder = paths.outputs_root() / "sweeps" / f"{experiment['name']}-{digest}"
     atomic.write_text(folder / "sweep.md", text + "\n")
-    with atomic.write(folder / "sweep.csv") as partial:
-        table.to_csv(partial, index=False)
+    atomic.write_text(folder / "sweep.csv", csv_table(table))
     if common:
         atomic.save_json(folder / "parameters.json", common)
     if scores and names:

@@ -197,4 +197,4 @@ def _check_outputs():
 
 def _report(planned):
     path = planned[-1].folder / "report.md"
-    return path.read_text() if path.exists() else None
+    return path.read_text(encoding="utf-8") if path.exists() else None

@@ -45,7 +45,7 @@ sys.modules["rfc3987_syntax"] = None  # as above
 import papermill
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 source, target, parameters = sys.argv[1:]
-with open(parameters) as file:
+with open(parameters, encoding="utf-8") as file:
     values = json.load(file)
 papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
@@ -138,10 +138,11 @@ def _execute(item, share, machine, *, label, uploader, later):
     environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
     environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    target = item.folder / results.NOTEBOOK
-    with (item.folder / "papermill.log").open("w") as output:
+    environment |= {"WSSS_PROJECT": str(paths.project_root())}  # the same, wherever it starts
+    notebooks = _pattern(item.stage.path), _pattern(item.folder / results.NOTEBOOK)
+    with (item.folder / "papermill.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", EXECUTE, item.stage.path, target, parameters],
+            [sys.executable, "-c", EXECUTE, *notebooks, parameters],
             stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -155,7 +156,9 @@ def _execute(item, share, machine, *, label, uploader, later):
                 break
             machine.check()
             passed = time.monotonic() - began
-            text = progress.read_text() if progress.exists() else f"starting  {clock(passed)}"
+            text = (
+                progress.read_text("utf-8") if progress.exists() else f"starting  {clock(passed)}"
+            )
             if later and later > passed:
                 text += f"  (chain about {clock(later - passed)})"
             note = "  (tracking store unavailable)" if uploader.unavailable else ""
@@ -170,12 +173,17 @@ def _execute(item, share, machine, *, label, uploader, later):
     return process.returncode
 
 
+def _pattern(path):
+    """A path as papermill wants it, which puts parameters in place of ``{name}``."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def dry_run(planned: list[Planned]) -> str:
     """The papermill commands of the stages that would run, one per line."""
     lines = []
     for item in planned:
         source = item.stage.path.relative_to(paths.project_root())
-        words = ["papermill", source, item.folder / results.NOTEBOOK]
+        words = ["papermill", _pattern(source), _pattern(item.folder / results.NOTEBOOK)]
         for name, value in item.values.items():
             if value != item.stage.parameters[name].default:
                 several = isinstance(value, list)
@@ -188,7 +196,7 @@ def dry_run(planned: list[Planned]) -> str:
 def seconds_of(folder: Path) -> float:
     """Seconds that a stage took, all attempts together."""
     try:
-        return float(json.loads((folder / "run.json").read_text())["seconds"])
+        return float(json.loads((folder / "run.json").read_bytes())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 
@@ -211,7 +219,7 @@ def _error(notebook, log, code):
         return "OSError", f"no room left for {log.parent}; free some"
     if code < 0:
         return "Stopped", f"its process was killed by signal {-code}"
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "Stopped", (lines or ["its process ended without a message"])[-1][:300]
 
 
