@@ -139,6 +139,8 @@ def _execute(item, share, machine, *, label, uploader):
     environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
     environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # the kernel of this Python, before any other of the name
+    environment |= {"JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter"))}
     target = item.folder / results.NOTEBOOK
     with (item.folder / "papermill.log").open("w") as output:
         process = subprocess.Popen(
