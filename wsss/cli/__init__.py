@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command (by default, that of the command line); returns the exit code."""
+    os.environ.pop("MPLBACKEND", None)  # a shell's; commands draw into files, notebooks inline
     grammar = parser()
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go and returns those after an option in ``rest``
