@@ -367,7 +367,7 @@ CASES = {
             "random_walk.bilateral_sxy=0", message=r"a value in \(0, inf\)", names="bilateral_sxy"
         ),
         word("infer_cam.scales=[]", message="at least one value", names="infer_cam.scales"),
-        word("infer_cam.scales=[-1]", message=r"a value in \(0, 4\]", names="infer_cam.scales"),
+        word("infer_cam.scales=[-1]", message=r"a value in \[0.1, 4\]", names="infer_cam.scales"),
         word("evaluate.flip=true", message="expected one of", names="evaluate.flip"),
         word("--run", "walk", message="expected --run RUN, or --cam and", names="--run"),
         word(

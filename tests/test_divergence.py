@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from tests.faults import processes
 from tests.toys import Noise
+from wsss.errors import InputError
 from wsss.train import checkpoints, divergence
 from wsss.train.loop import fit
 
@@ -130,6 +131,29 @@ def test_a_worker_killed_while_it_hands_over_a_photo_is_reported_too(error):
 
     with pytest.raises(RuntimeError, match="a process that loads photos was killed"):
         divergence.explain_dead_workers(torn)
+
+
+class Broken(Noise):
+    """One of its pictures cannot be read."""
+
+    def __init__(self, error):
+        super().__init__(4, mean)
+        self.error = error
+
+    def __getitem__(self, key):
+        if key[1] == 7:
+            raise self.error
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [InputError, ValueError, RuntimeError])
+def test_an_error_in_a_worker_is_as_in_this_process(tmp_path, kind, workers):
+    message = "photos/7.jpg: InputError: 5 \\no bytes; replace the file"
+    schedule = replace(SCHEDULE, workers=workers)
+    with pytest.raises(kind) as fault:
+        fit(network(), Broken(kind(message)), loss=squared, schedule=schedule, folder=tmp_path)
+    assert type(fault.value) is kind and str(fault.value) == message
 
 
 @pytest.mark.parametrize("error", [EOFError("a"), ConnectionResetError("a"), RuntimeError("a")])

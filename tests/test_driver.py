@@ -54,6 +54,11 @@ def place(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("WSSS_OUTPUTS", str(root / "outputs"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    kernel = root / "jupyter" / "kernels" / "python3" / "kernel.json"  # another Python's
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text('{"argv": ["false"], "display_name": "Python 3", "language": "python"}')
+    patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+    patch.setenv("MPLBACKEND", "nonsense")
     shapes.generate(root / "data", train=16, val=6)
     smoke = {**SMOKE, "common": SMOKE["common"] | {"data_root": str(root / "data")}}
     (root / "smoke.yaml").write_text(yaml.safe_dump(smoke))

@@ -8,7 +8,7 @@ import pytest
 from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.io import contents
-from wsss.lab import lineage, results, stages
+from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage
 from wsss.train.labels import RegionFolder
@@ -120,9 +120,9 @@ def past(values):
     return inside, beyond
 
 
-@pytest.mark.parametrize("name", stages.read_stages())
-def test_every_parameter_is_taken_to_and_past_both_ends(name):
-    stage = stages.read_stages()[name]
+@pytest.mark.parametrize("path", sorted(paths.project_root().glob("notebooks/*.ipynb")))
+def test_every_parameter_is_taken_to_and_past_both_ends(path):
+    name, stage = path.stem, Stage(path.stem, path)
     for parameter in stage.parameters.values():
         kind = int if "int" in parameter.type else float
         if parameter.type.startswith(("bool", "str")) and not parameter.values:

@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         _use_utf8()
     _prepare_streams()
+    os.environ.pop("MPLBACKEND", None)  # a shell's; commands draw into files, notebooks inline
     grammar = parser()
     given = sys.argv[1:] if arguments is None else arguments
     if wrong := next(filter(UNWRITABLE.search, given), None):

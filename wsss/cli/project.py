@@ -1,12 +1,23 @@
 """This project's hooks for the lab: how data opens, what stages need, what scores mean."""
 
+from functools import partial
+from math import ceil
+from pathlib import Path
+
 import torch
 
 from wsss import datasets, models
+from wsss.affinity import STRIDE
 from wsss.cost import disk_space
-from wsss.lab import paths, results
+from wsss.crf import CrfParams
+from wsss.datasets.transforms import augment, repeat_rare
+from wsss.errors import InputError
+from wsss.lab import paths, results, stages
 from wsss.lab.project import Project
-from wsss.photos import walk_grid
+from wsss.lab.record.stage_run import Inputs
+from wsss.models.state_dicts import expect_weights
+from wsss.photos import evaluation, jobs, walk_grid
+from wsss.train import loop, losses, sampler
 
 SCORES = {  # final metric to (stage, title in MLflow); titles sort before all other names
     "cam_miou": ("infer_cam", "1 CAM mIoU"),
@@ -14,6 +25,10 @@ SCORES = {  # final metric to (stage, title in MLflow); titles sort before all o
     "walk_miou": ("random_walk", "2 walk mIoU"),
     "labels_miou": ("random_walk", "3 labels mIoU"),
     "segmentation_miou": ("evaluate", "4 network mIoU"),
+}
+USED_NETWORKS = {  # of stages that run another stage's network
+    **{"infer_cam": "train_cam", "random_walk": "train_affinity"},
+    "evaluate": "train_segmentation",
 }
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
@@ -23,12 +38,58 @@ def open_data(values):
     return datasets.open(values["dataset"], paths.from_root(values["data_root"]))
 
 
-def _check_files(planned):
-    """Refuse missing weights before the first stage, not hours later."""
+def _check_values(planned):
+    """Refuse missing files, and values that do not fit each other, before the first stage."""
     for item in planned:
-        given = item.values.get("checkpoint") or item.values.get("weights", "")
-        if given not in ("", "download"):
-            models.expect_file(paths.from_root(given))
+        try:
+            _check_stage(item.name, item.values, partial(_upstream, item.values, planned))
+        except InputError as fault:
+            raise InputError(f"{item.name}: {fault}") from None
+
+
+def _upstream(values, planned, stage):
+    """The values of a stage that another one builds on."""
+    place = values[f"{stage}_run"]
+    folder = paths.from_root(Inputs()[stage] if place == stages.NONE else place)
+    own = [item.values for item in planned if item.folder == folder]
+    return own[0] if own else results.completed_in(folder, stage)["parameters"]
+
+
+def _check_stage(name, values, upstream):
+    """Make of a stage's values what its notebook makes of them, but for the work."""
+    given, data = values.get, open_data(values)
+    if count := given("tuning_photos"):
+        evaluation.eval_splits(data, values["score_split"], tuning_photos=count)
+    if name == "affinity_labels":
+        alphas = {key: values[key] for key in ("alpha_low", "alpha_high")}
+        jobs.affinity_label_job(data, Path(), folder=Path(), crf=CrfParams(), crf_steps=0, **alphas)
+    if given("walk_steps"):
+        upstream("train_affinity")
+    if given("output_stride") and (trained := USED_NETWORKS.get(name)):
+        network = upstream(trained) | {"output_stride": values["output_stride"]}
+        disk_space.network_of(trained, network, len(data.classes))
+    if file := given("checkpoint") or given("start_from"):
+        models.expect_file(paths.from_root(file))
+    if name not in disk_space.NETWORKS or given("checkpoint"):  # nothing is trained
+        return
+    disk_space.network_of(name, values, len(data.classes))
+    if weights := paths.weights_path(values["weights"]):
+        expect_weights(models.BACKBONES[values["backbone"]], weights)
+    augment(values["crop"], long_side=(values["resize_min"], values["resize_max"]))
+    ids = repeat_rare(data, data.ids(values["train_split"]), photos=given("rare_photos", 0))
+    sampler.check_shares(len(ids), loop.schedule_from(values))
+    if radius := given("radius"):
+        cells = ceil(values["crop"] / STRIDE)
+        losses.check_pairs(cells, radius=radius, border_pairs=values["border_pairs"])
+    if given("cell_labels") == "probabilities" and not upstream("affinity_labels")["marginals"]:
+        raise InputError("cell_labels 'probabilities' needs affinity_labels.marginals=true; set it")
+    if given("labels_folder") == "":
+        upstream("random_walk")
+    if given("start_from_cam") and not given("start_from"):
+        cam, own = upstream("train_cam"), values["backbone"]
+        if cam["backbone"] != own or (given("low_level_channels") and cam["head_channels"]):
+            wanted = f"train_cam of backbone {own}, with low_level_channels of head_channels 0"
+            raise InputError(f"start_from_cam needs a {wanted}; change them, or set it to false")
 
 
 def _register_model(name, description, *, run_id):
@@ -75,7 +136,7 @@ def _draw_sweep(table, names, metric):
 
 PROJECT = Project(
     data_digest=lambda values: open_data(values).digest(),
-    check_files=_check_files,
+    check_values=_check_values,
     check_room=disk_space.check,
     register_model=_register_model,
     compare_files=_compare_weights,

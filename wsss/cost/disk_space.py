@@ -78,7 +78,7 @@ def planned_bytes(
             continue
         for other in planned:
             if other.folder == weights.parent:
-                network = _network(name, other.values, classes or len(data.classes))
+                network = network_of(name, other.values, classes or len(data.classes))
                 joined += _bytes(network.state_dict().values())
     own = stage_bytes(item.name, item.values, data=data, times=times, classes=classes)
     return own + PICTURES + _blocks(joined)
@@ -95,7 +95,7 @@ def stage_bytes(
         classes: their number; None takes the dataset's.
     """
     if name in NETWORKS:
-        return _training(_network(name, values, classes or len(data.classes)), values)
+        return _training(network_of(name, values, classes or len(data.classes)), values)
     if name not in PER_PHOTO:
         return 0
     ids = photos_of(name, values, data=data)
@@ -144,7 +144,8 @@ NETWORKS = {  # of the stages that train: from their parameters and the number o
 }
 
 
-def _network(name, values, classes):
+def network_of(name: str, values: dict, classes: int) -> nn.Module:
+    """The network that a stage trains, without weights; InputError if values do not fit it."""
     with torch.device("meta"):  # sizes alone, no memory for the tensors
         return NETWORKS[name](values, classes)
 

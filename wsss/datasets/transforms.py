@@ -10,6 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE
 
 PAD = (124, 116, 104)  # ImageNet's mean colour, about zero after normalisation
@@ -44,12 +45,17 @@ def augment(
 
     Args:
         crop: pixels; a smaller photo is padded with the mean colour, its mask with ``mask_fill``.
-        long_side: (low, high) pixels of the longer side; (0, 0) does not rescale.
+        long_side: (low, high) pixels of the longer side; (0, 0) does not rescale. Raises InputError
+            if they are no range.
         jitter: of brightness, contrast and saturation, as a share of each.
         hue: of the colour circle, as a share; takes four times as long as the others.
     """
+    low, high = long_side
+    if any(long_side) and not 0 < low <= high:
+        expected = "expected a range from 1 on, or both 0"
+        raise InputError(f"resize_min {low}, resize_max {high}: {expected}; change one")
     fill = {tv_tensors.Image: PAD, tv_tensors.Mask: mask_fill}
-    steps = [RandomLongSide(*long_side)] if any(long_side) else []
+    steps = [RandomLongSide(low, high)] if high else []
     steps += [
         v2.RandomHorizontalFlip(),
         v2.ColorJitter(jitter, jitter, jitter, hue),
@@ -90,6 +96,8 @@ def repeat_rare(dataset, ids: Sequence[str], *, photos: int) -> list[str]:
     """The ids, those of classes with fewer than ``photos`` repeated in place until the class has
     this many. A photo of several such classes follows the rarest; ``photos`` 0 repeats none.
     """
+    if not photos:
+        return list(ids)
     counts = np.sum([dataset.label_vector(each) for each in ids], axis=0)
     repeated = []
     for photo_id in ids:

@@ -13,7 +13,8 @@ class Project:
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
-        check_files: the stages still to run; raises InputError for a missing file.
+        check_values: the stages still to run; raises InputError for values that do not fit each
+            other or the data, or a missing file.
         check_room: the planned stages and the outputs folder; raises InputError if the disk is too
             small for them.
         register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;
@@ -31,7 +32,7 @@ class Project:
     """
 
     data_digest: Callable[[dict], str]
-    check_files: Callable[[list], None] = lambda planned: None
+    check_values: Callable[[list], None] = lambda planned: None
     check_room: Callable[[list, Path], None] = lambda planned, folder: None
     register_model: Callable[..., str] | None = None
     compare_files: Callable[[Path, Path], list[str]] = lambda folder, other: []

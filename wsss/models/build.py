@@ -53,6 +53,11 @@ def build_affinity(
     if backbone == "vgg16":
         options["rate"] = 4  # as in the released code
     features = prepare_backbone(backbone, output_stride=output_stride, **options)
+    if len(reduced) > len(features.channels):
+        raise InputError(
+            f"reduced lists {len(reduced)} stages, but {backbone} has {len(features.channels)}; "
+            "list fewer"
+        )
     return heads.AffinityNetwork(features, reduced=reduced, norm_group=norm_group)
 
 
@@ -130,8 +135,8 @@ def prepare_backbone(
     """
     backbone = build_backbone(name, output_stride=output_stride, **own)
     backbone.activation_checkpointing = activation_checkpointing
-    if weights and not backbone.origin:
-        raise InputError(f"backbone '{name}' has no ImageNet weights; leave weights empty")
+    if frozen_stages > (count := len(backbone.channels)):
+        raise InputError(f"frozen_stages {frozen_stages}: {name} has {count} stages; freeze fewer")
     if weights:
         print(fit_backbone(backbone, weights))
     if backbone.origin:

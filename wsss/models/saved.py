@@ -124,6 +124,8 @@ def open_network(
         # first without memory: the described network may be of any size
         with torch.device("meta"):
             wanted = _build(found, named, **arguments)
+    except InputError as fault:  # of a value, in the file or among the changes
+        raise InputError(f"{path}: {fault}") from None
     except Exception as error:  # wrong values fail in many ways
         raise InputError(
             f"{path}: describes a network that cannot be built ({reason(error)}); give another file"

@@ -3,10 +3,13 @@ tensor that does not fit is named.
 """
 
 import pickle
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 from torch import nn
@@ -19,6 +22,7 @@ from wsss.models.mxnet_caffe import is_mxnet, read_caffe, read_mxnet
 Weights = str | Path | tuple[State, str]  # see ``pretrained_state``
 MOST_NUMBERS = 2**31  # in a file; the largest network here has 140 million
 DESCRIBED = {"description", "state"}  # keys of a file with a description beside the tensors
+ANSWER_SECONDS = 3  # that the server of torchvision's weights may take
 SAME_ARCHITECTURE = "weights of the same architecture"
 
 
@@ -107,18 +111,57 @@ def pretrained_state(backbone: type[Backbone], weights: Weights) -> tuple[State,
     Args:
         weights: a file, ``download`` for torchvision's own, or such a pair.
     """
+    expect_weights(backbone, weights)
     if isinstance(weights, tuple):
         return weights
     if weights != "download":
         return load_state(weights), weights
-    if not backbone.offered:
-        raise InputError(
-            f"weights 'download': torchvision has none that fit; give a file: {backbone.origin}"
-        )
     from torchvision.models import get_weight  # slow to import
 
     offered = get_weight(backbone.offered)
     return offered.get_state_dict(progress=True, check_hash=True), offered.url
+
+
+def expect_weights(backbone: type[Backbone], weights: Weights) -> None:
+    """Refuse ImageNet weights that a backbone cannot have, by an ``InputError``: a path without a
+    file, or a download that is neither in torch's cache nor within reach.
+    """
+    if not backbone.origin:
+        raise InputError(f"{backbone.__name__} has no ImageNet weights; leave weights empty")
+    if isinstance(weights, tuple):
+        return
+    if weights != "download":
+        return expect_file(weights)
+    if not backbone.offered:
+        raise InputError(
+            f"weights 'download': torchvision has none that fit; give a file: {backbone.origin}"
+        )
+    from torchvision.models import get_weight
+
+    url = get_weight(backbone.offered).url
+    kept = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+    if not kept.exists() and (fault := _fault_of(url)):
+        raise InputError(
+            f"weights 'download': {url} cannot be reached ({fault}); put that file at {kept}, or "
+            "give it as common.weights=FILE"
+        )
+
+
+def _fault_of(url):
+    """Why a server does not offer a file; empty if it does."""
+    faults = [f"no answer in {ANSWER_SECONDS} s"]
+
+    def ask():
+        try:
+            urlopen(Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
+            faults.append("")
+        except Exception as error:  # whatever a proxy answers
+            faults.append(str(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=ask, daemon=True)  # no timeout ends the look-up of a name
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    return faults[-1]
 
 
 def fit_backbone(backbone: Backbone, weights: Weights) -> str:

@@ -25,11 +25,14 @@ def eval_splits(dataset: Dataset, split: str, *, tuning_photos: int = 0) -> dict
 
     Returns ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, of that many
     photos, which constants are chosen on, and the others as ``<split>_held_out``. Empty if no photo
-    has a mask.
+    has a mask. Raises InputError if none would be held out.
     """
     ids = dataset.masked(dataset.ids(split))
     lists = {split: ids} if ids else {}
     if tuning_photos and ids:
+        if tuning_photos >= len(ids):
+            masked = f"score_split {split} has {len(ids)} photos with a mask"
+            raise InputError(f"tuning_photos {tuning_photos}: {masked}; leave some to be scored")
         tuning, held_out = tuning_split(ids, tuning_photos)
         lists |= {f"{split}_tuning": tuning, f"{split}_held_out": held_out}
     return lists

@@ -10,6 +10,7 @@ from torch import nn
 from wsss.cam import multi_scale_cam
 from wsss.crf import CrfParams
 from wsss.datasets import Dataset
+from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io import artifacts, atomic
 from wsss.synthesis import Walk, alpha_marginals, combine_alphas, crf_scores, label_map, walk_scores
@@ -84,8 +85,12 @@ def affinity_label_job(
     marginals: Path | None = None,
 ) -> Job:
     """Activation maps ``cams/<id>.npz`` to confident regions ``folder/<id>.png`` (section 3.2.2)
-    and, if that folder is given, the CRF's marginals ``marginals/<id>.npz``.
+    and, if that folder is given, the CRF's marginals ``marginals/<id>.npz``. Raises InputError if
+    the alphas are not in order.
     """
+    if alpha_low > alpha_high:
+        given = f"alpha_low {alpha_low:g}, alpha_high {alpha_high:g}"
+        raise InputError(f"{given}: expected alpha_low not to exceed alpha_high; exchange them")
     outputs = [(folder, ".png")] + ([(marginals, ".npz")] if marginals else [])
     settings = {"alphas": (alpha_low, alpha_high), "crf": crf, "crf_steps": crf_steps}
     return Job(outputs, partial(_load_cams, cams), partial(_save_regions, dataset, settings))

@@ -1,6 +1,7 @@
 """Detect divergence of a training, and name the process that died behind an error."""
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,13 +31,20 @@ def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> 
 
 def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
     """Call a training function and return its result; raise RuntimeError if a process that loads
-    photos was killed, ``PeerLost`` if another training process is gone.
+    photos was killed, ``PeerLost`` if another training process is gone. An error in a process that
+    loads photos keeps its type and message.
     """
     # Not a context manager: torch raises from a signal handler, possibly while another error
     # propagates, and between a block and the manager's exit nothing would catch it.
     try:
         return function(*arguments)
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:
+        if str(error).startswith("Caught "):  # torch's message is the loader process's traceback
+            # an InputError has escaped its line ends
+            text = re.split(rf"(?:\n|\\n)[\w.]*{type(error).__name__}: ", str(error))[-1]
+            raise type(error)(text.removesuffix("\n").removesuffix(r"\n")) from error
+        if not isinstance(error, RuntimeError | EOFError | OSError):
+            raise
         if isinstance(error, dist.DistError) or "/gloo/" in str(error):  # gloo's have no type
             raise PeerLost(f"another training process is gone ({reason(error)})") from error
         if not _is_dead_loader(error):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss.affinity import affinity_loss, pair_counts, pair_distance, pair_targets
+from wsss.affinity import STRIDE, affinity_loss, pair_counts, pair_distance, pair_targets
+from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.io.artifacts import IGNORE
 from wsss.models import DecoderNetwork
@@ -21,6 +22,13 @@ Losses = dict[str, Tensor]
 def classification_loss(network: nn.Module, images: Tensor, targets: Tensor) -> Losses:
     """Multi-label logistic loss of a CAM network, targets (B, classes) in {0, 1}."""
     return {"loss": F.multilabel_soft_margin_loss(network(images).float(), targets)}
+
+
+def check_pairs(cells: int, *, radius: int, border_pairs: bool) -> None:
+    """Raise InputError if a crop of this many cells a side has no pair for ``pair_loss``."""
+    if cells < (least := 2 if border_pairs else 2 * radius - 1):
+        given = f"radius {radius}, border_pairs {border_pairs}, crop of {cells} cells"
+        raise InputError(f"{given}: no pair of cells fits; set crop to {STRIDE * least} or more")
 
 
 def pair_loss(
@@ -36,6 +44,7 @@ def pair_loss(
     """Equation 10 for an affinity network; targets (B, h, w) are the affinity labels of its cells.
     See ``affinity.pair_distance`` and, for ``released``, ``affinity.affinity_loss``.
     """
+    check_pairs(min(targets.shape[-2:]), radius=radius, border_pairs=border_pairs)
     pairs = pair_targets(targets.to(torch.uint8), radius=radius, border_pairs=border_pairs)
     counts = all_reduce_mean(pair_counts(pairs))
     distance = pair_distance(

@@ -51,7 +51,7 @@ def run(
     if not todo:
         say(f"{name}: all {len(planned)} stages are done; nothing to do")
         return _report(planned)
-    project.check_files(todo)
+    project.check_values(todo)
     project.check_room(planned, paths.outputs_root())
     for item in planned:
         if item.done and not item.trusted:

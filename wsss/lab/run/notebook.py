@@ -139,6 +139,8 @@ def _execute(item, share, machine, *, label, uploader, later):
     environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
     environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     environment |= {"WSSS_PROJECT": str(paths.project_root())}  # the same, wherever it starts
+    # the kernel of this Python, before any other of the name
+    environment |= {"JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter"))}
     notebooks = _pattern(item.stage.path), _pattern(item.folder / results.NOTEBOOK)
     with (item.folder / "papermill.log").open("wb") as output:
         process = subprocess.Popen(

@@ -62,6 +62,7 @@ def run(
     planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for items in planned for item in items}
+    project.check_values([item for item in each.values() if not item.done])
     project.check_room(list(each.values()), paths.outputs_root())
     ran: dict[int, list[Planned]] = {}
 
@@ -130,6 +131,7 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
     *before, last = planned
     # every point is checked before anything runs
     values = [last.stage.resolve(last.values | each.overrides[last.name]) for each in points]
+    project.check_values([item for item in planned if not item.done])
     if not all(item.done for item in before):
         machine = notebook.Machine(Screen(say=say))
         driver.run(experiment, before, project=project, machine=machine)
