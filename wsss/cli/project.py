@@ -24,8 +24,12 @@ def open_data(values):
 
 
 def _check_files(planned):
-    """Refuse missing weights before the first stage, not hours later."""
+    """Refuse missing weights, and a model's name, before the first stage, not hours later."""
+    from wsss.lab.record import mlflow_store  # slow to import
+
     for item in planned:
+        if name := item.values.get("model_name"):
+            mlflow_store.check_model_name(name)
         given = item.values.get("checkpoint") or item.values.get("weights", "")
         if given not in ("", "download"):
             models.expect_file(paths.from_root(given))

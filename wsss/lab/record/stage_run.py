@@ -1,8 +1,6 @@
 """A stage at work, used by its notebook: its folder and inputs, and its record in a journal."""
 
-import hashlib
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ from wsss.io import atomic
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
-from wsss.lab.record.journal import Journal
+from wsss.lab.record.journal import Journal, legal
 from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
 
 if TYPE_CHECKING:  # slow to import
@@ -26,6 +24,7 @@ if TYPE_CHECKING:  # slow to import
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
 PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
+KEY = r"[A-Za-z0-9_\-. /]", 120  # of a picture in MLflow: characters, and how many; it adds some 90
 
 
 class Inputs(dict):
@@ -97,7 +96,7 @@ class StageRun:
         stage.
         """
         for photo_id, image in images.items():
-            key = _gallery_key(photo_id)
+            key = legal(f"gallery/{photo_id}", *KEY)
             path = self.folder / f"{key}.png"
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
@@ -193,11 +192,3 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
     folder = paths.stage_folder(name, stage.fingerprint(question))
     more = {"data_digest": digest, "question": question, "code": stage.code}
     return StageRun(name, values, inputs=inputs, folder=folder, **more)
-
-
-def _gallery_key(photo_id):
-    """A photo's name in MLflow, which accepts ASCII letters, digits and a few signs."""
-    key = re.sub(r"[^A-Za-z0-9_\-. /]", "_", photo_id)
-    if key != photo_id:  # two names may become one
-        key += "-" + hashlib.blake2b(photo_id.encode(), digest_size=3).hexdigest()
-    return f"gallery/{key}"
