@@ -419,16 +419,15 @@ def test_a_picture_that_is_delivered_again_is_there_once(place):
     assert seen(folder) == WHOLE
 
 
-@pytest.mark.parametrize("name", ["a%20b", "feature%2Fx", "why?", "50 % # done"])
-def test_a_checkout_of_any_name_holds_its_store(place, monkeypatch, name):
-    project = place / name
+def test_a_checkout_of_any_name_holds_its_store(place, monkeypatch):
+    project = place / "feature%2Fx, why? 50 %20 # done"
     (project / "notebooks").mkdir(parents=True)
     monkeypatch.setenv("WSSS_PROJECT", str(project))
     monkeypatch.setenv("WSSS_OUTPUTS", str(project / "outputs"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    folder = stage()
+    folder, beside = stage(), {*place.iterdir()}
     delivery.deliver(folder)
-    assert seen(folder) == WHOLE and [each.name for each in place.iterdir()] == [name]
+    assert seen(folder) == WHOLE and {*place.iterdir()} == beside
     found = {each.name for each in project.iterdir() if not each.name.startswith(".")}
     assert found == {"notebooks", "outputs", "mlflow.db", "mlartifacts"}
 
