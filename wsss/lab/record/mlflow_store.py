@@ -20,6 +20,7 @@ import pandas as pd
 import sqlalchemy
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import ArgumentError
 
 from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
@@ -166,7 +167,7 @@ def unreachable(fault: Exception) -> str:
             f"the tracking server {uri} does not let this user in ({cause}); set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of one who may record"
         )
-    misspelt = ImportError | ValueError | sqlalchemy.exc.ArgumentError  # or without its driver
+    misspelt = ImportError | ValueError | ArgumentError  # or without its driver
     if re.match("https?://|postgresql|mysql|mssql", uri) and not isinstance(fault, misspelt):
         return masked(
             f"the tracking store {uri} does not answer ({cause}); start its server, or set "
