@@ -42,6 +42,18 @@ def tiny_shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The file of an empty tracking store, to copy: MLflow takes seconds to make one."""
+    from wsss.lab.record import mlflow_store  # slow to import
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        mlflow_store.client()
+    return path
+
+
+@pytest.fixture(scope="session")
 def voc_sample():
     """The folder with real VOC photos beside the repository, where there is one."""
     root = SHARED / "voc-sample"

@@ -1,6 +1,6 @@
 """The record: on disk first, carried to MLflow whenever it answers, each entry once."""
 
-import json
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,9 @@ from wsss.lab.record.journal import Journal
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, empty_store):
+    for name in ("mlflow.db", "other.db"):
+        shutil.copy(empty_store, tmp_path / name)
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return tmp_path
@@ -219,5 +221,5 @@ def test_what_a_server_has_missed_is_delivered_when_it_is_back(record, place, mo
         delivery.close_stale_runs()
         after = seen(delivery.run_of(record.folder))
     assert [step for step, *_ in after[2]] == [0, 1, 2, 3] and after[2][:3] == before[2]
-    assert json.loads((record.folder / results.DELIVERED).read_text())["run_id"]
+    assert delivery.run_of(record.folder)
     assert mlflow.get_tracking_uri().endswith(str(port))

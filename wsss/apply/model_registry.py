@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -119,6 +120,7 @@ def prepare(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | No
         run: of the evaluate stage; metrics that it has logged are kept with the model.
         table: IoU in percent, from ``evaluation.iou_table`` with one column; None without masks.
     """
+    mlflow_store.check_model_name(name)
     folder = run.folder / "model"
     atomic.write_text(folder / CARD_FILE, card(name, run, data=data, table=table))
     example = evaluation.gallery_ids(data, run.parameters["val_split"])[0]
@@ -132,7 +134,8 @@ def prepare(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | No
     # with a walk, the stage's own folder has both networks
     source = run.folder if run.parameters["walk_steps"] else run.inputs["train_segmentation"]
     parameters = {parameter: run.parameters[parameter] for parameter in PROTOCOL}
-    description = {"weights": str(source / "weights.pt"), "parameters": parameters, "tags": tags}
+    weights = os.path.relpath(source / "weights.pt", folder)  # outputs/ may move before delivery
+    description = {"weights": weights, "parameters": parameters, "tags": tags}
     atomic.save_json(folder / "model.json", description)
     run.log_model(folder / "model.json", name, register=register)
 
@@ -171,7 +174,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
                 registered_model_name=name,
                 python_model=str(package / "apply" / "mlflow_model.py"),
                 code_paths=[str(package)],
-                artifacts={"weights": known["weights"], "card": str(path)},
+                artifacts={"weights": str(folder / known["weights"]), "card": str(path)},
                 model_config={"output_stride": known["parameters"]["output_stride"]},
                 signature=signature(known["parameters"]),
                 input_example=[(folder / "example.jpg").read_bytes()],

@@ -132,8 +132,7 @@ def tracking_store() -> tuple[str, str]:
     uri, fault = mlflow_store.tracking_uri(), ""
     parts = urlsplit(uri)
     try:
-        if uri.startswith("sqlite:///"):
-            path = Path(uri.removeprefix("sqlite:///"))
+        if path := mlflow_store.sqlite_file():
             if path.exists():
                 with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
                     store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing

@@ -40,7 +40,11 @@ def open_data(values):
 
 def _check_values(planned):
     """Refuse missing files, and values that do not fit each other, before the first stage."""
+    from wsss.lab.record import mlflow_store  # slow to import
+
     for item in planned:
+        if name := item.values.get("model_name"):
+            mlflow_store.check_model_name(name)
         try:
             _check_stage(item.name, item.values, partial(_upstream, item.values, planned))
         except InputError as fault:

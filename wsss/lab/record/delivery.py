@@ -1,9 +1,9 @@
 """Uploads journals to MLflow while work goes on, or later if the store is unavailable."""
 
+import errno
 import json
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -13,109 +13,86 @@ from PIL import Image
 
 from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
-from wsss.io.locks import held, lock_of
+from wsss.io.locks import held
 from wsss.lab import paths, results
 from wsss.lab.project import Say
-from wsss.lab.record import journal, mlflow_pages, mlflow_store
+from wsss.lab.record import journal, mlflow_pages, mlflow_runs, mlflow_store
+from wsss.lab.record.mlflow_runs import run_of, waiting
 
-# errors that a later attempt cannot fix
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
-MARK = "wsss.journal"  # tag of a run: its journal
+# errors of MLflow that are an entry's own, so that a later attempt cannot fix them
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 
 
 class StoreUnavailable(RuntimeError):
-    """The tracking store does not answer; the message is one line."""
-
-
-def run_of(folder: Path | str) -> str | None:
-    """The id of the MLflow run of a folder's journal."""
-    return _state(folder)["run_id"]
-
-
-def waiting(folder: Path | str) -> bool:
-    """Whether a journal has entries that are not in MLflow yet."""
-    return next(journal.entries(folder, _state(folder)["offset"]), None) is not None
+    """The tracking store does not answer or cannot be used; the message is one line."""
 
 
 def deliver(folder: Path | str, *, register_model: Callable | None = None) -> list[str]:
     """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
-    another server. Entries that an interruption repeats are in MLflow once.
+    another server, or only the run of the folder that this one is a copy of. Entries that an
+    interruption repeats are in MLflow once.
 
     Without ``register_model`` (see ``Project``), delivery stops before the first model. Returns
-    messages, such as about refused entries; raises StoreUnavailable if the store does not answer.
+    messages, such as about refused entries; raises StoreUnavailable if the store does not answer,
+    and then nothing counts as delivered that it may lack.
     """
     with held(folder, "delivery", 60) as mine:
         if not mine:
             raise StoreUnavailable("another process delivers the same record")
         try:
             return _deliver(Path(folder), register_model)
-        except InputError as fault:
+        except (InputError, StoreUnavailable) as fault:
             raise StoreUnavailable(str(fault)) from None
-        except (mlflow.MlflowException, OSError) as fault:
+        except Exception as fault:  # of MLflow, or of whatever keeps its files
             raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
 
 
 def _deliver(folder, register_model):
-    state, lines = _state(folder), []
-    if state["run_id"] and mlflow_store.find_run(state["run_id"]) is None:
-        state = {"run_id": None, "offset": 0}
+    lines, state = [], mlflow_runs.present(folder)
     for entry, offset in journal.entries(folder, state["offset"]):
         if entry["kind"] == "model" and register_model is None:
             break
+        run_id = state["run_id"] or mlflow_runs.create(folder)
         try:
-            state["run_id"] = state["run_id"] or _run(folder)
-            line = _send(folder, state["run_id"], entry, register_model)
-            lines += [line] if line else []
-        except mlflow.MlflowException as fault:
-            if fault.error_code not in REFUSALS:
+            lines += _send(folder, run_id, entry, register_model)
+        except Exception as fault:
+            if not _is_final(fault) or mlflow_store.find_run(run_id) is None:
                 raise
+            # it must not block the others
             lines.append(masked(f"{folder}: {entry['kind']} refused: {reason(fault)}"))
-        except FileNotFoundError as fault:  # removed or overwritten
-            lines.append(f"{fault.filename}: gone before it could be delivered")
-        except (InputError, OSError):
-            raise
-        except Exception as fault:  # one entry must not block the others
-            cause = masked(f"{type(fault).__name__}: {fault}")
-            lines.append(f"{folder}: {entry['kind']} could not be delivered: {cause}")
-        atomic.save_json(folder / results.DELIVERED, state := state | {"offset": offset})
+        state = {"run_id": run_id, "offset": offset}
+        mlflow_runs.note(folder, state)
     return lines
 
 
-def _state(folder):
-    with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged
-        state = json.loads((Path(folder) / results.DELIVERED).read_bytes())
-        size = (Path(folder) / results.JOURNAL).stat().st_size
-        return {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}
-    return {"run_id": None, "offset": 0}
-
-
-def _run(folder):
-    """The run of a journal: the one that an interrupted delivery created, or a new one."""
-    entry = next((e for e, _ in journal.entries(folder) if e["kind"] == "run"), None)
-    if entry is None:
-        raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
-    client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
-    mark, start = f"{Path(folder).name}-{entry['time']}", entry["time"]
-    with lock_of(folder, "run"):  # delivery of a child may create it too
-        found = client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'", max_results=1)
-        if found:
-            return found[0].info.run_id
-        tags = entry["tags"] | {MARK: mark}
-        if parent := entry["parent"]:
-            tags["mlflow.parentRunId"] = run_of(parent) or _run(parent)
-        run = client.create_run(experiment, run_name=entry["name"], tags=tags, start_time=start)
-        return run.info.run_id
+def _is_final(fault):
+    """Whether an entry failed by what it holds, so that no later attempt can deliver it."""
+    match fault:
+        case InputError():
+            return False
+        case mlflow.MlflowException():
+            return fault.error_code in REFUSALS
+        case OSError():  # a file that a model needs may be gone
+            return fault.errno in (errno.ENAMETOOLONG, errno.ENOENT)
+    return isinstance(fault, ValueError | TypeError | LookupError)
 
 
 def _send(folder, run_id, entry, register_model):
-    """Deliver one entry; returns a message, or None."""
-    client = mlflow_store.client()
+    """Deliver one entry; returns messages."""
+    client, path = mlflow_store.client(), folder / entry.get("path", "")
+    try:
+        if "path" in entry:
+            path.open("rb").close()
+    except FileNotFoundError:  # removed or overwritten
+        return [f"{path}: gone before it could be delivered"]
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault.strerror}); make it readable") from None
     match entry["kind"]:
         case "run":
             pass  # created with the first entry that is delivered
         case "resumed":
             client.update_run(run_id, status="RUNNING")
-            with suppress(mlflow.MlflowException):  # if it has none
+            if "wsss.error" in client.get_run(run_id).data.tags:
                 client.delete_tag(run_id, "wsss.error")
         case "end":
             if entry["error"]:
@@ -128,34 +105,49 @@ def _send(folder, run_id, entry, register_model):
             tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
             client.log_batch(run_id, tags=tags)
         case "metrics":
-            when, step = entry["time"], entry["step"]
-            metrics = [Metric(name, value, when, step) for name, value in entry["values"].items()]
+            values = {mlflow_store.metric_name(k): v for k, v in entry["values"].items()}
+            metrics = [Metric(*pair, entry["time"], entry["step"]) for pair in values.items()]
             client.log_batch(run_id, metrics=metrics)
         case "file":
-            client.log_artifact(run_id, str(folder / entry["path"]), entry["to"])
+            client.log_artifact(run_id, str(path), entry["to"])
         case "image":
-            with Image.open(folder / entry["path"]) as image:
-                pixels = np.array(image.convert("RGB"))
-            client.log_image(run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"])
+            _send_image(client, run_id, entry, path)
         case "table":  # a file in MLflow's form, and a tag that lists it
-            client.log_artifact(run_id, str(folder / entry["path"]))
+            client.log_artifact(run_id, str(path))
             name = "mlflow.loggedArtifacts"
             listed = json.loads(client.get_run(run_id).data.tags.get(name, "[]"))
-            table = {"path": Path(entry["path"]).name, "type": "table"}
+            table = {"path": path.name, "type": "table"}
             if table not in listed:
                 client.set_tag(run_id, name, json.dumps([*listed, table]))
         case "model":
-            version = register_model(entry["name"], folder / entry["path"], run_id=run_id)
-            return f"registered as models:/{version}"
+            version = register_model(entry["name"], path, run_id=run_id)
+            return [f"registered as models:/{version}"]
         case "stage":  # which run is a stage of this experiment's run
-            if run_of(entry["folder"]) is None or waiting(entry["folder"]):
-                deliver(entry["folder"], register_model=register_model)
-            client.set_tag(run_id, f"wsss.stage.{entry['name']}", run_of(entry["folder"]))
+            stage = mlflow_runs.named(folder, entry["folder"])
+            lines = deliver(stage, register_model=register_model)
+            if (run := run_of(stage)) is None:
+                return [f"{stage}: gone before it could be delivered"]
+            client.set_tag(run_id, f"wsss.stage.{entry['name']}", run)
+            return lines
         case "experiment":
             about = entry["name"], entry["description"]
             mlflow_pages.describe_experiment(*about, columns=entry["columns"])
         case kind:
             raise ValueError(f"unknown entry '{kind}'")
+    return []
+
+
+def _send_image(client, run_id, entry, path):
+    """Log a picture, unless the run has it: MLflow would add it under another name."""
+    name = f"{entry['key'].replace('/', '~')}+step+0+timestamp+{entry['time']}+"
+    found = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
+    if any(file.startswith(name) and "compressed" in file for file in found):  # the last of two
+        return
+    if not atomic.is_whole(path):
+        raise ValueError(f"{path} is damaged")
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    client.log_image(run_id, pixels, key=entry["key"], step=0, timestamp=entry["time"])
 
 
 class Uploader:
@@ -220,10 +212,21 @@ def pending() -> list[Path]:
 
 
 def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
-    """End the runs under ``outputs/`` whose process is gone, and deliver what waits; raises
-    StoreUnavailable if the store does not answer.
+    """End the runs under ``outputs/`` whose process is gone, and deliver what waits: all runs if
+    the store is new to them. Raises StoreUnavailable if the store does not answer.
     """
-    for folder in pending():
+    if not any(paths.outputs_root().glob(f"*/*/{results.JOURNAL}")):
+        return  # the first run, which need not wait until the store is made
+    try:
+        store = mlflow_store.identity()
+    except InputError as fault:
+        raise StoreUnavailable(str(fault)) from None
+    folders = pending()
+    stores = [mlflow_runs.states(folder).keys() - {""} for folder in folders]
+    if earlier := sum(store not in known for known in stores if known):
+        uri = masked(mlflow_store.tracking_uri())
+        say(f"{uri} lacks {earlier} earlier runs under {paths.outputs_root()}; it gets them first")
+    for folder in folders:
         with held(folder, "driver") as idle:
             if not idle:
                 continue

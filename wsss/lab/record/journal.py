@@ -1,7 +1,10 @@
 """Append-only log of a run; ``delivery`` uploads it to MLflow, now or when the server is back."""
 
+import hashlib
 import json
 import os
+import posixpath
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +14,17 @@ from wsss.io import contents
 from wsss.lab import results
 
 STATES = ("run", "resumed", "end")  # kinds of entries that say whether a run is active
+
+
+def legal(name: str, allowed: str, longest: int) -> str:
+    """A name that MLflow takes: ``_`` in place of characters that do not match ``allowed``, and
+    then, or if it is too long or no plain path, a digest that keeps it apart from others.
+    """
+    fit = re.sub(rf"(?!{allowed}).", "_", name, flags=re.DOTALL)
+    fit = fit if posixpath.normpath(fit) == fit else fit.replace("/", "_")
+    if fit == name and len(fit) <= longest:
+        return name
+    return f"{fit[: longest - 7]}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}"
 
 
 def entries(folder: Path | str, offset: int = 0) -> Iterator[tuple[dict, int]]:

@@ -61,7 +61,7 @@ def describe_experiment(name: str, description: str, *, columns: list[str]) -> N
     client, experiment_id = mlflow_store.client(), mlflow_store.experiment_id(name)
     wanted = {KIND: "custom_model_development", NOTE: description}
     if columns:
-        selected = [f"metrics.`{column}`" for column in columns]
+        selected = [f"metrics.`{mlflow_store.metric_name(column)}`" for column in columns]
         # in pixels; only of columns whose order is given
         widths = {"attributes.`Run Name`": 260} | dict.fromkeys(selected, 170)
         state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # would break our own
@@ -12,43 +13,78 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at th
 # writers keep their record on disk.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 
 import mlflow
 import pandas as pd
+import sqlalchemy
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import ArgumentError
 
 from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
 from wsss.io.locks import lock_of
 from wsss.lab import paths
+from wsss.lab.record.journal import legal
 
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 
-for logger in ("mlflow.store.db.utils", "alembic"):
-    logging.getLogger(logger).setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+# MLflow prints a traceback of each fault that it raises; ours are one line
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def tracking_uri() -> str:
     """Where runs are recorded: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{paths.project_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _address(paths.project_root() / "mlflow.db")
+
+
+def _address(database):
+    """The URI of a SQLite file. ``%`` and ``?`` of its path are quoted, in a form from which MLflow
+    does not make folders with the quoted name.
+    """
+    if not re.search("[%?]", str(database)):
+        return f"{SQLITE}{database}"
+    return sqlalchemy.URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
 def client() -> MlflowClient:
-    """A client of the tracking store, which is created on first use."""
-    database = _database()
-    if database and not database.exists():
-        _create(database)
-    mlflow.set_tracking_uri(tracking_uri())
-    return MlflowClient()
+    """A client of the tracking store, which is created on first use; InputError if its address is
+    wrong, or it is a database that cannot be opened.
+    """
+    uri = tracking_uri()
+    try:
+        database = sqlite_file()
+        if database and not database.exists():
+            _create(database)
+        _check_database(uri)
+        mlflow.set_tracking_uri(uri)
+        return MlflowClient()
+    except Exception as fault:  # a driver's own kinds among them
+        raise InputError(unreachable(fault)) from None
 
 
-def _database():
+@lru_cache  # once per store that opens
+def _check_database(uri):
+    """Connect to a store that is a database, since MLflow tries for minutes before it gives up."""
+    if uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            sqlalchemy.inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+
+
+def sqlite_file() -> Path | None:
     """The store's SQLite file, or None if it is a server."""
     uri = tracking_uri()
-    if not uri.startswith(SQLITE):
+    if not uri.startswith("sqlite"):
         return None
-    return Path(uri.removeprefix(SQLITE).partition("?")[0])
+    path = sqlalchemy.make_url(uri).database
+    if path in (None, "", ":memory:"):
+        raise InputError("it is lost with its process")
+    return Path(path)
 
 
 def _create(database):
@@ -63,19 +99,57 @@ def _create(database):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow to import
 
         with atomic.write(database) as partial:
-            SqlAlchemyStore(f"{SQLITE}{partial}", _artifact_folder(database)).engine.dispose()
+            SqlAlchemyStore(_address(partial), _artifact_folder(database)).engine.dispose()
 
 
 def _artifact_folder(database):
     return (database.resolve().parent / "mlartifacts").as_uri()
 
 
+def identity() -> str:
+    """What tells this store from another one, whatever its address: when it was created, in
+    milliseconds; its address if it does not say. InputError if it does not answer.
+    """
+    return _identity(tracking_uri())
+
+
+@lru_cache
+def _identity(uri):
+    store = client()
+    try:
+        created = store.get_experiment("0").creation_time
+    except Exception as fault:  # of MLflow, or of a page that is not MLflow's
+        code = getattr(fault, "error_code", "")
+        if code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+            raise InputError(unreachable(fault)) from None
+        created = None
+    return str(created or masked(uri))
+
+
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it, such as ``cam_miou/train_x-1f2e3d`` for an id list called
+    ``train+x``.
+    """
+    return legal(name, r"[\w.\- /:]", 250)
+
+
+def check_model_name(name: str) -> None:
+    """InputError if MLflow would not register a model under this name."""
+    if not re.fullmatch(r"(?!\.\.|\.$|\s*$)[^/:]{1,256}", name):
+        expected = "expected a name without '/' and ':' and a leading '..'"
+        raise InputError(f"model_name: {expected}, but got '{name}'; change it")
+
+
 def experiment_id(name: str) -> str:
-    """The id of an MLflow experiment, created if needed."""
+    """The id of an MLflow experiment, created if needed; InputError if it was deleted."""
     found = client().get_experiment_by_name(name)
+    if found and found.lifecycle_stage != "active":
+        fix = f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
+        uri = masked(tracking_uri())
+        raise InputError(f"the experiment '{name}' was deleted in the tracking store {uri}; {fix}")
     if found:
         return found.experiment_id
-    database = _database()
+    database = sqlite_file()
     folder = _artifact_folder(database) if database else None  # a server has its own
     try:
         return client().create_experiment(name, artifact_location=folder)
@@ -86,16 +160,26 @@ def experiment_id(name: str) -> str:
 
 
 def unreachable(fault: Exception) -> str:
-    """One line for a store that does not answer."""
+    """One line, with the fix, for a store that does not answer or cannot be used."""
     uri, cause = tracking_uri(), reason(fault)[:200]
     if re.search(r"failed with error code 40[13]\b", reason(fault)):
         return masked(
             f"the tracking server {uri} does not let this user in ({cause}); set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of one who may record"
         )
+    misspelt = ImportError | ValueError | ArgumentError  # or without its driver
+    if re.match("https?://|postgresql|mysql|mssql", uri) and not isinstance(fault, misspelt):
+        return masked(
+            f"the tracking store {uri} does not answer ({cause}); start its server, or set "
+            "MLFLOW_TRACKING_URI to where it is"
+        )
+    if "unsupported URI" in cause:
+        cause = "its scheme is none of MLflow's"
+    file = Path(uri.removeprefix("file://")).absolute()
+    file = "/home/me/mlflow.db" if ":" in uri[5:] else file / ("mlflow.db" if file.is_dir() else "")
     return masked(
-        f"the tracking store {uri} does not answer ({cause}); start its server, or set "
-        "MLFLOW_TRACKING_URI to where it is"
+        f"the tracking store {uri} cannot be used ({cause}); make it usable, or set "
+        f"MLFLOW_TRACKING_URI to an address such as {SQLITE}{file} or http://HOST:5000"
     )
 
 
@@ -103,11 +187,12 @@ def find_run(run_id: str) -> Run | None:
     """A run of the store, or None if there is none of that id or it was deleted; InputError if the
     store does not answer.
     """
+    store = client()
     try:
-        run = client().get_run(run_id)
-    except mlflow.MlflowException as fault:
-        missing = re.search("not found|does not exist|no such", str(fault), re.IGNORECASE)
-        if missing or fault.error_code == "RESOURCE_DOES_NOT_EXIST":
+        run = store.get_run(run_id)
+    except Exception as fault:  # as above
+        code = getattr(fault, "error_code", "")
+        if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # or not an id
             return None
         raise InputError(unreachable(fault)) from None
     return run if run.info.lifecycle_stage == "active" else None

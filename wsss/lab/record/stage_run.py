@@ -1,9 +1,7 @@
 """A stage at work, used by its notebook: its folder and inputs, and its record in a journal."""
 
-import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +16,7 @@ from wsss.io import atomic, contents
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import provenance
-from wsss.lab.record.journal import Journal
+from wsss.lab.record.journal import Journal, legal
 from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
 
 if TYPE_CHECKING:  # slow to import
@@ -29,6 +27,7 @@ DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's statu
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
 BUILT_ON = ".built_on.json"  # in a stage's folder: the results that its own are computed from
 PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
+KEY = r"[A-Za-z0-9_\-. /]", 120  # of a picture in MLflow: characters, and how many; it adds some 90
 
 
 class Inputs(dict):
@@ -111,7 +110,7 @@ class StageRun:
         stage.
         """
         for photo_id, image in images.items():
-            key = _gallery_key(photo_id)
+            key = legal(f"gallery/{photo_id}", *KEY)
             path = self.folder / f"{key}.png"
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
@@ -241,11 +240,3 @@ def _manifest(files, folder):
     """The ``contents.manifest`` of a folder among a stage's files."""
     inside = {name: digest for name, digest in files.items() if name.startswith(f"{folder}/")}
     return contents.manifest(inside)
-
-
-def _gallery_key(photo_id):
-    """A photo's name in MLflow, which accepts ASCII letters, digits and a few signs."""
-    key = re.sub(r"[^A-Za-z0-9_\-. /]", "_", photo_id)
-    if key != photo_id:  # two names may become one
-        key += "-" + hashlib.blake2b(photo_id.encode(), digest_size=3).hexdigest()
-    return f"gallery/{key}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
-from wsss.lab.record import delivery, journal, mlflow_store, provenance, repository
+from wsss.lab.record import delivery, journal, mlflow_runs, mlflow_store, provenance, repository
 from wsss.lab.run.notebook import Machine, run_stage
 from wsss.runtime.engine import set_variable
 from wsss.runtime.progress import Screen
@@ -69,7 +69,7 @@ def find(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source).resolve()
     for path in paths.outputs_root().glob(f"*/*/{results.DELIVERED}"):
-        if delivery.run_of(path.parent) == source and results.completion(path.parent):
+        if source in mlflow_runs.runs_of(path.parent) and results.completion(path.parent):
             return path.parent
     tags = {}
     with suppress(InputError):
