@@ -106,9 +106,7 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
             raise InputError(
                 f"{path}: expected a palette or grey mask but it is {file.mode}; save indices"
             )
-        scale = SCALES.get(
-            str(file.tile[0][3])
-        )  # before the file is loaded, which empties ``tile``
+        scale = SCALES.get(str(file.tile[0][3]))  # loading empties ``tile``
         return np.array(file.convert("L")) // scale if scale else np.array(file)
 
 
