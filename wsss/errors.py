@@ -1,6 +1,8 @@
 """The one exception for bad input: its message is one line, with the fix."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -23,6 +25,12 @@ def one_line(text: object) -> str:
 def reason(error: BaseException) -> str:
     """The first line of a library's exception, for the middle of a message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name that a misspelt one is closest to; else empty."""
+    close = get_close_matches(given, list(known), 1) if isinstance(given, str) else []
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def masked(text: str) -> str:

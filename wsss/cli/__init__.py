@@ -6,8 +6,9 @@ import os
 import re
 import sys
 
+from wsss import __version__
 from wsss.cli import data, doctor, export, label, run
-from wsss.errors import InputError, masked, one_line
+from wsss.errors import InputError, did_you_mean, masked, one_line
 
 COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
 # errors of a given path, not of the machine
@@ -21,11 +22,14 @@ class Grammar(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message):
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
         self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
     top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
+    top.add_argument("--version", action="version", version=f"wsss {__version__}")
     group = top.add_subparsers(title="commands", dest="command", required=True, metavar="command")
     for command in COMMANDS:
         command.add(group)
@@ -35,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command (by default, that of the command line); returns the exit code."""
     grammar = parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        grammar.print_help()
+        return 0
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go and returns those after an option in ``rest``
     if hasattr(parsed, "overrides") and all(re.match("[^-].*=", text) for text in rest):

@@ -6,6 +6,7 @@ from wsss import datasets, models
 from wsss.cost import disk_space
 from wsss.lab import paths, results
 from wsss.lab.project import Project
+from wsss.lab.record import find_runs
 from wsss.photos import walk_grid
 
 SCORES = {  # final metric to (stage, title in MLflow); titles sort before all other names
@@ -14,6 +15,11 @@ SCORES = {  # final metric to (stage, title in MLflow); titles sort before all o
     "walk_miou": ("random_walk", "2 walk mIoU"),
     "labels_miou": ("random_walk", "3 labels mIoU"),
     "segmentation_miou": ("evaluate", "4 network mIoU"),
+}
+RESULTS = {  # stage to what people look for in its folder, by title
+    "random_walk": {"labels": "labels", "overlays": "gallery"},
+    "train_segmentation": {"network": "weights.pt"},
+    "report": {"report": "report.md"},
 }
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
@@ -75,6 +81,7 @@ def _draw_sweep(table, names, metric):
 
 PROJECT = Project(
     data_digest=lambda values: open_data(values).digest(),
+    find_run=find_runs.find,
     check_files=_check_files,
     check_room=disk_space.check,
     register_model=_register_model,

@@ -8,7 +8,7 @@ import numpy as np
 from wsss.datasets import shapes
 from wsss.datasets.folder import Folder
 from wsss.datasets.voc import Devkit
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.io.artifacts import IGNORE
 
 NAMES = ("shapes", "shapes_few", "voc", "folder")
@@ -32,7 +32,8 @@ def open(name: str, root: Path | str) -> Dataset:
     elif name == "shapes_few":
         shapes.generate(root, train=8, val=4)
     elif name not in NAMES:
-        raise InputError(f"dataset '{name}' is not known; expected one of: {', '.join(NAMES)}")
+        known = f"{did_you_mean(name, NAMES)}; expected one of: {', '.join(NAMES)}"
+        raise InputError(f"dataset '{name}' is not known{known}")
     return Devkit(root)
 
 

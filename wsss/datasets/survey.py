@@ -5,11 +5,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from wsss.datasets.folder import Folder
 from wsss.errors import InputError
-from wsss.io import atomic
+from wsss.io import atomic, safe_yaml
 from wsss.io.text import markdown_table, read_bytes
 from wsss.runtime.progress import progress
 
@@ -97,4 +95,4 @@ def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
             content[name] = os.path.relpath(value, path.parent)
     if found.unreadable:
         content["leave_out"] = sorted(found.unreadable)
-    atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    atomic.write_text(path, safe_yaml.dump(content))

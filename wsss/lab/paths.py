@@ -39,3 +39,8 @@ def outputs_root() -> Path:
 def stage_folder(name: str, fingerprint: str) -> Path:
     """Where a stage with this fingerprint keeps its results."""
     return outputs_root() / name / fingerprint
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be given from the current folder."""
+    return min(str(path), os.path.relpath(path), key=len)
