@@ -85,7 +85,7 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        (["walk.beta=4", "walk.beta=99"], r"walk\.beta: is given twice; keep one"),
+        (["walk.beta=4", "walk.beta=99"], r"walk\.beta: is given twice; keep one of them"),
         (["walk.beta=4,8", "walk.beta=16,32"], r"walk\.beta: is given twice"),
         (["walk.beta=4,8", "walk.steps=3", "walk.beta=99"], r"walk\.beta: is given twice"),
         (["seeds=0,1", "seeds=2,3"], "seeds: is given twice"),

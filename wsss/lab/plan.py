@@ -107,7 +107,7 @@ def refuse_twice(names: Iterable[str]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise InputError(f"{name}: is given twice; keep one, or write {name}=A,B to run both")
+            raise InputError(f"{name}: is given twice; keep one of them")
         seen.add(name)
 
 
