@@ -42,9 +42,7 @@ $(INSTALLED): pyproject.toml
 
 demo: install  ## run the whole chain on generated photos
 	$(BIN)/wsss run experiments/shapes.yaml
-	@echo
-	@echo "Compare the runs:   make ui, then open http://127.0.0.1:5000"
-	@echo "Read the notebooks: $(BIN)/jupyter lab notebooks"
+	@echo "      jupyter lab notebooks    # each stage, to read and to run again"
 
 test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q $(if $(MARK),-m '$(MARK)') -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -186,7 +186,7 @@ NOT_YAML = {  # of either kind of file, with the same answers
     "huge": ("# much\n" * 200_000, "at most 1,048,576 bytes; make it smaller"),
     "deep": ("[" * 10_000, "nested too deep"),
     "twice": ("stages: {}\nstages: {}", "'stages' is listed twice; keep one"),
-    "no date": ("stages: 2001-99-99", "a value is not the date or number.*put it in quotes"),
+    "no date": ("stages: !!timestamp x", "a value is not what its tag says.*put it in quotes"),
     "two of them": ("a: 1\n---\nb: 2", "not readable as YAML"),
     "a folder": (Folder, "it is a folder|no such experiment file"),
     "missing": (None, "no such"),

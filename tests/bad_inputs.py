@@ -286,6 +286,25 @@ CASES = {
         word("dataset.sed=4", message="no such parameter", names="dataset.sed"),
         word("dataset.val_split=3", message="expected str but got 3", names="dataset.val_split"),
         word("walk.beta=4", message="unknown stage", names="walk"),
+        *(
+            word(f"train_cam.epochs={text}", message=f"int but got '{text}' .str.", names="epochs")
+            for text in ("010", "1:30", "1_000", "0x10", "2026-11-30")
+        ),
+        word("train_cam.epochs=1", "train_cam.epochs=2", message="is given twice", names="epochs"),
+        word("train_cam.epochs=1,2", "train_cam.epochs=3", message="given twice", names="epochs"),
+        word("train_cam.epochs=1,1", message="1 is listed twice", names="epochs"),
+        word("common.seed=1", "seeds=0,1", message="is swept, and 1 is given", names="seed"),
+        word("dataset.dta_root=x", message="did you mean 'data_root'", names="dta_root"),
+        word("common.dataset=foldr", message="did you mean 'folder'", names="foldr"),
+        word("train_cam.backbone=mobilnet_v2", message="'mobilenet_v2'", names="mobilnet_v2"),
+        word("trian_cam.epochs=1", message="did you mean 'train_cam'", names="trian_cam"),
+        *(
+            word(
+                option, "train_cam", "--until", "dataset", message="comes after", names="train_cam"
+            )
+            for option in ("--from", "--only")
+        ),
+        word("--only", "dataset", "--from", "dataset", message="without meaning", names="--from"),
         word("beta=4", message="expected stage.parameter=value", names="beta=4"),
         word("dataset.seed=[", message="not readable as YAML", names="dataset.seed"),
         word(f"dataset.seed={RUN_THIS}", message="not readable as YAML", names="dataset.seed"),
@@ -345,7 +364,7 @@ CASES = {
         ),
         case("cam.pt", samples.network("affinity"), "expected: CAM network, found: AffinityNet"),
         case("cam.pt", Folder, "expected weights.pt of a trained network in it"),
-        case("cam.pt", None, "is none of them; check it"),
+        case("cam.pt", None, "expected one completed train_cam .* but there is none"),
         case("affinity.pt", network("affinity", settings={"radius": "far"}), "r", names="radius"),
         case("affinity.pt", network("affinity", settings={"radius": 10**9}), "1", names="radius"),
         word("random_walk.betta=3", message="expected one of", names="random_walk.betta"),
@@ -392,15 +411,15 @@ CASES = {
     "predict": [
         word("--scales", "0.5,fast", message="expected factors such as", names="--scales"),
         word("--scales", "nan", message="expected factors such as", names="--scales"),
-        word("--network", "none.pt", message="is none of them; check it", names="none.pt"),
+        word("--network", "none.pt", message="one completed train_segm", names="none.pt"),
         word("--network", "cam.pt", message="found: CAM network", names="cam.pt"),
         word("--out", "own.yaml/out", message="[Nn]ot a directory", names="own.yaml"),
     ],
     "walk": [
         *(case("walk/complete.json", content, NO_RECORD) for content in NO_RECORDS),
-        case("walk/complete.json", record(stage="infer_cam"), "expected the folder", names="walk"),
+        case("walk/complete.json", record(stage="infer_cam"), "one of infer_cam", names="walk"),
         case("walk/complete.json", record(), "are no longer in", names="walk"),
-        case("walk/complete.json", None, "expected the folder or the MLflow run", names="walk"),
+        case("walk/complete.json", None, "expected one completed random_walk", names="walk"),
     ],
     "show": [
         weights("w", None, "no such weight file"),
@@ -474,7 +493,7 @@ CASES = {
         case("seg/weights.pt", pickled, "not a state dict of plain tensors"),
         case("seg/weights.pt", samples.network("cam"), "found: CAM network"),
         case(
-            *("seg/complete.json", None, "expected the folder of a completed train_segmentation"),
+            *("seg/complete.json", None, "expected one completed train_segmentation"),
             names="seg",
         ),
         word("--split", "test", message="the lists here are: train", names="test.txt"),
@@ -550,8 +569,12 @@ CASES = {
         word("data", "voc13", "--root", "x", message="invalid choice", names="voc13"),
         word("data", "folder", "nowhere", message="expected a folder of photos", names="nowhere"),
         word("run", "nowhere.yaml", message="no such experiment file", names="nowhere.yaml"),
+        word("run", "shaps.yaml", message="did you mean 'shapes.yaml'", names="shaps.yaml"),
+        word("rnu", message="did you mean 'run'", names="rnu"),
+        word("runs", "random_wlk", message="did you mean 'random_walk'", names="random_wlk"),
+        word("reproduce", "latest", message="there are none in", names="latest"),
         word("predict", "own", "--out", "o", message="required: --network", names="--network"),
-        word("export", "onnx", "--run", "none", "--out", "o", message="none of them", names="none"),
+        word("export", "onnx", "--run", "none", "--out", "o", message="is none;", names="none"),
     ],
 }
 ALL = [(command, each) for command, cases in CASES.items() for each in cases]

@@ -1,70 +1,87 @@
-"""The command line wherever it is started: closed streams, other encodings, odd arguments."""
+"""What the command line says of itself, and what it says at the end."""
 
-import os
-import subprocess
-import sys
+import argparse
+import re
+import shlex
+from types import SimpleNamespace
 
 import pytest
 
-from tests import samples
+import wsss
 from wsss import cli
+from wsss.cli import command
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of two tagged photos, whose names are not ASCII."""
-    for name in ("caf\u00e9", "\u732b"):
-        (tmp_path / f"{name}.png").write_bytes(samples.encoded(samples.photo(), "PNG"))
-    tags = "id,labels\ncaf\u00e9,cr\u00e8me\n\u732b,\u732b\n"
-    (tmp_path / "tags.csv").write_text(tags, encoding="utf-8")
-    return tmp_path
+def commands(parser, name="wsss"):
+    """``(name, parser)`` of a parser and all its commands."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                yield from commands(command, f"{name} {word}")
 
 
-def run(*arguments, closed="", **environment):
-    """Run ``wsss`` in a shell that closes streams."""
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "wsss", *arguments]
-    return subprocess.run(command, capture_output=True, env=os.environ | environment)
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert cli.main([]) == 0
+    printed = capsys.readouterr().out
+    for name in ("run", "runs", "label", "data", "doctor"):
+        assert re.search(rf"^    {name} ", printed, re.M), name
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"wsss {wsss.__version__}\n"
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_fault(closed, photos, tmp_path):
-    """As those of cron and systemd. A file opened later must not become the standard output."""
-    done = run("data", "folder", str(photos), "--save", str(tmp_path / "own.yaml"), closed=closed)
-    assert (done.returncode, done.stdout) == (0, b"")
-    assert (tmp_path / "own.yaml").read_text(encoding="utf-8").startswith("photos: ")
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_examples_can_be_pasted_however_narrow_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    found = 0
+    for name, parser in commands(cli.parser()):
+        for line in parser.format_help().splitlines():
+            if line.startswith("  wsss "):
+                given = shlex.split(line)[1:]
+                cli.parser().parse_known_args(given)  # leaves the test where it does not fit
+                found += line.startswith(f"  {name} ") or name.startswith("wsss export")
+    assert found >= 14
 
 
-def test_the_numbers_of_closed_streams_are_taken(photos):
-    code = (
-        "import os, subprocess, sys; from wsss.cli import main"
-        "; main(['data', 'folder', sys.argv[1]])"
-        "; subprocess.run(['sh', '-c', 'echo told'], check=True)"  # fails if it has no output
-        "; os._exit(os.fstat(1).st_rdev != os.stat(os.devnull).st_rdev)"
-    )
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", code, str(photos)]
-    done = subprocess.run(command, stderr=subprocess.PIPE)
-    assert done.returncode == 0, done.stderr
+def test_defaults_are_called_so():
+    for name, parser in commands(cli.parser()):
+        for action in parser._actions:
+            assert not re.search(r"\((\d|the |this |one |looks)", action.help or ""), (name, action)
+            if action.default not in (None, 0, "", False, argparse.SUPPRESS, [], ("coco",)):
+                assert f"default: {action.default}" in (action.help or ""), (name, action.dest)
 
 
-def test_what_a_terminal_cannot_show_is_escaped(photos):
-    done = run("data", "folder", str(photos), PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    assert b"cr\\xe8me" in done.stdout and b"\\u732b" in done.stdout
+def test_help_of_run_lists_stages_and_experiments():
+    (run,) = (parser for name, parser in commands(cli.parser()) if name == "wsss run")
+    text = " ".join(run.format_help().split())
+    assert "stages: dataset, train_cam, infer_cam," in text and "shapes.yaml" in text
 
 
-def test_files_and_their_names_are_utf8_in_any_locale(photos):
-    """What stands here for a locale such as de_DE.ISO-8859-1, which few machines have."""
-    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run("data", "folder", str(photos), **ascii_locale)
-    assert done.returncode == 0, done.stderr
-    assert "cr\u00e8me" in done.stdout.decode() and "fault" not in done.stdout.decode()
-    done = run("run", "experiments/shapes.yaml", "--dry-run", **ascii_locale)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("text", ["caf\udce9", "a\0b"])
-def test_an_argument_that_is_no_text_is_one_line(text, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["data", "folder", text])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "expected text in UTF-8" in error
+def test_a_run_ends_with_where_its_results_are_and_what_to_give_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    planned = []
+    for name in ("train_cam", "random_walk", "train_segmentation", "report"):
+        folder = tmp_path / "outputs" / name / "0123456789ab"
+        (folder / "labels").mkdir(parents=True)
+        planned.append(SimpleNamespace(name=name, folder=folder))
+    (folder / "report.md").write_text("")
+    (planned[2].folder / "weights.pt").write_text("")
+    monkeypatch.setattr(command.shutil, "which", lambda name: f"/bin/{name}")
+    cli.run._show_results(planned)
+    assert capsys.readouterr().out.splitlines() == [
+        "labels:   outputs/random_walk/0123456789ab/labels",
+        "network:  outputs/train_segmentation/0123456789ab/weights.pt",
+        "report:   outputs/report/0123456789ab/report.md",
+        "next: wsss label DIR --run 01234567 --out labelled",
+        "      wsss predict DIR --network 01234567 --out predicted",
+        "      make ui    # compare runs on http://127.0.0.1:5000",
+    ]
+    monkeypatch.setattr(command.shutil, "which", lambda name: None)  # as at the end of `make demo`
+    monkeypatch.setattr(command.sys, "prefix", str(tmp_path / ".venv"))
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("")
+    cli.run._show_results(planned)
+    assert "\nnext: source .venv/bin/activate\n      wsss label DIR" in capsys.readouterr().out
+    cli.run._show_results(planned[:1])  # --until a stage whose files nobody looks for
+    assert capsys.readouterr().out.startswith("train_cam: outputs/train_cam/0123456789ab\nnext: ")

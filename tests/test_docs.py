@@ -157,7 +157,7 @@ def do(words, project):
 # other programs; test_mlflow_model sends what curl would, test_postgres and test_recipes do those
 # of servers
 KNOWN = {"apt-get", "chmod", "conda", "curl", "echo", "export", "jq", "kubectl", "pip", "ray"}
-KNOWN |= {"sbatch", "ssh", "sudo"}
+KNOWN |= {"sbatch", "source", "ssh", "sudo"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

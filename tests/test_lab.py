@@ -2,6 +2,7 @@
 plot.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -12,7 +13,7 @@ import pytest
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project
-from wsss.lab.record import delivery, mlflow_store, stage_run
+from wsss.lab.record import delivery, find_runs, mlflow_store, stage_run
 from wsss.lab.run import driver, reproduce
 from wsss.lab.run.notebook import Machine
 from wsss.runtime.progress import Screen
@@ -211,6 +212,33 @@ def test_a_part_of_a_plan_needs_the_stages_before_it(root, execute):
     assert [item.done for item in planned(root, force=True)] == [False, False]
     folder = planned(root)[0].folder
     assert planned(root, f"plot.mean_run={folder}", "mean.power=2")[1].done
+
+
+def test_a_run_is_named_in_a_parameter_and_in_a_notebook(root, execute):
+    execute()
+    mean, plot = planned(root)
+    named = dataclasses.replace(project(root), find_run=find_runs.find)
+    experiment = plan.read_experiment(root / "experiments" / "toy.yaml")
+    for given in (mean.folder.name[:5], "latest", f"outputs/mean/{mean.folder.name}"):
+        overrides = plan.parse_overrides([f"plot.mean_run={given}"])
+        _, item = plan.plan(experiment, overrides, project=named)
+        assert item.done and item.folder == plot.folder
+        assert item.values["mean_run"] == str(mean.folder)
+        namespace = item.values | {"mean_run": given}
+        exec("\n".join(PLOT[1:]), namespace)
+        assert namespace["run"].inputs == {"mean": mean.folder}
+    overrides = plan.parse_overrides(["plot.mean_run=mena"])
+    with pytest.raises(InputError, match=r"^mena: expected one completed mean .* ago"):
+        plan.plan(experiment, overrides, project=named)
+
+
+def test_a_part_of_a_plan_lies_before_its_end(root):
+    for option in ("start", "only"):
+        word = {"start": "--from", "only": "--only"}[option]
+        for force in (False, True):
+            with pytest.raises(InputError, match=f"^{word} plot: comes after --until mean; leave"):
+                planned(root, until="mean", force=force, **{option: "plot"})
+    assert planned(root, only="mean", until="mean")[0].name == "mean"
 
 
 def test_other_versions_of_packages_are_reported_when_results_are_reused(root, execute):

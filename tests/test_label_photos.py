@@ -353,7 +353,7 @@ def test_a_completed_walk_names_its_networks_and_constants(tmp_path, monkeypatch
     assert method.maps == {"scales": (0.5,), "flip": False, "cam_power": 1.0}
     assert method.walk == synthesis.Walk(beta=7.0, steps=4, crf=CrfParams(bilateral_sxy=20.0))
     assert models.open_network(method.cam, "cam") and models.open_network(method.affinity)
-    with pytest.raises(InputError, match="expected the folder or the MLflow run of a completed"):
+    with pytest.raises(InputError, match=r"one completed random_walk .* this is one of infer_cam"):
         find_networks.method_of(tmp_path / "infer_cam" / "infer_cam0")
     (tmp_path / "train_affinity" / "train_affinity0" / "weights.pt").unlink()
     with pytest.raises(InputError, match="the stages that it builds on are no longer in"):

@@ -5,10 +5,12 @@ import os
 import signal
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 
+from wsss.errors import InputError
 from wsss.lab.record import mlflow_store
 
 
@@ -99,3 +101,24 @@ def test_who_finds_an_experiment_made_meanwhile_takes_it(database, monkeypatch):
         lambda client, name: first.pop() if first else ask(client, name),
     )
     assert mlflow_store.experiment_id("toys") == made
+
+
+def test_a_model_without_a_version_is_its_newest_and_those_that_exist_are_listed(monkeypatch):
+    versions = [SimpleNamespace(version=str(number)) for number in (9, 10, 1)]
+
+    class Client:
+        def search_model_versions(self, query):
+            return versions if query == "name = 'net'" else []
+
+        def search_registered_models(self):
+            return [SimpleNamespace(name="net"), SimpleNamespace(name="other")]
+
+    monkeypatch.setattr(mlflow_store, "client", Client)
+    for given in ("models:/net", "models:/net/latest", "models:/net/10"):
+        assert mlflow_store.model_version(given) == "models:/net/10"
+    assert mlflow_store.model_version("models:/net/1") == "models:/net/1"
+    assert mlflow_store.model_version("models:/net@best") == "models:/net@best"
+    with pytest.raises(InputError, match=r"^models:/net/2: not in .*; it has .* 1, 9, 10$"):
+        mlflow_store.model_version("models:/net/2")
+    with pytest.raises(InputError, match=r"\(did you mean 'net'\?\); the models are: net, other$"):
+        mlflow_store.model_version("models:/nte")

@@ -88,14 +88,18 @@ def test_a_network_is_found_by_its_model_and_by_its_runs(place):
     folder = place / "outputs" / "train_segmentation"
     folder = folder / completed(place, "train_segmentation")["fingerprint"]
     file = folder / "weights.pt"
-    given = ("models:/own/1", runs[0].info.run_id, delivery.run_of(folder))
+    given = ("models:/own", "models:/own/1", runs[0].info.run_id, delivery.run_of(folder))
     for source in given:
         found = find_networks.network_file(source, "segmentation")
         assert found.read_bytes() == file.read_bytes(), source
     method = find_networks.method_of(runs[0].info.run_id)
     assert method.walk.steps == 4 and method.maps["scales"] == (0.5,)
-    for source in ("models:/own/7", "models:/none/1", "0" * 32):
-        with pytest.raises(InputError, match="check"):
+    for source, fault in {
+        "models:/own/7": "it has the versions 1$",
+        "models:/onw": r"\(did you mean 'own'\?\); the models are: own$",
+        "0" * 32: "there is none; there are: train_segmentation ",
+    }.items():
+        with pytest.raises(InputError, match=fault):
             find_networks.network_file(source, "segmentation")
     photos = str(place / "photos.yaml")
     assert cli.main(["predict", photos, "--network", given[0], "--out", str(place / "seen")]) == 0

@@ -10,7 +10,7 @@ from wsss.cli.project import PROJECT
 from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
-from wsss.lab.record import delivery, journal
+from wsss.lab.record import delivery, find_runs, journal
 from wsss.lab.record.journal import Journal
 from wsss.lab.run import reproduce
 from wsss.report import experiment
@@ -123,11 +123,12 @@ def test_runs_are_found_by_id_and_what_is_none_is_reported(outputs):
     parent.add("stage", name="toy", folder=str(folder))
     delivery.close_stale_runs()
     run_id = delivery.run_of(folder)
-    assert reproduce.find(run_id) == reproduce.find(str(folder)) == folder.resolve()
-    with pytest.raises(InputError, match=f"its stages' runs are: {run_id}"):
-        reproduce.find(delivery.run_of(parent.folder))
-    with pytest.raises(InputError, match="expected the folder of a completed stage"):
-        reproduce.find("0" * 32)
+    assert find_runs.find(run_id) == find_runs.find(str(folder)) == folder
+    assert find_runs.find(delivery.run_of(parent.folder)) == folder  # its only stage
+    with pytest.raises(
+        InputError, match=r"one completed stage .* but there is none; there are: toy "
+    ):
+        find_runs.find("0" * 32)
     with pytest.raises(InputError, match="there is no stage 'toy' in notebooks/"):
         reproduce.reproduce(str(folder), project=PROJECT)
 
@@ -146,4 +147,4 @@ def test_what_surrounded_a_run_is_compared(outputs):
 
 def test_reproduce_is_a_command(capsys):
     assert cli.main(["reproduce", "nothing"]) == 2
-    assert "nothing: expected the folder" in capsys.readouterr().err
+    assert "nothing: expected one completed stage" in capsys.readouterr().err

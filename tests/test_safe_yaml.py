@@ -1,5 +1,6 @@
 """YAML as people write it; what is refused is in ``bad_inputs.py``."""
 
+import math
 import time
 
 import pytest
@@ -36,6 +37,31 @@ def test_what_anchors_stand_for_is_counted_each_time():
             safe_yaml.parse(text, "here")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    {
+        **{"1e-3": 0.001, "2.5E+2": 250.0, "1.e3": 1000.0, ".5": 0.5, "-3": -3, "+0": 0},
+        **{"010": "010", "1:30": "1:30", "1_000": "1_000", "0x1F": "0x1F", "0b11": "0b11"},
+        **{"2026-11-30": "2026-11-30", "12:30:45.5": "12:30:45.5", "00.5": "00.5", "1e": "1e"},
+        **{"-.inf": -math.inf, "yes": True, "~": None, "0o17": "0o17", "1.2.3": "1.2.3"},
+    }.items(),
+)
+def test_numbers_are_those_that_people_write_and_what_only_yaml_1_1_has_is_text(text, value):
+    found = safe_yaml.parse(text, "here")
+    assert found == value and type(found) is type(value)
+    assert safe_yaml.parse(f"[{text}]", "here") == [value]
+
+
+NUMERIC = st.from_regex("[-+]?[0-9.:_exob]{1,6}", fullmatch=True)
+
+
+@given(st.text() | NUMERIC | st.integers() | st.floats(allow_nan=False))
+def test_what_is_written_is_read_back(value):
+    """Also a text that looks like a number here, and not in YAML 1.1, as ``1e5`` does."""
+    content = {"classes": [value]}
+    assert safe_yaml.parse(safe_yaml.dump(content), "here") == content
+
+
 NAMES = st.from_regex("[a-z][a-z_]{0,8}", fullmatch=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
 PLAIN = st.recursive(
@@ -47,9 +73,19 @@ PLAIN = st.recursive(
 
 @given(NAMES, NAMES, PLAIN)
 def test_overrides_come_back(stage, parameter, value):
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    text = yaml.dump(value, Dumper=safe_yaml.Dumper, default_flow_style=True, width=10**6)
     found = plan.parse_overrides([f"{stage}.{parameter}={text}"])
     assert found == {stage: {parameter: value}}
+
+
+def test_a_text_is_taken_with_its_hash_and_a_run_as_it_is_written():
+    """A comment has no place in an override; an id may look like a number."""
+    texts = ["a.root=my #1 set", "a.beta=4 # four", "b.walk_run=12345678", "b.cam_run=12e4"]
+    given = plan.parse_overrides([*texts, "b.net_run='0123'", "a.name='x' # y"])
+    assert given == {
+        "a": {"root": "my #1 set", "beta": 4, "name": "x"},
+        "b": {"walk_run": "12345678", "cam_run": "12e4", "net_run": "0123"},
+    }
 
 
 def test_nothing_after_the_equals_sign_is_the_empty_text():

@@ -8,6 +8,7 @@ import pytest
 from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.io import contents
+from wsss.io.locks import acquire, held, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import stage_run
 from wsss.lab.stages import Stage
@@ -56,7 +57,10 @@ def test_values_are_checked_and_whole_numbers_may_stand_for_floats(tmp_path):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"bta": 4}, r"walk\.bta: no such parameter; 10_walk.ipynb has: beta, steps"),
+        (
+            {"bta": 4},
+            r"walk\.bta: no such parameter \(did you mean 'beta'\?\); 10_walk.ipynb has: beta, s",
+        ),
         ({"beta": "four"}, r"walk\.beta: expected float but got 'four' \(str\); beta: sharpness"),
         ({"steps": 2.5}, r"walk\.steps: expected int"),
         ({"steps": True}, r"walk\.steps: expected int"),
@@ -101,7 +105,8 @@ def test_values_at_the_ends_of_a_range_are_taken(tmp_path, given):
         ({"scales": [1.0, 0.0]}, r"in \(0, 4\] but got 0.0"),
         ({"scales": []}, r"walk\.scales: expected at least one value but got an empty list"),
         ({"more": [2, 4]}, r"in \[2, 3\] but got 4"),
-        ({"kind": "c"}, r"in \{a, b c\} but got 'c'"),
+        ({"kind": "c"}, r"in \{a, b c\} but got 'c'; kind"),
+        ({"kind": "bc"}, r"in \{a, b c\} but got 'bc' \(did you mean 'b c'\?\); kind"),
         ({"stride": 16}, r"in \{0, 8\} but got 16"),
         ({"free": float("inf")}, r"walk\.free: expected a finite number but got inf"),
     ],
@@ -180,6 +185,94 @@ def test_choices_are_those_that_the_code_knows(tmp_path):
 def test_untyped_parameters_are_refused(tmp_path):
     with pytest.raises(InputError, match="line 1: expected 'name: type = default"):
         notebook(tmp_path, "beta = 8").parameters  # noqa: B018
+
+
+def spoilt(change):
+    """A notebook's file after a change to its content."""
+    content = {
+        "cells": [
+            {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["beta: int = 1"]}
+        ],
+        **{"metadata": {}, "nbformat": 4, "nbformat_minor": 5},
+    }
+    change(content)
+    return json.dumps(content, indent=1).encode()
+
+
+WHOLE = spoilt(lambda content: None)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "expected a notebook of nbformat 4 but met JSONDecodeError"),
+        (WHOLE[:-9], "but met JSONDecodeError"),
+        (b"[1]", "but met TypeError"),
+        (b"[" * 100_000, "but met RecursionError"),
+        (b"<<<<<<< HEAD\n" + WHOLE, "has conflict markers of git; finish the merge"),
+        (WHOLE.replace(b"beta", b"<<<<<<< ours\\nbeta"), "has conflict markers of git"),
+        (WHOLE.replace(b"beta", "b\xe4ta".encode("latin-1")), "in UTF-8 but it is not valid UTF-8"),
+        (WHOLE.decode().encode("utf-16"), "in UTF-8 but it is not valid UTF-8"),
+        (spoilt(lambda x: x.update(worksheets=[{"cells": x.pop("cells")}])), "KeyError: 'cells'"),
+        (spoilt(lambda x: x.pop("metadata")), "met KeyError: 'metadata'"),
+        (spoilt(lambda x: x["cells"][0].pop("metadata")), "met KeyError: 'metadata'"),
+        (spoilt(lambda x: x["cells"][0].update(source=[1])), "met TypeError"),
+        (spoilt(lambda x: x.update(cells=[])), "expected one cell tagged 'parameters', found 0"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_one_line_with_its_name(tmp_path, content, reason):
+    path = tmp_path / "10_walk.ipynb"
+    path.write_bytes(WHOLE)
+    assert Stage("walk", path).parameters["beta"].default == 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(reason)) as fault:
+        Stage("walk", path).parameters  # noqa: B018
+    assert str(fault.value).startswith(f"{path}: ") and ";" in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("beta: float = 2 ** 3", "line 2: expected 'name: type = default"),
+        ("beta: float", "line 2: expected"),
+        ("beta: float = other", "line 2: expected"),
+        ("beta: dict = {}", "a type of int, float"),
+        ("beta = 8", "line 2: expected"),
+        ("beta: float = (", "line 2: expected 'name: type = default"),
+        ("beta: list[float] = [{}, {[]}]", "line 2: expected"),
+        ("first: int = 2", "each name once"),
+        (
+            'flip: bool = "yes"  # mirror',
+            r"flip: expected bool but got 'yes' \(str\); flip: mi",
+        ),
+        ("rate: float = 3.0  # of it (0, 2]", r"rate: expected a value in \(0, 2\] but got 3.0"),
+    ],
+)
+def test_a_default_that_cannot_be_taken_is_one_line_with_its_notebook(tmp_path, line, reason):
+    stage = notebook(tmp_path, f"first: int = 1  # of them\n{line}")
+    with pytest.raises(InputError, match=reason) as fault:
+        stage.parameters  # noqa: B018
+    assert str(fault.value).startswith(f"{stage.path}: ")
+
+
+def test_a_notebook_that_is_run_again_takes_the_place_of_its_earlier_self(tmp_path, monkeypatch):
+    """As after an interrupt in JupyterLab; another process (here another lock of the file) waits,
+    until the second is complete.
+    """
+    monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv(stage_run.DRIVEN_VARIABLE, "1")
+    monkeypatch.setattr(stage_run, "LOCK_SECONDS", 0)
+    folder = tmp_path / "walk" / "0123456789ab"
+    given = {"inputs": {}, "folder": folder, "data_digest": "d"}
+    first = stage_run.StageRun("walk", {}, **given)
+    second = stage_run.StageRun("walk", {}, **given)
+    assert not acquire(lock_of(folder), 0)
+    second.complete()
+    with held(folder, "work") as mine:
+        assert mine
+        with pytest.raises(InputError, match="another process works on the same walk"):
+            stage_run.StageRun("walk", {}, **given)
+    assert first.folder == second.folder  # which kept the first alive till here
 
 
 def test_fingerprint_follows_code_values_upstream_and_data_but_not_prose_or_place(tmp_path):

@@ -82,6 +82,50 @@ def test_seeds_are_of_all_stages_or_of_those_from_one_on():
         grid.split_overrides(["seeds=0,few"])
 
 
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["walk.beta=4", "walk.beta=99"], r"walk\.beta: is given twice; keep one of them"),
+        (["walk.beta=4,8", "walk.beta=16,32"], r"walk\.beta: is given twice"),
+        (["walk.beta=4,8", "walk.steps=3", "walk.beta=99"], r"walk\.beta: is given twice"),
+        (["seeds=0,1", "seeds=2,3"], "seeds: is given twice"),
+        (["seeds=0,1", "walk.seeds=2,3"], "seeds: is given twice"),
+    ],
+)
+def test_a_parameter_that_is_given_twice_is_refused(texts, reason):
+    with pytest.raises(InputError, match=reason):
+        grid.split_overrides(texts)
+
+
+def test_what_a_sweep_varies_is_not_given_as_well():
+    """Of an experiment's sweep and of the command's; a seed counts where seeds would set it."""
+    experiment = plan.read_experiment(paths.project_root() / "experiments" / "shapes.yaml")
+    swept = experiment | {"sweep": {"grid": {"random_walk.beta": [4, 8]}}}
+    for sheet, texts, reason in (
+        (swept, ["random_walk.beta=99"], r"^random_walk\.beta: is swept, and 99 is given for it"),
+        (experiment, ["seeds=0,1", "common.seed=3"], r"^common\.seed: is swept, and 3 is given"),
+        (
+            *(experiment, ["train_affinity.seeds=0,1", "train_segmentation.seed=3"]),
+            r"^train_segmentation\.seed: is swept, and 3 is given",
+        ),
+    ):
+        single, several = grid.split_overrides(texts)
+        (point, _) = grid.combinations(sheet, several)
+        overrides = plan.parse_overrides(single)
+        with pytest.raises(InputError, match=reason):
+            grid.plan_point(sheet, point, overrides=overrides, project=PROJECT)
+    # another seed of one stage, or a value in place of the file's, is no conflict
+    single, several = grid.split_overrides(["seeds=1,2", "train_cam.seed=7"])
+    point = grid.combinations(experiment, several)[0]
+    planned = grid.plan_point(
+        experiment, point, overrides=plan.parse_overrides(single), project=PROJECT
+    )
+    seeds = {item.name: item.values["seed"] for item in planned if "seed" in item.values}
+    assert seeds == {"train_cam": 7, "train_affinity": 1, "train_segmentation": 1}
+    (one, two) = grid.combinations(swept, {"grid": {"random_walk.beta": [16, 32]}})
+    assert [one.names, two.names] == [{"random_walk.beta": 16}, {"random_walk.beta": 32}]
+
+
 def test_without_anything_to_sweep_there_is_no_point():
     assert grid.combinations({"sweep": {}}) == grid.combinations({}) == []
     (only,) = grid.combinations({"sweep": {"seeds": [3]}})
@@ -94,9 +138,12 @@ def test_without_anything_to_sweep_there_is_no_point():
         ({"seed": [1]}, "unknown key 'seed'; expected: variants, grid, seeds"),
         ({"grid": {"random_walk.beta": 4}}, "expected a list of values but got 4"),
         ({"grid": {"random_walk.beta": []}}, "expected a list of values"),
+        ({"grid": {"beta": [4]}}, "expected stage.parameter"),
+        ({"grid": {"random_walk.beta": [4, 8, 4]}}, "random_walk.beta: 4 is listed twice"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0 is listed twice"),
         (
-            {"grid": {"beta": [4]}},
-            "expected stage.parameter",
+            {"grid": {"a.b": [1]}, "variants": {"x": {"a.b": 2}}},
+            "sweep.variants.x: a.b is in the grid too",
         ),
     ],
 )

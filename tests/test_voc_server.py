@@ -186,7 +186,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, run, devkit, capsys):
     out = ["--out", str(tmp_path / "out")]
     cases = {
         ("--run", str(run)): "--run needs a folder to write to; add --out DIR",
-        ("--run", str(tmp_path / "no"), *out): "expected the folder of a completed train_segm",
+        ("--run", str(tmp_path / "no"), *out): "expected one completed train_segmentation (",
         ("--run", str(other), *out): "weights.pt",
         ("--run", str(run), *out, "--split", "tset"): "the lists here are: test",
         ("--run", str(run), *out, "--data-root", str(tmp_path)): "found no JPEGImages/ in it",

@@ -2,6 +2,8 @@
 
 import errno
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 MORE_FILES = "raise the limit (ulimit -n), and run the same command again"
@@ -50,6 +52,12 @@ def raise_if_out_of_files(error: BaseException) -> None:
 def reason(error: BaseException) -> str:
     """The first line of a library's exception, for the middle of a message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name that a misspelt one is closest to; else empty."""
+    close = get_close_matches(given, list(known), 1) if isinstance(given, str) else []
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def masked(text: str) -> str:

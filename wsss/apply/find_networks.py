@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from wsss import models
 from wsss.crf import CrfParams
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.lab import lineage, paths, results, stages
-from wsss.lab.record import mlflow_store
+from wsss.lab.record import find_runs, mlflow_store
 from wsss.synthesis import Walk
 
 MAPS = {"scales": (1.0, 0.5, 1.5, 2.0), "flip": True, "cam_power": 1.0}  # the paper's
@@ -23,35 +23,36 @@ def network_file(source: str | Path, kind: str) -> Path:
     """The file of a trained network.
 
     Args:
-        source: its file; the folder of a completed stage; the id of an MLflow run, of the stage or
-            of a whole experiment; or ``models:/NAME/VERSION``.
+        source: its file; a completed stage (named as for ``find_runs.find``); the id of an MLflow
+            run, of the stage or of a whole experiment; or ``models:/NAME/VERSION``, without
+            version the newest.
         kind: ``cam``, ``affinity`` or ``segmentation``.
 
     Raises:
         InputError: none of these, or without a network.
     """
-    source, stage = str(source), f"train_{kind}"
-    path = Path(source)
+    source, path = str(source), Path(source)
     if source.startswith("models:/"):
-        path = mlflow_store.artifacts(source)
-    elif run_id := _stage_run(source, stage):
-        path = mlflow_store.artifacts(f"runs:/{run_id}/checkpoints")
+        path = mlflow_store.artifacts(mlflow_store.model_version(source))
+    elif not path.exists():
+        path = _folder(source, f"train_{kind}", "checkpoints")
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise InputError(
-            f"{source}: expected a network's file, the folder of a completed {stage}, an MLflow "
-            "run's id or models:/NAME/VERSION, and it is none of them; check it"
-        )
     if not (found := sorted(path.rglob("weights.pt"))):
         raise InputError(f"{source}: expected weights.pt of a trained network in it; check it")
     return found[0]
 
 
-def _stage_run(source, stage):
-    """The id of a stage's MLflow run, from its own or its experiment's; None if not such an id."""
-    if re.fullmatch("[0-9a-f]{32}", source):
-        return mlflow_store.run_tags(source).get(f"wsss.stage.{stage}", source)
+def _folder(source, stage, artifacts=""):
+    """The folder of a completed stage, or of artifacts that only its MLflow run still has."""
+    try:
+        return find_runs.find(source, stage)
+    except InputError:
+        run = mlflow_store.find_run(source) if re.fullmatch("[0-9a-f]{32}", source) else None
+        if run is None:
+            raise
+    run_id = run.data.tags.get(f"wsss.stage.{stage}", source)
+    return mlflow_store.artifacts(f"runs:/{run_id}/{artifacts}")
 
 
 class Method(NamedTuple):
@@ -68,22 +69,17 @@ def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
     """The networks and constants of a completed random_walk.
 
     Args:
-        source: its folder or the id of its MLflow run, or the id of the experiment's run.
+        source: named as for ``find_runs.find``, or the id of an MLflow run.
         overrides: ``{stage: {parameter: value}}`` of infer_cam and random_walk.
 
     Raises:
         InputError: no such run, or the stages that it builds on are gone.
     """
-    record = results.completion(source)
-    if record is None and (run_id := _stage_run(str(source), "random_walk")):
-        record = results.completion(mlflow_store.artifacts(f"runs:/{run_id}/"))
-    if record is None and (fault := results.damage(source)):
-        raise InputError(f"{source}: {fault}; run its stage again")
+    folder = _folder(str(source), "random_walk")
+    record = results.completion(folder)
     if record is None or record["stage"] != "random_walk":
-        raise InputError(
-            f"{source}: expected the folder or the MLflow run of a completed random_walk, or the "
-            "run of an experiment that has one; check it"
-        )
+        fault = results.damage(folder) or "holds no completed random_walk"
+        raise InputError(f"{source}: {fault}; run its stage again")
     maps = lineage.upstream(record, "infer_cam")
     inputs = record["inputs"] | (maps["inputs"] if maps else {})
     cam, affinity = (
@@ -119,7 +115,8 @@ def _constants(given, overrides):
     known = [f"{stage}.{name}" for stage, names in CONSTANTS.items() for name in names]
     for where in (f"{stage}.{name}" for stage, names in overrides.items() for name in names):
         if where not in known:
-            raise InputError(f"{where}: expected one of {', '.join(known)}; name one of these")
+            expected = f"expected one of {', '.join(known)}{did_you_mean(where, known)}"
+            raise InputError(f"{where}: {expected}; name one of these")
     chain, values = stages.read_stages(), {}
     for stage, names in CONSTANTS.items():
         merged = {**given.get(stage, {}), **overrides.get(stage, {})}

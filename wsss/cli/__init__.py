@@ -7,8 +7,9 @@ import os
 import re
 import sys
 
+from wsss import __version__
 from wsss.cli import data, doctor, export, label, run
-from wsss.errors import MORE_FILES, OUT_OF_FILES, InputError, masked, one_line
+from wsss.errors import MORE_FILES, OUT_OF_FILES, InputError, did_you_mean, masked, one_line
 from wsss.io.text import UNWRITABLE
 
 COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
@@ -23,6 +24,8 @@ class Grammar(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message):
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
         self.exit(2, f"{self.prog}: {masked(one_line(message))}; see {self.prog} --help\n")
 
 
@@ -51,6 +54,7 @@ def _prepare_streams():
 
 def parser() -> argparse.ArgumentParser:
     top = Grammar(prog="wsss", description="From image-level labels to pixel labels.")
+    top.add_argument("--version", action="version", version=f"wsss {__version__}")
     group = top.add_subparsers(title="commands", dest="command", required=True, metavar="command")
     for command in COMMANDS:
         command.add(group)
@@ -67,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if wrong := next(filter(UNWRITABLE.search, given), None):
         grammar.error(f"{wrong}: expected text in UTF-8; rename it")
+    if not given:
+        grammar.print_help()
+        return 0
     parsed, rest = grammar.parse_known_args(arguments)
     # argparse takes positional arguments in one go and returns those after an option in ``rest``
     if hasattr(parsed, "overrides") and all(re.match("[^-].*=", text) for text in rest):

@@ -2,14 +2,26 @@
 
 import argparse
 import inspect
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from wsss.errors import InputError
+from wsss.lab import paths
 
-TAGS = (
-    "CSV (id,labels), JSON or COCO's instances; else DIR/tags.csv, DIR/tags.json, a folder per tag"
-)
+TAGS = "CSV (id,labels), JSON, COCO's instances; default: DIR/tags.csv, .json, or a folder per tag"
+RUN = "its folder, the first characters of its id, its experiment, or latest"  # names a run
+NETWORK = f"file, completed stage ({RUN}), or models:/NAME"
+
+
+class Help(argparse.HelpFormatter):
+    """Leaves texts of several lines as they are, so that commands in them can be pasted."""
+
+    def _fill_text(self, text, width, indent):
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def add_command(commands, name: str, action: Callable, **options) -> argparse.ArgumentParser:
@@ -19,16 +31,28 @@ def add_command(commands, name: str, action: Callable, **options) -> argparse.Ar
     ``options`` of the parser take precedence.
     """
     *text, example = (inspect.getdoc(action) or "\n\n").split("\n\n")  # -OO strips docstrings
-    texts = {"help": text[0], "description": " ".join(text), "epilog": example}
+    kind, _, lines = " ".join(example.split()).partition(": ")
+    texts = {"help": text[0], "description": " ".join(text), "formatter_class": Help}
+    texts["epilog"] = "\n  ".join([f"{kind}:", *lines.split("; ")])
     command = commands.add_parser(name, **texts | options)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(action=action)
     return command
 
 
+def say_next(*commands: str) -> None:
+    """Print what to give next, a command per line; first of all how to activate the environment
+    that this command is of, where the shell would not find ``wsss``.
+    """
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("wsss") is None and activate.exists():
+        commands = f"source {shlex.quote(paths.shown(activate))}", *commands
+    print("next: " + "\n      ".join(commands))
+
+
 def add_inference(command: argparse.ArgumentParser) -> None:
     """Add the options of a segmentation network's inference."""
-    factors = "of the photo's size, averaged, such as 0.5,1.0 (1.0)"
+    factors = "of the photo's size, averaged, such as 0.5,1.0; default: 1.0"
     command.add_argument("--scales", type=scales, metavar="FACTORS", help=factors)
     command.add_argument("--flip", action="store_true", help="average with the mirrored photo")
     command.add_argument("--crf", action="store_true", help="dense CRF on the result")

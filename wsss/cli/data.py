@@ -1,9 +1,10 @@
 """``wsss data``: prepare datasets."""
 
 import os
+import shlex
 from pathlib import Path
 
-from wsss.cli.command import TAGS, add_command, count, refuse_faults
+from wsss.cli.command import TAGS, add_command, count, refuse_faults, say_next
 from wsss.errors import InputError
 
 
@@ -23,6 +24,8 @@ def _voc12(arguments):
         names = " and ".join(download.archive for download in report.lacking)
         fault = f"expected the contents of {names} but files are missing; the lines above name them"
         raise InputError(f"{arguments.root}: {fault} and where to get them")
+    experiment = "experiments/voc12_resnet50.yaml"
+    say_next(f"wsss run {experiment} {shlex.quote(f'common.data_root={arguments.root}')}")
 
 
 def _small(arguments):
@@ -35,7 +38,9 @@ def _small(arguments):
     from wsss.datasets.prepare import shrink
 
     kit = shrink.shrink(arguments.source, arguments.root, long_side=arguments.long)
-    print(f"{kit.root}: ready; set data_root to it")
+    print(f"{kit.root}: ready")
+    root = shlex.quote(f"common.data_root={kit.root}")
+    say_next(f"wsss run experiments/voc_sample.yaml {root}    # or another experiment on voc")
 
 
 def _folder(arguments):
@@ -66,9 +71,11 @@ def _folder(arguments):
     faults = [*found.faults, *found.unreadable.values()]
     if arguments.save:
         survey.save(dataset, found, path=arguments.save, **given)
-        print(f"{arguments.save}: written; set dataset to folder and data_root to it")
+        print(f"{arguments.save}: written")
         faults = found.faults  # the written file leaves out unreadable photos
     refuse_faults(faults, "listed above")
+    root = shlex.quote(f"common.data_root={arguments.save or arguments.root}")
+    say_next(f"wsss run experiments/own_photos.yaml {root}")
 
 
 def add(commands):
@@ -77,7 +84,7 @@ def add(commands):
     voc12 = add_command(datasets, "voc12", _voc12)
     voc12.add_argument("--root", required=True, metavar="DIR", help="the folder to prepare")
     for option, name in (("--voc", "VOCtrainval_11-May-2012.tar"), ("--sbd", "benchmark.tgz")):
-        voc12.add_argument(option, metavar="PATH", help=f"{name}, or its folder (looks in DIR)")
+        voc12.add_argument(option, metavar="PATH", help=f"{name}, or its folder; default: in DIR")
     repacked = "accept archives whose MD5 is not the published one, as some mirrors repack them"
     voc12.add_argument("--any-digest", action="store_true", help=repacked)
 
@@ -89,11 +96,12 @@ def add(commands):
     folder = add_command(datasets, "folder", _folder)
     folder.add_argument("root", type=Path, metavar="DIR", help="the photos, or a YAML file of them")
     folder.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    names = "in the order of their numbers, or a file with one per line; otherwise the tags' own"
+    names = "in the order of their numbers, or a file with one per line; default: the tags' own"
     folder.add_argument("--classes", metavar="A,B|FILE", help=names)
-    folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png (DIR/masks)")
-    folder.add_argument("--val-share", type=float, metavar="SHARE", help="drawn for val (0.2)")
-    folder.add_argument("--seed", type=count, metavar="N", help="of that draw (0)")
-    longer = "longer photos are read at this size (1024)"
+    folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png; default: DIR/masks")
+    share = "drawn for val; default: 0.2"
+    folder.add_argument("--val-share", type=float, metavar="SHARE", help=share)
+    folder.add_argument("--seed", type=count, metavar="N", help="of that draw; default: 0")
+    longer = "longer photos are read at this size; default: 1024"
     folder.add_argument("--long", dest="long_side", type=count, metavar="PIXELS", help=longer)
     folder.add_argument("--save", type=Path, metavar="FILE.yaml", help="write these settings")

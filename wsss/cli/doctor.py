@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from wsss.cli.command import add_command
+from wsss.cli.command import add_command, say_next
 from wsss.errors import InputError, masked
 from wsss.lab import paths
 
@@ -236,6 +236,8 @@ def _doctor(arguments):
         print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 18, break_on_hyphens=False))
     if missing:
         print(f"\n{missing} missing: fix that before you run the demo")
+    else:
+        say_next("wsss run experiments/shapes.yaml    # the demo")
     return int(missing > 0)
 
 

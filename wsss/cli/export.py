@@ -1,8 +1,9 @@
 """``wsss export`` and ``wsss weights``: results for other programs, and weights from others."""
 
+import shlex
 from pathlib import Path
 
-from wsss.cli.command import add_command, add_inference, refuse_faults
+from wsss.cli.command import NETWORK, RUN, add_command, add_inference, refuse_faults, say_next
 from wsss.errors import InputError
 
 
@@ -11,10 +12,11 @@ def _voc_test(arguments):
 
     Predicts the test photos and packs them, or checks any archive before you upload it.
 
-    example: wsss export voc-test --run outputs/train_segmentation/0123456789ab --out voc-test
+    example: wsss export voc-test --run latest --out voc-test
     --scales 0.5,1.0 --flip
     """
     from wsss.apply import voc_server  # slow to import
+    from wsss.lab.record import find_runs
 
     options = ("out", "scales", "flip", "crf")
     given = {name: value for name in options if (value := vars(arguments)[name])}
@@ -23,8 +25,9 @@ def _voc_test(arguments):
         if "out" not in given:
             raise InputError("--run needs a folder to write to; add --out DIR")
         archive = f"{arguments.out}/results.tgz"
+        run = find_runs.find(arguments.run, "train_segmentation")
         report = voc_server.export(
-            arguments.run, data_root=arguments.data_root, split=arguments.split, **given
+            run, data_root=arguments.data_root, split=arguments.split, **given
         )
     elif given:
         raise InputError(f"--{next(iter(given))} belongs to --run; leave it out with --check")
@@ -34,7 +37,7 @@ def _voc_test(arguments):
     for line in [*(f"warning: {line}" for line in report.warnings), *report.faults]:
         print(line)
     refuse_faults([f"{archive}: {fault}" for fault in report.faults], "listed above")
-    print(f"sound: {report.count} label maps")
+    print(f"{archive}: sound, {report.count} label maps; upload it to the evaluation server")
 
 
 def _network(arguments):
@@ -43,8 +46,8 @@ def _network(arguments):
     It maps photos of any size, uint8 RGB (batch, height, width, 3), to labels and probabilities.
     The file is compared with the network before it appears.
 
-    examples: wsss export onnx --run models:/shapes-segmentation/1 --out network.onnx; wsss export
-    torch --run models:/shapes-segmentation/1 --out network.pt2
+    examples: wsss export onnx --run models:/shapes-segmentation --out network.onnx; wsss export
+    torch --run models:/shapes-segmentation --out network.pt2
     """
     from wsss.apply import find_networks, onnx_export  # slow to import
 
@@ -78,6 +81,8 @@ def _convert_weights(arguments):
     print(f"{arguments.target}: {len(content.state)} tensors")
     for name, reason in content.skipped.items():
         print(f"left out: {name} ({reason})")
+    weights = shlex.quote(f"common.weights={arguments.target}")
+    say_next(f"wsss run EXPERIMENT {weights}")
 
 
 def add(commands):
@@ -85,21 +90,20 @@ def add(commands):
     exports = export.add_subparsers(title="what to export", required=True, metavar="what")
     voc_test = add_command(exports, "voc-test", _voc_test)
     what = voc_test.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", metavar="FOLDER", help="of a completed train_segmentation")
+    what.add_argument("--run", metavar="RUN", help=f"a completed train_segmentation: {RUN}")
     what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, from any program")
     voc_test.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
-    root = "devkit folder (the run's; with --check the current folder)"
+    root = "devkit folder; default: the run's, with --check the current folder"
     voc_test.add_argument("--data-root", metavar="DIR", help=root)
-    voc_test.add_argument("--split", default="test", help="id list (test)")
+    voc_test.add_argument("--split", default="test", help="id list; default: test")
     add_inference(voc_test)
-    sources = "weights file, completed train_segmentation, MLflow run, or models:/NAME/VERSION"
     forms = {"onnx": "ONNX, for any of its runtimes"}
     forms["torch"] = "torch's exported program, to run without wsss"
     for form, title in forms.items():
         summary = f"Write the segmentation network as {title}."
         command = add_command(exports, form, _network, help=summary)
         command.set_defaults(form=form)
-        command.add_argument("--run", required=True, metavar="NETWORK", help=sources)
+        command.add_argument("--run", required=True, metavar="NETWORK", help=NETWORK)
         command.add_argument("--out", required=True, metavar="FILE", help="the file to write")
 
     top = commands.add_parser("weights", help="Read other people's weight files.")

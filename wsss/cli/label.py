@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from wsss.cli.command import TAGS, add_command, add_inference, count, refuse_faults
+from wsss.cli.command import NETWORK, RUN, TAGS, add_command, add_inference, count, refuse_faults
 from wsss.errors import InputError
 
 FORMS = ("coco", "labelme", "cvat")
@@ -15,7 +15,7 @@ def _label(arguments):
     Label maps that exist are kept, unless their photo or its tags changed, so the same command
     resumes an interrupted run.
 
-    example: wsss label photos --tags tags.csv --run outputs/random_walk/0123456789ab --out labelled
+    example: wsss label photos --tags tags.csv --run latest --out labelled
     """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
@@ -56,7 +56,7 @@ def _predict(arguments):
     Label maps that exist are kept, unless their photo changed, so the same command resumes an
     interrupted run.
 
-    example: wsss predict photos --network models:/shapes-segmentation/1 --out seen
+    example: wsss predict photos --network models:/shapes-segmentation --out seen
     """
     from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
@@ -102,6 +102,7 @@ def _run(arguments, job, dataset, ids, making):
         print(f"{len(report.faults)} faults, also in {arguments.out / 'faults.txt'}:")
         print("\n".join(report.faults))
     refuse_faults(report.faults, f"see {arguments.out / 'faults.txt'}")
+    print(f"look at {arguments.out / 'overlays'}; to correct them: docs/correct-and-retrain.md")
 
 
 def _forms(text):
@@ -117,9 +118,9 @@ def add(commands):
     label = add_command(commands, "label", _label)
     predict = add_command(commands, "predict", _predict)
     photos, out = "the photos, or a YAML file of them", "for the results, new or of this command"
-    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand and train on (none)"
-    longer = "longer photos are labelled at this size; label maps keep the photo's own size (1024)"
-    processes = "worker processes (one per core)"
+    forms = "also as coco (run-length masks), labelme, cvat, to correct by hand; default: none"
+    longer = "longer photos are labelled at this size, label maps keep their own; default: 1024"
+    processes = "worker processes; default: one per core"
     for command in (label, predict):
         command.add_argument("photos", type=Path, metavar="DIR", help=photos)
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
@@ -129,11 +130,10 @@ def add(commands):
     constants = "other constants, such as random_walk.beta=12 or infer_cam.scales=[0.5,1.0]"
     label.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=constants)
     label.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
-    completed = "a completed random_walk (folder or MLflow run) or an experiment's MLflow run"
-    label.add_argument("--run", help=f"{completed}: its networks and constants")
-    source = "file, folder, MLflow run, or models:/NAME/VERSION"
+    completed = f"networks and constants of a completed random_walk: {RUN}"
+    label.add_argument("--run", help=completed)
     for option, name in (("--cam", "CAM network"), ("--affinity", "AffinityNet")):
-        with_constants = f"the {name} ({source}), with the paper's constants"
+        with_constants = f"the {name}, with the paper's constants: {NETWORK}"
         label.add_argument(option, metavar="NET", help=with_constants)
-    predict.add_argument("--network", required=True, metavar="NET", help=source)
+    predict.add_argument("--network", required=True, metavar="NET", help=NETWORK)
     add_inference(predict)

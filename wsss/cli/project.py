@@ -14,6 +14,7 @@ from wsss.datasets.transforms import augment, repeat_rare
 from wsss.errors import InputError
 from wsss.lab import paths, results, stages
 from wsss.lab.project import Project
+from wsss.lab.record import find_runs
 from wsss.lab.record.stage_run import Inputs
 from wsss.models.state_dicts import expect_weights
 from wsss.photos import evaluation, jobs, walk_grid
@@ -29,6 +30,11 @@ SCORES = {  # final metric to (stage, title in MLflow); titles sort before all o
 USED_NETWORKS = {  # of stages that run another stage's network
     **{"infer_cam": "train_cam", "random_walk": "train_affinity"},
     "evaluate": "train_segmentation",
+}
+RESULTS = {  # stage to what people look for in its folder, by title
+    "random_walk": {"labels": "labels", "overlays": "gallery"},
+    "train_segmentation": {"network": "weights.pt"},
+    "report": {"report": "report.md"},
 }
 WALK_CONSTANTS = ("background_alpha", "beta", "steps")  # of random_walk; cheap to compare
 
@@ -140,6 +146,7 @@ def _draw_sweep(table, names, metric):
 
 PROJECT = Project(
     data_digest=lambda values: open_data(values).digest(),
+    find_run=find_runs.find,
     check_values=_check_values,
     check_room=disk_space.check,
     register_model=_register_model,

@@ -1,17 +1,23 @@
-"""``wsss run``, ``forecast``, ``reproduce`` and ``bench``: experiments and what they cost."""
+"""``wsss run``, ``runs``, ``forecast``, ``reproduce`` and ``bench``: experiments, their results and
+what they cost.
+"""
 
 import importlib.util
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wsss.cli.command import add_command, count, positive
+from wsss.cli.command import RUN, add_command, count, positive, say_next
 from wsss.errors import InputError
+from wsss.lab import paths, stages
 
 OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
 REPOSITORY = Path(__file__).parents[2]
+SHORT_ID = 8  # characters of a fingerprint that name a run
+COMPARE = "make ui    # compare runs on http://127.0.0.1:5000"
 
 
 def _run(arguments):
@@ -41,17 +47,66 @@ def _run(arguments):
             print(sweep.dry_run(experiment, points, overrides=overrides, **options))
         else:
             print(notebook.dry_run(plan.plan(experiment, overrides, **options)))
+            words = shlex.join([arguments.experiment, *arguments.overrides])
+            print(f"# how long, and how much disk and memory: wsss forecast {words}")
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
     if points:
         options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
-        report = sweep.run(experiment, points, overrides=overrides, **options)
-    else:
-        planned = plan.plan(experiment, overrides, **options)
-        report = driver.run(experiment, planned, project=PROJECT)
-    if report:
-        print("\n" + report)
-    print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
+        print(f"\n{sweep.run(experiment, points, overrides=overrides, **options)}")
+        say_next("wsss runs", COMPARE)
+        return
+    planned = plan.plan(experiment, overrides, **options)
+    if report := driver.run(experiment, planned, project=PROJECT):
+        print(f"\n{report}")
+    _show_results(planned)
+
+
+def _show_results(planned):
+    """Print where the results of the stages are, and what can be done with them."""
+    from wsss.cli.project import RESULTS
+
+    for item in planned:
+        last = {item.name: ""} if item is planned[-1] else {}
+        for title, name in RESULTS.get(item.name, last).items():
+            if (path := item.folder / name).exists():
+                print(f"{title + ':':9} {paths.shown(path)}")
+    done = {item.name: item.folder.name[:SHORT_ID] for item in planned}
+    commands = {
+        "random_walk": "wsss label DIR --run {} --out labelled",
+        "train_segmentation": "wsss predict DIR --network {} --out predicted",
+    }
+    say_next(*(text.format(done[name]) for name, text in commands.items() if name in done), COMPARE)
+
+
+def _runs(arguments):
+    """List completed runs, the newest first.
+
+    Any of them can be given as --run or the like: by its folder, the first characters of its id,
+    its experiment, or latest.
+
+    example: wsss runs random_walk
+    """
+    from wsss.cli.project import PROJECT  # slow to import
+    from wsss.lab.record import find_runs, mlflow_pages
+
+    rows = [["stage", "experiment", "score", "age", "folder"]]
+    for run in find_runs.completed(arguments.stage or ""):
+        scores = mlflow_pages.headlines(run.record["metrics"], PROJECT.scores)
+        score = [f"{name.partition(' ')[2]} {value:.1f}" for name, value in scores.items()][-1:]
+        age, folder = find_runs.age(run.record["ended"]), paths.shown(run.folder)
+        texts = [run.stage, ", ".join(run.experiments), *(score or [""]), age, folder]
+        rows.append([text or "-" for text in texts])
+    if len(rows) == 1:
+        print(f"no completed runs in {paths.outputs_root() / (arguments.stage or '')}")
+        say_next("wsss run experiments/shapes.yaml")
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    walk = "wsss label DIR --run latest --out labelled"
+    walks = [walk] if any(row[0] == "random_walk" for row in rows) else []
+    say_next(*walks, f"wsss reproduce {rows[1][-1]}    # or the first characters of its id")
 
 
 def _choose_engine(name, address, *, mirror):
@@ -100,6 +155,7 @@ def _forecast(arguments):
     forecasts = forecast.forecast(planned, data, scenario=scenario)
     command = shlex.join([arguments.experiment, *arguments.overrides])
     print(forecast.summary(command, planned, data=data, scenario=scenario, forecasts=forecasts))
+    say_next(f"wsss run {command}")
 
 
 def _reproduce(arguments):
@@ -108,7 +164,7 @@ def _reproduce(arguments):
     Reports changes of code, packages, data and machine, and whether figures, files and weights are
     the same. Exit code 1 if they are not.
 
-    example: wsss reproduce outputs/random_walk/0123456789ab
+    example: wsss reproduce latest
     """
     from wsss.cli.project import PROJECT  # slow to import
     from wsss.lab.run import reproduce
@@ -143,29 +199,40 @@ def add(commands):
     run.add_argument("--from", dest="start", metavar="STAGE", help=start)
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    jobs = "combinations to run at the same time, each with its share of the cores (1)"
+    jobs = "combinations to run at the same time, each with its share of the cores; default: 1"
     run.add_argument("--jobs", type=positive, default=1, metavar="N", help=jobs)
-    gpus = "GPUs of each job's own (1 with several jobs on a machine with GPUs)"
+    gpus = "GPUs of each job's own; default: 1 with several jobs on a machine with GPUs, else all"
     run.add_argument("--gpus-per-job", type=count, default=0, metavar="G", help=gpus)
     run.add_argument("--force", action="store_true", help="run stages again that are done")
     trust = "reuse results that other code computed; MLflow marks these runs"
     run.add_argument("--trust-code", action="store_true", help=trust)
     run.add_argument("--smoke", action="store_true", help="the smallest size, to see that it runs")
-    engine = "where photos are computed: processes of this machine (default), or a Ray cluster"
+    engine = "what computes photos: processes here, or a Ray cluster; default: processes"
     run.add_argument("--engine", choices=("processes", "ray"), default="processes", help=engine)
-    run.add_argument("--address", help="HOST:PORT of the Ray cluster (the one of this machine)")
+    run.add_argument("--address", help="HOST:PORT of the Ray cluster; default: this machine's")
     mirror = "storage for files that the cluster's machines do not share, such as s3://BUCKET/wsss"
     run.add_argument("--mirror", metavar="URL", help=mirror)
     run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
 
-    photos = "training photos; the other id lists grow by the same factor (the dataset's)"
+    known: list[str] = []
+    with suppress(InputError):  # outside a project
+        known, root = [*stages.read_stages()], paths.project_root() / "experiments"
+        files = sorted(path.name for path in root.glob("*.yaml"))
+        listed = f"stages: {', '.join(known)}\nexperiments: {', '.join(files)}"
+        run.epilog = f"{listed}\n\n{run.epilog}"
+
+    runs = add_command(commands, "runs", _runs)
+    runs.add_argument("stage", nargs="?", choices=known, metavar="STAGE", help="of this one alone")
+
+    photos = "training photos; the other id lists grow by the same factor; default: the dataset's"
     forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
-    forecast.add_argument("--classes", type=positive, metavar="N", help="(the dataset's)")
-    forecast.add_argument("--cpus", type=positive, metavar="N", help="in all (this machine's)")
-    forecast.add_argument("--gpus", type=count, metavar="N", help="in all (this machine's)")
+    forecast.add_argument("--classes", type=positive, metavar="N", help="default: the dataset's")
+    here = "in all; default: this machine's"
+    forecast.add_argument("--cpus", type=positive, metavar="N", help=here)
+    forecast.add_argument("--gpus", type=count, metavar="N", help=here)
 
     reproduce = add_command(commands, "reproduce", _reproduce)
-    reproduce.add_argument("run", help="the stage's folder, or the id of its MLflow run")
+    reproduce.add_argument("run", help=f"a completed stage: {RUN}")
 
     bench = add_command(commands, "bench", _bench)
     bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")

@@ -8,7 +8,7 @@ import numpy as np
 from wsss.datasets import shapes
 from wsss.datasets.folder import Folder
 from wsss.datasets.voc import Devkit
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.io.artifacts import IGNORE
 
 SHAPES = {"shapes": (240, 60), "shapes_few": (8, 4)}  # photos on the lists train and val
@@ -29,7 +29,8 @@ def open(name: str, root: Path | str) -> Dataset:
     if name == "folder":
         return Folder.described(root) if Path(root).suffix in (".yaml", ".yml") else Folder(root)
     if name not in NAMES:
-        raise InputError(f"dataset '{name}' is not known; expected one of: {', '.join(NAMES)}")
+        known = f"{did_you_mean(name, NAMES)}; expected one of: {', '.join(NAMES)}"
+        raise InputError(f"dataset '{name}' is not known{known}")
     if name == "voc":
         return Devkit(root)
     train, val = SHAPES[name]

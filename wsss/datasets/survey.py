@@ -5,13 +5,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from wsss.datasets.folder import Folder
 from wsss.datasets.photos import digest_files
 from wsss.datasets.voc import MaskTags, shared_photos
 from wsss.errors import InputError
-from wsss.io import atomic
+from wsss.io import atomic, safe_yaml
 from wsss.io.text import markdown_table
 from wsss.runtime.progress import progress
 
@@ -131,4 +129,4 @@ def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
     if found.unreadable:
         paths = (dataset.photos[photo_id].as_posix() for photo_id in found.unreadable)
         content["leave_out"] = sorted(paths)
-    atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    atomic.write_text(path, safe_yaml.dump(content))

@@ -23,6 +23,7 @@ from wsss.errors import InputError
 from wsss.explore.one_cell import walker_ends
 from wsss.geometry import upsample
 from wsss.lab import lineage, paths
+from wsss.lab.record import find_runs
 from wsss.metrics import ConfusionMatrix
 from wsss.models.ready import ready
 from wsss.synthesis import Walk, label_map, walk_scores
@@ -48,7 +49,8 @@ def open_networks(
 
     Args:
         data: the open dataset, whose classes the CAM network must have; ``dataset`` is its name.
-        train_cam_run, train_affinity_run: folders of completed stages; empty takes the latest.
+        train_cam_run, train_affinity_run: completed stages, named as for ``find_runs.find``; empty
+            takes the latest.
         output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
 
     Raises:
@@ -56,8 +58,11 @@ def open_networks(
     """
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
+        if given:
+            found[name] = find_runs.find(given, name, data_digest=data.digest())
+            continue
         try:
-            found[name] = paths.from_root(given) if given else lineage.latest(name, data.digest())
+            found[name] = lineage.latest(name, data.digest())
         except InputError:
             experiment = dataset if dataset == "shapes" else "YOURS"
             raise InputError(

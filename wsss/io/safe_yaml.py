@@ -1,5 +1,10 @@
-"""Untrusted YAML: plain values only, read in bounded memory and time."""
+"""Untrusted YAML: plain values only, read in bounded memory and time.
 
+Numbers are read as people write them, not as YAML 1.1 has them: ``1e-3`` is a number; ``010``,
+``1:30``, ``1_000``, ``0x1F`` and dates, which YAML 1.1 would turn into other numbers, stay text.
+"""
+
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,12 +16,40 @@ from wsss.io.text import check_characters, read_text
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
 MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
 
+WHOLE = r"[-+]?(?:0|[1-9]\d*)"
+NUMBERS = {
+    "int": rf"{WHOLE}$",
+    "float": rf"(?:{WHOLE}\.\d*|[-+]?\.\d+)(?:[eE][-+]?\d+)?$|{WHOLE}[eE][-+]?\d+$"
+    r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$",
+}
+WORDS = ("bool", "merge", "null", "value")  # kinds that are as in YAML 1.1
+TAG = "tag:yaml.org,2002:"
+KINDS = {  # a plain value's first character to the (tag, pattern) of what it may be
+    first: [(tag, pattern) for tag, pattern in pairs if tag.removeprefix(TAG) in WORDS]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PATTERNS = [(TAG + kind, re.compile(pattern)) for kind, pattern in NUMBERS.items()]
+KINDS |= {first: KINDS.get(first, []) + PATTERNS for first in "-+.0123456789"}
+
+
+class Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = KINDS
+
+
+class Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers = KINDS
+
 
 def read(path: Path | str, what: str) -> object:
-    """The plain values (dicts, lists, texts, numbers, dates) in a YAML file; arguments and errors
+    """The plain values (dicts, lists, texts, numbers) in a YAML file; arguments and errors
     as for ``read_text`` and ``parse``.
     """
     return parse(read_text(path, f"{what} in YAML", most=MOST_BYTES), path)
+
+
+def dump(content: object) -> str:
+    """Plain values as a text that ``parse`` reads back, keys in their order."""
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse(text: str, where: Path | str) -> object:
@@ -30,7 +63,7 @@ def parse(text: str, where: Path | str) -> object:
             inside itself, more values than ``MOST_VALUES``, or what ``check_characters`` refuses.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -43,8 +76,8 @@ def parse(text: str, where: Path | str) -> object:
     except yaml.YAMLError as error:
         summary = " ".join(str(error).split())
         raise InputError(f"{where}: not readable as YAML ({summary}); fix it") from None
-    except Exception as error:  # its parsers of dates and numbers raise many kinds
-        fault = f"a value is not the date or number it looks like ({reason(error)})"
+    except Exception as error:  # its parsers of explicit tags raise many kinds
+        fault = f"a value is not what its tag says ({reason(error)})"
         raise InputError(f"{where}: not readable as YAML, {fault}; put it in quotes") from None
 
 

@@ -41,11 +41,11 @@ def outputs_root() -> Path:
     return from_root(os.environ.get("WSSS_OUTPUTS") or "outputs")
 
 
-def shown(path: Path) -> str:
-    """A path as people would type it: from the current folder on if it is in there."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
 def stage_folder(name: str, fingerprint: str) -> Path:
     """Where a stage with this fingerprint keeps its results."""
     return outputs_root() / name / fingerprint
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be given from the current folder."""
+    return min(str(path), os.path.relpath(path), key=len)

@@ -1,9 +1,11 @@
 """An experiment's plan: its file and overrides, read and checked, and which stages are done."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.io import safe_yaml
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.project import Project
@@ -39,8 +41,10 @@ def read_experiment(path: str | Path) -> dict:
     """
     if not Path(path).is_file():
         folder = paths.project_root() / "experiments"
-        names = ", ".join(sorted(each.name for each in folder.glob("*.yaml")))
-        raise InputError(f"{path}: no such experiment file; experiments/ has: {names}")
+        names = sorted(each.name for each in folder.glob("*.yaml"))
+        close = did_you_mean(Path(path).name, names)
+        fault = f"no such experiment file{close}; experiments/ has: {', '.join(names)}"
+        raise InputError(f"{path}: {fault}")
     experiment = safe_yaml.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
@@ -69,19 +73,42 @@ def _check_mapping(where, values):
 
 
 def parse_overrides(texts: list[str]) -> dict[str, dict]:
-    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``; values are YAML, and
-    nothing after ``=`` is the empty text.
+    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``, with values of
+    ``parse_value``; InputError for a name that is given twice.
     """
-    given = {}
+    given, names = {}, []
     for text in texts:
         name, equals, value = text.partition("=")
+        names.append(name)
         stage, _, parameter = name.partition(".")
         if not (equals and stage and parameter):
             expected = "expected stage.parameter=value; write it such as random_walk.beta=4"
             raise InputError(f"'{text}': {expected}")
-        parsed = safe_yaml.parse(value, f"'{text}'") if value else ""
-        given.setdefault(stage, {})[parameter] = parsed
+        given.setdefault(stage, {})[parameter] = parse_value(name, value)
+    refuse_twice(names)
     return given
+
+
+def parse_value(name: str, text: str) -> object:
+    """The value of an override ``name=text``, read as YAML.
+
+    Nothing is the empty text. The name of a run (``<stage>_run``) is taken as it stands, since an
+    id may look like a number; so is a text without quotes that has a ``#``, which is no comment.
+    """
+    quoted = text.lstrip()[:1] in ("'", '"')
+    if not text or (name.endswith("_run") and not quoted):
+        return text
+    value = safe_yaml.parse(text, f"'{name}={text}'")
+    return text.strip() if isinstance(value, str) and " #" in text and not quoted else value
+
+
+def refuse_twice(names: Iterable[str]) -> None:
+    """Raise an InputError for the first name that is given twice."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{name}: is given twice; keep one of them")
+        seen.add(name)
 
 
 def plan(
@@ -114,9 +141,16 @@ def plan(
     common = experiment["common"] | _merged(layers[1:], "common")
     for name in common:
         if not any(name in chain[stage].parameters for stage in names):
-            raise InputError(f"common.{name}: no stage of this experiment has such a parameter")
+            known = {parameter for stage in names for parameter in chain[stage].parameters}
+            fault = f"no stage of this experiment has such a parameter{did_you_mean(name, known)}"
+            raise InputError(f"common.{name}: {fault}; fix its name")
+    first, option = only or start, "--only" if only else "--from"
+    if only and start:
+        raise InputError(f"--only {only}: leaves --from {start} without meaning; leave one out")
     if until:
         names = names[: names.index(until) + 1]
+        if first and first not in names:
+            raise InputError(f"{option} {first}: comes after --until {until}; leave one out")
     planned: dict[str, Planned] = {}
     digest, forced = "", False
     for name in names:
@@ -124,7 +158,9 @@ def plan(
         shared = {key: value for key, value in common.items() if key in stage.parameters}
         values = stage.resolve(shared | _merged(layers, name))
         digest = digest or project.data_digest(values)
-        upstream, changes = _connect(stage, values, planned, chain=chain, data_digest=digest)
+        find = partial(project.find_run, data_digest=digest)
+        given = {"chain": chain, "find": find, "data_digest": digest}
+        upstream, changes = _connect(stage, values, planned, **given)
         changes |= {"smoke": True} if smoke else {}
         for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
             known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
@@ -135,8 +171,7 @@ def plan(
         folder = paths.stage_folder(name, mark)
         planned[name] = Planned(stage, values, mark, folder, False, changes, again)
         _look_up(planned[name], question, trust_code=trust_code)
-    if first := only or (start if not force else None):
-        option = "--only" if only else "--from"
+    if first and (only or not force):
         before = names[: names.index(first)]
         if missing := [name for name in before if not planned[name].done]:
             undone = f"these stages before it are not done: {', '.join(missing)}"
@@ -151,7 +186,8 @@ def _names(experiment, layers, chain, *, chosen):
     given = [*layers[0], *(name for layer in layers[1:] for name in layer if name != "common")]
     for name in [*given, *filter(None, chosen)]:
         if name not in names:
-            raise InputError(f"unknown stage '{name}'; this experiment has: {', '.join(names)}")
+            known = f"{did_you_mean(name, names)}; this experiment has: {', '.join(names)}"
+            raise InputError(f"unknown stage '{name}'{known}")
     return names
 
 
@@ -160,15 +196,15 @@ def _merged(layers, name):
     return {key: value for layer in layers for key, value in (layer.get(name) or {}).items()}
 
 
-def _connect(stage, values, planned, *, chain, data_digest):
+def _connect(stage, values, planned, *, chain, find: Callable[..., Path], data_digest):
     """Fill in the folders of the stages that a stage builds on; returns their fingerprints by name,
     and the changes that they depend on.
     """
     upstream, changes = {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
-        if values[parameter]:  # a folder, perhaps of another experiment
-            folder = paths.from_root(values[parameter])
-            where = f"{stage.name}.{parameter}"
+        if values[parameter]:  # a run, perhaps of another experiment
+            folder, where = find(values[parameter], other), f"{stage.name}.{parameter}"
+            values[parameter] = str(folder)
             record = lineage.input_record(folder, where, chain[other], data_digest=data_digest)
             upstream[other] = record["fingerprint"]
         elif other in planned:

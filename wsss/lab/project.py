@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsss.lab import paths
+
 Say = Callable[[str], object]  # receives a message, such as ``print``
 
 
@@ -13,6 +15,9 @@ class Project:
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
+        find_run: what a person gave as a ``<stage>_run`` parameter, the stage's name and
+            ``data_digest``, which "the latest" is restricted to; returns the run's folder. By
+            default what is given is a folder.
         check_values: the stages still to run; raises InputError for values that do not fit each
             other or the data, or a missing file.
         check_room: the planned stages and the outputs folder; raises InputError if the disk is too
@@ -32,6 +37,7 @@ class Project:
     """
 
     data_digest: Callable[[dict], str]
+    find_run: Callable[..., Path] = lambda given, stage, *, data_digest: paths.from_root(given)
     check_values: Callable[[list], None] = lambda planned: None
     check_room: Callable[[list, Path], None] = lambda planned, folder: None
     register_model: Callable[..., str] | None = None

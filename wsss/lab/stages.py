@@ -23,10 +23,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean, reason
 from wsss.io import contents
+from wsss.io.text import read_text
 from wsss.lab import code, paths
 
+MOST_BYTES = 2**28  # of a notebook, which may hold its pictures
 NONE = "none"  # value of a ``<stage>_run`` parameter: the stage does without
 TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 TYPES |= {f"list[{name}]": TYPES[name] for name in ("int", "float", "str")}
@@ -60,7 +62,8 @@ class Parameter:
             expected = "at least one value but got an empty list"
         elif wrong := [item for item in items if not self._takes(item)]:
             values = f"a value in {self.values}" if self.values else "a finite number"
-            expected = f"{values} but got {wrong[0]!r}"
+            close = did_you_mean(wrong[0], self.values[1:-1].split(", "))
+            expected = f"{values} but got {wrong[0]!r}{close}"
         else:
             return list(items) if several else float(value) if self.type == "float" else value
         raise InputError(f"{where}: expected {expected}; {self.name}: {self.comment}")
@@ -99,11 +102,22 @@ class Stage:
     @cached_property
     def _cells(self):
         """The source of the parameters cell, and those of the other code cells."""
-        tagged, others = [], []
-        for cell in json.loads(self.path.read_bytes())["cells"]:
-            if cell["cell_type"] == "code":
-                kind = tagged if "parameters" in cell["metadata"].get("tags", ()) else others
-                kind.append("".join(cell["source"]))
+        text, tagged, others = read_text(self.path, "a notebook", most=MOST_BYTES), [], []
+        if re.search(r'^[\s"]*<{7} ', text, re.MULTILINE):
+            raise InputError(f"{self.path}: has conflict markers of git; finish the merge")
+        try:
+            content = json.loads(text)
+            cells, _ = content["cells"], content["metadata"]
+            for cell in cells:
+                if cell["cell_type"] == "code":
+                    kind = tagged if "parameters" in cell["metadata"].get("tags", ()) else others
+                    kind.append("".join(cell["source"]))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            met = f"but met {type(error).__name__}: {reason(error)}"
+            fix = "take it from git again, or open and save it in JupyterLab"
+            raise InputError(
+                f"{self.path}: expected a notebook of nbformat 4 {met}; {fix}"
+            ) from None
         if len(tagged) != 1:
             expected = f"expected one cell tagged 'parameters', found {len(tagged)}"
             raise InputError(f"{self.path}: {expected}; tag it")
@@ -113,23 +127,28 @@ class Stage:
     def parameters(self) -> dict[str, Parameter]:
         """Name to ``Parameter``, in the cell's order."""
         found, source = {}, self._cells[0]
-        lines = source.splitlines()
-        for node in code.parse(source).body:
-            if (
-                not isinstance(node, ast.AnnAssign)
-                or not isinstance(node.target, ast.Name)
-                or node.value is None
-                or ast.unparse(node.annotation) not in TYPES
-            ):
-                raise InputError(
-                    f"{self.path}: parameters cell, line {node.lineno}: expected 'name: type = "
-                    f"default  # comment' with a type of {', '.join(TYPES)}; got "
-                    f"{lines[node.lineno - 1]!r}"
-                )
-            name, kind = node.target.id, ast.unparse(node.annotation)
-            comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :]
-            default = ast.literal_eval(node.value)
-            found[name] = Parameter(name, kind, default, comment.strip().lstrip("# "))
+        lines, line = source.splitlines(), 1
+        try:
+            for node in code.parse(source).body:
+                line = node.lineno
+                match node:
+                    case ast.AnnAssign(ast.Name(name), annotation, ast.expr() as value):
+                        kind, default = ast.unparse(annotation), ast.literal_eval(value)
+                    case _:
+                        raise ValueError("not a parameter")
+                if kind not in TYPES or name in found:
+                    raise ValueError("another type, or a name that is there already")
+                comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :]
+                found[name] = Parameter(name, kind, default, comment.strip().lstrip("# "))
+        except (ValueError, TypeError, SyntaxError) as error:
+            line = (isinstance(error, SyntaxError) and error.lineno) or line
+            raise InputError(
+                f"{self.path}: parameters cell, line {line}: expected 'name: type = default  # "
+                f"comment', each name once, with a literal default and a type of "
+                f"{', '.join(TYPES)}; got {''.join(lines[line - 1 : line])!r}"
+            ) from None
+        for name, parameter in found.items():
+            parameter.check(parameter.default, f"{self.path}: {name}")
         return found
 
     def resolve(self, given: dict) -> dict:
@@ -141,7 +160,8 @@ class Stage:
             if renamed.get(name) in self.parameters:
                 raise InputError(f"{self.name}.{name}: is called {renamed[name]} now; rename it")
             known = f"{self.path.name} has: {', '.join(self.parameters)}"
-            raise InputError(f"{self.name}.{name}: no such parameter; {known}")
+            close = did_you_mean(name, self.parameters)
+            raise InputError(f"{self.name}.{name}: no such parameter{close}; {known}")
         return {
             name: parameter.check(given.get(name, parameter.default), f"{self.name}.{name}")
             for name, parameter in self.parameters.items()

@@ -22,7 +22,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError
 
-from wsss.errors import InputError, masked, reason
+from wsss.errors import InputError, did_you_mean, masked, reason
 from wsss.io import atomic
 from wsss.io.locks import lock_of
 from wsss.lab import paths
@@ -198,12 +198,25 @@ def find_run(run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def run_tags(run_id: str) -> dict[str, str]:
-    """A run's tags by name; InputError if there is no such run."""
-    run = find_run(run_id)
-    if run is None:
-        raise InputError(masked(f"run {run_id}: not in {tracking_uri()}; check its id"))
-    return run.data.tags
+def model_version(uri: str) -> str:
+    """``models:/NAME/VERSION`` of ``models:/NAME``, the newest; InputError if there is no such
+    model or version. Other addresses, such as ``models:/NAME@ALIAS``, are returned unchanged.
+    """
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    if "@" in name or name.startswith("m-"):  # an alias; a logged model's own id
+        return uri
+    try:
+        found = client().search_model_versions(f"name = '{name}'")
+        known = sorted(int(each.version) for each in found)
+        names = [each.name for each in client().search_registered_models()]
+    except mlflow.MlflowException as fault:
+        raise InputError(unreachable(fault)) from None
+    if known and version in ("", "latest", *map(str, known)):
+        return f"models:/{name}/{version if version.isdecimal() else known[-1]}"
+    versions = ", ".join(map(str, known))
+    there = f"it has the versions {versions}" if known else f"the models are: {', '.join(names)}"
+    close = did_you_mean(name, names) if not known else ""
+    raise InputError(masked(f"{uri}: not in {tracking_uri()}{close}; {there}"))
 
 
 def artifacts(uri: str) -> Path:

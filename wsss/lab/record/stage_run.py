@@ -7,15 +7,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from wsss.errors import InputError
 from wsss.io import atomic, contents
 from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
-from wsss.lab.record import provenance
+from wsss.lab.record import find_runs, provenance
 from wsss.lab.record.journal import Journal, legal
 from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:  # slow to import
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
 BUILT_ON = ".built_on.json"  # in a stage's folder: the results that its own are computed from
+# Path to lock that this process has: a notebook that is run again after an interrupt or an error
+# takes the place of its earlier self.
+HELD: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
 PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
 KEY = r"[A-Za-z0-9_\-. /]", 120  # of a picture in MLflow: characters, and how many; it adds some 90
 
@@ -66,9 +71,12 @@ class StageRun:
         self._usage, self._owned = usage(), not os.environ.get(DRIVEN_VARIABLE)
         self._asked, self._register = 0.0, None
         self._lock = lock_of(folder)  # until this process ends or the stage is complete
+        if earlier := HELD.get(self._lock.lock_file):
+            earlier.release(force=True)
         if not acquire(self._lock, LOCK_SECONDS):
             fault = f"another process works on the same {name}; wait for it or stop it"
             raise InputError(f"{folder}: {fault}")
+        HELD[self._lock.lock_file] = self._lock
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep_partials(self.folder)
         self._clear(more.get("built_on", {}))
@@ -208,7 +216,8 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
     inputs, upstream, families, built_on = Inputs(), {}, {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
         given, where = values[parameter], f"{name}.{parameter}"
-        inputs[other] = paths.from_root(given) if given else lineage.latest(other, digest)
+        named = find_runs.find(given, other, data_digest=digest) if given else None
+        inputs[other] = named or lineage.latest(other, digest)
         record = lineage.input_record(inputs[other], where, chain[other], data_digest=digest)
         upstream[other] = record["fingerprint"]
         families[other] = record.get("family", record["fingerprint"])

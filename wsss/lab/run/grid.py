@@ -2,10 +2,10 @@
 
 import itertools
 import math
+from collections import Counter
 from typing import NamedTuple
 
 from wsss.errors import InputError
-from wsss.io import safe_yaml
 from wsss.lab import plan as plans
 from wsss.lab import stages
 
@@ -35,6 +35,9 @@ def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
 
     Returns:
         the overrides with one value, and a sweep for ``combinations``.
+
+    Raises:
+        InputError: a name that is given twice, or seeds that are no numbers.
     """
     single, grid, sweep = [], {}, {}
     for text in texts:
@@ -46,10 +49,11 @@ def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
                 raise InputError(f"'{text}': expected whole numbers, such as seeds=0,1,2") from None
             sweep["tail"] = name.rpartition(".")[0]
         elif "," in value and value.lstrip()[:1] not in "[\"'{":
-            parts = value.split(",")
-            grid[name] = [safe_yaml.parse(part, f"'{text}'") if part else "" for part in parts]
+            grid[name] = [plans.parse_value(name, part) for part in value.split(",")]
         else:
             single.append(text)
+    names = (text.partition("=")[0] for text in texts)
+    plans.refuse_twice("seeds" if n.rpartition(".")[2] == "seeds" else n for n in names)
     return single, sweep | {"grid": grid}
 
 
@@ -82,9 +86,16 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
+    for name, values in (grid | {"seeds": seeds}).items():
+        for value, count in Counter(map(str, values)).items():
+            if count > 1:
+                raise InputError(f"{name}: {value} is listed twice; keep one of them")
     for name, values in variants.items():
         if not isinstance(values or {}, dict):
             raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
+        if twice := [each for each in values or () if each in grid]:
+            fault = f"{twice[0]} is in the grid too"
+            raise InputError(f"sweep.variants.{name}: {fault}; leave it out of one of them")
     if not (variants or grid or seeds):
         return []
     count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
@@ -116,16 +127,27 @@ def _by_stage(values):
 def plan_point(
     experiment: dict, point: Combination, *, overrides: dict, **options
 ) -> list[plans.Planned]:
-    """``plan.plan`` of one ``Combination``, whose values take precedence over the overrides."""
+    """``plan.plan`` of one ``Combination`` and overrides; InputError if both set a parameter."""
     given = {stage: dict(values) for stage, values in overrides.items()}
     for stage, values in point.overrides.items():
+        _refuse_both(stage, values, given)
         given[stage] = given.get(stage, {}) | values
     if point.seed is not None and point.tail:
         chain = stages.read_stages()
         names = [name for name in chain if name in experiment["stages"]]
         for name in names[names.index(point.tail) :]:
             if "seed" in chain[name].parameters:
+                _refuse_both(name, ["seed"], given)
                 given[name] = given.get(name, {}) | {"seed": point.seed}
     elif point.seed is not None:
+        _refuse_both("common", ["seed"], given)
         experiment = experiment | {"common": experiment["common"] | {"seed": point.seed}}
     return plans.plan(experiment, given, **options)
+
+
+def _refuse_both(stage, parameters, given):
+    """Raise an InputError if a parameter that a sweep varies is given as well."""
+    for name in parameters:
+        if name in given.get(stage, {}):
+            both = f"is swept, and {given[stage][name]!r} is given for it too"
+            raise InputError(f"{stage}.{name}: {both}; leave one of them out")

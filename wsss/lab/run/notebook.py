@@ -51,6 +51,7 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
+WIDTH = 96  # of a dry run's lines
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
@@ -181,18 +182,30 @@ def _pattern(path):
 
 
 def dry_run(planned: list[Planned]) -> str:
-    """The papermill commands of the stages that would run, one per line."""
+    """Which stages are done, and the papermill commands of those that would run, each in lines of
+    at most ``WIDTH`` characters where words allow it.
+    """
     lines = []
     for item in planned:
+        if item.done:
+            lines.append(f"# {item.name}: done, {item.folder}")
+            continue
+        why = f" (code changed: {', '.join(item.changed)})" if item.changed else ""
+        why = f" ({item.damage})" if item.damage else why
+        lines += [f"# {item.name}: to do{why}, into {item.folder}", "papermill"]
         source = item.stage.path.relative_to(paths.project_root())
-        words = ["papermill", _pattern(source), _pattern(item.folder / results.NOTEBOOK)]
+        words: list[list] = [[_pattern(source)], [_pattern(item.folder / results.NOTEBOOK)]]
         for name, value in item.values.items():
             if value != item.stage.parameters[name].default:
                 several = isinstance(value, list)
-                words += ["-y", f"{name}: {value}"] if several else ["-p", name, value]
-        done = f"# {item.name}: done, {item.folder}"
-        lines.append(done if item.done else shlex.join(map(str, words)))
-    return "\n".join(lines)
+                words.append(["-y", f"{name}: {value}"] if several else ["-p", name, value])
+        for text in (shlex.join(map(str, each)) for each in words):
+            if len(lines[-1]) + len(text) > WIDTH:
+                lines[-1] += " \\"
+                lines.append("   ")
+            lines[-1] += f" {text}"
+    done = sum(item.done for item in planned)
+    return "\n".join([*lines, f"# {done} of {len(planned)} stages are done"])
 
 
 def seconds_of(folder: Path) -> float:

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
-from wsss.lab.record import delivery, journal, mlflow_runs, mlflow_store, provenance, repository
+from wsss.lab.record import delivery, find_runs, journal, provenance, repository
 from wsss.lab.run.notebook import Machine, run_stage
 from wsss.runtime.engine import set_variable
 from wsss.runtime.progress import Screen
@@ -23,14 +23,14 @@ UNEXPLAINED = (
 
 
 def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
-    """Run a completed stage (its folder, or the id of its MLflow run) again with the parameters and
+    """Run a completed stage (named as for ``find_runs.find``) again with the parameters and
     inputs of its record; returns whether all metrics, files and weights are identical.
 
     Raises:
         InputError: no completed stage, or one of its inputs is gone.
         StageFailed: it did not complete this time.
     """
-    folder = find(source)
+    folder = find_runs.find(source).resolve()
     record = results.completed_in(folder, str(source))
     item, reasons = _planned(folder, record, project)
     say(f"{item.name} of {folder}")
@@ -62,24 +62,6 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
     why = "the differences above may be the reason" if reasons else UNEXPLAINED
     say(f"not identical; {why}. The new results are in {item.folder}")
     return False
-
-
-def find(source: str | Path) -> Path:
-    """The folder of a completed stage, from its path or the id of its MLflow run, or InputError."""
-    if Path(source).is_dir():
-        return Path(source).resolve()
-    for path in paths.outputs_root().glob(f"*/*/{results.DELIVERED}"):
-        if source in mlflow_runs.runs_of(path.parent) and results.completion(path.parent):
-            return path.parent
-    tags = {}
-    with suppress(InputError):
-        tags = mlflow_store.run_tags(str(source))
-    children = [value for name, value in tags.items() if name.startswith("wsss.stage.")]
-    if children:
-        runs = f"its stages' runs are: {', '.join(children)}"
-        raise InputError(f"{source}: expected a stage's run but got an experiment's; {runs}")
-    expected = "expected the folder of a completed stage, or the id of its run with its files under"
-    raise InputError(f"{source}: {expected} {paths.outputs_root()}; check it")
 
 
 def _planned(folder, record, project):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.models.backbones.layers import Backbone, conv3x3
 from wsss.models.backbones.resnet38 import ResNet38
 from wsss.models.backbones.vgg16 import VGG16
@@ -117,7 +117,8 @@ def build_backbone(backbone: str, *, output_stride: int = 16, **own: object) -> 
         InputError: an unknown name, or an unsupported stride.
     """
     if backbone not in BACKBONES:
-        raise InputError(f"unknown backbone '{backbone}'; expected one of: {', '.join(BACKBONES)}")
+        known = f"{did_you_mean(backbone, BACKBONES)}; expected one of: {', '.join(BACKBONES)}"
+        raise InputError(f"unknown backbone '{backbone}'{known}")
     possible = BACKBONES[backbone].output_strides
     if output_stride not in possible:
         raise InputError(
