@@ -22,6 +22,7 @@ def _run(arguments):
     """
     from wsss.cli.project import PROJECT  # slow to import
     from wsss.lab import plan
+    from wsss.lab.record import mlflow_pages
     from wsss.lab.run import driver, grid, notebook, sweep
 
     experiment = plan.read_experiment(arguments.experiment)
@@ -51,7 +52,7 @@ def _run(arguments):
         report = driver.run(experiment, planned, project=PROJECT)
     if report:
         print("\n" + report)
-    print("Compare runs: `make ui`, then open http://127.0.0.1:5000")
+    print(f"Compare runs: `make ui`, then open {mlflow_pages.address(experiment['name'])}")
 
 
 def _choose_engine(name, address, *, mirror):
