@@ -177,7 +177,7 @@ def test_the_chain_completes_and_every_stage_is_recorded(place, finished):
     ].data.metrics.keys()
     pictures = {}  # photo to the stages that show it
     for file in mlflow_store.client().list_artifacts(parents[0].info.run_id, "images"):
-        _, photo, stage = file.path.partition("+")[0].split("~")
+        photo, stage = file.path.partition("+")[0].split("~")
         pictures.setdefault(photo, set()).add(stage[:2])
     assert sum({"20", "30", "40", "50", "70"} <= stages for stages in pictures.values()) == 16
     files = {file.path for file in mlflow_store.client().list_artifacts(parents[0].info.run_id)}

@@ -86,7 +86,7 @@ def _view(columns):
     """A state of MLflow's runs table with these columns, of which that of losses is the last."""
     selected = [*sorted(columns - {LOSS})[:MOST_COLUMNS], LOSS]
     # in pixels; only of columns whose order is given
-    widths = {"attributes.`Run Name`": 230} | dict.fromkeys(selected, 125) | {LOSS: 70}
+    widths = {"attributes.`Run Name`": 190} | dict.fromkeys(selected, 140) | {LOSS: 70}
     state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})
     state |= dict(orderByKey="attributes.start_time", orderByAsc=False)
     state |= dict(datasetsFilter=[], modelVersionFilter="All Runs")

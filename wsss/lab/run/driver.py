@@ -147,8 +147,8 @@ def _show_pictures(parent, item):
     """
     stage = item.stage.path.stem
     for path in sorted(item.folder.glob("gallery/**/*.png")):
-        name = path.relative_to(item.folder).with_suffix("").as_posix()
-        copy = _copy(path, parent.folder / name / f"{stage}.png")
+        name = path.relative_to(item.folder / "gallery").with_suffix("").as_posix()
+        copy = _copy(path, parent.folder / "gallery" / name / f"{stage}.png")
         parent.file(copy, kind="image", key=f"{FIRST}{name}/{stage}")
     for path in sorted(item.folder.glob("figures/*.png")):
         parent.file(_copy(path, parent.folder / "figures" / stage / path.name), f"figures/{stage}")
