@@ -17,7 +17,7 @@ LONGEST = 24  # characters of a value in a name
 NOTE = "mlflow.note.content"
 KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState.scores"
-SCORES = "workflowType=machine_learning&viewStateShareKey=scores"  # of a page's address
+QUERY = "workflowType=machine_learning&viewStateShareKey=scores"  # of a page's address
 LOSS = "metrics.`loss`"  # the column that rows of trainings fill
 MOST_COLUMNS = 20  # a tag holds 5,000 characters
 LOCAL = "http://127.0.0.1:5000"  # of `make ui`
@@ -101,7 +101,7 @@ def address(experiment: str) -> str:
     server = masked(uri).replace("***@", "").rstrip("/") if uri.startswith("http") else LOCAL
     with suppress(InputError, MlflowException):
         if found := mlflow_store.client().get_experiment_by_name(experiment):
-            return f"{server}/#/experiments/{found.experiment_id}/runs?{SCORES}"
+            return f"{server}/#/experiments/{found.experiment_id}/runs?{QUERY}"
     return server
 
 
