@@ -93,7 +93,7 @@ format: install  ## put style right, notebooks included, and strip notebooks of 
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 ui: install  ## show the recorded runs at http://127.0.0.1:5000, to this machine only
-	@echo "http://127.0.0.1:5000: choose 'Model training' at the top left, an experiment, then Views > Scores"
+	@$(BIN)/python -c 'from wsss.lab.record import mlflow_pages; print(mlflow_pages.addresses())'
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 clean:  ## remove $(VENV) and caches; data, outputs and recorded runs stay

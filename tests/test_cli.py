@@ -11,6 +11,8 @@ import wsss
 from wsss import cli
 from wsss.cli import command
 
+COMPARE = "make ui    # compare runs"
+
 
 def commands(parser, name="wsss"):
     """``(name, parser)`` of a parser and all its commands."""
@@ -68,20 +70,20 @@ def test_a_run_ends_with_where_its_results_are_and_what_to_give_next(tmp_path, m
     (folder / "report.md").write_text("")
     (planned[2].folder / "weights.pt").write_text("")
     monkeypatch.setattr(command.shutil, "which", lambda name: f"/bin/{name}")
-    cli.run._show_results(planned)
+    cli.run._show_results(planned, COMPARE)
     assert capsys.readouterr().out.splitlines() == [
         "labels:   outputs/random_walk/0123456789ab/labels",
         "network:  outputs/train_segmentation/0123456789ab/weights.pt",
         "report:   outputs/report/0123456789ab/report.md",
         "next: wsss label DIR --run 01234567 --out labelled",
         "      wsss predict DIR --network 01234567 --out predicted",
-        "      make ui    # compare runs on http://127.0.0.1:5000",
+        f"      {COMPARE}",
     ]
     monkeypatch.setattr(command.shutil, "which", lambda name: None)  # as at the end of `make demo`
     monkeypatch.setattr(command.sys, "prefix", str(tmp_path / ".venv"))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text("")
-    cli.run._show_results(planned)
+    cli.run._show_results(planned, COMPARE)
     assert "\nnext: source .venv/bin/activate\n      wsss label DIR" in capsys.readouterr().out
-    cli.run._show_results(planned[:1])  # --until a stage whose files nobody looks for
+    cli.run._show_results(planned[:1], COMPARE)  # --until a stage whose files nobody looks for
     assert capsys.readouterr().out.startswith("train_cam: outputs/train_cam/0123456789ab\nnext: ")

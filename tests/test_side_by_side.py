@@ -85,7 +85,7 @@ def test_stages_that_all_need_get_all_cores_and_others_their_share(place, monkey
         if "wsss.stage" in run.data.tags
     }
     assert cores["random_walk"] == "1 cores" and cores["train_cam"] == "2 cores"
-    parents = [r for r in runs if r.info.run_name.startswith("toys")]
+    parents = [r for r in runs if r.info.run_name.endswith("toys")]
     children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
     assert len(parents) == 2 and len(children) == 6
     assert {r.info.status for r in runs} == {"FINISHED"}

@@ -30,6 +30,7 @@ REQUIREMENTS += ("protobuf", "torch", "torchvision")
 LONG_SIDE = 1024  # pixels; twice the side of training photos
 EXAMPLE_SIDE = 256  # pixels of the example photo's longer side
 CARD_FILE = "MODEL_CARD.md"
+NEWEST = "newest"  # alias of a model's last version: models:/NAME@newest
 RUN = "@run@"  # in a card before its run is in MLflow
 PROTOCOL = ("output_stride", "scales", "flip", "crf_steps")  # of 70_evaluate
 
@@ -162,7 +163,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
         client.log_artifact(run_id, str(path))
         # by ids: leaving an active run would end it
         logged = client.create_logged_model(
-            run.info.experiment_id, name="segmentation", source_run_id=run_id, tags=tags
+            run.info.experiment_id, name=name, source_run_id=run_id, tags=tags
         )
         disable_logging()  # its messages would break the progress line
         try:
@@ -184,7 +185,9 @@ def register(name: str, description: Path, *, run_id: str) -> str:
         finally:
             enable_logging()
     version = str(model.registered_model_version)
-    client.update_model_version(name, version, description=text)
+    # tables of versions show its beginning as it is, which must not be the heading
+    client.update_model_version(name, version, description=text.partition("\n\n")[2])
+    client.set_registered_model_alias(name, NEWEST, version)
     about = "A segmentation network trained from image labels. Each version has a card."
     client.update_registered_model(name, description=about)
     client.set_tag(run_id, "wsss.model", f"{name}/{version}")

@@ -17,7 +17,6 @@ from wsss.lab import paths, stages
 OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
 REPOSITORY = Path(__file__).parents[2]
 SHORT_ID = 8  # characters of a fingerprint that name a run
-COMPARE = "make ui    # compare runs on http://127.0.0.1:5000"
 
 
 def _run(arguments):
@@ -54,15 +53,22 @@ def _run(arguments):
     if points:
         options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         print(f"\n{sweep.run(experiment, points, overrides=overrides, **options)}")
-        say_next("wsss runs", COMPARE)
+        say_next("wsss runs", _compare(experiment["name"]))
         return
     planned = plan.plan(experiment, overrides, **options)
     if report := driver.run(experiment, planned, project=PROJECT):
         print(f"\n{report}")
-    _show_results(planned)
+    _show_results(planned, _compare(experiment["name"]))
 
 
-def _show_results(planned):
+def _compare(experiment):
+    """The command that shows an experiment's runs, and where a browser finds them."""
+    from wsss.lab.record import mlflow_pages
+
+    return f"make ui    # compare runs on {mlflow_pages.address(experiment)}"
+
+
+def _show_results(planned, compare):
     """Print where the results of the stages are, and what can be done with them."""
     from wsss.cli.project import RESULTS
 
@@ -76,7 +82,7 @@ def _show_results(planned):
         "random_walk": "wsss label DIR --run {} --out labelled",
         "train_segmentation": "wsss predict DIR --network {} --out predicted",
     }
-    say_next(*(text.format(done[name]) for name, text in commands.items() if name in done), COMPARE)
+    say_next(*(text.format(done[name]) for name, text in commands.items() if name in done), compare)
 
 
 def _runs(arguments):

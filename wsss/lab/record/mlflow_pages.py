@@ -2,7 +2,11 @@
 
 import json
 import time
+from contextlib import suppress
 
+from mlflow import MlflowException
+
+from wsss.errors import InputError, masked
 from wsss.lab import lineage
 from wsss.lab.record import mlflow_store
 
@@ -13,6 +17,10 @@ LONGEST = 24  # characters of a value in a name
 NOTE = "mlflow.note.content"
 KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState.scores"
+QUERY = "workflowType=machine_learning&viewStateShareKey=scores"  # of a page's address
+LOSS = "metrics.`loss`"  # the column that rows of trainings fill
+MOST_COLUMNS = 20  # a tag holds 5,000 characters
+LOCAL = "http://127.0.0.1:5000"  # of `make ui`
 
 
 def title(changes: dict) -> str:
@@ -56,22 +64,55 @@ def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> 
 
 def describe_experiment(name: str, description: str, *, columns: list[str]) -> None:
     """Give an experiment its description (Markdown) and a saved view of the runs table, ``Scores``,
-    with ``columns`` of metrics. Tags that exist stay, since people may have changed them.
+    with ``columns`` of metrics beside those that it has, and the loss. What people changed stays.
     """
     client, experiment_id = mlflow_store.client(), mlflow_store.experiment_id(name)
-    wanted = {KIND: "custom_model_development", NOTE: description}
-    if columns:
-        selected = [f"metrics.`{mlflow_store.metric_name(column)}`" for column in columns]
-        # in pixels; only of columns whose order is given
-        widths = {"attributes.`Run Name`": 260} | dict.fromkeys(selected, 170)
-        state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})
-        state |= dict(orderByKey="attributes.start_time", orderByAsc=False)
-        state |= dict(datasetsFilter=[], modelVersionFilter="All Runs")
-        state |= dict(selectedColumns=selected, columnOrder=list(widths), columnWidths=widths)
-        now = int(1000 * time.time())
-        record = {"name": "Scores", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-        wanted[VIEW] = json.dumps(record)
     present = client.get_experiment(experiment_id).tags
+    wanted = {KIND: "custom_model_development", NOTE: description}
+    wanted = {tag: text for tag, text in wanted.items() if text and tag not in present}
+    now = int(1000 * time.time())
+    record = {"name": "Scores", "createdAt": now, "updatedAt": now}
+    record |= json.loads(present.get(VIEW, "{}"))
+    if record["updatedAt"] == record["createdAt"]:  # nobody saved another in its place
+        before = json.loads(record.pop("state", '{"selectedColumns": []}'))["selectedColumns"]
+        state = _view(
+            {*before, *(f"metrics.`{mlflow_store.metric_name(column)}`" for column in columns)}
+        )
+        wanted[VIEW] = json.dumps(record | {"state": json.dumps(state)})
     for tag, value in wanted.items():
-        if value and tag not in present:
+        if value != present.get(tag):
             client.set_experiment_tag(experiment_id, tag, value)
+
+
+def _view(columns):
+    """A state of MLflow's runs table with these columns, of which that of losses is the last."""
+    selected = [*sorted(columns - {LOSS})[:MOST_COLUMNS], LOSS]
+    # in pixels; only of columns whose order is given
+    widths = {"attributes.`Run Name`": 190} | dict.fromkeys(selected, 140) | {LOSS: 70}
+    state = dict(searchFilter="", startTime="ALL", lifecycleFilter="Active", runsExpanded={})
+    state |= dict(orderByKey="attributes.start_time", orderByAsc=False)
+    state |= dict(datasetsFilter=[], modelVersionFilter="All Runs")
+    return state | dict(selectedColumns=selected, columnOrder=list(widths), columnWidths=widths)
+
+
+def address(experiment: str) -> str:
+    """Where a browser shows the view of an experiment: on the tracking server, or on the one that
+    ``make ui`` starts; its first page if the store does not answer or has no such experiment.
+    """
+    uri = mlflow_store.tracking_uri()
+    server = masked(uri).replace("***@", "").rstrip("/") if uri.startswith("http") else LOCAL
+    with suppress(InputError, MlflowException):
+        if found := mlflow_store.client().get_experiment_by_name(experiment):
+            return f"{server}/#/experiments/{found.experiment_id}/runs?{QUERY}"
+    return server
+
+
+def addresses() -> str:
+    """A line with name and address for each experiment that has runs, the latest first."""
+    client, started = mlflow_store.client(), {}
+    for each in client.search_experiments():
+        order = ["attributes.start_time DESC"]
+        for run in client.search_runs([each.experiment_id], max_results=1, order_by=order):
+            started[each.name] = run.info.start_time
+    names = sorted(started, key=lambda name: -started[name])
+    return "\n".join(f"{name}: {address(name)}" for name in names) or address("")

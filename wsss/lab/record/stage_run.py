@@ -25,12 +25,14 @@ if TYPE_CHECKING:  # slow to import
     import pandas as pd
     from matplotlib.figure import Figure
 
+BY_HAND = "notebooks"  # the MLflow experiment of stages without a driver
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
 LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
 BUILT_ON = ".built_on.json"  # in a stage's folder: the results that its own are computed from
 # Path to lock that this process has: a notebook that is run again after an interrupt or an error
 # takes the place of its earlier self.
 HELD: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
+FIRST = "0 "  # of a picture's key: MLflow shows a run's pictures above its scores
 PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
 KEY = r"[A-Za-z0-9_\-. /]", 120  # of a picture in MLflow: characters, and how many; it adds some 90
 
@@ -52,6 +54,9 @@ class StageRun:
         inputs: an ``Inputs``.
         parameters: name to value.
         journal: the ``Journal`` of the folder.
+
+    A run without a driver, whose pictures are its own, has only those parameters in MLflow that
+    differ from ``defaults``: MLflow writes them over the pictures. All are in ``parameters.json``.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class StageRun:
         inputs: dict[str, Path],
         folder: Path,
         data_digest: str,
+        defaults: dict | None = None,
         check: Callable[[], None] = lambda: None,
         **more,
     ):
@@ -83,7 +89,11 @@ class StageRun:
         self.journal = Journal(self.folder)
         if self._owned:
             tags = {"wsss.stage": name} | provenance.tags()
-            self.journal.begin("notebooks", name, tags=tags)
+            self.journal.begin(BY_HAND, name, tags=tags)
+            path, plain = self.folder / "parameters.json", defaults or {}
+            atomic.save_json(path, parameters)
+            self.journal.file(path)
+            parameters = {k: v for k, v in parameters.items() if (k, v) not in plain.items()}
         self.journal.add("params", values=parameters)
         about = {"wsss.fingerprint": self.fingerprint, "wsss.data": data_digest}
         self.journal.tags(about | {"wsss.complete": "false"})
@@ -114,15 +124,16 @@ class StageRun:
         self.log_file(path, "figures")
 
     def log_gallery(self, images: dict[str, np.ndarray]) -> None:
-        """Log pictures, photo id to uint8 (H, W, 3), under ``gallery/<id>``: the same keys in every
-        stage.
+        """Keep pictures, photo id to uint8 (H, W, 3), as ``gallery/<id>.png``. The driver shows
+        those of all stages in its own run; without one, they are in this stage's.
         """
         for photo_id, image in images.items():
             key = legal(f"gallery/{photo_id}", *KEY)
             path = self.folder / f"{key}.png"
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
-            self.journal.file(path, kind="image", key=key)
+            if self._owned:
+                self.journal.file(path, kind="image", key=f"{FIRST}{key}")
         self._upload()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
@@ -179,6 +190,8 @@ class StageRun:
         self.journal.file(self.folder / results.COMPLETE)
         self.journal.tags({"wsss.complete": "true"})
         if self._owned:
+            scores = [name for name in metrics if "/" in name]  # on a list
+            self.journal.add("experiment", name=BY_HAND, description="", columns=scores)
             self.journal.end("FINISHED")
         self._asked = 0.0
         self._upload()
@@ -240,6 +253,7 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
         code=stage.code,
         contents=stage.contents(values),
         family=stage.fingerprint(family),
+        defaults={name: parameter.default for name, parameter in stage.parameters.items()},
         built_on=built_on,
         check=check,
     )

@@ -1,20 +1,23 @@
 """Runs the stages of a plan that are not done, one after the other, in one MLflow run."""
 
-import time
+import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
 from wsss.errors import InputError
-from wsss.io.locks import acquire, lock_of
+from wsss.io.locks import acquire, held, lock_of
+from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
-from wsss.lab.record.journal import Journal
+from wsss.lab.record.journal import Journal, run_header
+from wsss.lab.record.stage_run import FIRST
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
 
+REPORT = "report.md"  # in a stage's folder
 TRUSTED = "wsss.trusted_code"  # tag: the files whose code is not what computed the results
 
 
@@ -63,8 +66,7 @@ def run(
             say(f"{item.name}: code changed: {', '.join(item.changed)}")
     changes = {change: value for item in planned for change, value in item.changes.items()}
     title = title or mlflow_pages.title(changes)
-    when = time.strftime("%Y-%m-%d %H:%M")
-    run_name = f"{name} · {title} · {when}" if title else f"{name} {when}"
+    run_name = f"{title} · {name}" if title else name
     tags = {"wsss.experiment": name, mlflow_pages.NOTE: description}
     tags |= {TRUSTED: trusted} if trusted else {}
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
@@ -74,12 +76,14 @@ def run(
     ):
         parent = Journal(folder)
         parent.begin(name, run_name, tags=tags | provenance.tags())
+        parent.add("params", values=changes)
         uploader.watch(folder)
         status, error = "FAILED", None
         try:
             columns = _run_stages(name, planned, parent, uploader, machine, project)
             report = _report(planned)
-            parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [description, report]))})
+            table = report or _table(planned, project)
+            parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [table, description]))})
             parent.add("experiment", name=name, description=description, columns=columns)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -98,7 +102,7 @@ def run(
 
 def _run_stages(name, planned, parent, uploader, machine, project):
     """Run what is not done; returns the names of the headline scores."""
-    headlines = []
+    headlines, others = [], {}
     # a notebook is converted to HTML while the next one starts
     with ThreadPoolExecutor(1) as converter:
         pages = []
@@ -123,13 +127,47 @@ def _run_stages(name, planned, parent, uploader, machine, project):
             if needed:
                 about = f"{metrics['seconds']:.0f} s  {summary(final, project.scores)}"
                 machine.say(f"{label}: done in {about}{paths.shown(item.folder)}")
-            parent.metrics({f"{item.name}.{metric}": value for metric, value in metrics.items()})
             first = mlflow_pages.headlines(final, project.scores)
+            with held(item.folder, "driver") as idle:  # else the run that has it does the same
+                if idle and run_header(item.folder)[0]:
+                    Journal(item.folder).metrics(first)
             parent.metrics(first)
             headlines += first
+            others |= {f"{item.name}.{metric}": round(metrics[metric], 4) for metric in metrics}
+            _show_pictures(parent, item)
+    parent.metrics(others)  # MLflow lists metrics in the order of their arrival
     for page in pages:
         page.result()  # raises the thread's exception
     return headlines
+
+
+def _show_pictures(parent, item):
+    """Show a stage's gallery and figures, and its report, in the experiment's run: there, each
+    photo's pictures of all stages stand side by side.
+    """
+    stage = item.stage.path.stem
+    for path in sorted(item.folder.glob("gallery/**/*.png")):
+        name = path.relative_to(item.folder / "gallery").with_suffix("").as_posix()
+        copy = _copy(path, parent.folder / "gallery" / name / f"{stage}.png")
+        parent.file(copy, kind="image", key=f"{FIRST}{name}/{stage}")
+    for path in sorted(item.folder.glob("figures/*.png")):
+        parent.file(_copy(path, parent.folder / "figures" / stage / path.name), f"figures/{stage}")
+    if (path := item.folder / REPORT).exists():
+        parent.file(_copy(path, parent.folder / REPORT))
+
+
+def _copy(path, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return shutil.copyfile(path, target)
+
+
+def _table(planned, project):
+    """The scores of a plan without a report, as Markdown; empty if it has neither."""
+    rows = []
+    for item in planned:
+        if text := summary(results.completed(item.folder)["metrics"], project.scores).strip():
+            rows.append([item.name, text])
+    return markdown_table(["stage", "result"], rows) if rows else ""
 
 
 def summary(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> str:
@@ -196,5 +234,5 @@ def _check_outputs():
 
 
 def _report(planned):
-    path = planned[-1].folder / "report.md"
+    path = planned[-1].folder / REPORT
     return path.read_text(encoding="utf-8") if path.exists() else None
