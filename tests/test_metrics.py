@@ -150,6 +150,7 @@ def test_arrays_of_any_layout():
         (np.full((2, 3), 256), np.zeros((2, 3), np.uint8)),
         (np.zeros((2, 3), np.uint8), np.full((2, 3), 256)),
         (np.zeros((2, 3), np.uint8), np.full((2, 3), 511)),
+        (np.zeros((2, 3), np.uint8), np.full((2, 3), -1, np.int8)),
     ],
 )
 def test_bad_input_is_refused_and_nothing_counted(prediction, target):

@@ -77,6 +77,7 @@ def test_defaults_are_the_paper_s():
     expected = dense_walk(scores, affinity, 8, 256, 5)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected[0]) > 0.01  # not yet mixed to a constant, where any beta would do
+    assert torch.equal(out, random_walk(scores, affinity, beta=8, steps=256, radius=5))
 
 
 @pytest.mark.parametrize("steps", [(16, 1, 256, 2), (7,), (3, 3, 1)])

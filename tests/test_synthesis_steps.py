@@ -136,6 +136,8 @@ def test_regions_of_cells_are_those_of_their_pixels_means(size, scale):
 def test_marginals_are_the_crf_s_of_each_alpha_and_have_its_defaults():
     image, cams = noise(9, 13), np.random.default_rng(0).random((2, 3, 4), dtype=np.float32)
     found = alpha_marginals(image, cams, alphas=(2, 9))
+    again = alpha_marginals(image, cams, alphas=(2, 9), crf=CrfParams(), crf_steps=10)
+    np.testing.assert_array_equal(found, again)
     maps = upsample(cams, (9, 13)).numpy()
     for alpha, marginals in zip((2, 9), found, strict=True):
         scores = np.stack([(1 - maps.max(0)) ** alpha, *maps])
@@ -258,6 +260,7 @@ def test_maxima_are_restored_of_classes_alone(backgrounds):
     options = {"backgrounds": 2} if backgrounds == 2 else {}
     for share in (0, 0.5, 1.0):
         found = restore_maxima(scores, share, **options)
+        assert torch.equal(restore_maxima(scores[1], share, **options), found[1])
         for index in np.ndindex(3, 4):
             peak = scores[index].max()
             scale = 1 if index[1] < backgrounds or not peak else peak**share
