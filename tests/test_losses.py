@@ -131,8 +131,8 @@ def test_a_prior_is_what_the_network_need_not_learn():
 
 def test_presence_is_what_the_labels_show_enough_of():
     class Fixed:
-        def with_presence(self, images):
-            return torch.zeros(1, 4, 10, 10), torch.tensor([[2.0, -1.0, 0.5]])
+        def with_presence(self, images, size=(10, 10)):
+            return torch.zeros(1, 4, *(images or size)), torch.tensor([[2.0, -1.0, 0.5]])
 
     targets = torch.zeros(1, 40, 40, dtype=torch.long)
     targets[0, :2, :2] = 1  # 0.25 %
@@ -143,6 +143,12 @@ def test_presence_is_what_the_labels_show_enough_of():
     torch.testing.assert_close(terms["presence"], expected)
     torch.testing.assert_close(terms["pixel"], torch.tensor(4.0).log())
     torch.testing.assert_close(terms["loss"], terms["pixel"] + 0.3 * expected)
+    few = torch.zeros(1, 20, 25, dtype=torch.long)
+    few[0, 1, 1] = 2  # 0.2 %, and no more
+    assert torch.equal(
+        losses.decoder_loss(Fixed(), (5, 7), few)["presence"],
+        losses.decoder_loss(Fixed(), (5, 7), torch.zeros_like(few))["presence"],
+    )
     default = losses.decoder_loss(Fixed(), None, targets)
     torch.testing.assert_close(default["loss"], terms["pixel"] + 0.5 * expected)
     prior = torch.tensor([0.7, 0.1, 0.1, 0.1]).log()
