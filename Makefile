@@ -7,9 +7,11 @@ PIP_ARGS ?=
 JOBS ?= 2
 # Which tests, as pytest's -m takes it; empty for those without a mark.
 MARK ?=
-# Of `make fuzz`.
+# Of `make fuzz`, and the seed of `make mutants` too.
 SECONDS ?= 60
 SEED ?= 0
+# How many changes `make mutants` makes; empty for one at every place.
+MUTANTS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -20,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow cluster faults browser postgres long identity fuzz bench lint audit format ui clean
+.PHONY: help install demo test slow cluster faults browser postgres long identity fuzz mutants bench lint audit format ui clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +77,9 @@ identity: install  ## change photos, tags, weights, code and results at random: 
 
 fuzz: install  ## have every reader read spoilt files for SECONDS (60), of SEED (0)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+mutants: install  ## change the method's code in MUTANTS places (all), drawn by SEED (0), and see that tests notice
+	$(BIN)/python -m tests.mutants --seed $(SEED) $(if $(MUTANTS),--mutants $(MUTANTS))
 
 bench: install  ## time the hot steps beside their plain definitions: ten minutes on 2 idle cores
 	$(BIN)/python -m benchmarks

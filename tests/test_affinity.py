@@ -102,7 +102,7 @@ def test_distance_is_that_of_the_loops(size, radius, reduction):
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(11, 13), (4, 9), (9, 8), (5, 40)])
+@pytest.mark.parametrize("size", [(11, 13), (4, 9), (9, 8), (5, 40), (2, 12), (12, 3)])
 def test_without_border_pairs_none_starts_near_the_left_right_or_bottom_edge(size):
     """The released code takes as sources the rows up to the last 4 and the columns between 4 at
     either side.
@@ -119,6 +119,14 @@ def test_without_border_pairs_none_starts_near_the_left_right_or_bottom_edge(siz
                 assert whole[:, y, x].isfinite().all()  # every partner of theirs exists
             else:
                 assert kept[:, y, x].isinf().all()
+    labels = torch.zeros(1, *size, dtype=torch.uint8)
+    targets = pair_targets(labels, border_pairs=False)
+    assert torch.equal(targets[0], kept.isfinite().to(torch.uint8))  # all others are background
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="unknown reduction 'max'; expected mean or sum"):
+        pair_distance(torch.zeros(1, 1, 2, 2), reduction="max")
 
 
 def test_distance_defaults_are_the_mean_within_radius_5():
@@ -266,14 +274,40 @@ def test_the_released_loss_is_the_released_code_s(scale):
     assert far.foreground.item() == pytest.approx(11.513, abs=1e-3)
 
 
+def test_the_gradient_of_the_released_loss_is_autograd_s():
+    distance = torch.linspace(0.01, 9, 12, dtype=torch.float64).view(1, 2, 2, 3)
+    targets = torch.tensor([0, 1, 2, 3] * 3, dtype=torch.uint8).view(1, 2, 2, 3)
+    weights = (0.3, 0.5, 0.7)  # of the terms, so that none can stand in for another
+    found, wanted = distance.clone().requires_grad_(), distance.clone().requires_grad_()
+    terms = affinity_loss(found, targets, released=True)[1:]
+    sum(weight * term for weight, term in zip(weights, terms, strict=True)).backward()
+    affinity = torch.exp(-wanted)
+    costs = [-torch.log(affinity + 1e-5)[targets == kind].mean() for kind in (2, 1)]
+    costs.append(-torch.log(1 + 1e-5 - affinity)[targets == 3].mean())
+    sum(weight * cost for weight, cost in zip(weights, costs, strict=True)).backward()
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-9, atol=0)
+
+
+def test_divisors_may_be_those_of_several_processes():
+    """Means over processes, so a fraction where few have pairs of the kind."""
+    distance = torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1).requires_grad_()
+    targets = torch.tensor([2, 2, 1], dtype=torch.uint8).view(1, 3, 1, 1)
+    loss = affinity_loss(distance, targets, counts=torch.tensor([4.0, 0.5, 0.0]))
+    assert numbers(loss) == [5, 1, 4, 0]
+    loss.total.backward()
+    assert distance.grad.flatten().tolist() == [0.25, 0.25, 2]
+
+
 @pytest.mark.parametrize("size", [(16, 24), (13, 21)])
 def test_cells_take_one_pixel_s_label_or_the_most_frequent_one(size):
     labels = torch.from_numpy(random_labels(1, *size)[0]).long()
     assert torch.equal(cell_labels(labels, 8), labels[::8, ::8])
     voted = cell_labels(labels, 8, majority=True)
     assert voted.dtype == labels.dtype and voted.shape == labels[::8, ::8].shape
-    for y, x in np.ndindex(size[0] // 8, size[1] // 8):
-        block = labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].flatten().tolist()
+    # of a cell that reaches over the edge, the last row and column count once more for each pixel
+    wide = np.pad(labels.numpy(), [(0, -size[0] % 8), (0, -size[1] % 8)], mode="edge")
+    for y, x in np.ndindex(*voted.shape):
+        block = wide[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].flatten().tolist()
         assert block.count(int(voted[y, x])) == max(map(block.count, block))
     assert cell_labels(torch.full((9, 9), 7), 8, majority=True).tolist() == [[7, 7], [7, 7]]
 
@@ -375,9 +409,12 @@ def test_loss_trains_bfloat16_features():
 
 
 @pytest.mark.parametrize("radius", [3, 5])
-def test_boundaries_average_over_all_neighbours(radius):
-    """Against every cell's own list of neighbours; a column is cut off from the next."""
-    height, width = 5, 7
+@pytest.mark.parametrize("size", [(5, 7), (1, 2), (1, 1)])
+def test_boundaries_average_over_all_neighbours(size, radius):
+    """Against every cell's own list of neighbours; a column is cut off from the next, and a cell
+    without neighbours from everything.
+    """
+    height, width = size
     weights = torch.zeros(len(neighbour_offsets(radius)), height, width)
     inside = {}
     for k, (dy, dx) in enumerate(neighbour_offsets(radius)):
@@ -387,5 +424,11 @@ def test_boundaries_average_over_all_neighbours(radius):
                     weights[k, y, x] = value = float((x < 3) == (x + dx < 3))
                     inside.setdefault((y, x), []).append(value)
                     inside.setdefault((y + dy, x + dx), []).append(value)
-    expected = [[1 - np.mean(inside[y, x]) for x in range(width)] for y in range(height)]
-    np.testing.assert_allclose(boundaries(weights, radius=radius), expected, atol=1e-6)
+    expected = [[1 - np.mean(inside.get((y, x), [0])) for x in range(width)] for y in range(height)]
+    found = boundaries(weights, radius=radius)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if radius == 5:
+        np.testing.assert_array_equal(boundaries(weights), found)
+    with pytest.raises(ValueError):
+        boundaries(weights, radius=radius + 1)  # has more offsets

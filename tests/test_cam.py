@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_geometry import resized
 
-from wsss.cam import background_score, multi_scale_cam, normalise
+from wsss.cam import background_score, multi_scale, multi_scale_cam, normalise
 
 
 class Fake(torch.nn.Module):
@@ -135,6 +136,32 @@ def test_the_network_sees_rgb_from_0_to_1_at_every_scale_and_its_mirror_image():
     first, *resized = (F.adaptive_avg_pool2d(pixels, (2, 3)) for pixels in network.asked)
     for means in resized:  # the same photo, only larger or smaller
         torch.testing.assert_close(means, first, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_each_scale_s_prediction_comes_back_to_the_photo_s_size(flip):
+    """Resampled by Pillow; the predictions depend on the place, and have the size of the input."""
+    pixels = torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    scales = (1.0, 0.5, 1.5, 2.0)
+
+    def predict(images):
+        ramp = torch.linspace(0.2, 1.7, images.shape[-1])
+        return torch.cat([images * ramp, images[:, :1] * ramp**2], 1)
+
+    found = list(multi_scale(predict, pixels, scales=scales, flip=flip))
+    assert len(found) == len(scales)
+    for scale, maps in zip(scales, found, strict=True):
+        scaled = resized(pixels[0], (int(12 * scale), int(20 * scale)))[None]
+        expected = predict(scaled)
+        if flip:
+            expected = expected + predict(scaled.flip(-1)).flip(-1)
+        expected = resized(expected[0], (12, 20))
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_carry_no_gradient_of_the_network():
+    network = fixed(random_maps(2, 3, 5).requires_grad_())
+    assert not multi_scale_cam(network, photo(12, 20), [1], scales=(1.0,)).requires_grad
 
 
 def test_positive_parts_are_summed_over_scales():

@@ -6,7 +6,9 @@ import numpy as np
 import pydensecrf.densecrf as pydensecrf
 import pytest
 
+import wsss.crf
 from wsss.crf import CrfParams, DenseCRF
+from wsss.errors import InputError
 
 OTHER = CrfParams(
     gaussian_sxy=2, gaussian_compat=1.5, bilateral_sxy=5, bilateral_srgb=25, bilateral_compat=4
@@ -83,6 +85,30 @@ def test_defaults_are_those_of_the_released_code():
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         CrfParams().gaussian_sxy = 1
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, np.inf, np.nan])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(CrfParams)])
+def test_parameters_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name}: expected a number above 0 but got {value}"):
+        CrfParams(**{name: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(CrfParams)])
+def test_a_weight_may_be_zero_and_a_width_may_be_small(name):
+    assert getattr(CrfParams(**{name: 0.5}), name) == 0.5
+    if name.endswith("compat"):
+        assert getattr(CrfParams(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(InputError, match=name):
+            CrfParams(**{name: 0})
+
+
+@pytest.mark.parametrize("size", [(11, 10), (13, 10), (12, 9), (12, 11), (10, 12)])
+def test_scores_of_another_size_are_refused(size):
+    image, _, _ = two_regions()
+    with pytest.raises(ValueError, match=f"are {size[0]}x{size[1]} but the image is 12x10"):
+        DenseCRF(image).infer(random_scores(2, size))
 
 
 @pytest.mark.parametrize("params", [CrfParams(), OTHER])
@@ -211,3 +237,24 @@ def test_sets_whose_weights_are_too_large_for_it_are_inferred_one_by_one():
     found = DenseCRF(image, params).infer(scores)
     expected = [direct(image, one, params, 10) for one in scores]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sets_share_one_model_where_weights_allow_it_and_models_are_kept(monkeypatch):
+    built = []
+
+    def model(width, height, labels, own=wsss.crf.densecrf.DenseCRF2D):
+        built.append(labels)
+        return own(width, height, labels)
+
+    monkeypatch.setattr(wsss.crf.densecrf, "DenseCRF2D", model)
+    image, _, _ = two_regions()
+    scores = np.stack([random_scores(3, seed=seed) for seed in range(2)])
+    for compat, labels in ((10, 6), (57, 6), (58, 3)):  # beside 3 of the other kernel
+        crf = DenseCRF(image, CrfParams(bilateral_compat=compat))
+        built.clear()
+        for _ in range(2):
+            crf.infer(scores, 1)
+        assert built == [labels]
+    crf.infer(scores[0], 1)
+    crf.infer(scores[0, :2], 1)
+    assert built == [3, 2]

@@ -1,35 +1,26 @@
-"""Cells of a map and pixels of a photo: what the backbones do, and what resampling makes of it."""
+"""Cells of a map and pixels of a photo: what resampling makes of them."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
-from wsss.geometry import on_grid, upsample
-from wsss.models.backbones.catalogue import build_backbone
+from wsss.geometry import on_grid, rescale, upsample
 
 
-@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet50"])
-@pytest.mark.parametrize("stride", [8, 16])
-def test_a_cell_looks_at_the_pixels_around_its_own(backbone, stride):
-    """With every kernel flat and nothing clipped, how strongly a pixel acts on a cell is symmetric
-    about the pixel that the cell stands on.
+def resized(maps, size):
+    """Maps (C, H, W) at another size (H, W) by Pillow, bilinear and antialiased where they shrink;
+    the maps themselves where they have it.
     """
-    built = build_backbone(backbone, output_stride=stride).eval()
-    for parent in list(built.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.ReLU, nn.ReLU6, nn.BatchNorm2d)):
-                setattr(parent, name, nn.Identity())
-            elif isinstance(child, nn.MaxPool2d):
-                setattr(parent, name, nn.AvgPool2d(3, stride=2, padding=1))
-            elif isinstance(child, nn.Conv2d):
-                child.weight.data.fill_(1 / child.weight[0].numel())
-    photo = torch.zeros(1, 3, 65, 1281, requires_grad=True)
-    level = built(photo)[-1]
-    level[0, 0, 32 // stride, 640 // stride].backward()
-    weight = photo.grad[0].sum((0, 1)).numpy()
-    assert (weight > 0).sum() > 16
-    np.testing.assert_allclose(weight, weight[::-1], rtol=1e-3, atol=1e-9)
+    height, width = size
+    return torch.stack(
+        [
+            torch.tensor(
+                np.array(Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR))
+            )
+            for m in maps.numpy()
+        ]
+    )
 
 
 @pytest.mark.parametrize("size", [(33, 49), (37, 40), (48, 33), (17, 5)])
@@ -57,6 +48,35 @@ def test_a_batch_and_numpy_maps():
 def test_maps_of_another_photo_are_refused():
     with pytest.raises(ValueError, match="5 cells do not tile 24"):
         upsample(torch.zeros(1, 5, 5), (24, 24))
+
+
+@pytest.mark.parametrize(("cells", "length"), [((3, 9), 3), ((9, 3), 3), ((5, 1), 7)])
+def test_more_cells_than_pixels_or_too_few_are_refused(cells, length):
+    with pytest.raises(ValueError, match="cells do not tile"):
+        upsample(torch.zeros(1, *cells), (length, 3))
+
+
+def test_a_stride_of_1_changes_nothing_and_one_cell_fits_any():
+    maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(upsample(maps, (3, 4), stride=1), maps)
+    assert torch.equal(upsample(maps, (3, 4)), maps)
+    one = torch.rand(1, 1, 1)
+    assert torch.equal(upsample(one, (5, 6), stride=8), one.expand(1, 5, 6))
+    assert torch.equal(upsample(one, (5, 6)), one.expand(1, 5, 6))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5, 1, 1.5, 2.0])
+def test_a_rescaled_photo_is_pillow_s(scale):
+    images = torch.rand(2, 3, 14, 9, generator=torch.Generator().manual_seed(0))
+    sizes = {0.3: (4, 3), 0.5: (7, 4), 1: (14, 9), 1.5: (21, 14), 2.0: (28, 18)}
+    found = rescale(images, scale)
+    assert found.shape == (2, 3, *sizes[scale])
+    for image, expected in zip(found, images, strict=True):
+        torch.testing.assert_close(image, resized(expected, sizes[scale]), rtol=1e-4, atol=1e-5)
+
+
+def test_no_side_of_a_rescaled_photo_vanishes():
+    assert rescale(torch.rand(1, 3, 2, 9), 0.2).shape == (1, 3, 1, 2)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16, 32])

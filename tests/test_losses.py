@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.affinity import neighbour_offsets
+from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
+from wsss.geometry import upsample
 from wsss.models import build_affinity, build_segmentation
 from wsss.train import losses
 
@@ -54,6 +55,63 @@ def test_border_pairs_left_out_change_the_means_and_nothing_else():
     torch.testing.assert_close(terms["negative"], -(1 - (-means[3]).exp()).log().mean())
 
 
+def test_the_classifier_s_loss_is_the_mean_logistic_loss():
+    scores = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+    targets = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    chances = 1 / (1 + np.exp(-scores.double().numpy()))
+    expected = -np.log(np.where(targets > 0, chances, 1 - chances)).mean()
+    terms = losses.classification_loss(lambda _: scores.bfloat16(), None, targets)
+    assert terms.keys() == {"loss"} and terms["loss"].item() == pytest.approx(expected)
+
+
+def cross_entropy_by_hand(scores, targets):
+    """The mean over the labelled pixels, every fourth of each row and column."""
+    costs = []
+    for b, y, x in np.ndindex(len(targets), *scores.shape[-2:]):
+        if (k := targets[b, 4 * y, 4 * x].item()) != 255:
+            costs.append(-scores[b, :, y, x].double().log_softmax(0)[k].item())
+    return np.mean(costs)
+
+
+@pytest.mark.parametrize("size", [(9, 14), (12, 13)])
+def test_pixels_cost_their_cross_entropy_at_stride_4(size):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 3, 2, 2, generator=generator)  # at stride 8
+    targets = torch.randint(0, 3, (2, *size), generator=generator)
+    targets[:, 4], targets[1, 0] = 255, 255
+    scores = upsample(coarse, (3, 4))
+    terms = losses.segmentation_loss(lambda _: coarse, None, targets)
+    assert terms["loss"].item() == pytest.approx(cross_entropy_by_hand(scores, targets), rel=1e-5)
+
+
+def test_the_divisor_is_the_mean_over_the_processes(monkeypatch):
+    """Of one labelled pixel in two processes each counts half."""
+    targets = torch.full((1, 4, 8), 255)
+    targets[0, 0, 4] = 1
+    scores = torch.tensor([0.2, 0.9]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    alone = losses.segmentation_loss(lambda _: scores, None, targets)["loss"]
+    monkeypatch.setattr(losses, "all_reduce_mean", lambda count: lambda: count / 2)
+    halved = losses.segmentation_loss(lambda _: scores, None, targets)["loss"]
+    torch.testing.assert_close(halved, 2 * alone)
+    torch.testing.assert_close(alone, -torch.tensor([0.2, 0.9]).log_softmax(0)[1])
+
+
+def test_pairs_have_the_paper_s_loss_unless_the_released_one_is_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 4, 6, 7, generator=generator)
+    labels = torch.randint(0, 3, (1, 6, 7), generator=generator)
+    pairs = pair_targets(labels.to(torch.uint8), radius=3)
+    for reduction in ("mean", "sum"):
+        distance = pair_distance(features, radius=3, reduction=reduction)
+        for released, options in ((False, {}), (True, {"released": True})):
+            terms = losses.pair_loss(
+                lambda _: features, None, labels, radius=3, reduction=reduction, **options
+            )
+            expected = affinity_loss(distance, pairs, released=released)
+            assert list(terms) == ["loss", "foreground", "background", "negative"]
+            torch.testing.assert_close(list(terms.values()), list(expected))
+
+
 def test_a_prior_is_what_the_network_need_not_learn():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(2, 3, 2, 3, generator=generator)  # at stride 4
@@ -73,8 +131,8 @@ def test_a_prior_is_what_the_network_need_not_learn():
 
 def test_presence_is_what_the_labels_show_enough_of():
     class Fixed:
-        def with_presence(self, images):
-            return torch.zeros(1, 4, 10, 10), torch.tensor([[2.0, -1.0, 0.5]])
+        def with_presence(self, images, size=(10, 10)):
+            return torch.zeros(1, 4, *(images or size)), torch.tensor([[2.0, -1.0, 0.5]])
 
     targets = torch.zeros(1, 40, 40, dtype=torch.long)
     targets[0, :2, :2] = 1  # 0.25 %
@@ -85,3 +143,17 @@ def test_presence_is_what_the_labels_show_enough_of():
     torch.testing.assert_close(terms["presence"], expected)
     torch.testing.assert_close(terms["pixel"], torch.tensor(4.0).log())
     torch.testing.assert_close(terms["loss"], terms["pixel"] + 0.3 * expected)
+    few = torch.zeros(1, 20, 25, dtype=torch.long)
+    few[0, 1, 1] = 2  # 0.2 %, and no more
+    assert torch.equal(
+        losses.decoder_loss(Fixed(), (5, 7), few)["presence"],
+        losses.decoder_loss(Fixed(), (5, 7), torch.zeros_like(few))["presence"],
+    )
+    default = losses.decoder_loss(Fixed(), None, targets)
+    torch.testing.assert_close(default["loss"], terms["pixel"] + 0.5 * expected)
+    prior = torch.tensor([0.7, 0.1, 0.1, 0.1]).log()
+    adjusted = losses.decoder_loss(Fixed(), None, targets, prior=prior)
+    whole = losses.segmentation_loss(
+        lambda _: torch.zeros(1, 4, 10, 10), None, targets, prior=prior
+    )
+    torch.testing.assert_close(adjusted["pixel"], whole["loss"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from wsss.errors import InputError
-from wsss.metrics import ConfusionMatrix, iou, mean_iou
+from wsss.metrics import THRESHOLDS, ConfusionMatrix, ThresholdSweep, iou, mean_iou, threshold_of
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -146,13 +146,27 @@ def test_arrays_of_any_layout():
         (np.zeros((2, 3), np.uint8), np.full((2, 3), 3, np.uint8)),
         (np.zeros((2, 3), np.uint8), np.full((2, 3), 254, np.uint8)),
         (np.zeros((2, 3), np.uint8), np.full((2, 3), -1)),
+        # as bytes these would be 0 and 255
+        (np.full((2, 3), 256), np.zeros((2, 3), np.uint8)),
+        (np.zeros((2, 3), np.uint8), np.full((2, 3), 256)),
+        (np.zeros((2, 3), np.uint8), np.full((2, 3), 511)),
+        (np.zeros((2, 3), np.uint8), np.full((2, 3), -1, np.int8)),
     ],
 )
 def test_bad_input_is_refused_and_nothing_counted(prediction, target):
     confusion = ConfusionMatrix(3)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"they must be equal|holds -?\d+, expected 0 to 2"):
         confusion.update(prediction, target)
     assert confusion.matrix.sum() == 0
+
+
+def test_photos_without_pixels_or_labels_and_a_single_class_are_counted():
+    nothing = np.zeros((0, 4), np.int64)
+    ignored = np.full((2, 3), 255, np.uint8)
+    confusion = filled(3, (nothing, nothing), (np.zeros_like(ignored), ignored))
+    assert confusion.matrix.sum() == 0
+    one = np.zeros((2, 3), np.uint8)
+    assert filled(1, (one, one)).matrix.tolist() == [[6]]
 
 
 def test_one_bad_pixel_among_good_ones_is_refused():
@@ -171,3 +185,83 @@ def test_stacked_counts_score_as_each_matrix_does():
     np.testing.assert_array_equal(iou(counts), [matrix.iou() for matrix in matrices])
     np.testing.assert_array_equal(mean_iou(counts), [matrix.miou() for matrix in matrices])
     assert np.isnan(mean_iou(counts)[3]) and np.isnan(iou(counts)[4]).tolist() == [0, 0, 1, 1]
+
+
+# Thresholds of activation maps
+
+
+def sweep_by_hand(photos, threshold, classes, ignore):
+    """The confusion matrix, pixel by pixel: the first of the largest maps, or the background below
+    the threshold.
+    """
+    counts = np.zeros((classes, classes), int)
+    for maps, numbers, target in photos:
+        for y, x in np.ndindex(target.shape):
+            values = maps[:, y, x].tolist()
+            best = max(values)
+            prediction = numbers[values.index(best)] if best >= threshold else 0
+            if target[y, x] != ignore:
+                counts[target[y, x], prediction] += 1
+    return counts
+
+
+def miou_by_hand(counts):
+    """The mean over the classes that are present or predicted; nan where there is none."""
+    shares = []
+    for k in range(len(counts)):
+        union = counts[k].sum() + counts[:, k].sum() - counts[k, k]
+        shares += [counts[k, k] / union] if union else []
+    return np.mean(shares) if shares else np.nan
+
+
+# few values, so that maps tie with each other and with thresholds, the ends of the range included
+LEVELS = np.float32([0, 0.25, 0.5, 0.75, 1])
+
+
+@few
+@given(
+    st.integers(0, 1000),
+    st.lists(st.sampled_from([*LEVELS.tolist(), 0.1, 0.6]), min_size=1, unique=True).map(sorted),
+    st.sampled_from([255, 0, 2]),
+)
+def test_a_sweep_is_thresholding_pixel_by_pixel(seed, thresholds, ignore):
+    rng = np.random.default_rng(seed)
+    photos = []
+    for numbers in ([1], [3, 1], [4, 2, 1]):  # class 5 is neither present nor predicted
+        maps = rng.choice(LEVELS, (len(numbers), 4, 6))
+        photos.append((maps, numbers, rng.choice([0, 1, 2, 3, 4, ignore], (4, 6))))
+    sweep = ThresholdSweep(6, thresholds, ignore=ignore)
+    for maps, numbers, target in photos:
+        sweep.update(maps, numbers, target=target)
+    scores = sweep.miou()
+    assert scores.shape == (len(thresholds),)
+    for index, threshold in enumerate(thresholds):
+        expected = sweep_by_hand(photos, threshold, 6, ignore)
+        found = sweep.confusion(index)
+        assert (found.num_classes, found.ignore) == (6, ignore)
+        np.testing.assert_array_equal(found.matrix, expected)
+        assert scores[index] == pytest.approx(miou_by_hand(expected))
+
+
+def test_a_sweep_has_40_thresholds_and_ignores_255_by_default():
+    np.testing.assert_allclose(THRESHOLDS, np.arange(2, 81, 2) / 100)
+    sweep, maps = ThresholdSweep(3), np.float32([[[0.02, 0.019, 0.5, 0.8, 0.81, 1]]])
+    assert np.isnan(sweep.miou()).tolist() == [True] * 40
+    target = np.uint8([[2, 2, 0, 2, 2, 255]])
+    sweep.update(maps, [2], target=target)
+    for index, threshold in enumerate(THRESHOLDS):
+        expected = sweep_by_hand([(maps, [2], target)], threshold, 3, 255)
+        np.testing.assert_array_equal(sweep.confusion(index).matrix, expected)
+
+
+def test_a_confusion_of_a_sweep_does_not_change_it():
+    sweep = ThresholdSweep(2, [0.5])
+    sweep.update(np.float32([[[0.4, 0.6]]]), [1], target=np.uint8([[0, 1]]))
+    sweep.confusion(0).update(np.uint8([[1]]), np.uint8([[1]]))
+    assert sweep.confusion(0).matrix.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 4.0, 24.0])
+def test_a_threshold_is_where_the_background_score_meets_the_map(alpha):
+    threshold = threshold_of(alpha)
+    assert (1 - threshold) ** alpha == pytest.approx(threshold, rel=1e-12)

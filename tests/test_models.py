@@ -1,5 +1,6 @@
 """One battery over all backbones: strides, shapes, frozen norms, weights that fit or do not fit."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,29 @@ def test_levels_have_the_channels_and_strides_that_the_backbone_claims(backbone,
     assert built.strides[-1] == stride
     for level, channels, cell in zip(features, built.channels, built.strides, strict=True):
         assert level.shape == (1, channels, -(-70 // cell), -(-90 // cell))
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenet_v2", "resnet50"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_cell_looks_at_the_pixels_around_its_own(backbone, stride):
+    """With every kernel flat and nothing clipped, how strongly a pixel acts on a cell is symmetric
+    about the pixel that the cell stands on.
+    """
+    built = build_backbone(backbone, output_stride=stride).eval()
+    for parent in list(built.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, (nn.ReLU, nn.ReLU6, nn.BatchNorm2d)):
+                setattr(parent, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(parent, name, nn.AvgPool2d(3, stride=2, padding=1))
+            elif isinstance(child, nn.Conv2d):
+                child.weight.data.fill_(1 / child.weight[0].numel())
+    photo = torch.zeros(1, 3, 65, 1281, requires_grad=True)
+    level = built(photo)[-1]
+    level[0, 0, 32 // stride, 640 // stride].backward()
+    weight = photo.grad[0].sum((0, 1)).numpy()
+    assert (weight > 0).sum() > 16
+    np.testing.assert_allclose(weight, weight[::-1], rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)

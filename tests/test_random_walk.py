@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss.affinity import neighbour_offsets, pair_distance
-from wsss.random_walk import random_walk
+from wsss.random_walk import _coefficients, random_walk
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -77,6 +77,7 @@ def test_defaults_are_the_paper_s():
     expected = dense_walk(scores, affinity, 8, 256, 5)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected[0]) > 0.01  # not yet mixed to a constant, where any beta would do
+    assert torch.equal(out, random_walk(scores, affinity, beta=8, steps=256, radius=5))
 
 
 @pytest.mark.parametrize("steps", [(16, 1, 256, 2), (7,), (3, 3, 1)])
@@ -199,3 +200,35 @@ def test_walk_in_float64():
     assert out.dtype == torch.float64
     expected = dense_walk(scores, affinity, 8, 64, 5)
     np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_affinities_that_rounding_left_below_zero_count_as_zero():
+    scores, affinity = random_problem((4, 5))
+    affinity[:, 1:3, 2] = -1e-7
+    out = random_walk(scores, affinity, beta=2.5, steps=3)
+    expected = dense_walk(scores, affinity.clamp(min=0), 2.5, 3, 5)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_affinities_of_another_radius_are_refused():
+    scores, affinity = random_problem((4, 5), radius=4)
+    with pytest.raises(ValueError):
+        random_walk(scores, affinity, radius=5)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 64])
+def test_coefficients_are_chances_of_a_walk_on_a_line(steps):
+    """Against every step of the walk; what is left out weighs less than a millionth."""
+    chances = np.ones(1)  # of the places -t to t
+    for _ in range(steps):
+        chances = np.convolve(chances, [0.5, 0, 0.5])
+    expected = chances[steps:] + np.where(np.arange(steps + 1) > 0, chances[steps::-1], 0)
+    found = np.array(_coefficients(steps))
+    np.testing.assert_allclose(found, expected[: len(found)], rtol=1e-9, atol=1e-15)
+    assert expected[len(found) :].sum() < 1e-6
+    if steps == 64:
+        assert len(found) < steps
+
+
+def test_about_80_products_replace_256():
+    assert 70 < len(_coefficients(256)) < 90
