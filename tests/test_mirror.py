@@ -23,7 +23,7 @@ from wsss import cli, datasets
 from wsss.cluster import object_store
 from wsss.datasets.photos import photo_size, read_photo, read_png
 from wsss.errors import InputError
-from wsss.io import artifacts, atomic, mirror, npz, text
+from wsss.io import artifacts, atomic, mirror, text
 from wsss.train import checkpoints
 
 
@@ -70,7 +70,7 @@ KINDS = {  # file to what makes it, and what reads it
     ),
     "counts.npz": (
         lambda p: np.savez(p, counts=np.arange(6).reshape(1, 2, 3)),
-        lambda p: npz.read_arrays(p, counts=("i", 3))["counts"],
+        lambda p: artifacts.read_arrays(p, counts=("i", 3))["counts"],
     ),
     "whole.npz": (lambda p: np.savez(p, a=1), atomic.is_whole),
     "checkpoint.pt": (

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from wsss.lab.record import provenance, repository
+from wsss.lab.record import provenance
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 COMMIT = "mlflow.source.git.commit"
@@ -51,13 +51,13 @@ def project(tmp_path, monkeypatch):
 def test_a_run_names_the_commit_and_whether_files_differ_from_it(project, tmp_path):
     root, number = project
     tags = provenance.tags()
-    assert (tags[COMMIT], tags[DIRTY]) == (number, "false") and repository.changes() == ""
+    assert (tags[COMMIT], tags[DIRTY]) == (number, "false") and provenance.changes() == ""
     assert [path.name for path in provenance.write(tmp_path)] == ["packages.txt"]
     (root / "ignored.py").write_text("a = 1\n")
     (root / "notes.txt").write_text("no module\n")
     assert provenance.tags()[DIRTY] == "false"  # nothing that the diff would hold
     (root / "new.py").write_text("a = 1\n")
-    assert provenance.tags()[DIRTY] == "true" and "+a = 1" in repository.changes()
+    assert provenance.tags()[DIRTY] == "true" and "+a = 1" in provenance.changes()
 
 
 @pytest.mark.parametrize("own", ["no repository", "no commit", "an empty .git", "no git"])
@@ -76,7 +76,7 @@ def test_another_repositorys_commit_is_not_taken(own, project, tmp_path, monkeyp
     (tmp_path / "changes.diff").write_text("of an earlier attempt")
     tags = provenance.tags()
     assert (tags[COMMIT], tags["mlflow.source.git.branch"]) == ("none", "none")
-    assert tags[DIRTY] == "unknown" and repository.changes() is None
+    assert tags[DIRTY] == "unknown" and provenance.changes() is None
     assert [path.name for path in provenance.write(tmp_path)] == ["packages.txt"]
     assert not (tmp_path / "changes.diff").exists()
 
@@ -87,7 +87,7 @@ def test_a_hooks_repository_is_not_taken(project, tmp_path, monkeypatch):
     commit_all(tmp_path / "other", {"other.py": b""})
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     (root / "code.py").write_text("one = 2\n")
-    assert provenance.tags()[COMMIT] == number and "+one = 2" in repository.changes()
+    assert provenance.tags()[COMMIT] == number and "+one = 2" in provenance.changes()
 
 
 CHANGED = {
@@ -127,9 +127,9 @@ def test_new_files_are_kept_up_to_a_size_and_a_number(project, monkeypatch):
     root, _ = project
     for size in (10, 500, 30):
         (root / f"new{size}.py").write_text(f"a = {'1' * (size - 5)}\n")
-    monkeypatch.setattr(repository, "MOST_NEW_BYTES", 100)
-    diff = repository.changes()
+    monkeypatch.setattr(provenance, "MOST_NEW_BYTES", 100)
+    diff = provenance.changes()
     assert "+++ b/new10.py" in diff and "+++ b/new30.py" in diff
     assert diff.endswith("\n# not here: 1 more new files, such as new500.py\n")
-    monkeypatch.setattr(repository, "MOST_NEW", 1)
-    assert "# not here: 2 more new files, such as new30.py\n" in repository.changes()
+    monkeypatch.setattr(provenance, "MOST_NEW", 1)
+    assert "# not here: 2 more new files, such as new30.py\n" in provenance.changes()

@@ -84,9 +84,9 @@ def test_origins_lead_from_figures_to_runs_and_what_made_them():
         tags = {"mlflow.source.git.commit": "0123456789abcdef", "wsss.git.dirty": "true"}
         Journal(folder).begin("toys", folder.parent.name, tags=tags)
         Journal(folder).end("FINISHED")
-    from wsss.lab.record import finished_runs
+    from wsss.lab.record import delivery
 
-    table = experiment.origins(map(finished_runs.completed, folders))
+    table = experiment.origins(map(delivery.completed, folders))
     assert list(table["stage"]) == names
     assert list(table["run"]) == [delivery.run_of(folder) for folder in folders]
     assert set(table["commit"]) == {"0123456789ab and source/changes.diff"}

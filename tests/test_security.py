@@ -18,7 +18,7 @@ import yaml
 from wsss import cli
 from wsss.errors import masked
 from wsss.lab import plan, stages
-from wsss.lab.record import repository
+from wsss.lab.record import provenance
 from wsss.lab.run import notebook as run_notebook
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +201,7 @@ def test_masking_takes_time_that_grows_with_the_text():
     texts += ['a="' * 30_000, "'" * 50_000, "password: \n" * 9_000, "x" * 500_000]
     began = time.process_time()
     for text in texts:
-        repository.without_secrets(text)
+        provenance.without_secrets(text)
     assert time.process_time() - began < 8
 
 
@@ -218,7 +218,7 @@ def test_a_logged_difference_holds_no_secrets(monkeypatch):
             "+tokens = 17",
         ]
     )
-    clean = repository.without_secrets(text)
+    clean = provenance.without_secrets(text)
     for secret in ("hunter2", "correct-horse", "AKIA", "ghp_0123456789", "abcdef123456"):
         assert secret not in clean, secret
     assert "+beta = 8.0" in clean and "+tokens = 17" in clean and clean.count("\n") == 6
@@ -261,7 +261,7 @@ SECRETS = {
 
 @pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS.keys())
 def test_no_form_of_an_assigned_secret_is_logged(text):
-    clean = repository.without_secrets(f"+before = 1\n{text}\n+last = 1\n")
+    clean = provenance.without_secrets(f"+before = 1\n{text}\n+last = 1\n")
     assert "TOP" not in clean, clean
     assert clean.startswith("+before = 1\n") and clean.endswith("\n+last = 1\n"), clean
     assert "after" not in text or "after" in clean, clean
@@ -290,7 +290,7 @@ CODE = """\
 def test_code_that_speaks_of_tokens_stays():
     """All but the value that is assigned: the record is to show what ran."""
     kept = [line for line in CODE.splitlines() if "token_count: int" not in line]
-    clean = repository.without_secrets(CODE).splitlines()
+    clean = provenance.without_secrets(CODE).splitlines()
     assert [line for line in clean if "token_count:" not in line] == kept
 
 
@@ -298,7 +298,7 @@ def test_secrets_of_the_environment_are_cut_whole(monkeypatch):
     """Though one is the beginning of another, or has several lines."""
     monkeypatch.setenv("A_TOKEN", "abcdef")
     monkeypatch.setenv("B_TOKEN", "abcdef123456\nghijkl")
-    text = repository.without_secrets("+x = 'abcdef123456'\n+ghijkl\n+abcdef")
+    text = provenance.without_secrets("+x = 'abcdef123456'\n+ghijkl\n+abcdef")
     assert text == "+x = '***'\n+***\n+***"
 
 

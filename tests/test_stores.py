@@ -19,7 +19,7 @@ from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.lab import paths, results
 from wsss.lab.plan import Planned
-from wsss.lab.record import delivery, finished_runs, mlflow_runs, mlflow_store, stage_run
+from wsss.lab.record import delivery, mlflow_runs, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal, legal
 
 STEPS = 3
@@ -149,7 +149,7 @@ def test_a_wrong_address_is_one_line_and_loses_nothing(place, monkeypatch, kind)
     use(monkeypatch, place / "new.db")
     delivery.close_stale_runs()
     assert seen(folder) == WHOLE and not delivery.waiting(folder)
-    assert finished_runs.completed(folder).metrics["miou"] == 8.75
+    assert delivery.completed(folder).metrics["miou"] == 8.75
 
 
 def test_an_address_without_its_scheme_is_given_with_it(place, monkeypatch):
@@ -210,11 +210,11 @@ def test_a_deleted_experiment_waits_until_it_is_restored(place):
         with pytest.raises(delivery.StoreUnavailable, match=f"restore --experiment-id {id}$"):
             delivery.deliver(folder)
     with pytest.raises(InputError, match="'toys' was deleted"):
-        finished_runs.completed(folder)
+        delivery.completed(folder)
     client.restore_experiment(id)
     delivery.deliver(folder)
     assert seen(folder) == before == WHOLE
-    assert finished_runs.completed(folder).metrics["after"] == 1
+    assert delivery.completed(folder).metrics["after"] == 1
 
 
 def test_a_record_that_was_ticked_off_without_a_run_is_delivered(place):
@@ -341,11 +341,11 @@ def test_a_stage_outlives_the_record_of_its_experiment(place, monkeypatch):
 
 def test_figures_that_are_not_those_of_the_run_are_refused(place):
     folder = stage(metrics={"miou": 8.75, "none": float("nan")})
-    assert finished_runs.completed(folder).metrics["miou"] == 8.75
+    assert delivery.completed(folder).metrics["miou"] == 8.75
     record = results.completed(folder)
     atomic.save_json(folder / results.COMPLETE, record | {"metrics": {"miou": 99.9}})
     with pytest.raises(InputError, match=r"has miou 99\.9, and its run .* 8\.75; delete the"):
-        finished_runs.completed(folder)
+        delivery.completed(folder)
 
 
 NAMES = ["train+x", "val (new)", "a,b", "a+b", "val#1", "..", "a//b", "x" * 300, "%", "a\nb"]
@@ -356,7 +356,7 @@ def test_any_name_of_an_id_list_makes_a_metric_that_is_found_by_it(place):
     metrics = {f"miou/{name}": float(n) for n, name in enumerate([*fine, *NAMES])}
     folder = stage(metrics=metrics)
     assert delivery.deliver(folder) == []  # none refused
-    kept = finished_runs.completed(folder).metrics
+    kept = delivery.completed(folder).metrics
     assert {name: kept[name] for name in metrics} == metrics
     assert kept.keys() - metrics.keys() == {"train/loss"}
     inside = mlflow_store.find_run(mlflow_runs.run_of(folder)).data.metrics

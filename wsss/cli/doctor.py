@@ -201,9 +201,9 @@ def browser() -> tuple[str, str]:
 def git() -> tuple[str, str]:
     if shutil.which("git") is None:
         return NOTE, "no git, so runs cannot record their commit: install git"
-    from wsss.lab.record import repository
+    from wsss.lab.record import provenance
 
-    if number := repository.commit():
+    if number := provenance.commit():
         return OK, f"at {number[:7]}"
     return NOTE, "not a git repository, so runs cannot record their commit: clone it with git"
 

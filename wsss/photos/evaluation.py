@@ -14,8 +14,7 @@ from wsss.datasets.voc import read_mask
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
 from wsss.io import atomic
-from wsss.io.artifacts import IGNORE, load_cams
-from wsss.io.npz import read_arrays
+from wsss.io.artifacts import IGNORE, load_cams, read_arrays
 from wsss.metrics import ConfusionMatrix, ThresholdSweep
 from wsss.synthesis import label_map
 

@@ -23,7 +23,7 @@ from wsss.affinity import STRIDE
 from wsss.datasets import Dataset
 from wsss.errors import InputError, reason
 from wsss.geometry import upsample
-from wsss.io import artifacts, atomic, npz
+from wsss.io import artifacts, atomic
 from wsss.metrics import mean_iou
 from wsss.photos import evaluation
 from wsss.photos.jobs import Job
@@ -225,7 +225,7 @@ def _folder(parent, key):
 
 def _load(path, **wanted):
     try:
-        return npz.read_arrays(path, **wanted)
+        return artifacts.read_arrays(path, **wanted)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not readable ({reason(error)}); delete it and sweep again"

@@ -10,7 +10,7 @@ from wsss.datasets import Dataset
 from wsss.errors import InputError
 from wsss.io.text import markdown_table, markdown_text
 from wsss.lab import lineage, paths, results, stages
-from wsss.lab.record import finished_runs
+from wsss.lab.record import delivery
 from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
@@ -63,7 +63,7 @@ def _chain(folder):
         yield from _chain(paths.stage_folder(name, fingerprint))
 
 
-def origins(runs: Iterable[finished_runs.Completed]) -> pd.DataFrame:
+def origins(runs: Iterable[delivery.Completed]) -> pd.DataFrame:
     """Where the scores come from: a row per run of a stage."""
     rows = [
         {
@@ -107,7 +107,7 @@ def _over_seeds(folder, metric):
 
 
 def ours(
-    records: dict[str, finished_runs.Completed],
+    records: dict[str, delivery.Completed],
     folders: dict[str, Path],
     *,
     data: Dataset,
@@ -159,9 +159,7 @@ def ours(
     return f"mIoU in percent on {masks}, masks {data.mask_folder}.\n\n{labels}\n\n{network}"
 
 
-def per_class(
-    records: dict[str, finished_runs.Completed], *, score_split: str
-) -> pd.DataFrame | None:
+def per_class(records: dict[str, delivery.Completed], *, score_split: str) -> pd.DataFrame | None:
     """IoU in percent: a row per class and one for the mean, a column for each of maps, walk, labels
     and network that could be scored; None if none could.
     """
@@ -176,7 +174,7 @@ def per_class(
     return table
 
 
-def final_scores(records: dict[str, finished_runs.Completed]) -> dict[str, float]:
+def final_scores(records: dict[str, delivery.Completed]) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
     metrics = (item for stage in records.values() for item in stage.metrics.items())
     return {name: value for name, value in metrics if "miou" in name}

@@ -15,7 +15,7 @@ from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.io.text import csv_table, markdown_table
 from wsss.lab import lineage, results
-from wsss.lab.record import finished_runs
+from wsss.lab.record import delivery
 from wsss.metrics import iou
 from wsss.photos.evaluation import Confusions, load_confusions
 
@@ -88,7 +88,7 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
         confusions = []
         for folder in lineage.siblings(inputs[stage]):
             try:
-                run_id = finished_runs.completed(folder).run_id
+                run_id = delivery.completed(folder).run_id
                 counted = load_confusions(folder / "confusions" / f"{name}.npz")
                 confusions.append((run_id, counted))
             except InputError as fault:

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
-from wsss.lab.record import delivery, find_runs, journal, provenance, repository
+from wsss.lab.record import delivery, find_runs, journal, provenance
 from wsss.lab.run.notebook import Machine, run_stage
 from wsss.runtime.engine import set_variable
 from wsss.runtime.progress import Screen
@@ -108,7 +108,7 @@ def _surroundings(folder):
         if then.get(tag) and then[tag] != now[tag]
     ]
     before = _text(folder / "source" / "changes.diff")
-    if before.strip() != (repository.changes() or "").strip():
+    if before.strip() != (provenance.changes() or "").strip():
         reasons.append("uncommitted changes to files")
     packages = {*_text(folder / "source" / "packages.txt").split()}
     if packages and (changed := packages ^ {*provenance.packages()}):
