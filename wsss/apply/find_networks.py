@@ -9,6 +9,7 @@ from typing import NamedTuple
 from wsss import models
 from wsss.crf import CrfParams
 from wsss.errors import InputError, did_you_mean
+from wsss.io import contents
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import find_runs, mlflow_store
 from wsss.synthesis import Walk
@@ -63,6 +64,18 @@ class Method(NamedTuple):
     strides: dict[str, int]  # ``output_stride`` of ``cam`` and ``affinity``; 0 as trained
     maps: dict  # ``scales``, ``flip`` and ``cam_power`` of the activation maps
     walk: Walk
+
+    def making(self) -> dict:
+        """All of it by name, networks by their contents, for ``label_photos.run``."""
+        files = {name: contents.digest(getattr(self, name)) for name in ("cam", "affinity")}
+        return self._asdict() | files
+
+    def networks(self) -> tuple[models.Trained, models.Trained]:
+        """The CAM network and the AffinityNet."""
+        return tuple(
+            models.open_network(file, kind, output_stride=self.strides[kind])
+            for kind, file in (("cam", self.cam), ("affinity", self.affinity))
+        )
 
 
 def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:

@@ -2,8 +2,10 @@
 from tags by the method (``label_job``), or without by a segmentation network (``predict_job``).
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from wsss import viz
+from wsss.apply.label_page import write_page
 from wsss.cam import multi_scale_cam
 from wsss.datasets import Folder
 from wsss.datasets.annotations.formats import LabelMaps, write_coco, write_cvat, write_labelme
@@ -83,6 +86,18 @@ class Report(NamedTuple):
     faults: list[str]  # one line per problem
 
 
+def discard(folder: Path, making: Mapping) -> None:
+    """Remove the labels in a folder that are of another making than this, if it has any."""
+    path = folder / MAKING
+    with suppress(FileNotFoundError, ValueError, LookupError, TypeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["making"] != json.loads(json.dumps(making, default=str)):
+            for name in found["made_from"]:
+                (folder / name).unlink(missing_ok=True)
+            path.unlink()
+            atomic.save_json(path, {"making": making, "made_from": {}})
+
+
 def run(
     job: Job,
     ids: Sequence[str],
@@ -141,4 +156,6 @@ def run(
         if name in forms or out.exists():
             write(maps, out)
             written.append(out)
+    tags = {each: [dataset.classes[k - 1] for k in dataset.labels(each)] for each in tagged}
+    write_page(folder, done, tags=tags, about=f"{len(done)} of {len(ids)} photos")
     return Report(len(done), written, lines)

@@ -21,8 +21,7 @@ def _auto(arguments):
 
     example: wsss auto photos --tags tags.csv --out labelled
     """
-    from wsss import models  # slow to import
-    from wsss.apply import find_networks, label_photos
+    from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.cli.project import PROJECT
     from wsss.datasets import survey
     from wsss.io import atomic
@@ -30,6 +29,8 @@ def _auto(arguments):
     from wsss.lab.run import driver
     from wsss.runtime.devices import cores
 
+    out = arguments.out
+    atomic.refuse_foreign(out / label_photos.MAKING)
     dataset, description, found = _described(arguments)
     tagged = dataset.ids("all")
     print(survey.describe(dataset, found))
@@ -43,14 +44,13 @@ def _auto(arguments):
     driver.run(experiment, planned, project=PROJECT)
     folders = {item.name: item.folder for item in planned}
     method = find_networks.method_of(folders["random_walk"])
-    networks = [
-        models.open_network(file, kind, output_stride=method.strides[kind]).network
-        for kind, file in (("cam", method.cam), ("affinity", method.affinity))
-    ]
-    out, where = arguments.out, shlex.quote(str(arguments.out))
+    networks = [trained.network for trained in method.networks()]
+    where = shlex.quote(str(out))
     job = label_photos.label_job(dataset, networks, folder=out, maps=method.maps, walk=method.walk)
-    given = {"making": find_networks.making_of(method), "label": "label"}
-    report = label_photos.run(job, tagged, dataset=dataset, folder=out, **given)
+    making = method.making() | {"long": dataset.long_side}
+    label_photos.discard(out, making)  # of before a tag or a photo changed
+    given = {"dataset": dataset, "folder": out, "making": making, "label": "label"}
+    report = label_photos.run(job, tagged, **given)
     network = folders["train_segmentation"] / "weights.pt"
     with atomic.write(out / "network.pt") as partial:
         partial.write_bytes(network.read_bytes())

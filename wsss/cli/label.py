@@ -17,9 +17,7 @@ def _label(arguments):
 
     example: wsss label photos --tags tags.csv --run latest --out labelled
     """
-    from wsss import models
     from wsss.apply import find_networks, label_photos  # slow to import
-    from wsss.io import contents
     from wsss.lab import plan
 
     files = (arguments.cam, arguments.affinity)
@@ -30,16 +28,11 @@ def _label(arguments):
         method = find_networks.method_of(arguments.run, overrides)
     else:
         method = find_networks.method_by_networks(*files, overrides=overrides)
-    cam, affinity = (
-        models.open_network(file, kind, output_stride=method.strides[kind])
-        for kind, file in (("cam", method.cam), ("affinity", method.affinity))
-    )
+    cam, affinity = method.networks()
     dataset = _photos(arguments, tags=arguments.tags, classes=cam.classes)
     networks = (cam.network, affinity.network)
     given = {"folder": arguments.out, "maps": method.maps, "walk": method.walk}
     job = label_photos.label_job(dataset, networks, **given)
-    making = method._asdict()
-    making |= {"cam": contents.digest(method.cam), "affinity": contents.digest(method.affinity)}
     tagged, unknown = dataset.labelled(), dataset.unknown_tags
     if unknown and not tagged:
         names = ", ".join(sorted({name for tags in unknown.values() for name in tags}))
@@ -47,7 +40,7 @@ def _label(arguments):
         raise InputError(f"{dataset.tags_from}: {knows} is among them; rename the tags")
     if untagged := dataset.photos.keys() - tagged - unknown.keys():
         print(f"{len(untagged)} photos have no tags and get no labels; `wsss predict` takes them")
-    _run(arguments, job, dataset, dataset.ids("all"), making)
+    _run(arguments, job, dataset, dataset.ids("all"), method.making())
 
 
 def _predict(arguments):

@@ -95,6 +95,18 @@ def save_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
+def refuse_foreign(path: Path) -> None:
+    """InputError if ``path`` is missing from a folder that has files, which ``claim`` never made, or
+    the folder is a file.
+    """
+    folder = path.parent
+    if not folder.is_dir() and os.path.lexists(folder):
+        raise InputError(f"{folder}: expected a folder for the results; give another --out")
+    if not path.exists() and any(not each.name.startswith(".") for each in folder.glob("*")):
+        fault = f"its files are not of this command, as there is no {path.name}"
+        raise InputError(f"{folder}: {fault}; give another --out")
+
+
 def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> list[str]:
     """Take a folder for files of one making, and remove those that are out of date.
 
@@ -110,16 +122,12 @@ def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> li
         InputError: no folder, another making, or files that are not recorded and would be replaced.
     """
     folder = path.parent
-    if not folder.is_dir() and os.path.lexists(folder):
-        raise InputError(f"{folder}: expected a folder for the results; give another --out")
+    refuse_foreign(path)
     record = json.loads(json.dumps({"making": making, "made_from": made_from}, default=str))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         known = found["made_from"] if found["making"] == record["making"] else None
     except FileNotFoundError:
-        if any(not each.name.startswith(".") for each in folder.glob("*")):
-            fault = f"its files are not of this command, as there is no {path.name}"
-            raise InputError(f"{folder}: {fault}; give another --out") from None
         known = {}
     except (ValueError, LookupError, TypeError):
         known = None
