@@ -85,6 +85,8 @@ def test_defaults_are_those_of_the_released_code():
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         CrfParams().gaussian_sxy = 1
+    with pytest.raises(TypeError):
+        CrfParams(3)  # they go by name
 
 
 @pytest.mark.parametrize("value", [-1, -0.001, np.inf, np.nan])

@@ -161,6 +161,8 @@ def test_constants_of_the_walk_are_the_paper_s():
         "crf_steps": 10,
         "crf_sharpness": 1,
     }
+    with pytest.raises(TypeError):
+        Walk(16.0)  # they go by name
 
 
 BOUNDS = {
