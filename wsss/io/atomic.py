@@ -96,7 +96,7 @@ def save_json(path: Path, value: object) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """InputError if ``path`` is missing from a folder that has files, which ``claim`` never made, or
+    """InputError if ``path`` is missing from a folder with files, which ``claim`` never took, or
     the folder is a file.
     """
     folder = path.parent
