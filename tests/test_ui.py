@@ -310,7 +310,7 @@ def test_a_run_holds_the_report_and_its_stages_sheets(pages, go, keep):
     tab = go(
         f"/experiments/{pages.experiment}/runs/{stage}/artifacts/figures/50_random_walk/sheet.png"
     )
-    expect(tab.get_by_role("main").locator("img[src*='sheet'], img[src^='blob']")).to_be_visible()
+    expect(tab.locator("img.rc-image-img[src^='blob']")).to_be_visible()
     keep("artifacts")
 
 
