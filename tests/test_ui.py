@@ -345,7 +345,7 @@ def test_whole_runs_are_compared_by_what_was_changed(pages, go, keep):
     keep("whole_comparison")
 
 
-def test_a_photos_labels_by_several_runs_stand_side_by_side(pages, go, keep):
+def test_a_photos_labels_by_several_runs_are_in_one_card(pages, go, keep):
     tab = go(f"/experiments/{pages.experiment}/runs", compareRunsMode="CHART")
     expect(tab.locator(f"img[src*='{GALLERY[0]}~50_random_walk']")).to_have_count(3)
     keep("charts")
