@@ -31,11 +31,11 @@ class Completed(NamedTuple):
 
 def completed(stage: str = "") -> list[Completed]:
     """The completed runs of a stage, or of all stages, the newest first."""
-    from wsss.lab.record.mlflow_runs import run_of  # slow to import
+    from wsss.lab.record.mlflow_runs import runs_of  # slow to import
 
-    used: dict[Path, list] = {}  # folder to (name, MLflow run) of the experiments that used it
+    used: dict[Path, list] = {}  # folder to (name, MLflow runs) of the experiments that used it
     for path in sorted(paths.outputs_root().glob(f"runs/*/{results.JOURNAL}")):
-        experiment = _experiment(path.parent), run_of(path.parent)
+        experiment = _experiment(path.parent), runs_of(path.parent)
         for entry, _ in journal.entries(path.parent):
             if entry["kind"] == "stage":
                 folder = paths.stage_folder(entry["name"], Path(entry["folder"]).name)
@@ -43,9 +43,9 @@ def completed(stage: str = "") -> list[Completed]:
     found = []
     for place in sorted(paths.outputs_root().glob(stage or "*")):
         for folder, record in lineage.completed_runs(place):
-            makers = dict.fromkeys([(_experiment(folder), run_of(folder)), *used.get(folder, ())])
+            makers = [(_experiment(folder), runs_of(folder)), *used.get(folder, ())]
             names = [name for name in dict.fromkeys(name for name, _ in makers) if name]
-            ids = [folder.name, *(run_id for _, run_id in makers if run_id)]
+            ids = [folder.name, *sorted(set().union(*(run_ids for _, run_ids in makers)))]
             found.append(Completed(place.name, folder, record, names, ids))
     return sorted(found, key=lambda run: run.record["ended"], reverse=True)
 
