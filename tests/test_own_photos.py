@@ -79,7 +79,7 @@ def test_photos_without_masks_go_through_the_chain_and_have_no_scores(place, cap
         assert not [name for name in completed(place, stage)["metrics"] if "miou" in name]
     labels = list(place.glob("outputs/random_walk/*/labels/*/*.png"))
     predictions = list(place.glob("outputs/evaluate/*/predictions/*/*.png"))
-    assert (len(labels), len(predictions)) == (13, 5)
+    assert (len(labels), len(predictions)) == (13, 18)  # and the gallery of the label stages
 
 
 def test_a_network_is_found_by_its_model_and_by_its_runs(place):

@@ -62,7 +62,7 @@ def _named(picture, labels, names):
         inside = np.pad(labels == value, 1)
         if inside.sum() >= SEEN_PIXELS:
             depth = np.asarray(distance_transform_edt(inside))
-            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            y, x = map(int, np.unravel_index(depth.argmax(), depth.shape))
             look = {"fill": "white", "stroke_fill": "black", "stroke_width": 2, "anchor": "mm"}
             draw.text((x - 1, y - 1), names[value], font_size=size, **look)
     return np.array(drawn)

@@ -72,9 +72,9 @@ class Method(NamedTuple):
 
     def networks(self) -> tuple[models.Trained, models.Trained]:
         """The CAM network and the AffinityNet."""
-        return tuple(
-            models.open_network(file, kind, output_stride=self.strides[kind])
-            for kind, file in (("cam", self.cam), ("affinity", self.affinity))
+        return (
+            models.open_network(self.cam, "cam", output_stride=self.strides["cam"]),
+            models.open_network(self.affinity, "affinity", output_stride=self.strides["affinity"]),
         )
 
 
