@@ -195,7 +195,7 @@ def test_the_sound_photos_of_a_batch_get_done(command, content, world, capsys):
     new = {name: found for name, found in tree(world).items() if name not in before}
     assert {name for name, found in new.items() if found is not None} == {
         *("out/labels/a.png", "out/overlays/a.jpg", "out/making.json"),
-        *("out/classes.txt", "out/faults.txt"),
+        *("out/classes.txt", "out/faults.txt", "out/index.html"),
     }
     assert Path("out/faults.txt").read_text().count("\n") == 1
 

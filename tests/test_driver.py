@@ -128,7 +128,7 @@ def test_a_stage_that_refuses_its_input_is_failed_and_leaves_no_result(place, ca
         photo.write_bytes(whole)
 
 
-@pytest.mark.parametrize("given", ["train_segmentation.weights", "train_affinity.checkpoint"])
+@pytest.mark.parametrize("given", ["train_segmentation.start_from", "train_affinity.checkpoint"])
 def test_weights_that_are_not_there_are_reported_before_anything_runs(place, capsys, given):
     assert cli.main(["run", str(place / "smoke.yaml"), f"{given}=/nowhere/net.pth"]) == 2
     assert "/nowhere/net.pth: no such weight file; give" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from wsss.io.artifacts import save_labels
 def test_photos_masks_labels_and_lists_come_along(tiny_shapes, tmp_path, capsys):
     command = ["data", "small", "--from", str(tiny_shapes), "--root", str(tmp_path / "s")]
     assert main([*command, "--long", "60"]) == 0
-    assert "set data_root to it" in capsys.readouterr().out
+    assert "common.data_root=" in capsys.readouterr().out
     large, small = Devkit(tiny_shapes), Devkit(tmp_path / "s")
     assert small.classes == large.classes
     for split in ("train", "train_aug", "val"):

@@ -266,7 +266,7 @@ def test_a_new_store_gets_all_of_it_and_says_so(place, monkeypatch):
     assert seen(folder) == WHOLE and delivery.pending() == []
     second = {each: mlflow_runs.run_of(each) for each in (parent, folder)}
     assert not {*first.values()} & {*second.values()}
-    tags = {each: mlflow_store.run_tags(second[each]) for each in second}
+    tags = {each: tags_of(second[each]) for each in second}
     assert tags[parent]["wsss.stage.walk"] == second[folder]
     assert tags[folder]["mlflow.parentRunId"] == second[parent]
     calls = count(monkeypatch)
@@ -280,7 +280,7 @@ def test_a_stage_that_is_reused_reaches_a_new_store_with_what_reuses_it(place, m
     delivery.close_stale_runs()
     use(monkeypatch, place / "new.db")
     delivery.deliver(parent)
-    assert mlflow_store.run_tags(mlflow_runs.run_of(parent))["wsss.stage.walk"]
+    assert tags_of(mlflow_runs.run_of(parent))["wsss.stage.walk"]
     assert seen(folder) == WHOLE
 
 
@@ -297,7 +297,7 @@ def test_moved_outputs_keep_their_runs(place, monkeypatch, store):
     assert delivery.deliver(folder) == delivery.deliver(parent) == []
     found = {each.name: mlflow_runs.run_of(each) for each in (parent, folder)}
     assert (found == runs) == (store == "mlflow.db") and seen(folder) == WHOLE
-    tags = mlflow_store.run_tags(found[folder.name])
+    tags = tags_of(found[folder.name])
     assert tags["mlflow.parentRunId"] == found[parent.name]
     assert tags[mlflow_runs.HOME] == str(folder)
 
@@ -316,9 +316,9 @@ def test_a_copy_of_the_outputs_does_not_write_into_the_runs_of_the_original(plac
     found = [mlflow_runs.run_of(each) for each in copies]
     assert not {*found} & {*runs}
     assert seen(copies[1]) == (*WHOLE[:3], [8.75, 9.23], *WHOLE[4:])
-    tags = mlflow_store.run_tags(found[0])
+    tags = tags_of(found[0])
     assert tags["wsss.stage.walk"] == found[1]
-    assert mlflow_store.run_tags(found[1])["mlflow.parentRunId"] == found[0]
+    assert tags_of(found[1])["mlflow.parentRunId"] == found[0]
     Journal(folders[1]).metrics({"miou": 7.0})  # the original goes on in its own
     delivery.deliver(folders[1])
     assert mlflow_runs.run_of(folders[1]) == runs[1]
@@ -363,15 +363,19 @@ def test_any_name_of_an_id_list_makes_a_metric_that_is_found_by_it(place):
     assert {f"miou/{name}" for name in fine} <= inside.keys()
 
 
+def tags_of(run_id):
+    run = mlflow_store.find_run(run_id)
+    assert run is not None
+    return run.data.tags
+
+
 def images(folder):
     files = mlflow_store.client().list_artifacts(mlflow_runs.run_of(folder), "images")
     return [file.path for file in files]
 
 
 def test_pictures_of_long_names_are_in_the_gallery(place, monkeypatch):
-    monkeypatch.setenv(stage_run.DRIVEN_VARIABLE, "1")
     folder = paths.stage_folder("walk", "0a")
-    Journal(folder).begin("toys", "walk", tags={})
     run = stage_run.StageRun("walk", {}, inputs={}, folder=folder, data_digest="d")
     pixels = np.zeros((2, 2, 3), np.uint8)
     run.log_gallery({"n" * 250: pixels, "n" * 251: pixels, "short": pixels})
@@ -437,7 +441,7 @@ def test_a_models_name_is_refused_before_anything_runs(name):
     given = {"model_name": name}
     item = Planned(None, given, "0a", paths.stage_folder("evaluate", "0a"), False)
     with pytest.raises(InputError, match="model_name: expected a name without"):
-        PROJECT.check_files([item])
+        PROJECT.check_values([item])
     if len(name) <= 256:  # of which SQLite knows nothing
         with pytest.raises(mlflow.MlflowException):
             mlflow_store.client().create_registered_model(name)

@@ -23,6 +23,8 @@ from wsss.models.ready import ready
 from wsss.photos import map_photos
 from wsss.photos.segmentation import segment
 
+SOUND = ": sound, 3 label maps; upload it to the evaluation server"
+
 SIZES = {"2008_000001": (40, 56), "2008_000006": (48, 33), "2008_000011": (41, 41)}  # height, width
 IDS = list(SIZES)
 ARCHITECTURE = {"output_stride": 8, "channels": 8, "dilation": 24, "low_level_channels": []}
@@ -97,7 +99,7 @@ def labels_of(content):
 def test_labels_are_those_of_the_evaluation(tmp_path, run, devkit, network, capsys):
     arguments = ["--run", str(run), "--out", str(tmp_path), "--scales", "0.5,1.0", "--flip"]
     assert cli.main(["export", "voc-test", *arguments]) == 0
-    assert capsys.readouterr().out == "sound: 3 label maps\n"
+    assert capsys.readouterr().out.endswith(f"results.tgz{SOUND}\n")
     members = read(tmp_path / "results.tgz")
     assert sorted(name for name in members if name.endswith(".png")) == [
         f"{FOLDER}/{id}.png" for id in IDS
@@ -285,7 +287,7 @@ def test_sound_archives_of_others(tmp_path, devkit, capsys, mode, folder, start)
     ]
     folders = [(special(start + "results", tarfile.DIRTYPE), b"")]
     archive = write(tmp_path / "any", [*folders, *members], mode=mode)
-    assert check(capsys, devkit, archive) == (0, ["sound: 3 label maps"])
+    assert check(capsys, devkit, archive) == (0, [f"{archive}{SOUND}"])
 
 
 A, B, C = IDS
@@ -435,8 +437,9 @@ def test_damaged_archives_are_one_fault(tmp_path, devkit, capsys, damage, expect
 )
 def test_another_palette_is_a_warning(tmp_path, devkit, capsys, palette):
     members = [(FIRST, png(A, palette=palette)), *sound()[1:]]
-    code, lines = check(capsys, devkit, write(tmp_path / "results.tgz", members))
-    assert (code, lines[1:]) == (0, ["sound: 3 label maps"])
+    archive = write(tmp_path / "results.tgz", members)
+    code, lines = check(capsys, devkit, archive)
+    assert (code, lines[1:]) == (0, [f"{archive}{SOUND}"])
     assert lines[0] == (
         f"warning: label maps with another palette than VOC's (1): {A}; the server reads indices, "
         "not colours: check that the indices are class numbers"
@@ -447,7 +450,7 @@ def test_a_palette_of_the_classes_alone_will_do(tmp_path, devkit, capsys):
     colours = artifacts.voc_palette()[:21].tobytes()
     members = [(FIRST, png(A, palette=colours)), *sound()[1:]]
     archive = write(tmp_path / "results.tgz", members)
-    assert check(capsys, devkit, archive) == (0, ["sound: 3 label maps"])
+    assert check(capsys, devkit, archive) == (0, [f"{archive}{SOUND}"])
 
 
 @pytest.fixture
@@ -462,8 +465,9 @@ def without_photos(tmp_path, devkit):
 
 def test_without_photos_sizes_are_not_checked(tmp_path, without_photos, capsys):
     members = [(FIRST, png(A, size=(8, 8))), *sound()[1:]]
-    code, lines = check(capsys, without_photos, write(tmp_path / "results.tgz", members))
-    assert (code, lines[1:]) == (0, ["sound: 3 label maps"])
+    archive = write(tmp_path / "results.tgz", members)
+    code, lines = check(capsys, without_photos, archive)
+    assert (code, lines[1:]) == (0, [f"{archive}{SOUND}"])
     assert lines[0].startswith(f"warning: label maps of unknown size (3): {A}, {B}, {C};")
     members = [(FIRST, bomb(9_000, 9_000)), *sound()[1:]]
     code, lines = check(capsys, without_photos, write(tmp_path / "results.tgz", members))

@@ -11,7 +11,7 @@ from wsss.io import atomic
 PAGE = Template(
     """<!doctype html>
 <meta charset="utf-8">
-<title>$title</title>
+<title>Labelled photos</title>
 <style>
 body {font: 15px sans-serif; margin: 1.5em; background: #fafafa}
 main {display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1em}
@@ -19,7 +19,7 @@ figure {margin: 0; background: white; padding: .5em; border: 1px solid #ddd}
 img {width: 100%}
 figcaption {overflow-wrap: anywhere}
 </style>
-<h1>$title</h1>
+<h1>Labelled photos</h1>
 <p>$about</p>
 <main>
 $figures
@@ -50,7 +50,6 @@ def write_page(
         )
         for photo_id in ids
     ]
-    texts = {"title": escape(folder.resolve().name), "about": escape(about)}
     path = folder / "index.html"
-    atomic.write_text(path, PAGE.substitute(texts, figures="\n".join(figures)))
+    atomic.write_text(path, PAGE.substitute(about=escape(about), figures="\n".join(figures)))
     return path

@@ -46,7 +46,7 @@ def _state(folder):
 def states(folder: Path | str) -> dict[str, dict]:
     """A folder's ``delivered.json``. One of before stores had an identity is under ""."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
-        found = json.loads((Path(folder) / results.DELIVERED).read_text())
+        found = json.loads((Path(folder) / results.DELIVERED).read_text(encoding="utf-8"))
         size = (Path(folder) / results.JOURNAL).stat().st_size
         return {
             store: {"run_id": state["run_id"], "offset": min(int(state["offset"]), size)}

@@ -104,7 +104,7 @@ class StageRun:
         """Remove what must not be gone on with: results of other inputs, and damaged files."""
         marker, begun = self.folder / BUILT_ON, None
         with suppress(OSError, ValueError):
-            begun = json.loads(marker.read_text())
+            begun = json.loads(marker.read_text(encoding="utf-8"))
         same = begun in (None, built_on)
         for name in results.changed(self.folder) if same else results.files(self.folder):
             (self.folder / name).unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
-from wsss.lab.record.journal import Journal, run_header
-from wsss.lab.record.stage_run import FIRST
+from wsss.lab.record.journal import Journal, legal, run_header
+from wsss.lab.record.stage_run import FIRST, KEY
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
 
 REPORT = "report.md"  # in a stage's folder
@@ -149,7 +149,7 @@ def _show_pictures(parent, item):
     for path in sorted(item.folder.glob("gallery/**/*.png")):
         name = path.relative_to(item.folder / "gallery").with_suffix("").as_posix()
         copy = _copy(path, parent.folder / "gallery" / name / f"{stage}.png")
-        parent.file(copy, kind="image", key=f"{FIRST}{name}/{stage}")
+        parent.file(copy, kind="image", key=legal(f"{FIRST}{name}/{stage}", *KEY))
     for path in sorted(item.folder.glob("figures/*.png")):
         parent.file(_copy(path, parent.folder / "figures" / stage / path.name), f"figures/{stage}")
     if (path := item.folder / REPORT).exists():
