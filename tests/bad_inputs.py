@@ -174,9 +174,19 @@ CASES = {
         case("own.yaml", "photos: own\nsplits: {train: 3}", "splits.train cannot be 3; give ids"),
         case("own.yaml", "photos: own\nclasses: [a, a]", "each once, but found 2"),
         case("own.yaml", "photos: own\nclasses: [no, on]", "in classes but YAML reads False there"),
-        case("own.yaml", "photos: own\nleave_out: [a, 010]", "leave_out: there is no photo '010'"),
+        case(
+            "own.yaml",
+            "photos: own\nleave_out: [a, 010]",
+            "there is no photo '010'",
+            names="leave_out",
+        ),
         case("own.yaml", "photos: own\ntags: [null]", "in tags but YAML reads None there; put it"),
-        case("own.yaml", "photos: own\nsplits: {val: [007]}", "007 is not a photo of this folder"),
+        case(
+            "own.yaml",
+            "photos: own\nsplits: {val: [007]}",
+            "007 is not a photo",
+            names="split 'val'",
+        ),
         case(
             "own.yaml",
             "photos: own\nsplits: {all: [a]}",

@@ -26,7 +26,7 @@ from wsss.photos import evaluation
 
 # Imports of `mlflow_model`, direct and transitive. MLflow would infer them in further processes.
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pydensecrf2", "pyyaml")
-REQUIREMENTS += ("protobuf", "torch", "torchvision")
+REQUIREMENTS += ("platformdirs", "protobuf", "torch", "torchvision")
 LONG_SIDE = 1024  # pixels; twice the side of training photos
 EXAMPLE_SIDE = 256  # pixels of the example photo's longer side
 CARD_FILE = "MODEL_CARD.md"
