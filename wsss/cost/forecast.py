@@ -11,7 +11,7 @@ from wsss.cost import disk_space, timings
 from wsss.errors import InputError
 from wsss.io import text
 
-LISTED = 480  # bytes of memory per file while a folder is listed, measured with tracemalloc
+LISTED = 260  # bytes of memory per file while a folder is listed, measured with tracemalloc
 # bytes of memory per scored photo, its id and its counts, while all of them are written; the walk
 # still holds those before dense CRF
 SCORED = {"infer_cam": 1400, "random_walk": 2000, "evaluate": 1400}
