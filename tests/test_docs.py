@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {  # their files are large or their work is long; their own test
     ("data", "small"),
     ("reproduce",),
     ("bench",),
+    ("auto",),
 }
 
 

@@ -106,6 +106,23 @@ def test_a_network_is_found_by_its_model_and_by_its_runs(place):
     assert len(list(place.glob("seen/labels/*/*.png"))) == 18
 
 
+def test_one_command_leads_from_tagged_photos_to_labels_a_page_and_a_network(place, capsys):
+    out, description = place / "auto", str(place / "photos.yaml")
+    given = ["auto", description, "--experiment", str(place / "own.yaml"), "--out", str(out)]
+    assert cli.main(given) == 0
+    output = capsys.readouterr().out
+    assert "18 photos: about" in output and "all 9 stages are done" in output
+    assert len(list(out.glob("labels/*/*.png"))) == len(list(out.glob("overlays/*/*.jpg"))) == 18
+    assert (out / "index.html").read_text(encoding="utf-8").count("<figure>") == 18
+    trained = completed(place, "train_segmentation")["fingerprint"]
+    weights = place / "outputs" / "train_segmentation" / trained / "weights.pt"
+    assert (out / "network.pt").read_bytes() == weights.read_bytes()
+    (place / "foreign").mkdir()
+    (place / "foreign" / "mine.txt").write_text("mine")
+    assert cli.main([*given[:-1], str(place / "foreign")]) == 2
+    assert "not of this command" in capsys.readouterr().err
+
+
 def test_a_label_map_put_right_trains_the_last_network_again(place, capsys):
     run = completed(place, "random_walk")["fingerprint"]
     folder = place / "outputs" / "random_walk" / run
