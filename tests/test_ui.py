@@ -310,7 +310,10 @@ def test_a_run_holds_the_report_and_its_stages_sheets(pages, go, keep):
     tab = go(
         f"/experiments/{pages.experiment}/runs/{stage}/artifacts/figures/50_random_walk/sheet.png"
     )
-    expect(tab.locator("img.rc-image-img[src^='blob']")).to_be_visible()
+    tab.wait_for_function(
+        "() => [...document.images].some(image => image.naturalWidth > 100 && "
+        "image.checkVisibility() && image.getBoundingClientRect().height > 100)"
+    )
     keep("artifacts")
 
 

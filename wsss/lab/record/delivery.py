@@ -5,7 +5,7 @@ what reports need of completed stages.
 import errno
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,9 +215,15 @@ def pending() -> list[Path]:
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 
 
-def close_stale_runs(say: Say = print, *, register_model: Callable | None = None) -> None:
-    """End the runs under ``outputs/`` whose process is gone, and deliver what waits: all runs if
-    the store is new to them. Raises StoreUnavailable if the store does not answer.
+def close_stale_runs(
+    say: Say = print,
+    *,
+    register_model: Callable | None = None,
+    scores: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """End the runs under ``outputs/`` whose process is gone, completed stages with their headline
+    ``scores`` (see ``Project``), and deliver what waits: all runs if the store is new to them.
+    Raises StoreUnavailable if the store does not answer.
     """
     if not any(paths.outputs_root().glob(f"*/*/{results.JOURNAL}")):
         return  # the first run, which need not wait until the store is made
@@ -236,16 +242,19 @@ def close_stale_runs(say: Say = print, *, register_model: Callable | None = None
                 continue
             with held(folder, "work") as idle:
                 if idle and not journal.ended(folder):
-                    _close(folder)
+                    _close(folder, scores or {})
             for line in deliver(folder, register_model=register_model) if idle else ():
                 say(line)
 
 
-def _close(folder):
+def _close(folder, scores):
     """End a run whose process is gone; FINISHED if only the driver was killed."""
-    finished = results.completion(folder) and not results.damage(folder)
-    cause = None if finished else "its process was killed, or the machine went down"
-    journal.Journal(folder).end("FINISHED" if finished else "FAILED", cause)
+    record, run = results.completion(folder), journal.Journal(folder)
+    if record and not results.damage(folder):
+        run.metrics(mlflow_pages.headlines(record["metrics"], scores))
+        run.end("FINISHED")
+    else:
+        run.end("FAILED", "its process was killed, or the machine went down")
 
 
 class Completed(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from mlflow import MlflowException
@@ -42,7 +43,7 @@ def title(changes: dict) -> str:
     return ", ".join([*parts[:MOST], *more])
 
 
-def headlines(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> dict[str, float]:
+def headlines(metrics: dict[str, float], scores: Mapping[str, tuple[str, str]]) -> dict[str, float]:
     """The scores that MLflow shows first: one per titled metric.
 
     Args:

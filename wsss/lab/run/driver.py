@@ -45,7 +45,8 @@ def run(
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
-        delivery.close_stale_runs(say, register_model=project.register_model)
+        given = {"register_model": project.register_model, "scores": project.scores}
+        delivery.close_stale_runs(say, **given)
     except delivery.StoreUnavailable as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     if line := provenance.other_versions([item.folder for item in planned if item.done]):
@@ -117,7 +118,8 @@ def _run_stages(name, planned, parent, uploader, machine, project):
                     uploader.upload()  # a report reads what earlier stages recorded
                     try:
                         later = _seconds_of(planned[place - 1 :])
-                        run_stage(name, item, label=label, later=later, **where)
+                        more = {"later": later, "scores": project.scores}
+                        run_stage(name, item, label=label, **more, **where)
                     finally:
                         pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +87,14 @@ def run_stage(
     uploader: Uploader,
     machine: Machine,
     later: float | None = None,
+    scores: Mapping[str, tuple[str, str]] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
     """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
 
     ``parent`` is the folder of the journal whose run is the parent of the stage's run, ``later``
-    the seconds that all stages from this one on may take. Raises InputError if the stage refused
-    its input, StageFailed if it ended otherwise without completing.
+    the seconds that all stages from this one on may take, ``scores`` those of Project. Raises
+    InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
     """
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
@@ -122,7 +123,9 @@ def run_stage(
                 atomic.save_json(item.folder / "run.json", {"seconds": seconds})
                 if status == "FINISHED":
                     journal = Journal(item.folder)  # read again: the notebook has added to it
-                    journal.metrics({"seconds": seconds})
+                    metrics = results.completed(item.folder)["metrics"]
+                    first = mlflow_pages.headlines(metrics, scores or {})
+                    journal.metrics(first | {"seconds": seconds})
                 journal.end(status, f"{kind}: {reason}" if reason else None)
         if status == "FAILED" and kind == InputError.__name__:
             raise InputError(reason)
