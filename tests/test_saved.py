@@ -53,6 +53,24 @@ def test_the_stride_may_differ_and_nought_keeps_the_trained_one(tmp_path):
     assert models.open_network(path, output_stride=16).network.backbone.strides[-1] == 16
 
 
+@pytest.mark.parametrize("wanted", [["ant", "wasp", "bee"], ["ant", "bee"], ["cat", "bee", "wasp"]])
+def test_a_network_of_other_classes_or_in_another_order_is_refused(tmp_path, wanted):
+    network = models.build_cam("small", 3)
+    path = tmp_path / "w.pt"
+    models.save_network(path, network, kind="cam", classes=CLASSES, backbone="small")
+    assert models.open_network(path, "cam", classes=CLASSES).classes == tuple(CLASSES)
+    models.load_into(network, path, classes=CLASSES)
+    refused = (
+        r"w\.pt: expected a network of the data's classes, in their order, but it \(ant, bee, wasp"
+    )
+    for take in (
+        models.open_network,
+        lambda path, **given: models.load_into(network, path, **given),
+    ):
+        with pytest.raises(InputError, match=refused):
+            take(path, classes=wanted)
+
+
 def test_a_network_whose_file_was_damaged_is_refused(tmp_path):
     """torch loads tensors of zeros without a word where a block never reached the disk."""
     network = models.build_cam("small", 2)
