@@ -23,7 +23,6 @@ def _auto(arguments):
     """
     from wsss.apply import find_networks, label_photos  # slow to import
     from wsss.cli.project import PROJECT
-    from wsss.datasets import survey
     from wsss.io import atomic
     from wsss.lab import paths, plan
     from wsss.lab.run import driver
@@ -31,9 +30,8 @@ def _auto(arguments):
 
     out = arguments.out
     atomic.refuse_foreign(out / label_photos.MAKING)
-    dataset, description, found = _described(arguments)
+    dataset, description = _described(arguments)
     tagged = dataset.ids("all")
-    print(survey.describe(dataset, found))
     minutes = (START + EACH * len(tagged) / cores()) / 60
     print(f"{len(tagged)} photos: about {minutes:.0f} min on {cores()} cores, less on a GPU")
     file = arguments.experiment or paths.project_root() / "experiments" / "own_photos.yaml"
@@ -61,8 +59,8 @@ def _auto(arguments):
 
 
 def _described(arguments):
-    """The photos as a dataset, a file that describes them, which notebooks read, and their
-    ``Survey``.
+    """The photos as a dataset, and a file that describes them, which notebooks read; prints what is
+    in them.
     """
     from wsss.datasets import Folder, survey
     from wsss.lab import paths
@@ -72,15 +70,17 @@ def _described(arguments):
         if arguments.tags:
             raise InputError(f"--tags: {photos} names its own tags; change it there")
         dataset = Folder.described(photos)
-        return dataset, photos, survey.survey(dataset)
+        print(survey.describe(dataset, survey.survey(dataset)))
+        return dataset, photos
     given = {"tags": arguments.tags} if arguments.tags else {}
     dataset = Folder(photos, **given)
     found = survey.survey(dataset)
+    print(survey.describe(dataset, found))
     digits = hashlib.blake2b(str(photos.resolve()).encode(), digest_size=3).hexdigest()
     path = paths.outputs_root() / "auto" / f"{photos.resolve().name}-{digits}.yaml"
     path.unlink(missing_ok=True)
     survey.save(dataset, found, path=path, **given)
-    return Folder.described(path), path, found
+    return Folder.described(path), path
 
 
 def add(commands):
