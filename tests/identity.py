@@ -190,7 +190,10 @@ class Chain:
             for what in ("photo", "mask")
         )
         code = {name: (self.root / "toy" / f"{name}.py").read_text() for name in CODE}
-        code = {name: source.split("def unused")[0].split("#")[0] for name, source in code.items()}
+        code = {
+            name: source.split("def unused")[0].replace("  # why", "")
+            for name, source in code.items()
+        }
         learning = code["base"] + code["learning"]
         given = sorted((each.name, each.read_bytes()) for each in (self.root / "given").iterdir())
         weights = (self.root / "weights.bin").read_bytes()
