@@ -273,8 +273,8 @@ def pets(tmp_path):
 
 def test_a_class_that_shifts_the_others_numbers_is_noticed(pets, capsys):
     code, lines = surveyed(capsys, pets)
-    told = "0 of 8 masks show a class that their photo is not tagged with"
-    assert code == 0 and f"note: {told}" in lines
+    note = "0 of 8 masks show a class that their photo is not tagged with"
+    assert code == 0 and f"note: {note}" in lines
     photo(pets / "new.png", colour=255)
     with (pets / "tags.csv").open("a") as file:
         file.write("new,ant\n")

@@ -1,6 +1,7 @@
 """The whole chain on a folder of photos without a single mask, then again on labels put right."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -117,6 +118,19 @@ def test_one_command_leads_from_tagged_photos_to_labels_a_page_and_a_network(pla
     trained = completed(place, "train_segmentation")["fingerprint"]
     weights = place / "outputs" / "train_segmentation" / trained / "weights.pt"
     assert (out / "network.pt").read_bytes() == weights.read_bytes()
+    record = out / "making.json"
+    content = json.loads(record.read_text())
+    outside = place / "outside.txt"
+    outside.write_text("mine")
+    content |= {"making": {}, "made_from": content["made_from"] | {"../outside.txt": 1}}
+    record.write_text(json.dumps(content))  # as if other networks had made the labels
+    assert cli.main(given) == 0
+    assert outside.exists() and len(list(out.glob("labels/*/*.png"))) == 18
+    (out / "network.pt").unlink()  # then they are not of this command, and stay
+    record.write_text(json.dumps(content))
+    assert cli.main(given) == 2
+    assert len(list(out.glob("labels/*/*.png"))) == 18
+    capsys.readouterr()
     (place / "foreign").mkdir()
     (place / "foreign" / "mine.txt").write_text("mine")
     assert cli.main([*given[:-1], str(place / "foreign")]) == 2

@@ -91,7 +91,7 @@ def test_a_hooks_repository_is_not_taken(project, tmp_path, monkeypatch):
 
 
 CHANGED = {
-    "notebooks/10_a.ipynb": b'{"cells": [1]}\n',  # git is told to hide its differences
+    "notebooks/10_a.ipynb": b'{"cells": [1]}\n',  # git is set to hide its differences
     "code.py": b"one = '\xe9'  # Latin-1, without a line end \x00",
     "lines.py": b"one = 1\r\ntwo = 3\r\n",
     "notebooks/new module.py": b"x = 1",

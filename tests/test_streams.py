@@ -38,7 +38,7 @@ def test_the_numbers_of_closed_streams_are_taken(photos):
     code = (
         "import os, subprocess, sys; from wsss.cli import main"
         "; main(['data', 'folder', sys.argv[1]])"
-        "; subprocess.run(['sh', '-c', 'echo told'], check=True)"  # fails if it has no output
+        "; subprocess.run(['sh', '-c', 'echo shown'], check=True)"  # fails if it has no output
         "; os._exit(os.fstat(1).st_rdev != os.stat(os.devnull).st_rdev)"
     )
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", code, str(photos)]

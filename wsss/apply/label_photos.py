@@ -92,9 +92,10 @@ def discard(folder: Path, making: Mapping) -> None:
     with suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["making"] != json.loads(json.dumps(making, default=str)):
-            for name in found["made_from"]:
-                (folder / name).unlink(missing_ok=True)
-            path.unlink()
+            files = ((folder / name).resolve() for name in found["made_from"])
+            for file in files:
+                if file.is_relative_to(folder.resolve()):  # the record may be of anyone
+                    file.unlink(missing_ok=True)
             atomic.save_json(path, {"making": making, "made_from": {}})
 
 

@@ -10,6 +10,7 @@ from wsss.errors import InputError
 # Seconds on one core: of the chain without photos, and of each photo. Measured with 30 photos of
 # 500 x 375 on 2 cores, which share the work on photos but not the starting of notebooks.
 START, EACH = 110, 9.0
+NETWORK = "network.pt"  # in the folder of results, written last
 
 
 def _auto(arguments):
@@ -46,11 +47,12 @@ def _auto(arguments):
     where = shlex.quote(str(out))
     job = label_photos.label_job(dataset, networks, folder=out, maps=method.maps, walk=method.walk)
     making = method.making() | {"long": dataset.long_side}
-    label_photos.discard(out, making)  # of before a tag or a photo changed
+    if (out / NETWORK).exists():  # this command's own, of before a tag or a photo changed
+        label_photos.discard(out, making)
     given = {"dataset": dataset, "folder": out, "making": making, "label": "label"}
     report = label_photos.run(job, tagged, **given)
     network = folders["train_segmentation"] / "weights.pt"
-    with atomic.write(out / "network.pt") as partial:
+    with atomic.write(out / NETWORK) as partial:
         partial.write_bytes(network.read_bytes())
     print(
         f"{report.done} label maps: {where}/labels; look at them: {where}/index.html\n"
