@@ -7,13 +7,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from tempfile import NamedTemporaryFile
 
 from wsss.errors import InputError
-from wsss.io.locks import acquire, lock_of
+from wsss.io.locks import acquire, held, lock_of
 from wsss.io.text import markdown_table
 from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
-from wsss.lab.record.journal import Journal, legal
+from wsss.lab.record.journal import Journal, legal, run_header
 from wsss.lab.record.stage_run import FIRST, KEY
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
 
@@ -130,6 +130,9 @@ def _run_stages(name, planned, parent, uploader, machine, project):
                 about = f"{metrics['seconds']:.0f} s  {summary(final, project.scores)}"
                 machine.say(f"{label}: done in {about}{paths.shown(item.folder)}")
             first = mlflow_pages.headlines(final, project.scores)
+            with held(item.folder, "driver") as idle:  # else the run that has it does the same
+                if idle and run_header(item.folder)[0]:
+                    Journal(item.folder).metrics(first)
             parent.metrics(first)
             headlines += first
             others |= {f"{item.name}.{metric}": round(metrics[metric], 4) for metric in metrics}
