@@ -7,6 +7,7 @@ from typing import Any
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 
+YAML = (".yaml", ".yml")
 KEYS = {  # with their types
     "photos": str,
     "tags": str | list,
@@ -36,23 +37,21 @@ def read_description(path: Path | str) -> dict[str, Any]:
             raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
             raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
-    lists = given.get("splits") or {}
-    texts = given | {f"splits.{name}": values for name, values in lists.items()}
-    for name, values in texts.items():  # `no` and `007` are no texts to YAML
+    lists = given.get("splits", {})
+    for name, value in lists.items():
+        if not isinstance(value, str | list):
+            fault = f"splits.{name} cannot be {shown(value)}; give ids, a file or a folder"
+            raise InputError(f"{path}: {fault}")
+        if isinstance(value, str) and value.endswith(".txt"):
+            lists[name] = path.parent / value
+    texts = {"splits": list(lists)} | {f"splits.{name}": ids for name, ids in lists.items()}
+    for name, values in (given | texts).items():  # `no` and `007` are no texts to YAML
         for value in values if isinstance(values, list) else ():
             if not isinstance(value, str):
                 fault = f"expected texts in {name} but YAML reads {shown(value)} there"
                 raise InputError(f"{path}: {fault}; put it in quotes")
-    for name in ("photos", "masks"):
-        if name in given:
-            given[name] = path.parent / given[name]
-    if "tags" in given:
-        files = [given["tags"]] if isinstance(given["tags"], str) else given["tags"]
-        given["tags"] = [path.parent / file for file in files]
-    for name, value in lists.items():
-        if not (isinstance(name, str) and isinstance(value, str | list)):
-            fault = f"splits.{name} cannot be {shown(value)}"
-            raise InputError(f"{path}: {fault}; give ids, a file or a folder")
-        if isinstance(value, str) and value.endswith(".txt"):
-            lists[name] = path.parent / value
+    for name in given.keys() & {"photos", "tags", "masks"}:
+        value = given[name]
+        several = isinstance(value, list)
+        given[name] = [path.parent / each for each in value] if several else path.parent / value
     return given

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -138,15 +137,12 @@ def _orientation(photo):
 def _opened(path, what, *, formats=None) -> Iterator[ImageFile.ImageFile]:
     """An image file, its header read; every failure becomes an InputError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is ignored
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below
+        with warnings.catch_warnings(action="ignore"):  # of broken EXIF, and of sizes bounded below
             local = mirror.download_file(path)
-            status = local.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe would block forever
-                raise OSError(errno.EINVAL, "no plain file")
-            if status.st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
+            if local.stat().st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
                 raise OSError(errno.EFBIG, f"more than {MOST_BYTES:,} bytes")
+            if not local.is_file():  # a pipe would block forever
+                raise OSError(errno.EINVAL, "no plain file")
             with Image.open(local, formats=formats) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}x{file.height}")
@@ -173,7 +169,6 @@ def _opened_photo(path) -> Iterator[Image.Image]:
     """A photo's file, its format, number of frames and size checked."""
     with _opened(path, "photo") as file:
         frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
-        fault = ""
         if file.format not in FORMATS:
             fault = f"a JPEG, PNG or WebP but it is {file.format}; save it as PNG"
         elif frames > 1:
@@ -181,9 +176,10 @@ def _opened_photo(path) -> Iterator[Image.Image]:
         elif min(file.size) < LEAST_SIDE:
             size = f"{file.width}x{file.height}"
             fault = f"at least {LEAST_SIDE} pixels on each side but it has {size}; leave it out"
-        if fault:
-            raise InputError(f"{path}: expected {fault}")
-        yield file
+        else:
+            yield file
+            return
+        raise InputError(f"{path}: expected {fault}")
 
 
 def _shrunk(size, long_side) -> tuple[int, int]:

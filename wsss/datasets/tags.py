@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from wsss.datasets.photos import SUFFIXES
 from wsss.errors import InputError, one_line, reason
 from wsss.io.artifacts import IGNORE
@@ -59,13 +57,6 @@ def read_tags(path: Path | str) -> Tags:
 def folder_tags(ids: Iterable[str]) -> Tags:
     """One folder per tag: photos get the name of the uppermost folder that they lie in."""
     return Tags([(each, [PurePosixPath(each).parts[0]]) for each in ids if "/" in each])
-
-
-def label_vector(numbers: Sequence[int], count: int) -> np.ndarray:
-    """Class numbers from 1 as float32 (count,), 1 where the class is present."""
-    vector = np.zeros(count, np.float32)
-    vector[np.array(numbers) - 1] = 1
-    return vector
 
 
 def normal(text: str) -> str:
