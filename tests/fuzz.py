@@ -121,7 +121,7 @@ def _description(path):
             samples.photo().save(path.parent / "photos" / f"{name}.png")
     data = Folder.open(path)
     with contextlib.suppress(InputError):  # which names the list
-        data.splits()
+        data.ids("all")
 
 
 def _corrections(path):

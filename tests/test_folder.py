@@ -96,7 +96,7 @@ def test_lists_are_taken_where_they_are_given(root):
     (root / "splits" / "train.txt").write_text("a.jpg\ndeep/d\n\n")
     (root / "splits" / "val.txt").write_text("\ufeffé/ünï\r\nb 2\r\n")
     data = Folder(root)
-    assert data.splits() == ["train", "val", "all"]
+    assert list(data.splits) == ["train", "val", "all"]
     assert data.ids("train") == ["a", "deep/d"] and data.ids("val") == ["é/ünï", "b 2"]
     for line, reason in (
         ("c", "is not a photo of this folder"),

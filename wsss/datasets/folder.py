@@ -10,17 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from wsss.datasets.folder_yaml import YAML, read_description
-from wsss.datasets.photos import (
-    LEAST_SIDE,
-    SUFFIXES,
-    digest_files,
-    fit_mask,
-    photo_size,
-    read_photo,
-    short_digest,
-)
+from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, digest_files, fit_mask, photo_size
 from wsss.datasets.tags import PhotoNames, Tags, class_names, folder_tags, normal, read_tags, stem
-from wsss.datasets.voc import Dataset, read_mask
+from wsss.datasets.voc import Dataset, short_digest
 from wsss.errors import InputError, one_line, reason
 from wsss.io.text import UNWRITABLE, read_text
 
@@ -173,7 +165,7 @@ class Folder(Dataset):
             kept = [each for each in meant if each in self.photos]
             if meant and not kept:  # left out
                 continue
-            known = {numbers[label] for label in labels if label in numbers}
+            known = sorted({numbers[label] for label in labels if label in numbers})
             unknown = [label for label in labels if label not in numbers]
             if not kept and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
@@ -184,7 +176,7 @@ class Folder(Dataset):
             elif kept[0] in self._labels:
                 fault = "is listed twice; keep one line"
             else:
-                self._labels[kept[0]] = sorted(known)
+                self._labels[kept[0]] = known
                 if not unknown:
                     continue
                 self.unknown_tags[kept[0]] = unknown
@@ -192,13 +184,9 @@ class Folder(Dataset):
             self.faults.append(f"{self.tags_from}: {key}: {fault}")
 
     @cached_property
-    def _tagged(self):
-        return sorted(self.labelled())
-
-    @cached_property
-    def _splits(self):
+    def splits(self) -> dict[str, list[str]]:
         """Name to ids: the given or drawn lists, and ``all`` photos with tags."""
-        lists = self._lists
+        lists, tagged = self._lists, sorted(self.labelled())
         if lists is None:
             lists = {path.stem: path for path in sorted((self.root / "splits").glob("*.txt"))}
         if "all" in lists:
@@ -207,10 +195,10 @@ class Folder(Dataset):
         if lists:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
-            order = sorted(self._tagged, key=self._draw)
+            order = sorted(tagged, key=self._draw)
             val = set(order[: round(self.val_share * len(order))])
             found = {"train": sorted(set(order) - val), "val": sorted(val)}
-        return found | {"all": self._tagged}
+        return found | {"all": tagged}
 
     def _draw(self, photo_id):
         """A hash of the id, so that few photos move when others are added."""
@@ -220,7 +208,7 @@ class Folder(Dataset):
         """The ids of a list given in any form, without the photos left out."""
         if isinstance(given, str):  # a folder among the photos
             inside = normal(given).rstrip("/") + "/"
-            return [photo_id for photo_id in self._tagged if photo_id.startswith(inside)]
+            return sorted(each for each in self.labelled() if each.startswith(inside))
         where = f"split '{name}'"
         if isinstance(given, Path):
             where, given = given, read_text(given, "an id list").splitlines()
@@ -243,17 +231,13 @@ class Folder(Dataset):
 
     def ids(self, split: str) -> list[str]:
         """The ids of ``train``, ``val``, ``all`` (with tags), or of a given list."""
-        if split not in self._splits:
-            have = ", ".join(self._splits)
+        if split not in self.splits:
+            have = ", ".join(self.splits)
             raise InputError(f"{self.root}: no id list '{split}'; the lists here are: {have}")
-        if not self._splits[split]:
+        if not self.splits[split]:
             fix = f"tag more photos (tags are from {self.tags_from})"
             raise InputError(f"{self.root}: the id list '{split}' is empty; {fix}")
-        return list(self._splits[split])
-
-    def splits(self) -> list[str]:
-        """The names of the id lists that are not empty."""
-        return [name for name, ids in self._splits.items() if ids]
+        return list(self.splits[split])
 
     def image_path(self, photo_id: str) -> Path:
         return self.root / self.photos.get(photo_id, f"{photo_id}.jpg")
@@ -263,16 +247,9 @@ class Folder(Dataset):
         spelt = self.masks / self.photos.get(photo_id, path).with_suffix(".png")  # as its photo is
         return spelt if spelt != path and spelt.exists() else path
 
-    def image(self, photo_id: str) -> np.ndarray:
-        """The photo as uint8 RGB (H, W, 3), upright, at most ``long_side`` pixels long."""
-        return read_photo(self.image_path(photo_id), long_side=self.long_side)
-
     def mask(self, photo_id: str) -> np.ndarray:
-        """The mask as uint8 (H, W), of ``image``'s size."""
-        path = self.mask_path(photo_id)
-        mask = read_mask(path, num_classes=len(self.classes))
         size = photo_size(self.image_path(photo_id), long_side=self.long_side)
-        return fit_mask(mask, size, name=path)
+        return fit_mask(super().mask(photo_id), size, name=self.mask_path(photo_id))
 
     def masked(self, ids: Iterable[str]) -> list[str]:
         return [photo_id for photo_id in ids if os.path.exists(self.mask_path(photo_id))]
@@ -286,10 +263,11 @@ class Folder(Dataset):
         """Two short digests, joined by a hyphen: of classes, tags, id lists, ``long_side`` and the
         tagged photos, and of their masks; files by contents.
         """
-        files = digest_files(self.root, map(self.image_path, self._tagged))
-        tags = sorted((photo_id, self._labels[photo_id]) for photo_id in self._tagged)
-        known = [type(self).__name__, self.classes, self._splits, self.long_side, tags, files]
-        masks = digest_files(self.masks, map(self.mask_path, self._tagged))
+        tagged = self.splits["all"]
+        files = digest_files(self.root, map(self.image_path, tagged))
+        tags = [(photo_id, self._labels[photo_id]) for photo_id in tagged]
+        known = [type(self).__name__, self.classes, self.splits, self.long_side, tags, files]
+        masks = digest_files(self.masks, map(self.mask_path, tagged))
         return f"{short_digest(known)}-{short_digest(masks)}"
 
     def check(self, splits: Collection[str], **options) -> list[str]:

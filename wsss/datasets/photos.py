@@ -1,8 +1,6 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +35,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
             pixels on a side, or of more than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
-        size = _shrunk(photo.size, long_side)
+        size = _read_size(photo, long_side)
         if size != photo.size:
             # libjpeg decodes to a fraction of the size at that fraction of the time
             photo.draft(None, size)
@@ -54,7 +52,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
 def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
     """``(height, width)`` of what ``read_photo`` gives, from the file's header alone."""
     with _opened_photo(path) as photo:
-        width, height = _shrunk(photo.size, long_side)
+        width, height = _read_size(photo, long_side)
         return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
 
 
@@ -68,14 +66,19 @@ def photo_digests(paths: Iterable[Path]) -> dict[Path, str]:
     return dict(zip(readable, contents.digests(readable), strict=True))
 
 
+def scaled(size: Sequence[int], long_side: int) -> tuple[int, int]:
+    """Two sides in the same proportion, the longer one ``long_side``, none below 1."""
+    one, other = (max(1, round(side * (long_side / max(size)))) for side in size)
+    return one, other
+
+
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
     """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read.
 
     Raises:
         InputError: the mask, of this ``name``, is smaller or of other proportions.
     """
-    scale = max(size) / max(mask.shape)
-    if scale > 1 or tuple(max(1, round(side * scale)) for side in mask.shape) != tuple(size):
+    if max(size) > max(mask.shape) or scaled(mask.shape, max(size)) != tuple(size):
         raise InputError(
             f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} but its photo is "
             f"{size[1]}x{size[0]}, or larger in proportion; replace the mask"
@@ -118,11 +121,6 @@ def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
         raise InputError(f"{large}: expected at most {MOST_BYTES:,} bytes; replace the file")
     names = (path.relative_to(root).as_posix() for path in found)
     return dict(zip(names, contents.digests(found), strict=True))
-
-
-def short_digest(state: object) -> str:
-    """Twelve hexadecimal digits of plain values."""
-    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def _orientation(photo):
@@ -182,10 +180,9 @@ def _opened_photo(path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: expected {fault}")
 
 
-def _shrunk(size, long_side) -> tuple[int, int]:
-    """(width, height) at most ``long_side`` pixels long; 0 keeps the size."""
-    scale = min(1, long_side / max(size)) if long_side else 1
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+def _read_size(photo, long_side):
+    """(width, height) of a photo that may have ``long_side`` pixels, 0 any number."""
+    return scaled(photo.size, min(max(photo.size), long_side or MOST_PIXELS))
 
 
 def _rgb(photo):

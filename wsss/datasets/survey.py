@@ -46,7 +46,7 @@ def survey(dataset: Folder) -> Survey:
     same = {}
     for name, digest in digest_files(dataset.root, readable).items():
         same.setdefault(digest, []).append(name)
-    lists = {split: set(dataset.ids(split)) for split in dataset.splits()}
+    lists = {split: set(ids) for split, ids in dataset.splits.items() if ids}
     lists["with mask"] = set(dataset.masked(sorted(tagged)))
     counts = {}
     for number, name in enumerate(dataset.classes, 1):

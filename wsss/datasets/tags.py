@@ -126,18 +126,17 @@ def expect_classes(folder: Path, classes: Sequence[str]) -> None:
 
 
 def _from_csv(path, lines):
-    header = next(lines, None)
-    if header is None or [name.strip() for name in header] != ["id", "labels"]:
-        found = ",".join(header) if header else "an empty file"
+    header = next(lines, [])
+    if [name.strip() for name in header] != ["id", "labels"]:
+        found = ",".join(header) or "an empty file"
         raise InputError(f"{path}: expected the header 'id,labels' but found {found!r}; fix it")
     rows = []
-    for line in lines:
-        if len(line) not in (0, 2):
+    for line in filter(None, lines):
+        if len(line) != 2:
             wanted = f"an id and labels separated by ';' but found {len(line)} columns"
             where = f"{path}, line {lines.line_num}"
             raise InputError(f"{where}: expected {wanted}; quote names with a comma")
-        if line:
-            rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
+        rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
     return Tags(rows)
 
 

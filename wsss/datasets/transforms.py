@@ -10,6 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from wsss.datasets.photos import scaled
 from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE
 
@@ -24,10 +25,8 @@ class RandomLongSide(v2.Transform):
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs):
-        height, width = v2.functional.get_size(flat_inputs[0])
         long = int(torch.randint(self.low, self.high + 1, ()))
-        scale = long / max(height, width)
-        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
+        return {"size": scaled(v2.functional.get_size(flat_inputs[0]), long)}
 
     def transform(self, inpt, params):
         return v2.functional.resize(inpt, params["size"], antialias=True)

@@ -1,5 +1,7 @@
 """A dataset in the layout of the PASCAL VOC devkit: photos, image labels, masks and id lists."""
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -10,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from wsss.datasets.photos import digest_files, read_photo, read_png, short_digest
+from wsss.datasets.photos import digest_files, read_photo, read_png
 from wsss.datasets.tags import normal, read_classes, read_tags
 from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
@@ -58,23 +60,28 @@ class MaskTags:
 
 
 class Dataset(Protocol):
-    """Photos by id, with image labels and masks; a subclass finds them. Object classes are numbered
-    from 1, in the order of ``classes``; in a mask 0 is background and 255 is ignored.
-    """
+    """Photos by id, with image labels and masks; classes are numbered from 1."""
 
     root: Path
     classes: tuple[str, ...]
     mask_folder: str  # its name alone
+    long_side, upright = 0, True  # how photos are read, for ``read_photo``
     _labels: dict[str, list[int]]  # by id; none of photos without labels, or an empty list
 
     def ids(self, split: str) -> list[str]: ...
     def image_path(self, photo_id: str) -> Path: ...
     def mask_path(self, photo_id: str) -> Path: ...
-    def image(self, photo_id: str) -> np.ndarray: ...  # uint8 RGB (H, W, 3)
-    def mask(self, photo_id: str) -> np.ndarray: ...  # uint8 (H, W)
     def masked(self, ids: Iterable[str]) -> list[str]: ...  # those that have a mask
     def labels(self, photo_id: str) -> list[int]: ...  # sorted
     def digest(self) -> str: ...  # of photos and labels, a hyphen, and of the masks
+
+    def image(self, photo_id: str) -> np.ndarray:
+        """The photo as uint8 RGB (H, W, 3), values 0 to 255."""
+        return read_photo(self.image_path(photo_id), long_side=self.long_side, upright=self.upright)
+
+    def mask(self, photo_id: str) -> np.ndarray:
+        """The mask as uint8 (H, W), of the size of ``image``."""
+        return read_mask(self.mask_path(photo_id), num_classes=len(self.classes))
 
     def labelled(self) -> set[str]:
         """The ids of the photos that have image labels."""
@@ -136,6 +143,7 @@ class Devkit(Dataset):
     """
 
     mask_folder = "SegmentationClassAug"
+    upright = False  # as masks are of the files' pixels
 
     def __init__(self, root: Path | str):
         root = Path(root)
@@ -171,13 +179,6 @@ class Devkit(Dataset):
 
     def mask_path(self, photo_id: str) -> Path:
         return self.root / self.mask_folder / f"{photo_id}.png"
-
-    def image(self, photo_id: str) -> np.ndarray:
-        """The photo as uint8 RGB (H, W, 3), values 0 to 255, not turned, as masks are not."""
-        return read_photo(self.image_path(photo_id), upright=False)
-
-    def mask(self, photo_id: str) -> np.ndarray:
-        return read_mask(self.mask_path(photo_id), num_classes=len(self.classes))
 
     def masked(self, ids: Iterable[str]) -> list[str]:
         return list(ids)  # each photo must have its mask
@@ -237,6 +238,11 @@ class Devkit(Dataset):
         known = short_digest([type(self).__name__, self.classes, sorted(lists.items()), photos])
         masks = digest_files(self.root, map(self.mask_path, ids))
         return f"{known}-{short_digest([self.mask_folder, masks])}"
+
+
+def short_digest(state: object) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def shared_photos(dataset, train: str, val: str) -> list[str]:
