@@ -93,8 +93,8 @@ class Folder(Dataset):
             raise InputError(f"{path}: {reason(error)}; fix its paths") from None
 
     def _find_photos(self, leave_out):
-        """Set ``photos`` (id to path inside the folder, sorted by id), ``unread`` (a count of other
-        files by kind) and ``faults`` (lines of text).
+        """Set ``photos`` (id to path inside the folder), ``unread`` (a count of other files by
+        kind) and ``faults`` (lines of text).
         """
         found, self.unread = {}, Counter()
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
@@ -121,24 +121,25 @@ class Folder(Dataset):
             raise InputError(f"{self.root}: expected {wanted} but found none; check the path")
         found = {photo_id: sorted(found[photo_id]) for photo_id in sorted(found)}
         self._names = PhotoNames(found)
-        out = {name: self._names.find(name) for name in sorted(leave_out)}
-        for photo_id in filter(None, out.values()):
-            found.pop(photo_id, None)  # which two names may mean
+        self.faults = []
+        for name in sorted(leave_out):
+            if photo_id := self._names.find(name):
+                found.pop(photo_id, None)  # two names may mean one photo
+            else:
+                fault = f"leave_out: there is no photo '{name}'; take it off the list"
+                self.faults.append(f"{self.root}: {fault}")
+        for photo_id, paths in found.items():
+            names = [*map(_spelled, paths)]
+            if names[1:]:  # `a.jpg` and `a.png`, or two spellings of a name
+                fault = f"have one id, and only {names[0]} is read; rename all but one"
+                self.faults.append(f"{self.root}: {' and '.join(names)} {fault}")
+            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES:
+                fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
+                self.faults.append(f"{self.root / paths[0]}: {fault}")
         self.photos = {photo_id: paths[0] for photo_id, paths in found.items()}
-        self.faults = [  # `a.jpg` and `a.png`, or two spellings of a name
-            f"{self.root}: {' and '.join(names := [*map(_spelled, paths)])} have one id, and only "
-            f"{names[0]} is read; rename all but one"
-            for paths in found.values()
-            if paths[1:]
-        ]
-        self.faults += [
-            f"{self.root}: leave_out: there is no photo '{name}'; take it off the list"
-            for name, photo_id in out.items()
-            if photo_id is None
-        ]
 
     def _find_tags(self, given):
-        """Where the tags come from, in words, and the ``Tags``."""
+        """Where the tags come from, in words, and the tags."""
         if given is None:
             given = [self.root / name for name in ("tags.csv", "tags.json")]
             given = [path for path in given if path.exists()]
@@ -195,9 +196,8 @@ class Folder(Dataset):
         if lists:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
-            order = sorted(tagged, key=self._draw)
-            val = set(order[: round(self.val_share * len(order))])
-            found = {"train": sorted(set(order) - val), "val": sorted(val)}
+            drawn = sorted(tagged, key=self._draw)[: round(self.val_share * len(tagged))]
+            found = {"train": sorted(set(tagged) - set(drawn)), "val": sorted(drawn)}
         return found | {"all": tagged}
 
     def _draw(self, photo_id):
@@ -271,17 +271,11 @@ class Folder(Dataset):
         return f"{short_digest(known)}-{short_digest(masks)}"
 
     def check(self, splits: Collection[str], **options) -> list[str]:
-        """The faults of all names and tags, and those of ``Dataset.check``, where ``masks`` is
-        ignored: all masks that exist are checked.
+        """The faults of all names and tags, and those of ``Dataset.check``, of all masks that exist
+        whatever ``masks`` is.
         """
-        fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
-        long_names = [
-            f"{self.root / path}: {fault}"
-            for photo_id, path in self.photos.items()
-            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES
-        ]
         options["masks"] = splits
-        return [*self.faults, *long_names, *super().check(splits, **options)]
+        return [*self.faults, *super().check(splits, **options)]
 
 
 def _spelled(path):

@@ -35,23 +35,24 @@ def read_description(path: Path | str) -> dict[str, Any]:
     for name, value in given.items():
         if name not in KEYS:
             raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
-        if not isinstance(value, KEYS[name]) or isinstance(value, bool):
-            raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
+        _check(path, name, value, KEYS[name])
     lists = given.get("splits", {})
+    _check(path, "splits", list(lists), list)  # their names
     for name, value in lists.items():
-        if not isinstance(value, str | list):
-            fault = f"splits.{name} cannot be {shown(value)}; give ids, a file or a folder"
-            raise InputError(f"{path}: {fault}")
+        _check(path, f"splits.{name}", value, str | list)
         if isinstance(value, str) and value.endswith(".txt"):
             lists[name] = path.parent / value
-    texts = {"splits": list(lists)} | {f"splits.{name}": ids for name, ids in lists.items()}
-    for name, values in (given | texts).items():  # `no` and `007` are no texts to YAML
-        for value in values if isinstance(values, list) else ():
-            if not isinstance(value, str):
-                fault = f"expected texts in {name} but YAML reads {shown(value)} there"
-                raise InputError(f"{path}: {fault}; put it in quotes")
     for name in given.keys() & {"photos", "tags", "masks"}:
         value = given[name]
         several = isinstance(value, list)
         given[name] = [path.parent / each for each in value] if several else path.parent / value
     return given
+
+
+def _check(path, name, value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
+    for each in value if isinstance(value, list) else ():
+        if not isinstance(each, str):  # `no` and `007` are no texts to YAML
+            fault = f"expected texts in {name} but YAML reads {shown(each)} there"
+            raise InputError(f"{path}: {fault}; put it in quotes")
