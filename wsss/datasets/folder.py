@@ -25,8 +25,7 @@ class Folder(Dataset):
     """Photos (JPEG, PNG, WebP) in a folder and its subfolders, with tags.
 
     A photo's id is its path inside the folder without extension. Only tagged photos are used for
-    training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size; a photo need
-    not have one.
+    training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size, if any.
 
     Args:
         root: the folder. Links to other folders are not followed; folders of labels (MAKING) and
@@ -78,9 +77,7 @@ class Folder(Dataset):
 
     @classmethod
     def open(cls, path: Path | str, **changes) -> "Folder":
-        """The dataset of a folder, or that which a YAML file describes; ``changes`` are arguments,
-        which replace the file's.
-        """
+        """A folder, or that which a YAML file describes; ``changes`` are arguments by name."""
         if Path(path).suffix not in YAML:
             return cls(path, **changes)
         given = read_description(path) | changes
@@ -93,9 +90,7 @@ class Folder(Dataset):
             raise InputError(f"{path}: {reason(error)}; fix its paths") from None
 
     def _find_photos(self, leave_out):
-        """Set ``photos`` (id to path inside the folder), ``unread`` (a count of other files by
-        kind) and ``faults`` (lines of text).
-        """
+        """Set ``photos`` (id to path inside), ``unread`` (other files by kind) and ``faults``."""
         found, self.unread = {}, Counter()
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
         for folder, inner, names in os.walk(self.root):
@@ -154,9 +149,7 @@ class Folder(Dataset):
         return ", ".join(map(str, files)) or "nowhere", tags
 
     def _assign(self, tags, classes):
-        """Set ``classes``, ``_labels`` (id to class numbers) and ``unknown_tags`` (id to those tags
-        of a photo that are no classes), and add to ``faults``.
-        """
+        """Set ``classes``, ``_labels`` and ``unknown_tags`` (id to tags that are no classes)."""
         used = sorted({label for _, row in tags.rows for label in row})
         self.classes = class_names(classes or tags.classes or used, where=self.tags_from)
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
@@ -260,9 +253,7 @@ class Folder(Dataset):
         raise InputError(f"{self.tags_from}: no tags for photo {photo_id}; add them")
 
     def digest(self) -> str:
-        """Two short digests, joined by a hyphen: of classes, tags, id lists, ``long_side`` and the
-        tagged photos, and of their masks; files by contents.
-        """
+        """Of classes, tags, id lists, ``long_side`` and tagged photos; and of their masks."""
         tagged = self.splits["all"]
         files = digest_files(self.root, map(self.image_path, tagged))
         tags = [(photo_id, self._labels[photo_id]) for photo_id in tagged]
@@ -271,9 +262,7 @@ class Folder(Dataset):
         return f"{short_digest(known)}-{short_digest(masks)}"
 
     def check(self, splits: Collection[str], **options) -> list[str]:
-        """The faults of all names and tags, and those of ``Dataset.check``, of all masks that exist
-        whatever ``masks`` is.
-        """
+        """As every dataset's; with the faults of names and tags, and of all masks that exist."""
         options["masks"] = splits
         return [*self.faults, *super().check(splits, **options)]
 

@@ -22,8 +22,7 @@ KEYS = {  # with their types
 
 
 def read_description(path: Path | str) -> dict[str, Any]:
-    """The arguments of ``Folder`` by name, ``photos`` for its root; paths start from the file's
-    folder.
+    """The arguments of ``Folder``, ``photos`` for its root; paths start from the file's folder.
 
     Raises:
         InputError: not readable, an unknown key, or a value of another type.

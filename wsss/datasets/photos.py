@@ -26,7 +26,6 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
     Transparent pixels become white; 16-bit grey values keep their upper byte.
 
     Args:
-        path: the file.
         long_side: pixels; a photo with a longer side is resized to it. 0 never resizes.
         upright: turn it as its EXIF orientation says.
 
@@ -113,9 +112,7 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Path from ``root`` on to digest of the contents, of those files that exist. Raises InputError
-    for one that is too large to be read, such as a sparse one.
-    """
+    """Path from ``root`` on to digest of those files that exist; InputError for a huge one."""
     found = [path for path in files if path.is_file()]
     if large := next((path for path in found if path.stat().st_size > MOST_BYTES), None):
         raise InputError(f"{large}: expected at most {MOST_BYTES:,} bytes; replace the file")

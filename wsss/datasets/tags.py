@@ -33,8 +33,7 @@ def read_tags(path: Path | str) -> Tags:
     ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or the categories of COCO's instances.
 
     Raises:
-        InputError: missing, unreadable, of another form, or with names that ``check_characters``
-            refuses.
+        InputError: missing, unreadable, of another form, or what ``check_characters`` refuses.
     """
     path = Path(path)
     form = path.suffix.lower()
@@ -95,8 +94,8 @@ class PhotoNames:
 
 
 def class_names(given: Iterable[object], *, where: object, least: int = 0) -> tuple[str, ...]:
-    """Names of object classes, in the order of their numbers from 1, in one spelling; InputError
-    for fewer than ``least`` or more than 254, for one twice, unprintable or reserved.
+    """Names of classes in one spelling, in the order of their numbers from 1; InputError for fewer
+    than ``least`` or more than 254, for one twice, unprintable or reserved.
     """
     names = tuple(normal(str(name)).strip() for name in given)
     count = len(names)

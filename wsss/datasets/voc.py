@@ -73,7 +73,7 @@ class Dataset(Protocol):
     def mask_path(self, photo_id: str) -> Path: ...
     def masked(self, ids: Iterable[str]) -> list[str]: ...  # those that have a mask
     def labels(self, photo_id: str) -> list[int]: ...  # sorted
-    def digest(self) -> str: ...  # of photos and labels, a hyphen, and of the masks
+    def digest(self) -> str: ...  # of photos, lists and labels; a hyphen; of masks. By contents
 
     def image(self, photo_id: str) -> np.ndarray:
         """The photo as uint8 RGB (H, W, 3), values 0 to 255."""
@@ -101,9 +101,8 @@ class Dataset(Protocol):
         progress: Callable = iter,
         compared: MaskTags | None = None,
     ) -> list[str]:
-        """The faults of the photos and labels on the id lists ``splits``, and of the masks on the
-        lists ``masks``, one line each. ``progress`` wraps the iteration over ids; ``compared``
-        counts the masks.
+        """The faults of the photos and labels on the id lists ``splits`` and the masks of those on
+        ``masks``, one line each. ``progress`` wraps the ids; ``compared`` counts the masks.
         """
         faults, compared = [], compared or MaskTags()
         masked = set(self.masked(photo_id for split in masks for photo_id in self.ids(split)))
@@ -203,9 +202,7 @@ class Devkit(Dataset):
         return found
 
     def boxed_labels(self, photo_id: str) -> list[int]:
-        """The classes of the boxes in ``Annotations/<photo_id>.xml``, difficult ones too, as sorted
-        numbers from 1.
-        """
+        """The classes of an annotation's boxes, difficult ones too, as sorted numbers from 1."""
         path = self._boxes(photo_id)
         content = read_bytes(path, "an annotation", most=ANNOTATION_BYTES)
         try:
@@ -227,9 +224,7 @@ class Devkit(Dataset):
         return sorted({self.classes.index(name) + 1 for name in names})
 
     def digest(self) -> str:
-        """Two short digests, joined by a hyphen: of class names, id lists, image labels and the
-        listed photos, and of the masks; all by contents.
-        """
+        """Of class names, id lists, image labels and listed photos; and of their masks."""
         texts = sorted(self.root.glob("ImageSets/Segmentation/*.txt"))
         lists = {path.stem: _listed(read_text(path, "an id list")) for path in texts}
         ids = sorted({photo_id for listed in lists.values() for photo_id in listed})
@@ -259,8 +254,7 @@ def read_ids(path: Path) -> list[str]:
     id of VOC's lists of one class.
 
     Raises:
-        InputError: the list cannot be read, is empty, names a photo twice, or one outside the
-            dataset's folders.
+        InputError: it cannot be read, is empty, names a photo twice, or one outside the folders.
     """
     ids = _listed(read_text(path, "an id list"))
     if not ids:
