@@ -123,14 +123,11 @@ class Folder(Dataset):
             else:
                 fault = f"leave_out: there is no photo '{name}'; take it off the list"
                 self.faults.append(f"{self.root}: {fault}")
-        for photo_id, paths in found.items():
+        for paths in found.values():
             names = [*map(_spelled, paths)]
             if names[1:]:  # `a.jpg` and `a.png`, or two spellings of a name
                 fault = f"have one id, and only {names[0]} is read; rename all but one"
                 self.faults.append(f"{self.root}: {' and '.join(names)} {fault}")
-            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES:
-                fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
-                self.faults.append(f"{self.root / paths[0]}: {fault}")
         self.photos = {photo_id: paths[0] for photo_id, paths in found.items()}
 
     def _find_tags(self, given):
@@ -264,7 +261,13 @@ class Folder(Dataset):
     def check(self, splits: Collection[str], **options) -> list[str]:
         """As every dataset's; with the faults of names and tags, and of all masks that exist."""
         options["masks"] = splits
-        return [*self.faults, *super().check(splits, **options)]
+        fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
+        too_long = [
+            f"{self.root / path}: {fault}"
+            for photo_id, path in self.photos.items()
+            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES
+        ]
+        return [*self.faults, *too_long, *super().check(splits, **options)]
 
 
 def _spelled(path):

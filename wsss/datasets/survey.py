@@ -51,7 +51,7 @@ def survey(dataset: Folder) -> Survey:
     for number, name in enumerate(dataset.classes, 1):
         showing = {photo_id for photo_id in tagged if number in dataset.labels(photo_id)}
         counts[name] = {what: len(showing & ids) for what, ids in lists.items()}
-    faults = [*dataset.faults, *compared.faults(dataset)]
+    faults = [*dataset.check([]), *compared.faults(dataset)]
     if not tagged:
         fix = "give --tags, a tags.csv or tags.json in it, or a folder per tag"
         faults.append(f"{dataset.root}: no photo has tags (from {dataset.tags_from}); {fix}")
