@@ -156,7 +156,10 @@ class Devkit(Dataset):
             )
         listed = self.root / "classes.txt"
         self.classes = read_classes(listed) if listed.exists() else tuple(VOC_CLASSES)
-        self._csv = self.root / "image_labels.csv"
+
+    @property
+    def _csv(self):
+        return self.root / "image_labels.csv"
 
     def _boxes(self, photo_id):
         return self.root / "Annotations" / f"{photo_id}.xml"
