@@ -137,7 +137,7 @@ def run(
         made_from |= {name: [digests.get(path), tags] for name in files[photo_id]}
     stale = atomic.claim(folder / MAKING, making, made_from=made_from)
     atomic.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
-    lines = [one_line(fault) for fault in [*dataset.twin_faults(), *dataset.tag_faults]]
+    lines = [one_line(fault) for fault in dataset.faults]
     try:
         infer(ids, job, label=label, processes=processes)
     except PhotosFailed as failed:
