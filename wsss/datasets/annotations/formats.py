@@ -104,7 +104,7 @@ def cvat_lines(classes: Sequence[str]) -> str:
     Raises:
         InputError: a name that the format cannot represent.
     """
-    names = {0: CVAT_BACKGROUND} | dict(enumerate(classes, 1)) | {IGNORE: labelme.IGNORE_NAME}
+    names = labelme.label_names(classes, CVAT_BACKGROUND)
     for name in names.values():
         if ":" in name or name.startswith("#") or len(name.splitlines()) != 1:
             raise InputError(f"class {name!r}: CVAT wants names without ':' and '#'; rename it")
@@ -138,8 +138,8 @@ def cvat_labels(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> n
     Raises:
         InputError: the text has another format, or a pixel's colour is not that of a class.
     """
-    numbers = {normal(name): number for number, name in enumerate(classes, 1)}
-    numbers |= {CVAT_BACKGROUND: 0, labelme.IGNORE_NAME: IGNORE}
+    values = labelme.label_names(classes, CVAT_BACKGROUND)
+    numbers = {normal(name): number for number, name in values.items()}
     names = {0: CVAT_BACKGROUND}  # black, unless the text says otherwise
     for line in lines.splitlines():
         if not line.strip() or line.startswith("#"):
