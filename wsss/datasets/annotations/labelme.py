@@ -35,10 +35,8 @@ def annotation(
     size: tuple[int, int] | None = None,
     **simplification,
 ) -> dict[str, Any]:
-    """A label map, uint8 (H, W), as labelme's JSON: polygons, each painted over those before it.
-
-    The contents of a hole follow as further polygons, background as ``_background_``. Ignored
-    pixels (255) are ``__ignore__``.
+    """A label map, uint8 (H, W), as labelme's JSON: polygons, each painted over those before it, so
+    that the contents of a hole follow it; names are those of ``label_names``.
 
     Args:
         image_path: of the photo, relative to the JSON's folder.
@@ -65,13 +63,11 @@ def annotation(
 
 def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
     """The label map of labelme's JSON, which is untrusted: its shapes painted in order over
-    background, uint8 (imageHeight, imageWidth).
+    background, uint8 (imageHeight, imageWidth). InputError for another format, an unknown label, or
+    a shape without an area.
 
     A pixel belongs to a shape if its centre does. (labelme's own export adds the pixels that the
     border touches.)
-
-    Raises:
-        InputError: another format, an unknown label, or a shape without an area.
     """
     numbers = {normal(name): number for number, name in label_names(classes).items()}
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):

@@ -55,7 +55,14 @@ def _matrix(data, order):
     """``(flags, shape, name, what follows these)`` of the next element, if it is a matrix."""
     kind, part = _element(data, order)
     if kind == COMPRESSED:
-        kind, part = _element(_unpacked(part), order)
+        stream = zlib.decompressobj()
+        try:
+            content = stream.decompress(part.take(part.left), MOST_BYTES)
+        except zlib.error as error:
+            raise Fault(f"has a damaged part ({error})") from None
+        if not stream.eof:
+            raise Fault("has a part that is cut short, or unpacks to too much")
+        kind, part = _element(Bytes(content), order)
     if kind != MATRIX:
         raise Fault(f"has an element of type {kind} where a matrix should be")
     flags = _element(part, order)[1].number("I", order)
@@ -89,14 +96,3 @@ def _element(data, order):
     if kind != COMPRESSED:
         data.take(min(-part.left % 8, data.left))  # padded to multiples of eight
     return kind, part
-
-
-def _unpacked(part):
-    stream = zlib.decompressobj()
-    try:
-        content = stream.decompress(part.take(part.left), MOST_BYTES)
-    except zlib.error as error:
-        raise Fault(f"has a damaged part ({error})") from None
-    if not stream.eof:
-        raise Fault("has a part that is cut short, or unpacks to too much")
-    return Bytes(content)

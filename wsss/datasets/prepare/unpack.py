@@ -27,15 +27,11 @@ class Download:
 
 
 def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = False) -> None:
-    """Take a download's parts out of an archive or a folder into ``target``.
-
-    Each file appears whole or not at all. Those that exist with the same size are skipped, so a
-    second run continues an interrupted one.
+    """Take a download's parts into ``target``. Each file appears whole or not at all; those that
+    exist with the same size are skipped, so a second run continues an interrupted one.
 
     Args:
-        download: what is expected.
         given: its archive, a tar, compressed or not; or a folder with its parts or its top folder.
-        target: the folder that gets the parts.
         any_digest: accept an archive whose MD5 is not the published one.
 
     Raises:
