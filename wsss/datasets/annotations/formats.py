@@ -97,12 +97,12 @@ def cvat_lines(classes: Sequence[str]) -> str:
     """The text of CVAT's ``labelmap.txt``: names with VOC's colours, in the order of their numbers,
     and ``__ignore__`` for 255; InputError for a name that the format cannot represent.
     """
-    names = labelme.label_names(classes, CVAT_BACKGROUND)
-    for name in names.values():
+    names = sorted(labelme.label_names(classes, CVAT_BACKGROUND).items())
+    for _, name in names:
         if ":" in name or name.startswith("#") or len(name.splitlines()) != 1:
             raise InputError(f"class {name!r}: CVAT wants names without ':' and '#'; rename it")
     palette = voc_palette()
-    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names.items()]
+    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names]
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 

@@ -23,8 +23,8 @@ FARTHEST = 1e6  # pixels from the photo's corner
 
 
 def label_names(classes: Sequence[str], background: str = BACKGROUND_NAME) -> dict[int, str]:
-    """The names of a label map's values: ``background``, classes from 1, and ``__ignore__``."""
-    return {0: background, **dict(enumerate(classes, 1)), IGNORE: IGNORE_NAME}
+    """The names of a label map's values: classes from 1, ``background``, and ``__ignore__``."""
+    return dict(enumerate(classes, 1)) | {0: background, IGNORE: IGNORE_NAME}
 
 
 def annotation(
@@ -72,13 +72,12 @@ def label_map(content: Any, classes: Sequence[str]) -> np.ndarray:
     numbers = {normal(name): number for number, name in label_names(classes).items()}
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError("expected labelme's JSON, with 'shapes'; save it from labelme")
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    sound = type(height) is int and type(width) is int and min(height, width) > 0
-    if not sound or height * width > MOST_PIXELS:
+    size: list[Any] = [content.get("imageHeight"), content.get("imageWidth")]
+    if not all(type(side) is int and side > 0 for side in size) or math.prod(size) > MOST_PIXELS:
         wanted = f"imageHeight and imageWidth of at most {MOST_PIXELS // 10**6} million pixels"
         fix = "save it again, or make the photo smaller"
-        raise InputError(f"expected {wanted} but got {height!r} and {width!r}; {fix}")
-    labels = np.zeros((height, width), np.uint8)
+        raise InputError(f"expected {wanted} but got {size[0]!r} and {size[1]!r}; {fix}")
+    labels = np.zeros(size, np.uint8)
     for place, shape in enumerate(content["shapes"], 1):
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise InputError(f"shape {place}: expected a label and points; draw it again")

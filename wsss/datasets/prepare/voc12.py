@@ -102,9 +102,10 @@ def prepare(
 
 
 def _complete(root, home, boundaries):
-    folders = {VOC: home, SBD: boundaries}
-    wanted = {each: [folder / part for part in each.parts] for each, folder in folders.items()}
-    lacking = {each: lost for each, paths in wanted.items() if (lost := _missing(paths))}
+    lacking = {}
+    for download, folder in ((VOC, home), (SBD, boundaries)):
+        if paths := [path for part in download.parts if not (path := folder / part).exists()]:
+            lacking[download] = paths
     if VOC in lacking:
         return Report(root, lacking, {}, Counter(), 0, [])
     if SBD in lacking:
@@ -112,10 +113,10 @@ def _complete(root, home, boundaries):
     devkit = Devkit(home)
     lists = _write_lists(devkit, boundaries)
     masked = {each for split, ids in lists.items() if split != "test" for each in ids}
-    if absent := _missing(map(devkit.image_path, sorted(masked))):
+    if absent := [each for each in sorted(masked) if not devkit.image_path(each).exists()]:
         raise InputError(
             f"{home / 'JPEGImages'}: {len(absent):,} of {len(masked):,} listed photos are missing, "
-            f"first {absent[0].name}; take them out of {VOC.archive} again with --voc"
+            f"first {absent[0]}.jpg; take them out of {VOC.archive} again with --voc"
         )
     masks = _write_masks(devkit, sorted(masked), boundaries)
     if "train_aug" in lists and not masks["missing"]:
@@ -123,16 +124,14 @@ def _complete(root, home, boundaries):
     photos = sorted(path.stem for path in (home / "JPEGImages").glob("*.jpg"))
     if not (home / "image_labels.csv").exists():
         boxed = [each for each in photos if (home / "Annotations" / f"{each}.xml").exists()]
-        labels = {each: devkit.boxed_labels(each) for each in progress(boxed, "image labels")}
+        labels = {}
+        for photo_id in progress(boxed, "image labels"):
+            labels[photo_id] = devkit.boxed_labels(photo_id)
         write_labels(home, labels, classes=devkit.classes)
     labelled = Devkit(home).labelled()  # a new one, to read what was written
     unlabelled = sorted({*photos} - labelled, key=lambda each: (each not in masked, each))
     counts = {split: len(ids) for split, ids in lists.items()}
     return Report(root, lacking, counts, masks, len(labelled), unlabelled)
-
-
-def _missing(paths):
-    return [path for path in paths if not path.exists()]
 
 
 def _write_lists(devkit, boundaries):
