@@ -119,20 +119,17 @@ def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.nda
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in wanted}
-                for array in found.values():
-                    if not isinstance(array, np.ndarray):
-                        raise ValueError("a member is not an array")
-                    if array.dtype.kind == "U":
-                        array.tolist()  # which raises for numbers beyond Unicode
-    except (FileNotFoundError, ValueError):
+        for name, (kinds, dimensions) in wanted.items():
+            array = found[name]
+            if not isinstance(array, np.ndarray):
+                raise ValueError("a member is not an array")
+            if array.dtype.kind not in kinds or array.ndim != dimensions:
+                raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+            if array.dtype.kind == "U":
+                array.tolist()  # which raises for numbers beyond Unicode
+        return found
+    except FileNotFoundError:
         raise
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]}") from None
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
         raise_if_out_of_files(error)
-        raise ValueError(f"{error or type(error).__name__}") from None
-    for name, (kinds, dimensions) in wanted.items():
-        array = found[name]
-        if array.dtype.kind not in kinds or array.ndim != dimensions:
-            raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
-    return found
+        raise ValueError(reason(error)) from None

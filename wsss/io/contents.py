@@ -11,6 +11,7 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from wsss.io import mirror
 
 SETTLED = 2 * 10**9  # nanoseconds; a file changed later may change again within a tick of its clock
 MEMORY = platformdirs.user_cache_path("wsss") / "contents.sqlite"
-READ_BYTES = 2**20  # at a time
 BATCH = 100  # files whose states are in memory at a time
 
 
@@ -41,17 +41,16 @@ def _digests(files):
     began = time.time_ns()
     states = [_state(file) for file in files]
     found = _recall(states)
-    missing = [place for place, known in found.items() if not known]
+    unread = {state: file for state, file in zip(states, files, strict=True) if state not in found}
     with ThreadPoolExecutor() as pool:
-        read = pool.map(_read, [files[place] for place in missing])
-        found |= dict(zip(missing, read, strict=True))
-    settled = {
-        states[place]: found[place]
-        for place in missing
-        if states[place][-1] + SETTLED < began and states[place] == _state(files[place])
-    }
-    _remember(settled)
-    return [found[place] for place in range(len(files))]
+        found |= zip(unread, pool.map(_read, unread.values()), strict=True)
+    settled = [
+        state
+        for state, file in unread.items()
+        if state[-1] + SETTLED < began and state == _state(file)
+    ]
+    _remember({state: found[state] for state in settled})
+    return [found[state] for state in states]
 
 
 def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, str]:
@@ -85,11 +84,8 @@ def _state(path):
 
 
 def _read(path):
-    state = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        while block := file.read(READ_BYTES):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
 def _memory():
@@ -107,13 +103,13 @@ def _row(state):
 
 
 def _recall(states):
-    """Place in ``states`` to the digest of a file that was in the same state."""
-    found: dict[int, str | None] = dict.fromkeys(range(len(states)))
+    """The states that files were in before, to their digests."""
+    found = {}
     select = "SELECT digest FROM contents WHERE device = ? AND inode = ? AND state = ?"
     with suppress(sqlite3.Error, OSError), closing(_memory()) as database:  # else all are read
-        for place, state in enumerate(states):
+        for state in states:
             if row := database.execute(select, _row(state)).fetchone():
-                found[place] = row[0]
+                found[state] = row[0]
     return found
 
 
