@@ -18,7 +18,6 @@ class Bytes:
 
     @property
     def left(self) -> int:
-        """How many bytes are left."""
         return len(self.data) - self.place
 
     def take(self, count: int) -> memoryview:

@@ -54,20 +54,19 @@ def _digests(files):
 
 
 def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, str]:
-    """Name to ``digest`` of the files in a folder and below it, linked folders too, without hidden
-    ones; a name starts from the folder, and those in ``without`` are left out.
+    """Name from the folder on to ``digest`` of the files in it and below, linked folders too, but
+    for hidden ones and those of the names ``without``.
     """
     found, seen = [], set()
     for place, inner, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        inner[:] = [] if real in seen else [each for each in inner if each[0] != "."]
-        inside = Path(place).relative_to(folder).as_posix()
-        for name in [] if real in seen else names:
-            relative = name if inside == "." else f"{inside}/{name}"
-            if name[0] != "." and relative not in without:
-                found.append(relative)
-        seen.add(real)  # a link may lead back here
-    found.sort()
+        if (real := os.path.realpath(place)) in seen:  # a link led back here
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = [each for each in inner if each[0] != "."]
+        inside = f"{Path(place).relative_to(folder).as_posix()}/".removeprefix("./")
+        found += [f"{inside}{name}" for name in names if name[0] != "."]
+    found = sorted(name for name in found if name not in without)
     return dict(zip(found, digests(Path(folder, name) for name in found), strict=True))
 
 

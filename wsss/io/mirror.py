@@ -1,7 +1,7 @@
 """Where files are on a machine that works from copies of them; without a mirror, at their path.
 
-A mirror is a module with the three functions below; the environment variable MIRROR holds its name.
-Each raises ``InputError`` where the mirror does not answer.
+A mirror is a module with these three functions, named by the environment variable MIRROR; they
+raise ``InputError`` where it does not answer.
 """
 
 from pathlib import Path

@@ -19,8 +19,7 @@ def epoch_batches(
     length: int, schedule, *, start: int = 0, rank: int = 0
 ) -> Iterator[list[tuple[int, int]]]:
     """Batches of ``(epoch, index)`` keys of ``length`` photos, shuffled by seed and epoch, from
-    step ``start`` on. Each process takes an equal slice of every part of a batch, so that all
-    together take the parts of one process.
+    step ``start`` on; of every part of a batch, each process takes an equal slice.
     """
     per_epoch, size = steps_per_epoch(length, schedule), schedule.batch_size
     generator, order = torch.Generator(), torch.empty(0)

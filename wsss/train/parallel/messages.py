@@ -3,7 +3,9 @@
 import copy
 import pickle
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from wsss.errors import reason
 
@@ -19,8 +21,13 @@ class PeerLost(RuntimeError):
     """Another training process is gone or does not answer."""
 
 
-def ignore(*_: object) -> None:
-    """Do nothing: the callbacks of every process but the first."""
+def call(task: tuple[Callable, tuple, list[str]], *, rank: int, send: Callable) -> None:
+    """Call ``(function, arguments, names of callbacks)`` in a process; process 0 sends the calls of
+    the callbacks and the result.
+    """
+    function, arguments, names = task
+    report = send if rank == 0 else lambda *_: None
+    report("return", function(*arguments, **{name: partial(report, name) for name in names}))
 
 
 def picklable_error(error: Exception, where: str) -> Exception:
