@@ -41,9 +41,7 @@ def address() -> str | None:
 
 
 def choose(address: str | None) -> None:
-    """Use a mirror in this process and those that it starts, or none; raises InputError if it is
-    not an address, or not writable.
-    """
+    """Use a mirror, or none, from now on; raises InputError if it cannot be written."""
     set_variable(ADDRESS, address)
     if not address:
         return
@@ -55,29 +53,28 @@ def choose(address: str | None) -> None:
         files.rm_file(trial)
 
 
-def open_store() -> DirFileSystem:
-    """The mirror as an fsspec file system."""
-    files, root = fsspec.url_to_fs(address(), use_listings_cache=False)
+def open_store(address: str) -> DirFileSystem:
+    """The place at an address as an fsspec file system."""
+    files, root = fsspec.url_to_fs(address, use_listings_cache=False)
     return DirFileSystem(root.rstrip("/"), files)
 
 
 @contextmanager
 def _store():
-    """``open_store``; errors of fsspec's backends, of many types, become an InputError."""
+    """The mirror; errors of fsspec's backends, of many types, become an InputError."""
+    chosen = os.environ[ADDRESS]
     try:
-        yield open_store()
+        yield open_store(chosen)
     except Exception as error:
         raise InputError(
-            f"{masked(address() or '')}: expected a place that fsspec can read and write, got "
+            f"{masked(chosen)}: expected a place that fsspec can read and write, got "
             f"{type(error).__name__}: {reason(error)}; check the address and this machine's "
             "credentials"
         ) from None
 
 
 def work_from(address: str | None) -> None:
-    """Read and write files of a mirror in this process, a worker, and those that it starts; files
-    of this machine if the address is None.
-    """
+    """Read and write a mirror's files in this worker and its processes; None: this machine's."""
     global _scratch
     if not address:
         for variable in (ADDRESS, SCRATCH, MIRROR):

@@ -30,9 +30,8 @@ def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
     """
     connect()
     cpus, gpus = resources()
-    options = {"max_retries": RETRIES}
-    on_gpu = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
-    on_cpu = ray.remote(num_cpus=1, **options)(_compute)
+    on_gpu = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, max_retries=RETRIES)(_predict)
+    on_cpu = ray.remote(num_cpus=1, max_retries=RETRIES)(_compute)
     with driver(job) as sender:
         # in a list, or Ray would unpack the networks anew for each photo
         sent = [ray.put((sender, job))]

@@ -1,7 +1,5 @@
-"""The connection to a Ray cluster, whose machines then map photos and train.
-
-All machines need the same version of wsss, and either the same folders of data and outputs at the
-same paths or a mirror of them (``object_store``).
+"""The connection to a Ray cluster, whose machines need the same version of wsss, and either the
+same folders of data and outputs at the same paths or a mirror of them (``object_store``).
 """
 
 import logging
@@ -69,9 +67,7 @@ class Driver(NamedTuple):
     mirror: str | None  # its address
 
     def prepare_worker(self) -> None:
-        """Prepare this process, a worker, for the driver's jobs; raise InputError if its machine
-        has another version of wsss or other folders.
-        """
+        """Prepare this worker; raise InputError for another version of wsss or other folders."""
         if self.version != wsss.__version__:
             raise InputError(
                 f"{platform.node()}: expected wsss {self.version} as on the driver's machine, got "

@@ -1,7 +1,5 @@
-"""A training function on workers of a Ray cluster, by Ray Train.
-
-If a worker or its machine is lost, all workers start again, elsewhere if need be, and the function
-resumes from its last checkpoint.
+"""A training function on workers of a Ray cluster, by Ray Train. If one is lost, all start again,
+elsewhere if need be, and the function resumes from its last checkpoint.
 """
 
 import platform
@@ -12,8 +10,6 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -108,8 +104,8 @@ def _lost(run):
 
 def _records(sender):
     """The folder of Ray Train's own records, which all machines must see, and its file system."""
-    local = DirFileSystem(str(sender.marker.parent), LocalFileSystem())
-    return open_store() if sender.mirror else local, f"{sender.marker.name}.train"
+    place = sender.mirror or f"file://{sender.marker.parent}"
+    return open_store(place), f"{sender.marker.name}.train"
 
 
 def _supervise(sender, sent, queue, scaling):

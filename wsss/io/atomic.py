@@ -95,9 +95,7 @@ def save_json(path: Path, value: object) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """InputError if ``path`` is missing from a folder with files, which ``claim`` never took, or
-    the folder is a file.
-    """
+    """InputError if the folder of ``path`` is a file, or has files that no ``claim`` recorded."""
     folder = path.parent
     if not folder.is_dir() and os.path.lexists(folder):
         raise InputError(f"{folder}: expected a folder for the results; give another --out")

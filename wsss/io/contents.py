@@ -1,7 +1,6 @@
-"""Digests of files by contents, remembered for as long as a file stays as it is.
-
-A file counts as unchanged while its inode, size, and times of modification and of status change
-are; the last cannot be set back. Digests are kept in the user's cache folder, by device and inode.
+"""Digests of files by contents, remembered as long as a file stays as it is: its inode, size, and
+times of modification and of status change, of which the last cannot be set back. They are kept in
+the user's cache folder, by device and inode.
 """
 
 import hashlib
@@ -33,24 +32,17 @@ def digests(paths: Iterable[Path | str]) -> list[str]:
     """``digest`` of each file. Unchanged files are not read again, others by several threads."""
     waiting, found = iter(paths), []
     while batch := list(islice(waiting, BATCH)):
-        found += _digests([mirror.download_file(path) for path in batch])
+        began = time.time_ns()
+        files = [mirror.download_file(path) for path in batch]
+        states = [_state(file) for file in files]
+        known = _recall(states)
+        unread = {s: file for s, file in zip(states, files, strict=True) if s not in known}
+        with ThreadPoolExecutor() as pool:
+            known |= zip(unread, pool.map(_read, unread.values()), strict=True)
+        stayed = [state for state, file in unread.items() if state == _state(file)]
+        _remember({s: known[s] for s in stayed if s[-1] + SETTLED < began})
+        found += [known[state] for state in states]
     return found
-
-
-def _digests(files):
-    began = time.time_ns()
-    states = [_state(file) for file in files]
-    found = _recall(states)
-    unread = {state: file for state, file in zip(states, files, strict=True) if state not in found}
-    with ThreadPoolExecutor() as pool:
-        found |= zip(unread, pool.map(_read, unread.values()), strict=True)
-    settled = [
-        state
-        for state, file in unread.items()
-        if state[-1] + SETTLED < began and state == _state(file)
-    ]
-    _remember({state: found[state] for state in settled})
-    return [found[state] for state in states]
 
 
 def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, str]:

@@ -24,8 +24,6 @@ def is_running(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
+    except OSError as error:  # for another user's, PermissionError
+        return not isinstance(error, ProcessLookupError)
     return True

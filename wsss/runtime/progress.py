@@ -50,9 +50,7 @@ class progress(tqdm):
         state = self.format_dict
         done, total, unit = state["n"], state["total"], state["unit"]
         parts = [state["prefix"], self.about or f"{done}/{total or '?'} {unit}s"]
-        fresh = done - state["initial"]
-        rate = state["rate"] or (fresh / state["elapsed"] if state["elapsed"] else 0)
-        if fresh and rate:
+        if rate := state["rate"]:
             parts.append(f"{rate:.3g} {unit}s/s")
             parts += [f"{clock((total - done) / rate)} left"] if total else []
         return "  ".join(filter(None, parts))

@@ -9,11 +9,8 @@ from functools import partial
 
 from wsss.errors import reason
 
-# Of a collective operation; the longest regular wait is for a checkpoint.
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-# Seconds to wait for the cause after an error: the peers of a process that dies may report a
-# broken connection before its death is noticed.
-ERROR_GRACE_SECONDS = 1
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # the longest regular wait is for a checkpoint
+ERROR_GRACE_SECONDS = 1  # after an error: peers of a process that dies may report it before that
 EXIT_TIMEOUT = 30  # seconds for processes to exit after the result; on 2 cores they take one
 
 
@@ -22,10 +19,8 @@ class PeerLost(RuntimeError):
 
 
 def call(task: tuple[Callable, tuple, list[str]], *, rank: int, send: Callable) -> None:
-    """Call ``(function, arguments, names of callbacks)`` in a process; process 0 sends the calls of
-    the callbacks and the result.
-    """
-    function, arguments, names = task
+    """Call a function in a process; process 0 sends its calls of callbacks and its result."""
+    function, arguments, names = task  # names of the callbacks
     report = send if rank == 0 else lambda *_: None
     report("return", function(*arguments, **{name: partial(report, name) for name in names}))
 
