@@ -25,11 +25,7 @@ class MaskFolder:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        classes: Sequence[str],
-        *,
-        corrected: Mapping[str, np.ndarray] | None = None,
+        self, folder: str | Path, classes: Sequence[str], *, corrected: Mapping | None = None
     ) -> None:
         self.folder, self.num_classes = Path(folder), len(classes)
         expect_classes(self.folder, classes)

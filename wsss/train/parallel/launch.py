@@ -112,7 +112,6 @@ def _death(process):
 
 
 def _run(end, rank, processes, folder):
-
     def send(*message):
         end.send_bytes(pickle.dumps(message))
 
