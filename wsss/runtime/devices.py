@@ -97,8 +97,8 @@ _work_seconds = 0.0  # of this process, which runs one stage
 
 @contextmanager
 def timed_work() -> Iterator[None]:
-    """Add the seconds within the block, or in calls of the decorated function, to the work of
-    ``usage``. Blocks must neither nest nor run in several threads.
+    """Add the seconds within the block, or in calls of the decorated function, to the
+    ``work_seconds`` of ``usage``. Blocks must neither nest nor run in several threads.
     """
     global _work_seconds
     began = time.monotonic()

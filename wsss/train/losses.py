@@ -59,8 +59,8 @@ def segmentation_loss(
     network: nn.Module, images: Tensor, targets: Tensor, *, prior: Tensor | None = None
 ) -> Losses:
     """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored.
-    ``prior`` (classes,) is added to the scores: the logarithm of each class's share of the pixels
-    makes all classes equally frequent (logit adjustment, Menon et al., ICLR 2021).
+    ``prior`` (classes,) is added to the scores: with the logarithm of each class's share of pixels
+    all classes count as equally frequent (logit adjustment, Menon et al., ICLR 2021).
     """
     return {"loss": _pixel_loss(targets, prior)(network(images))}
 

@@ -1,4 +1,4 @@
-"""Training in several processes: what DistributedDataParallel leaves to do; in one, nothing."""
+"""Training in several processes: what DistributedDataParallel leaves to do. In one: nothing."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -10,7 +10,7 @@ from functools import partial
 from wsss.errors import reason
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # the longest regular wait is for a checkpoint
-ERROR_GRACE_SECONDS = 1  # after an error: peers of a process that dies may report it before that
+ERROR_GRACE_SECONDS = 1  # to learn of a death after a peer's error, a broken connection
 EXIT_TIMEOUT = 30  # seconds for processes to exit after the result; on 2 cores they take one
 
 
