@@ -27,10 +27,6 @@ class Bytes:
         self.place += count
         return self.data[self.place - count : self.place]
 
-    def part(self, count: int) -> "Bytes":
-        """A cursor over the next bytes alone."""
-        return Bytes(self.take(count))
-
     def number(self, kind: str, order: str = "<") -> int:
         """One whole number, by ``struct``'s letters of its kind and byte order."""
         return struct.unpack(f"{order}{kind}", self.take(struct.calcsize(f"<{kind}")))[0]

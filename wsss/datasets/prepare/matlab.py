@@ -90,10 +90,9 @@ def _element(data, order):
     """``(type, its bytes)`` of the next element."""
     kind = int(data.number("I", order))
     if small := kind >> 16:  # its length, up to four bytes
-        part = Bytes(data.take(4)).part(small)
-        return kind & 0xFFFF, part
+        return kind & 0xFFFF, Bytes(Bytes(data.take(4)).take(small))
     size = int(data.number("I", order))
-    part = data.part(size)
+    part = Bytes(data.take(size))
     if kind != COMPRESSED:
         data.take(min(-size % 8, data.left))  # padded to multiples of eight
     return kind, part
