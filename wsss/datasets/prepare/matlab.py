@@ -91,8 +91,8 @@ def _element(data, order):
     """``(type, its bytes)`` of the next element."""
     kind = data.number("I", order)
     if small := kind >> 16:  # its length, up to four bytes
-        return kind & 0xFFFF, Bytes(data.take(4)).part(small)
-    part = data.part(data.number("I", order))
+        return kind & 0xFFFF, Bytes(Bytes(data.take(4)).take(small))
+    part = Bytes(data.take(data.number("I", order)))
     if kind != COMPRESSED:
         data.take(min(-part.left % 8, data.left))  # padded to multiples of eight
     return kind, part
