@@ -35,8 +35,7 @@ def heat(scene: Scene, values: np.ndarray | torch.Tensor, pixel: Pixel | None = 
     """A map in [0, 1], of pixels (H, W) or of cells (h, w), as colours over the photo: black is 0,
     yellow 1.
     """
-    full = values if values.shape == scene.size else upsample(values[None], scene.size)[0].numpy()
-    shrunk = resized(full[None], scene.small.shape[:2])[0]
+    shrunk = resized(upsample(values[None], scene.size), scene.small.shape[:2])[0]
     return _ring(_enlarge(viz.overlay_map(scene.small, shrunk)), scene, pixel)
 
 
@@ -52,8 +51,7 @@ def labels(scene: Scene, found: np.ndarray | None) -> np.ndarray:
     """A label map (H, W) in classes' colours over the photo, 255 white; grey for None."""
     if found is None:
         return _enlarge(np.full_like(scene.small, GREY))
-    height, width = scene.small.shape[:2]
-    shrunk = Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST)
+    shrunk = Image.fromarray(found).resize(scene.small.shape[1::-1], Image.Resampling.NEAREST)
     return _enlarge(viz.overlay_labels(scene.small, np.asarray(shrunk)))
 
 
@@ -79,9 +77,8 @@ def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
     """
     cell = scene.cell_at(*pixel[::-1])
     weights = neighbourhood(scene.affinity, cell, radius=scene.radius) ** beta
-    colours = matplotlib.colormaps["inferno"](np.nan_to_num(weights), bytes=True)[..., :3]
-    colours = np.where(np.isnan(weights)[..., None], GREY, colours).astype(np.uint8)
-    block = _block(scene.radius)
+    palette = matplotlib.colormaps["inferno"].with_extremes(bad=[GREY / 255] * 3)  # bad: nan
+    colours, block = palette(weights, bytes=True)[..., :3], _block(scene.radius)
     return _frame(colours.repeat(block, 0).repeat(block, 1), scene.radius)
 
 
@@ -164,7 +161,7 @@ def _frame(picture, radius):
 def _outlined(picture, draw, box):
     """A white outline with a dark edge, visible on any background."""
     drawn = Image.fromarray(picture)
-    for margin, width, colour in ((1, 4, "black"), (0, 2, "white")):
-        corners = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-        draw(ImageDraw.Draw(drawn), corners, outline=colour, width=width)
+    edge = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
+    draw(ImageDraw.Draw(drawn), edge, outline="black", width=4)
+    draw(ImageDraw.Draw(drawn), box, outline="white", width=2)
     return np.array(drawn)

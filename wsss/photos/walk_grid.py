@@ -32,8 +32,6 @@ from wsss.random_walk import random_walk
 from wsss.runtime.devices import pick_device
 from wsss.synthesis import Walk, restore_maxima
 
-BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8) of every byte, the lowest first
-
 
 class Grid(NamedTuple):
     """The values to combine, each in ascending order."""
@@ -123,31 +121,24 @@ def count(
     n, 1 + C), background first.
     """
     betas, steps, alphas = *scores.shape[:2], scores.shape[2] - classes
-    pixels = np.bincount(target.ravel(), minlength=256)[: artifacts.IGNORE]
-    targets = pixels.nonzero()[0].astype(np.uint8)
+    targets = np.unique(target[target != artifacts.IGNORE])
     rows = np.full(256, len(targets))  # one more row for ignored pixels, dropped at the end
     rows[targets] = np.arange(len(targets))
     starts = rows[target] * classes
     counts = np.empty((alphas, betas, steps, len(targets), 1 + classes), np.int32)
+
+    def histogram(cells):
+        found = np.bincount(cells.ravel(), minlength=(len(targets) + 1) * classes)
+        return found.reshape(-1, classes)[:-1]
+
     for place in np.ndindex(betas, steps):
         maps = upsample(scores[place], target.shape).numpy()
-        largest, winner = maps[alphas], np.zeros(target.shape, np.uint8)
-        for number, each in enumerate(maps[alphas + 1 :], 1):
-            winner[each > largest] = number  # the first of equals wins, as in argmax
-            largest = np.maximum(largest, each)
-        cells = starts + winner << 8
-        for first in range(0, alphas, 8):
-            # one bit for each background that wins: one histogram counts eight alphas
-            group = maps[first : min(first + 8, alphas)]
-            wins = np.zeros(target.shape, np.uint8)
-            for bit, background in enumerate(group):
-                wins |= (background >= largest).view(np.uint8) << bit
-            histogram = np.bincount(
-                (cells | wins).ravel(), minlength=(len(targets) + 1) * classes << 8
-            ).reshape(-1, classes, 256)[:-1]
-            lost = (histogram @ BITS).transpose(2, 0, 1)[: len(group)]  # (alphas, n, C)
-            counts[first : first + len(group), *place, :, 0] = lost.sum(-1)
-            counts[first : first + len(group), *place, :, 1:] = histogram.sum(-1) - lost
+        largest, cells = maps[alphas:].max(0), starts + maps[alphas:].argmax(0)
+        winners = histogram(cells)
+        for alpha, background in enumerate(maps[:alphas]):
+            lost = histogram(cells[background >= largest])
+            counts[alpha, *place, :, 0] = lost.sum(-1)
+            counts[alpha, *place, :, 1:] = winners - lost
     return targets, counts
 
 
