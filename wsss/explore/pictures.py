@@ -3,7 +3,6 @@ multiple of it. Sheets are arguments of ``viz.contact_sheet``: rows of pictures,
 """
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib
@@ -67,7 +66,8 @@ def surroundings(scene: Scene, pixel: Pixel) -> np.ndarray:
     padded = np.pad(scene.image, ((margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
     top, left = STRIDE * row, STRIDE * column  # the cell's pixel minus `margin`
     crop = Image.fromarray(padded[top : top + 2 * margin, left : left + 2 * margin])
-    side = _block(scene.radius) * (2 * scene.radius - 1)
+    cells = 2 * scene.radius - 1
+    side = SIDE // cells * cells
     return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), scene.radius)
 
 
@@ -77,9 +77,8 @@ def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
     """
     cell = scene.cell_at(*pixel[::-1])
     weights = neighbourhood(scene.affinity, cell, radius=scene.radius) ** beta
-    palette = matplotlib.colormaps["inferno"].with_extremes(bad=[GREY / 255] * 3)  # bad: nan
-    colours, block = palette(weights, bytes=True)[..., :3], _block(scene.radius)
-    return _frame(colours.repeat(block, 0).repeat(block, 1), scene.radius)
+    palette = matplotlib.colormaps["inferno"].with_extremes(bad=str(GREY / 255))  # of nan
+    return _frame(_enlarge(palette(weights, bytes=True)[..., :3]), scene.radius)
 
 
 def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sheet:
@@ -99,21 +98,21 @@ def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sh
     return [list(row.values())], list(row)
 
 
-def walk_sheet(scene: Scene, walk: Walk, *, times: Sequence[int] = (0, 1, 4, 16, 64, 256)) -> Sheet:
+def walk_sheet(scene: Scene, walk: Walk) -> Sheet:
     """The walk over t: two rows of pictures, shares above labels."""
-    scores = scene.scores(replace(walk, steps=tuple(times)))
+    times = (0, 1, 4, 16, 64, 256)
+    scores = scene.scores(replace(walk, steps=times))
     shares = [share(scene, each) for each in scores]
     walked = [labels(scene, scene.plain_labels(each)) for each in scores]
     return [shares, walked], [f"t = {t}" for t in times]
 
 
-def pixel_sheet(
-    scene: Scene, pixel: Pixel, *, walk: Walk, times: Sequence[int] = (1, 8, 64, 256)
-) -> Sheet:
+def pixel_sheet(scene: Scene, pixel: Pixel, *, walk: Walk) -> Sheet:
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
     of pictures.
     """
-    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=tuple(times)))
+    times = (1, 8, 64, 256)
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=times))
     row = {
         f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
         "around it": surroundings(scene, pixel),
@@ -141,10 +140,6 @@ def _enlarge(picture):
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def _block(radius):
-    return SIDE // (2 * radius - 1)
-
-
 def _ring(picture, scene, pixel):
     if pixel is None:
         return picture
@@ -153,8 +148,9 @@ def _ring(picture, scene, pixel):
 
 
 def _frame(picture, radius):
-    """The picture with a frame around the cell in the middle."""
-    low, high = _block(radius) * (radius - 1) - 1, _block(radius) * radius
+    """The picture, square, with a frame around the cell in the middle."""
+    block = len(picture) // (2 * radius - 1)
+    low, high = block * (radius - 1) - 1, block * radius
     return _outlined(picture, ImageDraw.ImageDraw.rectangle, (low, low, high, high))
 
 
