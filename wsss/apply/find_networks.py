@@ -132,12 +132,10 @@ def _constants(given, overrides):
             raise InputError(f"{where}: {expected}; name one of these")
     chain, values = stages.read_stages(), {}
     for stage, names in CONSTANTS.items():
+        parameters = chain[stage].parameters
         merged = {**given.get(stage, {}), **overrides.get(stage, {})}
-        values[stage] = {
-            name: chain[stage].parameters[name].check(merged[name], f"{stage}.{name}")
-            for name in names
-            if name in merged
-        }
+        merged = {name: merged[name] for name in names if name in merged}
+        values[stage] = {k: parameters[k].check(v, f"{stage}.{k}") for k, v in merged.items()}
     maps, walk = MAPS | values["infer_cam"], values["random_walk"]
     crf = CrfParams(**{name: walk.pop(name) for name in CRF if name in walk})
     return maps | {"scales": tuple(maps["scales"])}, Walk(**walk, crf=crf)

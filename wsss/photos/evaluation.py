@@ -197,11 +197,9 @@ def _cams(dataset, ids, folder):
 
 
 def score_regions(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> dict[str, float]:
-    """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks.
-
-    Coverage is the share of pixels whose label is not neutral. Precision is the share of pixels
-    labelled as an object (or as background) that the mask labels the same. Pixels that the mask
-    ignores do not count.
+    """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks:
+    the share of pixels whose label is not neutral, and that of pixels labelled as an object (or as
+    background) that the mask labels the same. Pixels that the mask ignores do not count.
     """
     pixels, labelled, right = 0, np.zeros(2), np.zeros(2)
     for _, labels, target in _labels(dataset, ids, folder):

@@ -42,11 +42,9 @@ class Job:
         return all(map(atomic.is_whole, self.paths(photo_id)))
 
     def predict(self, photo_id: str) -> object:
-        """Run the network; returns the payload of ``postprocess``."""
         return self.compute(self.network, photo_id)
 
     def postprocess(self, photo_id: str, payload: object) -> None:
-        """Finish on the CPU and write the files."""
         self.save(photo_id, payload, *self.paths(photo_id))
 
 

@@ -56,8 +56,8 @@ def sweep_job(
 
     Args:
         network: an AffinityNet; None if all affinities are stored.
-        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32:
-            400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
+        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32,
+            since float16 would change ten pixels in a million.
         walk: the constants that all combinations share.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
@@ -111,11 +111,8 @@ def walk_all(
 def count(
     scores: torch.Tensor, target: np.ndarray, *, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion counts of the labels of every combination.
-
-    Args:
-        scores: of ``walk_all``, for C ``classes``.
-        target: uint8 mask (H, W), 255 ignored.
+    """Confusion counts of the labels of every combination: ``scores`` of ``walk_all``, for C
+    ``classes``, against a uint8 mask (H, W), 255 ignored.
 
     Returns ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps,
     n, 1 + C), background first.
@@ -164,10 +161,8 @@ def compare(
     made: Mapping[str, object],
     cache: Path,
 ) -> list[dict[str, float]]:
-    """The scores of the random_walk stage after the walk, at several constants.
-
-    Affinities and counts are stored under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in
-    folders named by a digest of everything they depend on, and reused.
+    """The scores of the random_walk stage after the walk, at several constants. Affinities and
+    counts are stored in ``cache``, in folders named by a digest of all they depend on, and reused.
 
     Args:
         values: the stage's parameters.
