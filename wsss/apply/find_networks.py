@@ -117,9 +117,8 @@ def method_by_networks(
     AffinityNet was trained with; ``overrides`` as for ``method_of``.
     """
     cam, affinity = network_file(cam, "cam"), network_file(affinity, "affinity")
-    settings = models.open_network(affinity, "affinity").settings
-    strides = {"cam": 0, "affinity": 0}
-    return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
+    given = {"random_walk": models.open_network(affinity, "affinity").settings}
+    return Method(cam, affinity, {"cam": 0, "affinity": 0}, *_constants(given, overrides))
 
 
 def _constants(given, overrides):

@@ -92,11 +92,11 @@ def export(
     network = models.open_network(run, "segmentation").network
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
-    protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
     names = [OTHER_DATA / f"{photo_id}.png" for photo_id in ids]
     photos = [data.image_path(photo_id) for photo_id in ids]
     made_from = dict(zip(map(str, names), map(photo_digests(photos).get, photos), strict=True))
-    making = protocol | {"weights": contents.digest(run / "weights.pt")}
+    making = {"split": split, "scales": scales, "flip": flip, "crf": crf}
+    making["weights"] = contents.digest(run / "weights.pt")
     atomic.claim(out / "export.json", making, made_from=made_from)
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)

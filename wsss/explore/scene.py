@@ -43,12 +43,11 @@ def open_networks(
     train_affinity_run: str = "",
     output_stride: int = 0,
 ) -> Networks:
-    """The CAM network and the AffinityNet of completed runs.
+    """The CAM network and the AffinityNet of completed runs, named as for ``find_runs.find``; empty
+    takes the latest.
 
     Args:
         data: the open dataset, whose classes the CAM network must have; ``dataset`` is its name.
-        train_cam_run, train_affinity_run: completed stages, named as for ``find_runs.find``; empty
-            takes the latest.
         output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
 
     Raises:
@@ -155,8 +154,7 @@ class Scene:
         return label_map(scores, self.classes)
 
     def crf_labels(self, scores: np.ndarray, walk: Walk, *, preview: bool = False) -> np.ndarray:
-        """Labels of scores (1 + C, H, W) after dense CRF, as ``random_walk`` writes them: uint8
-        (H, W).
+        """Labels of scores (1 + C, H, W) after dense CRF: uint8 (H, W).
 
         With ``preview`` the CRF runs on the photo shrunk to ``preview_side``, with its kernels
         shrunk alike, and its marginals are enlarged: a quarter of the work at half the side. With

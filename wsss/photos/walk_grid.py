@@ -82,10 +82,8 @@ def _save_counts(dataset, photo_id, payload, path):
     classes, size, scores = payload
     target = dataset.mask(photo_id)
     if target.shape != size:
-        raise InputError(
-            f"photo {photo_id} is {size[1]}x{size[0]} but its mask is "
-            f"{target.shape[1]}x{target.shape[0]}; replace the mask"
-        )
+        photo, mask = (f"{width}x{height}" for height, width in (size, target.shape))
+        raise InputError(f"photo {photo_id} is {photo} but its mask is {mask}; replace the mask")
     targets, counts = count(scores, target, classes=len(classes))
     with atomic.write(path) as partial_file, partial_file.open("wb") as file:
         np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
