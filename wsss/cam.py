@@ -22,17 +22,15 @@ def normalise(maps: torch.Tensor) -> torch.Tensor:
     """
     maps = maps.clamp(min=0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return maps / torch.where(peak > 0, peak, torch.ones_like(peak))
+    return maps / peak.where(peak > 0, 1)
 
 
 def background_score(cams: Maps, alpha: float) -> Maps:
     """Equation 2: ``(1 - max_c M_c)^alpha`` of normalised maps (C, H, W); shape (H, W), in [0, 1].
-
     A larger alpha weakens the background.
     """
-    if isinstance(cams, torch.Tensor):
-        return (1 - cams.amax(0)) ** alpha
-    return (1 - cams.max(0)) ** alpha
+    peak = cams.amax(0) if isinstance(cams, torch.Tensor) else cams.max(0)
+    return (1 - peak) ** alpha
 
 
 def multi_scale(
