@@ -29,8 +29,9 @@ def background_score(cams: Maps, alpha: float) -> Maps:
     """Equation 2: ``(1 - max_c M_c)^alpha`` of normalised maps (C, H, W); shape (H, W), in [0, 1].
     A larger alpha weakens the background.
     """
-    peak = cams.amax(0) if isinstance(cams, torch.Tensor) else cams.max(0)
-    return (1 - peak) ** alpha
+    if isinstance(cams, torch.Tensor):
+        return (1 - cams.amax(0)) ** alpha
+    return (1 - cams.max(0)) ** alpha
 
 
 def multi_scale(
@@ -40,16 +41,13 @@ def multi_scale(
     scales: Sequence[float],
     flip: bool,
 ) -> Iterator[torch.Tensor]:
-    """Predict a photo at several scales and resample each prediction to the photo's size.
+    """Predict a photo at several scales; yields each prediction, resampled to its size (C, H, W).
 
     Args:
         predict: maps float (B, 3, h, w) in [0, 1], channels last, to float (B, C, h, w).
         pixels: float (1, 3, H, W) in [0, 1].
         scales: factors of the photo's size.
         flip: also predict the mirrored photo; its prediction is mirrored back and added.
-
-    Yields:
-        float (C, H, W) for each scale.
     """
     size = pixels.shape[-2:]
     for scale in scales:

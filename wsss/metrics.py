@@ -102,12 +102,8 @@ class ThresholdSweep:
         self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
 
     def update(self, maps: np.ndarray, classes: Sequence[int], *, target: np.ndarray) -> None:
-        """Count the maps of one photo against its mask.
-
-        Args:
-            maps: float (C, H, W) in [0, 1].
-            classes: numbers of the C classes, from 1.
-            target: integers (H, W).
+        """Count the maps of one photo, float (C, H, W) in [0, 1], of C classes by number, against
+        its mask ``target``, integers (H, W).
         """
         counted = target != self.ignore
         best = np.array(classes)[maps.argmax(0)][counted]

@@ -1,22 +1,13 @@
 """The three networks of the method over any backbone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from wsss.errors import InputError
 from wsss.models import heads
 from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.layers import Backbone, freeze_batch_norm
-from wsss.models.state_dicts import (
-    Weights,
-    check_classes,
-    fit_state,
-    load_described,
-    pretrained_state,
-)
+from wsss.models.state_dicts import Weights, fit_state, pretrained_state
 
 
 def build_cam(
@@ -96,19 +87,6 @@ def build_segmentation(
         )
     head["low_level_channels"] = low_level_channels
     return heads.DecoderNetwork(features, num_classes, **head)
-
-
-def load_into(
-    module: nn.Module, path: Path | str, *, prefix: str = "", classes: Sequence[str] | None = None
-) -> None:
-    """Load one of our own weight files, or its part under a prefix such as ``backbone.``; with
-    ``classes``, InputError if the file is of a network of others.
-    """
-    state, description = load_described(path)
-    if isinstance(description, dict) and "classes" in description:
-        check_classes(description["classes"], classes, source=path)
-    part = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
-    fit_state(module, part, source=path)
 
 
 def prepare_backbone(

@@ -164,6 +164,19 @@ def _fault_of(url):
     return faults[-1]
 
 
+def load_into(
+    module: nn.Module, path: Path | str, *, prefix: str = "", classes: Sequence[str] | None = None
+) -> None:
+    """Load one of our own weight files, or its part under a prefix such as ``backbone.``; with
+    ``classes``, InputError if the file is of a network of others.
+    """
+    state, description = load_described(path)
+    if isinstance(description, dict) and "classes" in description:
+        check_classes(description["classes"], classes, source=path)
+    part = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
+    fit_state(module, part, source=path)
+
+
 def save_state(
     module: nn.Module | State, path: Path | str, *, description: dict | None = None
 ) -> None:
