@@ -317,6 +317,9 @@ def test_cells_take_one_pixel_s_label_or_the_most_frequent_one(size):
         block = wide[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].flatten().tolist()
         assert block.count(int(voted[y, x])) == max(map(block.count, block))
     assert cell_labels(torch.full((9, 9), 7), 8, majority=True).tolist() == [[7, 7], [7, 7]]
+    column = torch.tensor([[4, 1], [4, 4], [2, 9], [2, 2]])  # a row further on it would be 4 and 4
+    assert cell_labels(column, 2, majority=True).tolist() == [[4], [2]]
+    assert cell_labels(column.T, 2, majority=True).tolist() == [[4, 2]]
 
 
 def test_loss_of_a_small_example():
