@@ -1,4 +1,4 @@
-"""Which completed runs build on which, which differ in seeds alone, and which is the latest."""
+"""Which completed runs build on which, and which differ in seeds alone."""
 
 from pathlib import Path
 
@@ -14,15 +14,6 @@ def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
     runs = [marker.parent for marker in sorted(folder.glob(f"*/{results.COMPLETE}"))]
     found = [(run, record) for run in runs if (record := results.completion(run))]
     return sorted(found, key=lambda each: each[1]["ended"], reverse=True)
-
-
-def latest(name: str, data_digest: str) -> Path:
-    """The folder of the stage's newest completed run on data with this digest."""
-    for folder, record in completed_runs(paths.outputs_root() / name):
-        if stages.same_data(record["data_digest"], data_digest):
-            return folder
-    missing = f"no completed run on this data ({data_digest}) under {paths.outputs_root()}"
-    raise InputError(f"{name}: {missing}; run the notebook of {name} first")
 
 
 def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: str) -> dict:
