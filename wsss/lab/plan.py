@@ -11,6 +11,7 @@ from wsss.lab import lineage, paths, results, stages
 from wsss.lab.project import Project
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
+OVERRIDE = "expected stage.parameter=value; write it such as random_walk.beta=4"
 
 
 @dataclass
@@ -76,17 +77,24 @@ def parse_overrides(texts: list[str]) -> dict[str, dict]:
     """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``, with values of
     ``parse_value``; InputError for a name that is given twice.
     """
-    given, names = {}, []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        names.append(name)
-        stage, _, parameter = name.partition(".")
-        if not (equals and stage and parameter):
-            expected = "expected stage.parameter=value; write it such as random_walk.beta=4"
-            raise InputError(f"'{text}': {expected}")
-        given.setdefault(stage, {})[parameter] = parse_value(name, value)
-    refuse_twice(names)
-    return given
+    given = [text.partition("=") for text in texts]
+    refuse_twice(name for name, *_ in given)
+    if incomplete := [name for name, equals, _ in given if not equals]:
+        raise InputError(f"'{incomplete[0]}': {OVERRIDE}")
+    return by_stage({name: parse_value(name, value) for name, _, value in given})
+
+
+def by_stage(values: dict) -> dict[str, dict]:
+    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``; InputError for another
+    name.
+    """
+    found = {}
+    for name, value in values.items():
+        stage, _, parameter = str(name).partition(".")
+        if not (stage and parameter):
+            raise InputError(f"'{name}': {OVERRIDE}")
+        found.setdefault(stage, {})[parameter] = value
+    return found
 
 
 def parse_value(name: str, text: str) -> object:

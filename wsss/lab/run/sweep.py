@@ -51,7 +51,8 @@ def run(
     given = [overrides, bool(options.get("smoke"))]
     report = partial(compare, experiment, names=names, given=given, project=project, say=say)
     options |= {"overrides": overrides, "project": project}
-    first = plan_point(experiment, points[0], **options)
+    plan_at = partial(plan_point, experiment, **options)
+    first = plan_at(points[0])
     score = _one_pass(points, first, project)
     if isinstance(score, str):
         say(score)
@@ -59,7 +60,7 @@ def run(
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
         return report(rows, common=common)
     # every point is checked before anything runs
-    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
+    planned = [first, *map(plan_at, points[1:])]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
     each = {item.fingerprint: item for items in planned for item in items}
     project.check_values([item for item in each.values() if not item.done])
@@ -70,7 +71,7 @@ def run(
         point, left = points[place], runs.time_left()
         runs.screen.say(f"({place + 1}/{len(points)}) {point.title}{left and f', {left}'}")
         # planned again: an earlier point may have finished some of its stages
-        ran[place] = items = plan_point(experiment, point, **options)
+        ran[place] = items = plan_at(point)
         # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
@@ -93,13 +94,12 @@ def dry_run(
     experiment: dict, points: list[Combination], *, overrides: dict, project: Project, **options
 ) -> str:
     """The papermill commands that ``run`` would give, as in ``notebook.dry_run``."""
-    options |= {"overrides": overrides, "project": project}
-    first = plan_point(experiment, points[0], **options)
+    plan_at = partial(plan_point, experiment, overrides=overrides, project=project, **options)
+    first = plan_at(points[0])
     if callable(_one_pass(points, first, project)):
         note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
         return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
-    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
-    texts = [notebook.dry_run(items) for items in planned]
+    texts = [notebook.dry_run(items) for items in (first, *map(plan_at, points[1:]))]
     return "\n".join(f"# {point.title}\n{text}" for point, text in zip(points, texts, strict=True))
 
 
