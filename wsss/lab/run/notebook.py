@@ -51,7 +51,6 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
-WIDTH = 96  # of a dry run's lines
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
@@ -139,12 +138,16 @@ def _execute(item, share, machine, *, label, uploader, later):
     label, began = machine.mark + label, time.monotonic()
     parameters, progress = item.folder / "parameters.json", item.folder / ".progress"
     atomic.save_json(parameters, item.values)
-    environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
-    environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
-    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    environment |= {"WSSS_PROJECT": str(paths.project_root())}  # the same, wherever it starts
-    # the kernel of this Python, before any other of the name
-    environment |= {"JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter"))}
+    environment = {
+        "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
+        stage_run.DRIVEN_VARIABLE: "1",
+        FILE_VARIABLE: str(progress),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "WSSS_PROJECT": str(paths.project_root()),  # the same, wherever it starts
+        "WSSS_OUTPUTS": str(item.folder.parents[1]),
+        # the kernel of this Python, before any other of the name
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
+    }
     notebooks = _pattern(item.stage.path), _pattern(item.folder / results.NOTEBOOK)
     with (item.folder / "papermill.log").open("wb") as output:
         process = subprocess.Popen(
@@ -162,9 +165,9 @@ def _execute(item, share, machine, *, label, uploader, later):
                 break
             machine.check()
             passed = time.monotonic() - began
-            text = (
-                progress.read_text("utf-8") if progress.exists() else f"starting  {clock(passed)}"
-            )
+            text = f"starting  {clock(passed)}"
+            with suppress(FileNotFoundError):
+                text = progress.read_text("utf-8")
             if later and later > passed:
                 text += f"  (chain about {clock(later - passed)})"
             note = "  (tracking store unavailable)" if uploader.unavailable else ""
@@ -185,8 +188,8 @@ def _pattern(path):
 
 
 def dry_run(planned: list[Planned]) -> str:
-    """Which stages are done, and the papermill commands of those that would run, each in lines of
-    at most ``WIDTH`` characters where words allow it.
+    """Which stages are done, and the papermill commands of those that would run, a parameter a
+    line.
     """
     lines = []
     for item in planned:
@@ -195,18 +198,15 @@ def dry_run(planned: list[Planned]) -> str:
             continue
         why = f" (code changed: {', '.join(item.changed)})" if item.changed else ""
         why = f" ({item.damage})" if item.damage else why
-        lines += [f"# {item.name}: to do{why}, into {item.folder}", "papermill"]
         source = item.stage.path.relative_to(paths.project_root())
-        words: list[list] = [[_pattern(source)], [_pattern(item.folder / results.NOTEBOOK)]]
+        words: list[list] = [["papermill", _pattern(source)]]
+        words.append([_pattern(item.folder / results.NOTEBOOK)])
         for name, value in item.values.items():
             if value != item.stage.parameters[name].default:
                 several = isinstance(value, list)
                 words.append(["-y", f"{name}: {value}"] if several else ["-p", name, value])
-        for text in (shlex.join(map(str, each)) for each in words):
-            if len(lines[-1]) + len(text) > WIDTH:
-                lines[-1] += " \\"
-                lines.append("   ")
-            lines[-1] += f" {text}"
+        command = " \\\n    ".join(shlex.join(map(str, each)) for each in words)
+        lines += [f"# {item.name}: to do{why}, into {item.folder}", command]
     done = sum(item.done for item in planned)
     return "\n".join([*lines, f"# {done} of {len(planned)} stages are done"])
 
