@@ -17,10 +17,8 @@ def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
 
 
 def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: str) -> dict:
-    """The record of the completed run of a stage in a folder that the parameter ``where`` names.
-
-    Raises:
-        InputError: no such run, or one on other data whose results do not fit this.
+    """The record of the completed run of a stage in a folder that the parameter ``where`` names;
+    InputError for no such run, or one on other data whose results do not fit this.
     """
     record = results.completed_in(folder, where)
     if record["stage"] != stage.name:
@@ -49,8 +47,8 @@ def changed_code(record: dict, code: dict[str, str]) -> list[str]:
 
 
 def upstream(record: dict, name: str) -> dict | None:
-    """The record of the stage called ``name`` that a completed stage builds on; None if it does
-    without that stage, or its folder is gone.
+    """The record of a stage that a completed one builds on; None if it does without, or its folder
+    is gone.
     """
     fingerprint = record["inputs"].get(name)
     return results.completion(paths.stage_folder(name, fingerprint)) if fingerprint else None

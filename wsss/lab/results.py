@@ -31,10 +31,9 @@ def completion(folder: Path | str) -> dict | None:
     except (OSError, ValueError, RecursionError):  # also an InputError
         return None
     fits = isinstance(record, dict) and all(isinstance(record.get(k), v) for k, v in RECORD.items())
-    if not fits:
-        return None
-    inputs = record["inputs"].values()  # names of folders
-    return record if all(isinstance(name, str) and "/" not in name for name in inputs) else None
+    # inputs are names of folders
+    fits = fits and all(isinstance(n, str) and "/" not in n for n in record["inputs"].values())
+    return record if fits else None
 
 
 def completed(folder: Path | str) -> dict:
@@ -70,12 +69,9 @@ def changed(folder: Path | str) -> list[str]:
     record = completion(folder)
     if record is None:
         return [COMPLETE]
-    if "inventory" not in record:
+    now, then = files(folder), {}
+    if record.get("inventory") in (None, contents.manifest(now)):
         return []
-    now = files(folder)
-    if contents.manifest(now) == record["inventory"]:
-        return []
-    then = {}
     with suppress(OSError, ValueError):  # also an InputError
         then = json.loads(read_text(folder / CONTENTS, "a list of files"))
     if not isinstance(then, dict) or contents.manifest(then) != record["inventory"]:

@@ -26,17 +26,12 @@ class Combination(NamedTuple):
 
 
 def split_overrides(texts: list[str]) -> tuple[list[str], dict]:
-    """Separate command-line overrides with one value from those that make a sweep.
+    """Separate command-line overrides with one value from those that make a sweep, in the form that
+    ``combinations`` takes; InputError for a name that is given twice, or seeds that are no numbers.
 
     Several values (``random_walk.beta=4,8,16``) make a grid. A list parameter's value is in
     brackets, a text with a comma in quotes. ``seeds=0,1,2`` sets the seeds of all stages,
     ``random_walk.seeds=0,1,2`` those of this and later stages.
-
-    Returns:
-        the overrides with one value, and a sweep for ``combinations``.
-
-    Raises:
-        InputError: a name that is given twice, or seeds that are no numbers.
     """
     single, grid, sweep = [], {}, {}
     for text in texts:
@@ -62,11 +57,8 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
 
     ``sweep`` may hold ``variants`` (name to ``{stage.parameter: value}``), ``grid``
     (``stage.parameter`` to a list of values), ``seeds`` (a list) and ``tail`` (the first stage that
-    seeds are set for).
-
-    Raises:
-        InputError: another key, an empty list, a name that is not ``stage.parameter``, or one that
-            is swept twice.
+    seeds are set for); InputError for another key, an empty list, a name of another form, or one
+    that is swept twice.
     """
     empty = {"variants": {}, "grid": {}, "seeds": [], "tail": ""}
     sweep, given = dict(empty), given or {}

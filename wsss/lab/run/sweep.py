@@ -35,15 +35,9 @@ def run(
     """Run an experiment at every point, whatever of it is not done yet; returns the comparison as
     Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
-    Args:
-        overrides: of all points, from ``plan.parse_overrides``.
-        jobs, gpus_per_job: as for ``resources.Shares``.
-        options: of ``plan.plan``.
-
-    Raises:
-        InputError: a point cannot be planned, the disk is too small for all of them, or points
-            failed by their input.
-        SweepFailed: points failed; the others are done.
+    ``overrides`` are of all points, ``options`` those of ``plan.plan``. Raises InputError if a
+    point cannot be planned, the disk is too small for all, or points failed by their input, and
+    SweepFailed if points failed otherwise; the others are done.
     """
     if options.get("force"):
         raise InputError("--force would run again what points have in common; leave it out")
@@ -53,8 +47,7 @@ def run(
     options |= {"overrides": overrides, "project": project}
     plan_at = partial(plan_point, experiment, **options)
     first = plan_at(points[0])
-    score = _one_pass(points, first, project)
-    if isinstance(score, str):
+    if isinstance(score := _one_pass(points, first, project), str):
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
