@@ -6,12 +6,15 @@ define nothing, assignments to attributes and items, decorators of the package. 
 and formatting do not count. Names behind strings (``getattr(module, name)``) and what subclasses do
 to their bases are not seen.
 
-The project's ``pyproject.toml`` names its package and the parts that cannot change results::
+The project's ``pyproject.toml`` names its package and what can or cannot change results::
 
     [tool.wsss.stages]
     package = "wsss"
-    without = ["lab", "viz"]
+    without = ["lab", "viz"]  # parts of it that cannot
     versions = ["numpy"]  # packages whose versions are recorded with results
+    files = ["weights"]  # parameters that name a file: it counts by contents
+    unseen = ["data_root"]  # parameters that cannot: what they name counts otherwise
+    portable = ["train"]  # stages without scores, whose results may be used on other data
     renamed = {members = "soup_size"}  # parameters, which refuse their old names
 """
 
@@ -32,23 +35,16 @@ _parsing = threading.Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """``ast.parse``, one thread at a time: Python 3.11 counts the depth of the trees that several
-    threads make at once in one place, and raises SystemError (python/cpython#106905).
+    """``ast.parse``, one thread at a time: in Python 3.11 several threads share a count of the
+    depth of trees, and it raises SystemError (python/cpython#106905).
     """
     with _parsing:
         return ast.parse(source)
 
 
 def reached(cells: list[str], root: Path) -> dict[str, str]:
-    """The code that a notebook's cells reach.
-
-    Args:
-        cells: source of the code cells.
-        root: the project's folder, with ``pyproject.toml`` and the package.
-
-    Returns:
-        file within the package to a digest of its reached definitions, sorted by file; empty where
-        the project names no package.
+    """The code that a notebook's cells reach: file within the package of the project in ``root`` to
+    a digest of its reached definitions, sorted by file; empty where the project names no package.
     """
     table = settings(root)
     if not table.get("package"):

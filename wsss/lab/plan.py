@@ -1,8 +1,8 @@
 """An experiment's plan: its file and overrides, read and checked, and which stages are done."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from wsss.errors import InputError, did_you_mean
@@ -23,8 +23,7 @@ class Planned:
     fingerprint: str
     folder: Path
     done: bool
-    # ``stage.parameter`` to value, of the overrides that this stage depends on, itself or through
-    # the stages it builds on (see ``mlflow_pages.title``)
+    # ``stage.parameter`` to value, of the overrides that this stage or one before it depends on
     changes: dict = field(default_factory=dict)
     forced: bool = False  # it runs again although it is done
     damage: str = ""  # why results that were complete cannot be used
@@ -49,9 +48,8 @@ def read_experiment(path: str | Path) -> dict:
     experiment = safe_yaml.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
-    for key in experiment:
-        if key not in KEYS:
-            raise InputError(f"{path}: unknown key '{key}'; expected: {', '.join(KEYS)}")
+    if unknown := [key for key in experiment if key not in KEYS]:
+        raise InputError(f"{path}: unknown key '{unknown[0]}'; expected: {', '.join(KEYS)}")
     for key in ("common", "stages", "smoke", "sweep"):
         experiment[key] = experiment.get(key) or {}
         _check_mapping(f"{path}: {key}", experiment[key])
@@ -74,9 +72,7 @@ def _check_mapping(where, values):
 
 
 def parse_overrides(texts: list[str]) -> dict[str, dict]:
-    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``, with values of
-    ``parse_value``; InputError for a name that is given twice.
-    """
+    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``."""
     given = [text.partition("=") for text in texts]
     refuse_twice(name for name, *_ in given)
     if incomplete := [name for name, equals, _ in given if not equals]:
@@ -98,10 +94,9 @@ def by_stage(values: dict) -> dict[str, dict]:
 
 
 def parse_value(name: str, text: str) -> object:
-    """The value of an override ``name=text``, read as YAML.
-
-    Nothing is the empty text. The name of a run (``<stage>_run``) is taken as it stands, since an
-    id may look like a number; so is a text without quotes that has a ``#``, which is no comment.
+    """The value of an override ``name=text``, read as YAML. Nothing is the empty text. The name of
+    a run (``<stage>_run``) is taken as it stands, since an id may look like a number; so is a text
+    without quotes that has a ``#``, which is no comment.
     """
     quoted = text.lstrip()[:1] in ("'", '"')
     if not text or (name.endswith("_run") and not quoted):
@@ -110,13 +105,12 @@ def parse_value(name: str, text: str) -> object:
     return text.strip() if isinstance(value, str) and " #" in text and not quoted else value
 
 
-def refuse_twice(names: Iterable[str]) -> None:
-    """Raise an InputError for the first name that is given twice."""
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{name}: is given twice; keep one of them")
-        seen.add(name)
+def refuse_twice(names: Iterable[str], of: str = "") -> None:
+    """Raise an InputError for the first name, or value ``of`` a parameter, that is there twice."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            what = f"{of}: {name} is listed" if of else f"{name}: is given"
+            raise InputError(f"{what} twice; keep one of them")
 
 
 def plan(
@@ -166,9 +160,7 @@ def plan(
         shared = {key: value for key, value in common.items() if key in stage.parameters}
         values = stage.resolve(shared | _merged(layers, name))
         digest = digest or project.data_digest(values)
-        find = partial(project.find_run, data_digest=digest)
-        given = {"chain": chain, "find": find, "data_digest": digest}
-        upstream, changes = _connect(stage, values, planned, **given)
+        upstream, changes = _connect(stage, values, planned, chain, project, digest)
         changes |= {"smoke": True} if smoke else {}
         for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
             known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
@@ -204,15 +196,15 @@ def _merged(layers, name):
     return {key: value for layer in layers for key, value in (layer.get(name) or {}).items()}
 
 
-def _connect(stage, values, planned, *, chain, find: Callable[..., Path], data_digest):
+def _connect(stage, values, planned, chain, project, data_digest):
     """Fill in the folders of the stages that a stage builds on; returns their fingerprints by name,
     and the changes that they depend on.
     """
     upstream, changes = {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
         if values[parameter]:  # a run, perhaps of another experiment
-            folder, where = find(values[parameter], other), f"{stage.name}.{parameter}"
-            values[parameter] = str(folder)
+            folder = project.find_run(values[parameter], other, data_digest=data_digest)
+            values[parameter], where = str(folder), f"{stage.name}.{parameter}"
             record = lineage.input_record(folder, where, chain[other], data_digest=data_digest)
             upstream[other] = record["fingerprint"]
         elif other in planned:

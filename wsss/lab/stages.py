@@ -5,11 +5,6 @@ with the values that it takes: an interval such as ``[0, inf)`` or choices such 
 parameter called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
 
 A data digest is two, joined by a hyphen: of what all stages depend on, and of what only scores do.
-Further keys of the table that ``code`` describes::
-
-    files = ["weights"]  # parameters that name a file: it counts by contents
-    unseen = ["data_root"]  # parameters that cannot change results: what they name counts otherwise
-    portable = ["train"]  # stages without scores, whose results may be used on other data
 """
 
 import ast

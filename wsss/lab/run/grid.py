@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import Counter
 from typing import NamedTuple
 
 from wsss.errors import InputError
@@ -60,15 +59,14 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
     seeds are set for); InputError for another key, an empty list, a name of another form, or one
     that is swept twice.
     """
-    empty = {"variants": {}, "grid": {}, "seeds": [], "tail": ""}
-    sweep, given = dict(empty), given or {}
+    kinds, given = {"variants": dict, "grid": dict, "seeds": list, "tail": str}, given or {}
+    sweep = {key: kind() for key, kind in kinds.items()}
     for key, value in (experiment.get("sweep") or {}).items():
-        if key not in empty:
-            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(empty)}")
-        sweep[key] = value or empty[key]
-        if type(sweep[key]) is not type(empty[key]):
-            kind = type(empty[key]).__name__
-            raise InputError(f"sweep.{key}: expected a {kind}; fix the experiment")
+        if key not in kinds:
+            raise InputError(f"sweep: unknown key '{key}'; expected: {', '.join(kinds)}")
+        sweep[key] = value or kinds[key]()
+        if not isinstance(sweep[key], kinds[key]):
+            raise InputError(f"sweep.{key}: expected a {kinds[key].__name__}; fix the experiment")
     grid = sweep["grid"] | given.get("grid", {})
     sweep |= given
     variants, seeds = sweep["variants"], sweep["seeds"]
@@ -76,9 +74,7 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep.grid.{name}: expected a list of values but got {values!r}")
     for name, values in (grid | {"seeds": seeds}).items():
-        for value, count in Counter(map(str, values)).items():
-            if count > 1:
-                raise InputError(f"{name}: {value} is listed twice; keep one of them")
+        plans.refuse_twice(map(str, values), of=name)
     for name, values in variants.items():
         if not isinstance(values or {}, dict):
             raise InputError(f"sweep.variants.{name}: expected 'stage.parameter: value'; fix it")
@@ -86,10 +82,8 @@ def combinations(experiment: dict, given: dict | None = None) -> list[Combinatio
         return []
     count = math.prod(map(len, (variants or [0], *grid.values(), seeds or [0])))
     if count > MOST_COMBINATIONS:
-        raise InputError(
-            f"sweep: expected at most {MOST_COMBINATIONS:,} combinations but there are {count:,}; "
-            "sweep fewer values"
-        )
+        expected = f"expected at most {MOST_COMBINATIONS:,} combinations"
+        raise InputError(f"sweep: {expected} but there are {count:,}; sweep fewer values")
     seeded, found = _seeded(experiment, sweep["tail"]), []
     for variant, *values in itertools.product(variants or [""], *grid.values()):
         swept = dict(zip(grid, values, strict=True))
@@ -108,8 +102,8 @@ def _seeded(experiment, tail):
     chain = stages.read_stages()
     names = [name for name in chain if name in experiment["stages"]]
     if tail not in names:
-        known = ", ".join(names)
-        raise InputError(f"seeds: unknown stage '{tail}'; this experiment has: {known}")
+        known = f"this experiment has: {', '.join(names)}"
+        raise InputError(f"seeds: unknown stage '{tail}'; {known}")
     return [name for name in names[names.index(tail) :] if "seed" in chain[name].parameters]
 
 

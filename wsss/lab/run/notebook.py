@@ -33,10 +33,9 @@ ALLOCATOR = {
     "glibc.malloc.trim_threshold=17179869184"
 }
 
-# Runs papermill by its function, since only that can coalesce streams, which keeps a progress bar
-# to one line of the executed notebook. Ends when its standard input closes, so with the driver even
-# if that is killed; the kernel in turn ends without papermill. Affinity is set before any thread or
-# process starts.
+# Runs papermill by its function, which alone can coalesce streams, and so keeps a progress bar to a
+# line. Ends when its standard input closes, so with the driver even if that is killed; the kernel
+# in turn ends without papermill. Affinity is set before any thread or process starts.
 EXECUTE = """
 import json, os, sys, threading
 if os.environ.get("WSSS_CORES") and hasattr(os, "sched_setaffinity"):
@@ -175,10 +174,8 @@ def _execute(item, share, machine, *, label, uploader, later):
     finally:
         machine.screen.hide(label)
         process.terminate()
-        process.wait()
+        process.communicate()  # closes its input, waits
         progress.unlink(missing_ok=True)
-        if process.stdin:
-            process.stdin.close()
     return process.returncode
 
 

@@ -55,9 +55,9 @@ def run(
     # every point is checked before anything runs
     planned = [first, *map(plan_at, points[1:])]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
-    each = {item.fingerprint: item for items in planned for item in items}
-    project.check_values([item for item in each.values() if not item.done])
-    project.check_room(list(each.values()), paths.outputs_root())
+    each = [*{item.fingerprint: item for items in planned for item in items}.values()]
+    project.check_values([item for item in each if not item.done])
+    project.check_room(each, paths.outputs_root())
     ran: dict[int, list[Planned]] = {}
 
     def work(place, machine):
@@ -71,7 +71,7 @@ def run(
         driver.run(experiment, items, project=project, title=title, machine=machine)
 
     if faults := runs.run(work):
-        raise _failure(points, faults)
+        _fail(points, faults)
     rows, scored = [], {stage for stage, _ in project.scores.values()}
     for place, point in enumerate(points):
         record = results.completed(ran[place][-1].folder)
@@ -96,17 +96,16 @@ def dry_run(
     return "\n".join(f"# {point.title}\n{text}" for point, text in zip(points, texts, strict=True))
 
 
-def _failure(points, faults):
-    """One exception for the points that failed, with each reason once."""
+def _fail(points, faults):
+    """Raise one exception for the points that failed, with each reason once."""
     titles_of = {}
     for place, fault in sorted(faults.items()):
         titles_of.setdefault(str(fault), []).append(points[place].title)
     reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in titles_of.items())
     bad = all(isinstance(fault, InputError) for fault in faults.values())
     kind = InputError if bad else SweepFailed
-    failure = kind(f"{len(faults)} of {len(points)} points failed, the others are done: {reasons}")
-    failure.__cause__ = faults[min(faults)]  # whose traceback --debug shows
-    return failure
+    failed = f"{len(faults)} of {len(points)} points failed"
+    raise kind(f"{failed}, the others are done: {reasons}") from faults[min(faults)]
 
 
 def _one_pass(points, planned, project):
@@ -130,8 +129,8 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
         driver.run(experiment, before, project=project, machine=machine)
     say(f"{len(points)} settings of {last.name} in one pass")
     shared = {"seed": None} | _scores(before, project)
-    scored = zip(points, score(values), strict=True)
-    rows = [point.names | shared | metrics for point, metrics in scored]
+    pairs = zip(points, score(values), strict=True)
+    rows = [point.names | shared | metrics for point, metrics in pairs]
     swept = {name.partition(".")[2] for name in points[0].names}
     return rows, {name: value for name, value in last.values.items() if name not in swept}
 
