@@ -22,6 +22,7 @@ import ast
 import hashlib
 import threading
 import tomllib
+from contextlib import suppress
 from functools import cache
 from importlib.util import resolve_name
 from itertools import accumulate, chain
@@ -76,11 +77,10 @@ def digest(cells: list[str]) -> str:
 
 def settings(root: Path) -> dict:
     """A project's table ``tool.wsss.stages``, empty where it has none."""
-    try:
+    with suppress(FileNotFoundError, KeyError):
         table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return table["tool"]["wsss"]["stages"]
-    except (FileNotFoundError, KeyError):
-        return {}
+    return {}
 
 
 class _Package:
@@ -152,9 +152,7 @@ class _Module:
         return "__getattr__" if "__getattr__" in self.definitions else EVERYTHING
 
     def digest(self, names, package):
-        """A digest of definitions, of what importing the file does, and of what they use from
-        outside the package; empty where there is none of these.
-        """
+        """A digest of definitions and what they use from outside the package; empty for none."""
         named = chain.from_iterable(self.definitions.get(name, ()) for name in sorted(names))
         statements = [each for each in named if each.text]
         if not statements:

@@ -31,17 +31,13 @@ def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: 
 
 
 def answered(name: str, question: str) -> dict | None:
-    """The record of a stage's newest completed run that answered a question (``Stage.question``),
-    perhaps with other code.
-    """
+    """The record of a stage's newest run that answered a ``Stage.question``, by any code."""
     runs = completed_runs(paths.outputs_root() / name)
     return next((record for _, record in runs if record.get("question") == question), None)
 
 
 def changed_code(record: dict, code: dict[str, str]) -> list[str]:
-    """The files, ``notebook`` for its cells, in which the code of a completed run differs from
-    today's (``Stage.code``), sorted.
-    """
+    """The files, ``notebook`` for cells, in which a run's code differs from ``Stage.code``."""
     names = {name for name, _ in record.get("code", {}).items() ^ code.items()}
     return sorted("notebook" if name == "cells" else name for name in names)
 
@@ -67,9 +63,8 @@ def outdated(folder: Path | str) -> str:
 
 
 def siblings(folder: Path | str) -> list[Path]:
-    """The folders of the completed runs that differ from one run in nothing but seeds, of the stage
-    itself and of those before it, code and contents of files included: the newest per combination
-    of seeds, sorted by seeds.
+    """The folders of the completed runs that differ from one run in nothing but seeds, its own and
+    of stages before it: the newest per combination of seeds, sorted by seeds.
     """
     folder = Path(folder)
     family = results.completed(folder).get("family")

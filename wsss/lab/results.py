@@ -15,10 +15,8 @@ JOURNAL = "record.jsonl"
 DELIVERED = "delivered.json"  # the journal's run in MLflow, and how far it is uploaded
 CONTENTS = "contents.json"  # name to digest of each file of the results
 # not results: written by the driver and the record, some after the stage's end
-BESIDE = (
-    *(COMPLETE, CONTENTS, JOURNAL, DELIVERED, "run.json", "parameters.json"),
-    *("papermill.log", NOTEBOOK, "executed.html"),
-)
+BESIDE = COMPLETE, CONTENTS, JOURNAL, DELIVERED, "run.json", "parameters.json"
+BESIDE += "papermill.log", NOTEBOOK, "executed.html"
 # fields of a completed stage's record that must be present
 RECORD: dict[str, Any] = dict.fromkeys(("stage", "fingerprint", "data_digest"), str)
 RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": float | int}
@@ -26,10 +24,9 @@ RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": f
 
 def completion(folder: Path | str) -> dict | None:
     """A completed stage's record; None if it has not completed or the record is damaged."""
-    try:
+    record: Any = None
+    with suppress(OSError, ValueError, RecursionError):  # also an InputError
         record = json.loads(read_text(Path(folder) / COMPLETE, "a stage's record"))
-    except (OSError, ValueError, RecursionError):  # also an InputError
-        return None
     fits = isinstance(record, dict) and all(isinstance(record.get(k), v) for k, v in RECORD.items())
     # inputs are names of folders
     fits = fits and all(isinstance(n, str) and "/" not in n for n in record["inputs"].values())

@@ -50,6 +50,7 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
+LOG = "papermill.log"
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
@@ -88,15 +89,14 @@ def run_stage(
     scores: Mapping[str, tuple[str, str]] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
-
-    ``parent`` is the folder of the journal whose run is the parent of the stage's run, ``later``
-    the seconds that all stages from this one on may take, ``scores`` those of Project. Raises
+    """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results;
     InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
+
+    ``parent`` is the folder of the experiment's journal, ``later`` the seconds that all stages from
+    this one on may take, ``scores`` those of Project.
     """
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
-    notebook, log = item.folder / results.NOTEBOOK, item.folder / "papermill.log"
     status, kind, reason, code = "KILLED", "", "", None
     with machine.stage(item) as share:
         journal = Journal(item.folder)
@@ -108,7 +108,7 @@ def run_stage(
         before, began = seconds_of(item.folder), time.monotonic()
         try:
             code = _execute(item, share, machine, label=label, uploader=uploader, later=later)
-            kind, reason = _error(notebook, log, code)
+            kind, reason = _error(item.folder, code)
             status = "FAILED"
         finally:
             record = results.completion(item.folder)  # even if it was killed right after
@@ -128,8 +128,9 @@ def run_stage(
         if status == "FAILED" and kind == InputError.__name__:
             raise InputError(reason)
         if status == "FAILED":
-            files = f"{notebook} and {log}; the same command goes on from here"
-            raise StageFailed(f"{item.name} failed: {kind}: {reason}; see {files}")
+            files = f"{item.folder / results.NOTEBOOK} and {item.folder / LOG}"
+            fix = f"see {files}; the same command goes on from here"
+            raise StageFailed(f"{item.name} failed: {kind}: {reason}; {fix}")
 
 
 def _execute(item, share, machine, *, label, uploader, later):
@@ -148,7 +149,7 @@ def _execute(item, share, machine, *, label, uploader, later):
         "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
     }
     notebooks = _pattern(item.stage.path), _pattern(item.folder / results.NOTEBOOK)
-    with (item.folder / "papermill.log").open("wb") as output:
+    with (item.folder / LOG).open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", EXECUTE, *notebooks, parameters],
             stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed
@@ -216,12 +217,12 @@ def seconds_of(folder: Path) -> float:
         return 0.0
 
 
-def _error(notebook, log, code):
+def _error(folder, code):
     """``(name, message)`` of the exception that ended a notebook, or of how its process ended."""
     import nbformat  # slow to import
 
     with suppress(OSError, ValueError):  # none, or cut short
-        for cell in nbformat.read(notebook, as_version=4).cells:
+        for cell in nbformat.read(folder / results.NOTEBOOK, as_version=4).cells:
             for output in cell.get("outputs", ()):
                 if output.output_type == "error":
                     return output.ename, " ".join(output.evalue.split())
@@ -230,11 +231,11 @@ def _error(notebook, log, code):
             "its notebook ran to the end but left no result with this fingerprint; code or data "
             "may have changed meanwhile; give the same command again"
         )
-    if shutil.disk_usage(log.parent).free < FULL_DISK:  # the log's end is lost
-        return "OSError", f"no room left for {log.parent}; free some"
+    if shutil.disk_usage(folder).free < FULL_DISK:  # the log's end is lost
+        return "OSError", f"no room left for {folder}; free some"
     if code < 0:
         return "Stopped", f"its process was killed by signal {-code}"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "Stopped", (lines or ["its process ended without a message"])[-1][:300]
 
 

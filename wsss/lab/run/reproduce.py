@@ -21,11 +21,8 @@ UNEXPLAINED = (
 
 def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
     """Run a completed stage (named as for ``find_runs.find``) again with the parameters and
-    inputs of its record; returns whether all metrics, files and weights are identical.
-
-    Raises:
-        InputError: no completed stage, or one of its inputs is gone.
-        StageFailed: it did not complete this time.
+    inputs of its record; returns whether all metrics, files and weights are identical. InputError
+    for no completed stage, or if one of its inputs is gone; StageFailed as of ``run_stage``.
     """
     folder = find_runs.find(source).resolve()
     record = results.completed_in(folder, str(source))
