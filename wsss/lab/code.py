@@ -130,8 +130,8 @@ class _Module:
     Attributes:
         definitions: name to the statements that define it; IMPORT to the others, which run
             whatever is used of the file; EVERYTHING to all.
-        imports: local name to the ``(module, name or None)`` it is imported from, anywhere in the
-            file, under ``TYPE_CHECKING`` and in functions too.
+        imports: local name to the ``(module, name or None)`` it is imported from, in functions and
+            under ``TYPE_CHECKING`` too.
     """
 
     def __init__(self, tree, dotted, package):
@@ -192,8 +192,8 @@ class _Statement(ast.NodeTransformer):
         text: the rest, without formatting.
         chains: the names in it, each with the attributes that follow.
         decorators: those of its chains that decorate it.
-        imports: of each name that is imported in it: the local name, the ``(module, name or None)``
-            it stands for, and the dotted name of what is imported.
+        imports: the local names in it, the ``(module, name or None)`` that each stands for, and the
+            dotted name of what is imported.
     """
 
     def __init__(self, tree, package):

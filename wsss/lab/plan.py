@@ -36,9 +36,7 @@ class Planned:
 
 
 def read_experiment(path: str | Path) -> dict:
-    """An experiment file: ``name``, ``description``, ``common``, ``stages``, ``smoke`` and
-    ``sweep`` (see ``grid.combinations``).
-    """
+    """An experiment file: a mapping with ``KEYS``; ``sweep`` is as ``grid.combinations`` has it."""
     if not Path(path).is_file():
         folder = paths.project_root() / "experiments"
         names = sorted(each.name for each in folder.glob("*.yaml"))
@@ -53,8 +51,7 @@ def read_experiment(path: str | Path) -> dict:
     for key in ("common", "stages", "smoke", "sweep"):
         experiment[key] = experiment.get(key) or {}
         _check_mapping(f"{path}: {key}", experiment[key])
-    for key in ("stages", "smoke"):
-        for name, values in experiment[key].items():
+        for name, values in experiment[key].items() if key in ("stages", "smoke") else ():
             _check_mapping(f"{path}: {key}.{name}", values or {})
     for key in ("name", "description"):
         if not isinstance(experiment.setdefault(key, ""), str):
@@ -81,9 +78,7 @@ def parse_overrides(texts: list[str]) -> dict[str, dict]:
 
 
 def by_stage(values: dict) -> dict[str, dict]:
-    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``; InputError for another
-    name.
-    """
+    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``, or InputError."""
     found = {}
     for name, value in values.items():
         stage, _, parameter = str(name).partition(".")
@@ -129,12 +124,11 @@ def plan(
     InputError if a name or value is wrong, or a stage before ``start`` or ``only`` is not done.
 
     Args:
-        overrides: from ``parse_overrides``; they take precedence over the experiment's values.
-        smoke: apply the experiment's smoke size, which takes precedence over its other values.
+        overrides: from ``parse_overrides``; they go before ``smoke``, the experiment's smoke size,
+            and that before its other values.
         force: run stages again that are done.
-        start: the first stage that may run; with ``force``, the first that runs again.
-        only: the one stage that may run.
-        until: the last stage of the plan.
+        start, only, until: the first stage that may run (or, with ``force``, runs again), the one
+            that may, and the last of the plan.
         trust_code: reuse results of the same question that other code computed.
     """
     chain, overrides = stages.read_stages(), overrides or {}
@@ -162,9 +156,9 @@ def plan(
         digest = digest or project.data_digest(values)
         upstream, changes = _connect(stage, values, planned, chain, project, digest)
         changes |= {"smoke": True} if smoke else {}
-        for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
-            known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
-            changes |= {f"{key}.{parameter}": value for parameter, value in known.items()}
+        for key in ("common", name):
+            given = overrides.get(key, {})
+            changes |= {f"{key}.{each}": given[each] for each in given if each in stage.parameters}
         forced = forced or (force and (start in (None, name) or only == name))
         question = stage.question(values, upstream, data_digest=digest)
         mark, again = stage.fingerprint(question), forced and only in (None, name)

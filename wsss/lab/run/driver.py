@@ -131,9 +131,7 @@ def _run_stages(name, planned, parent, uploader, machine, project):
 
 
 def _show_pictures(parent, item):
-    """Show a stage's gallery and figures, and its report, in the experiment's run: there, each
-    photo's pictures of all stages stand side by side.
-    """
+    """Show a stage's pictures and report in the experiment's run, by photo, stages side by side."""
     stage = item.stage.path.stem
     for path in sorted(item.folder.glob("gallery/**/*.png")):
         name = path.relative_to(item.folder / "gallery").with_suffix("").as_posix()

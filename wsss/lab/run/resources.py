@@ -13,12 +13,10 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class Share(NamedTuple):
-    """What a stage's processes may use: cores by number, GPUs by their names in
-    CUDA_VISIBLE_DEVICES; None for all.
-    """
+    """What a stage's processes may use: cores by number, GPUs by name; None for all."""
 
     cores: tuple[int, ...] | None = None
-    gpus: tuple[str, ...] | None = None
+    gpus: tuple[str, ...] | None = None  # as in CUDA_VISIBLE_DEVICES
 
     @property
     def core_count(self) -> int:
