@@ -22,8 +22,8 @@ def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: 
     """
     record = results.completed_in(folder, where)
     if record["stage"] != stage.name:
-        fault = f"expected a completed {stage.name} but {folder} is a {record['stage']}"
-        raise InputError(f"{where}: {fault}; give another")
+        found = f"{folder} is a {record['stage']}"
+        raise InputError(f"{where}: expected a completed {stage.name} but {found}; give another")
     if not (stage.portable or stages.same_data(record["data_digest"], data_digest)):
         fault = f"expected a run on this data ({data_digest}) but {folder} is on other data"
         raise InputError(f"{where}: {fault} ({record['data_digest']}); run {stage.name} on this")

@@ -74,9 +74,9 @@ def compare(
 def _record(experiment, names, folder, means, say):
     """Log a run in MLflow with the comparison's files and, for seeds alone, the means."""
     journal = Journal(folder, fresh=True)
-    when = time.strftime("%Y-%m-%d %H:%M")
+    title = f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}"
     tags = {"wsss.experiment": experiment, "wsss.sweep": "true"} | provenance.tags()
-    journal.begin(experiment, f"sweep of {', '.join(names) or 'seeds'} {when}", tags=tags)
+    journal.begin(experiment, title, tags=tags)
     for name in ("sweep.md", "sweep.csv", "sweep.png", "parameters.json"):
         if (folder / name).exists():
             journal.file(folder / name)

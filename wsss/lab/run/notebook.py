@@ -58,16 +58,13 @@ FULL_DISK = 2**20  # bytes; a disk with less left is full
 class Machine:
     """Where a run's stages work: the whole machine. ``parallel_runs`` gives shares of it.
 
-    Attributes:
-        screen: shows progress and messages, after ``mark``.
-        stage: a context around a stage's work, which waits for its ``Share`` of the machine.
-        check: raises KeyboardInterrupt if the run was stopped from another thread.
+    ``stage`` is a context around a stage's work, which waits for its ``Share`` of the machine.
     """
 
-    screen: Screen = field(default_factory=Screen)
-    mark: str = ""
+    screen: Screen = field(default_factory=Screen)  # shows progress and messages
+    mark: str = ""  # before these
     stage: Callable[[Planned], AbstractContextManager[Share]] = lambda item: nullcontext(Share())
-    check: Callable[[], None] = lambda: None
+    check: Callable[[], None] = lambda: None  # KeyboardInterrupt if another thread stopped the run
 
     def say(self, text: str) -> None:
         self.screen.say(self.mark + text)
@@ -186,9 +183,7 @@ def _pattern(path):
 
 
 def dry_run(planned: list[Planned]) -> str:
-    """Which stages are done, and the papermill commands of those that would run, a parameter a
-    line.
-    """
+    """Which stages are done, and the papermill commands of the others, a parameter a line."""
     lines = []
     for item in planned:
         if item.done:
@@ -211,10 +206,9 @@ def dry_run(planned: list[Planned]) -> str:
 
 def seconds_of(folder: Path) -> float:
     """Seconds that a stage took, all attempts together."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return float(json.loads((folder / "run.json").read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return 0.0
 
 
 def _error(folder, code):
@@ -227,10 +221,8 @@ def _error(folder, code):
                 if output.output_type == "error":
                     return output.ename, " ".join(output.evalue.split())
     if code == 0:
-        return "Stopped", (
-            "its notebook ran to the end but left no result with this fingerprint; code or data "
-            "may have changed meanwhile; give the same command again"
-        )
+        fault = "its notebook ran to the end but left no result with this fingerprint; code or data"
+        return "Stopped", f"{fault} may have changed meanwhile; give the same command again"
     if shutil.disk_usage(folder).free < FULL_DISK:  # the log's end is lost
         return "OSError", f"no room left for {folder}; free some"
     if code < 0:
@@ -245,12 +237,10 @@ def keep_notebook(folder: Path) -> None:
     from nbconvert import HTMLExporter
 
     notebook = folder / results.NOTEBOOK
-    if not notebook.exists():
-        return
     try:
         html, _ = HTMLExporter().from_filename(str(notebook))
-    except (ValueError, nbformat.ValidationError):
-        return  # papermill was killed while it wrote it
+    except (FileNotFoundError, ValueError, nbformat.ValidationError):
+        return  # papermill was killed before or while it wrote it
     page, journal = notebook.with_suffix(".html"), Journal(folder)
     atomic.write_text(page, html)
     for path in (notebook, page):
