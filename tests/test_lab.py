@@ -255,7 +255,7 @@ def test_runs_are_found_by_question_seed_and_data(root, execute):
     execute()
     (folder, record), *others = lineage.completed_runs(paths.outputs_root() / "mean")
     assert not others and record["fingerprint"] == folder.name
-    assert lineage.latest("mean", record["data_digest"]) == folder
+    assert find_runs.find("latest", "mean", data_digest=record["data_digest"]) == folder
     assert lineage.answered("mean", record["question"]) == record
     assert lineage.answered("mean", "another") is None
     assert lineage.changed_code(record, record["code"]) == []

@@ -9,8 +9,8 @@ from wsss import datasets, models
 from wsss.errors import InputError
 from wsss.io import contents
 from wsss.io.locks import acquire, held, lock_of
-from wsss.lab import lineage, paths, results, stages
-from wsss.lab.record import stage_run
+from wsss.lab import paths, results, stages
+from wsss.lab.record import find_runs, stage_run
 from wsss.lab.stages import Stage
 from wsss.train.labels import RegionFolder
 from wsss.train.loop import Schedule
@@ -316,8 +316,8 @@ def test_the_real_chain_is_connected():
 
 def test_latest_finds_the_newest_completed_run_on_the_same_data(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_OUTPUTS", str(tmp_path))
-    with pytest.raises(InputError, match=r"no completed run on this data \(d1\)"):
-        lineage.latest("train_cam", "d1")
+    with pytest.raises(InputError, match=r"one completed train_cam on this data .* there are none"):
+        find_runs.find("latest", "train_cam", data_digest="d1")
     for name, digest, ended in [("a", "d1", 1), ("b", "d1", 3), ("c", "d2", 5)]:
         folder = tmp_path / "train_cam" / name
         folder.mkdir(parents=True)
@@ -327,7 +327,7 @@ def test_latest_finds_the_newest_completed_run_on_the_same_data(tmp_path, monkey
         }
         (folder / "complete.json").write_text(json.dumps(record))
     (tmp_path / "train_cam" / "unfinished").mkdir()
-    assert lineage.latest("train_cam", "d1").name == "b"
+    assert find_runs.find("latest", "train_cam", data_digest="d1").name == "b"
 
 
 def test_what_is_missing_cut_or_zeroed_keeps_a_stage_from_being_used(tmp_path):

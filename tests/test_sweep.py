@@ -50,8 +50,10 @@ def test_points_are_every_variant_at_every_grid_point_with_every_seed():
     assert last.overrides == {
         "train_cam": {"head_channels": 0},
         "random_walk": {"beta": 8, "steps": 16},
+        "common": {"seed": 2},
     }
-    assert points[0].overrides == {"random_walk": {"beta": 4, "steps": 16}}
+    walk = {"random_walk": {"beta": 4, "steps": 16}}
+    assert points[0].overrides == walk | {"common": {"seed": 0}}
 
 
 def test_seeds_are_of_all_stages_or_of_those_from_one_on():
@@ -129,7 +131,8 @@ def test_what_a_sweep_varies_is_not_given_as_well():
 def test_without_anything_to_sweep_there_is_no_point():
     assert grid.combinations({"sweep": {}}) == grid.combinations({}) == []
     (only,) = grid.combinations({"sweep": {"seeds": [3]}})
-    assert only.seed == 3 and only.title == "seed 3" and only.overrides == {}
+    assert only.seed == 3 and only.title == "seed 3"
+    assert only.overrides == {"common": {"seed": 3}}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_without_anything_to_sweep_there_is_no_point():
         ({"seeds": [0, 1, 0]}, "seeds: 0 is listed twice"),
         (
             {"grid": {"a.b": [1]}, "variants": {"x": {"a.b": 2}}},
-            "sweep.variants.x: a.b is in the grid too",
+            "a.b: is swept, and 2 is given for it too",
         ),
     ],
 )

@@ -20,7 +20,7 @@ from wsss.crf import DenseCRF
 from wsss.errors import InputError
 from wsss.explore.one_cell import walker_ends
 from wsss.geometry import upsample
-from wsss.lab import lineage, paths
+from wsss.lab import paths
 from wsss.lab.record import find_runs
 from wsss.metrics import ConfusionMatrix
 from wsss.models.ready import ready
@@ -55,12 +55,12 @@ def open_networks(
     """
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
-        if given:
-            found[name] = find_runs.find(given, name, data_digest=data.digest())
-            continue
         try:
-            found[name] = lineage.latest(name, data.digest())
+            named = given or find_runs.LATEST
+            found[name] = find_runs.find(named, name, data_digest=data.digest())
         except InputError:
+            if given:
+                raise
             experiment = dataset if dataset == "shapes" else "YOURS"
             raise InputError(
                 f"no trained networks yet: {paths.outputs_root()} holds no completed {name} on "

@@ -6,12 +6,15 @@ define nothing, assignments to attributes and items, decorators of the package. 
 and formatting do not count. Names behind strings (``getattr(module, name)``) and what subclasses do
 to their bases are not seen.
 
-The project's ``pyproject.toml`` names its package and the parts that cannot change results::
+The project's ``pyproject.toml`` names its package and what can or cannot change results::
 
     [tool.wsss.stages]
     package = "wsss"
-    without = ["lab", "viz"]
+    without = ["lab", "viz"]  # parts of it that cannot
     versions = ["numpy"]  # packages whose versions are recorded with results
+    files = ["weights"]  # parameters that name a file: it counts by contents
+    unseen = ["data_root"]  # parameters that cannot: what they name counts otherwise
+    portable = ["train"]  # stages without scores, whose results may be used on other data
     renamed = {members = "soup_size"}  # parameters, which refuse their old names
 """
 
@@ -19,7 +22,10 @@ import ast
 import hashlib
 import threading
 import tomllib
+from contextlib import suppress
 from functools import cache
+from importlib.util import resolve_name
+from itertools import accumulate, chain
 from pathlib import Path
 
 from wsss.errors import InputError
@@ -30,36 +36,28 @@ _parsing = threading.Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """``ast.parse``, one thread at a time: Python 3.11 counts the depth of the trees that several
-    threads make at once in one place, and raises SystemError (python/cpython#106905).
+    """``ast.parse``, one thread at a time: in Python 3.11 several threads share a count of the
+    depth of trees, and it raises SystemError (python/cpython#106905).
     """
     with _parsing:
         return ast.parse(source)
 
 
 def reached(cells: list[str], root: Path) -> dict[str, str]:
-    """The code that a notebook's cells reach.
-
-    Args:
-        cells: source of the code cells.
-        root: the project's folder, with ``pyproject.toml`` and the package.
-
-    Returns:
-        file within the package to a digest of its reached definitions, sorted by file; empty where
-        the project names no package.
+    """The code that a notebook's cells reach: file within the package of the project in ``root`` to
+    a digest of its reached definitions, sorted by file; empty where the project names no package.
     """
     table = settings(root)
     if not table.get("package"):
         return {}
     package = _Package(root, table["package"], table.get("without", ()))
-    notebook = _parsed_cells(cells)
-    found: dict[_Module, set[str]] = {}
+    notebook, found = _parsed_cells(cells), {}
     waiting = package.resolve(notebook, EVERYTHING) | package.resolve(notebook, IMPORT)
     while waiting:
         dotted, name = waiting.pop()
         if package.counts(dotted):
             path = package.files[dotted]
-            module = _module(path, dotted, path.read_text(encoding="utf-8"))
+            module = _parsed_file(path, dotted, path.read_text(encoding="utf-8"))
             names = found.setdefault(module, set())
             for each in {module.entry(name), IMPORT} - names:
                 names.add(each)
@@ -79,11 +77,10 @@ def digest(cells: list[str]) -> str:
 
 def settings(root: Path) -> dict:
     """A project's table ``tool.wsss.stages``, empty where it has none."""
-    try:
+    with suppress(FileNotFoundError, KeyError):
         table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return table["tool"]["wsss"]["stages"]
-    except (FileNotFoundError, KeyError):
-        return {}
+    return {}
 
 
 class _Package:
@@ -101,18 +98,18 @@ class _Package:
 
     def resolve(self, module, name):
         """The ``(module, name)`` that a definition refers to, those outside the package too."""
-        chains, executed = module.references(name)
-        found = self._origins(module, chains)
-        for decorated, used in module.decorators.items() if name == IMPORT else ():
-            if any(self.counts(dotted) for dotted, _ in self._origins(module, used)):
-                found.add((module.dotted, decorated))  # it may be registered, for instance
-        for dotted, imported in executed:
-            words = dotted.split(".")
-            found |= {(".".join(words[: end + 1]), IMPORT) for end in range(len(words))}
-            if imported == EVERYTHING:  # from module import *
-                found.add((dotted, EVERYTHING))
-            elif imported:
-                found.add((f"{dotted}.{imported}", IMPORT))  # where that is a module
+        statements = module.definitions.get(name, [])
+        front_door = name == EVERYTHING and module.dotted == module.package
+        chains = {(each,) for each in module.imports if front_door or name == each}
+        found = self._origins(module, chains.union(*(each.chains for each in statements)))
+        for *_, executed in chain.from_iterable(each.imports for each in statements):
+            # the packages around it run too, and what is taken may be a module
+            found |= {(part, IMPORT) for part in accumulate(executed.split("."), "{}.{}".format)}
+            if executed.endswith(f".{EVERYTHING}"):
+                found.add((executed[:-2], EVERYTHING))
+        for each in module.definitions[EVERYTHING] if name == IMPORT else ():
+            if any(self.counts(dotted) for dotted, _ in self._origins(module, each.decorators)):
+                found.add((module.dotted, each.names[0]))  # it may be registered, for instance
         return found
 
     def _origins(self, module, chains):
@@ -120,10 +117,10 @@ class _Package:
         found = {(module.dotted, first) for first, *_ in chains if first in module.definitions}
         for first, *attributes in chains:
             for dotted, imported in module.imports.get(first, ()):
-                chain = [*([imported] if imported else []), *attributes]
-                while chain and f"{dotted}.{chain[0]}" in self.files:
-                    dotted, chain = f"{dotted}.{chain[0]}", chain[1:]
-                found.add((dotted, chain[0] if chain else EVERYTHING))
+                words = [*([imported] if imported else []), *attributes]
+                while words and f"{dotted}.{words[0]}" in self.files:
+                    dotted, words = f"{dotted}.{words[0]}", words[1:]
+                found.add((dotted, words[0] if words else EVERYTHING))
         return found
 
 
@@ -131,80 +128,55 @@ class _Module:
     """The top level of a file.
 
     Attributes:
-        dotted: the module's name.
         definitions: name to the statements that define it; IMPORT to the others, which run
-            whatever is used of the file.
-        decorators: definition to the names in its decorators, with the attributes that follow.
-        imports: local name to the ``(module, name or None)`` it is imported from, anywhere in the
-            file, under ``TYPE_CHECKING`` and in functions too.
+            whatever is used of the file; EVERYTHING to all.
+        imports: local name to the ``(module, name or None)`` it is imported from, in functions and
+            under ``TYPE_CHECKING`` too.
     """
 
     def __init__(self, tree, dotted, package):
-        self.dotted, self._package = dotted, package
-        self.definitions: dict[str, list[ast.stmt]] = {IMPORT: []}
+        self.dotted, self.package = dotted, package
+        self.definitions: dict[str, list[_Statement]] = {IMPORT: []}
         self.imports: dict[str, set[tuple[str, str | None]]] = {}
-        self.decorators: dict[str, set[tuple[str, ...]]] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                for name, target, _ in _bindings(node, package):
-                    self.imports.setdefault(name, set()).add(target)
-        for statement in tree.body:
-            for name in _defined(statement):
+        for statement in (_Statement(each, package) for each in tree.body):
+            for local, origin, _ in statement.imports:
+                self.imports.setdefault(local, set()).add(origin)
+            for name in statement.names:
                 self.definitions.setdefault(name, []).append(statement)
-                for decorator in getattr(statement, "decorator_list", ()):
-                    self.decorators.setdefault(name, set()).update(_read(decorator).chains)
+        self.definitions[EVERYTHING] = [*chain.from_iterable(self.definitions.values())]
 
     def entry(self, name):
         """What a name stands for: itself, the module's ``__getattr__``, or everything."""
-        if name in self.definitions or name in self.imports or name == EVERYTHING:
+        if name in self.definitions or name in self.imports:
             return name
         return "__getattr__" if "__getattr__" in self.definitions else EVERYTHING
 
-    def _parts(self, name):
-        """The ``_Reader`` of each statement that a name stands for."""
-        named = self.definitions.get(name, [])
-        groups = self.definitions.values() if name == EVERYTHING else [named]
-        return [_read(statement) for group in groups for statement in group]
-
-    def references(self, name):
-        """What a definition names: names with the attributes that follow, and ``(module, name or
-        None)`` of the imports that run with it.
-        """
-        parts = self._parts(name)
-        front_door = name == EVERYTHING and self.dotted == self._package
-        chains = {(each,) for each in self.imports if front_door or name == each}
-        nodes = [node for part in parts for node in part.imports]
-        targets = {target for node in nodes for *_, target in _bindings(node, self._package)}
-        return chains.union(*(part.chains for part in parts)), targets
-
     def digest(self, names, package):
-        """A digest of definitions, of what importing the file does, and of what they use from
-        outside the package; empty where there is none of these.
-        """
-        parts = [part for name in sorted(names) for part in self._parts(name) if part.text]
-        if not parts:
+        """A digest of definitions and what they use from outside the package; empty for none."""
+        named = chain.from_iterable(self.definitions.get(name, ()) for name in sorted(names))
+        statements = [each for each in named if each.text]
+        if not statements:
             return ""
-        used = {first for part in parts for first, *_ in part.chains} & self.imports.keys()
+        used = {first for each in statements for first, *_ in each.chains} & self.imports.keys()
         outside = sorted(
-            f"{name} {target}"
+            f"{name} {origin}"
             for name in used
-            for target in self.imports[name]
-            if target[0].partition(".")[0] != package
+            for origin in self.imports[name]
+            if origin[0].partition(".")[0] != package
         )
-        texts = [*dict.fromkeys(part.text for part in parts), *outside]
+        texts = [*dict.fromkeys(each.text for each in statements), *outside]
         return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
 @cache
-def _module(path, dotted, source):
-    """A parsed file; parsed again when it was edited."""
+def _parsed_file(path, dotted, source):
     package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
     return _Module(parse(source), dotted, package)
 
 
 def _parsed_cells(cells):
     try:
-        return _Module(parse("\n".join(cells)), "cells", "")
+        return _Module(parse("\n".join(cells)), "cells", "notebook")
     except SyntaxError as error:
         raise InputError(
             f"a notebook's code cells: expected plain Python but line {error.lineno} is not "
@@ -212,64 +184,67 @@ def _parsed_cells(cells):
         ) from None
 
 
-def _bindings(node, package):
-    """Yield local name, what it stands for and what is imported, the last two as ``(module, name or
-    None)``, of an import statement in a module of ``package``.
-    """
-    parents = package.split(".")
-    for each in node.names:
-        if isinstance(node, ast.ImportFrom):
-            base = parents[: len(parents) - node.level + 1] if node.level else []
-            target = ".".join([*base, *([node.module] if node.module else [])]), each.name
-            yield each.asname or each.name, target, target
-        else:  # import a.b binds a, import a.b as c binds a.b
-            name = each.asname or each.name.partition(".")[0]
-            yield name, (each.name if each.asname else name, None), (each.name, None)
-
-
-def _defined(statement):
-    """The names that a top-level statement defines; IMPORT if it does something else."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [statement.name]
-    if isinstance(statement, ast.If) and _chain(statement.test)[-1:] == ("TYPE_CHECKING",):
-        return [] if not statement.orelse else [IMPORT]
-    if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return [IMPORT]
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    if any(isinstance(n, ast.Attribute | ast.Subscript) for t in targets for n in ast.walk(t)):
-        return [IMPORT]
-    inner = [n.target for n in ast.walk(statement) if isinstance(n, ast.NamedExpr)]
-    return [n.id for t in [*targets, *inner] for n in ast.walk(t) if isinstance(n, ast.Name)]
-
-
-class _Reader(ast.NodeTransformer):
-    """Takes imports and docstrings out of a syntax tree.
+class _Statement(ast.NodeTransformer):
+    """A statement of a module of ``package``; takes imports and docstrings out of its tree.
 
     Attributes:
+        names: what it defines; IMPORT if it does something else.
         text: the rest, without formatting.
         chains: the names in it, each with the attributes that follow.
-        imports: the statements taken out.
+        decorators: those of its chains that decorate it.
+        imports: the local names in it, the ``(module, name or None)`` that each stands for, and the
+            dotted name of what is imported.
     """
 
-    def __init__(self, tree):
+    def __init__(self, tree, package):
+        self._package, self.names = package, _defined(tree)
         self.chains: set[tuple[str, ...]] = set()
-        self.imports: list[ast.Import | ast.ImportFrom] = []
+        self.imports: list[tuple[str, tuple[str, str | None], str]] = []
+        for each in getattr(tree, "decorator_list", ()):
+            self.visit(each)
+        self.decorators = {*self.chains}
         rest = self.visit(tree)
         self.text = ast.unparse(rest) if rest else ""
 
     def visit(self, node):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            self.imports.append(node)
-            return None
-        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
-            return None
-        if chain := _chain(node):
-            self.chains.add(chain)
-            return node
-        return self.generic_visit(node)
+        match node:
+            case ast.Import():
+                for each in node.names:  # import a.b binds a, import a.b as c binds a.b
+                    bound = each.name if each.asname else each.name.partition(".")[0]
+                    self.imports.append((each.asname or bound, (bound, None), each.name))
+            case ast.ImportFrom():
+                module = resolve_name("." * node.level + (node.module or ""), self._package)
+                for each in node.names:
+                    origin = module, each.name
+                    self.imports.append((each.asname or each.name, origin, ".".join(origin)))
+            case ast.Expr(ast.Constant(str())):
+                pass
+            case ast.Attribute() | ast.Name() if names := _chain(node):
+                self.chains.add(names)
+                return node
+            case _:
+                return self.generic_visit(node)
+        return None
 
 
-_read = cache(_Reader)  # many stages reach the same definitions
+def _defined(statement):
+    """The names that a top-level statement defines; IMPORT if it does something else."""
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [statement.name]
+        case ast.If(test, orelse=[]) if _chain(test)[-1:] == ("TYPE_CHECKING",):
+            return []
+        case ast.Assign(targets):
+            pass
+        case ast.AnnAssign(target) | ast.AugAssign(target):
+            targets = [target]
+        case _:
+            return [IMPORT]
+    parts = [part for target in targets for part in ast.walk(target)]
+    if any(isinstance(part, ast.Attribute | ast.Subscript) for part in parts):
+        return [IMPORT]
+    parts += [part.target for part in ast.walk(statement) if isinstance(part, ast.NamedExpr)]
+    return [part.id for part in parts if isinstance(part, ast.Name)]
 
 
 def _chain(node):

@@ -1,4 +1,4 @@
-"""Which completed runs build on which, which differ in seeds alone, and which is the latest."""
+"""Which completed runs build on which, and which differ in seeds alone."""
 
 from pathlib import Path
 
@@ -16,25 +16,14 @@ def completed_runs(folder: Path) -> list[tuple[Path, dict]]:
     return sorted(found, key=lambda each: each[1]["ended"], reverse=True)
 
 
-def latest(name: str, data_digest: str) -> Path:
-    """The folder of the stage's newest completed run on data with this digest."""
-    for folder, record in completed_runs(paths.outputs_root() / name):
-        if stages.same_data(record["data_digest"], data_digest):
-            return folder
-    missing = f"no completed run on this data ({data_digest}) under {paths.outputs_root()}"
-    raise InputError(f"{name}: {missing}; run the notebook of {name} first")
-
-
 def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: str) -> dict:
-    """The record of the completed run of a stage in a folder that the parameter ``where`` names.
-
-    Raises:
-        InputError: no such run, or one on other data whose results do not fit this.
+    """The record of the completed run of a stage in a folder that the parameter ``where`` names;
+    InputError for no such run, or one on other data whose results do not fit this.
     """
     record = results.completed_in(folder, where)
     if record["stage"] != stage.name:
-        fault = f"expected a completed {stage.name} but {folder} is a {record['stage']}"
-        raise InputError(f"{where}: {fault}; give another")
+        found = f"{folder} is a {record['stage']}"
+        raise InputError(f"{where}: expected a completed {stage.name} but {found}; give another")
     if not (stage.portable or stages.same_data(record["data_digest"], data_digest)):
         fault = f"expected a run on this data ({data_digest}) but {folder} is on other data"
         raise InputError(f"{where}: {fault} ({record['data_digest']}); run {stage.name} on this")
@@ -42,24 +31,20 @@ def input_record(folder: Path, where: str, stage: stages.Stage, *, data_digest: 
 
 
 def answered(name: str, question: str) -> dict | None:
-    """The record of a stage's newest completed run that answered a question (``Stage.question``),
-    perhaps with other code.
-    """
+    """The record of a stage's newest run that answered a ``Stage.question``, by any code."""
     runs = completed_runs(paths.outputs_root() / name)
     return next((record for _, record in runs if record.get("question") == question), None)
 
 
 def changed_code(record: dict, code: dict[str, str]) -> list[str]:
-    """The files, ``notebook`` for its cells, in which the code of a completed run differs from
-    today's (``Stage.code``), sorted.
-    """
+    """The files, ``notebook`` for cells, in which a run's code differs from ``Stage.code``."""
     names = {name for name, _ in record.get("code", {}).items() ^ code.items()}
     return sorted("notebook" if name == "cells" else name for name in names)
 
 
 def upstream(record: dict, name: str) -> dict | None:
-    """The record of the stage called ``name`` that a completed stage builds on; None if it does
-    without that stage, or its folder is gone.
+    """The record of a stage that a completed one builds on; None if it does without, or its folder
+    is gone.
     """
     fingerprint = record["inputs"].get(name)
     return results.completion(paths.stage_folder(name, fingerprint)) if fingerprint else None
@@ -78,9 +63,8 @@ def outdated(folder: Path | str) -> str:
 
 
 def siblings(folder: Path | str) -> list[Path]:
-    """The folders of the completed runs that differ from one run in nothing but seeds, of the stage
-    itself and of those before it, code and contents of files included: the newest per combination
-    of seeds, sorted by seeds.
+    """The folders of the completed runs that differ from one run in nothing but seeds, its own and
+    of stages before it: the newest per combination of seeds, sorted by seeds.
     """
     folder = Path(folder)
     family = results.completed(folder).get("family")

@@ -1,8 +1,8 @@
 """An experiment's plan: its file and overrides, read and checked, and which stages are done."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from wsss.errors import InputError, did_you_mean
@@ -11,6 +11,7 @@ from wsss.lab import lineage, paths, results, stages
 from wsss.lab.project import Project
 
 KEYS = ("name", "description", "common", "stages", "smoke", "sweep")
+OVERRIDE = "expected stage.parameter=value; write it such as random_walk.beta=4"
 
 
 @dataclass
@@ -22,8 +23,7 @@ class Planned:
     fingerprint: str
     folder: Path
     done: bool
-    # ``stage.parameter`` to value, of the overrides that this stage depends on, itself or through
-    # the stages it builds on (see ``mlflow_pages.title``)
+    # ``stage.parameter`` to value, of the overrides that this stage or one before it depends on
     changes: dict = field(default_factory=dict)
     forced: bool = False  # it runs again although it is done
     damage: str = ""  # why results that were complete cannot be used
@@ -36,9 +36,7 @@ class Planned:
 
 
 def read_experiment(path: str | Path) -> dict:
-    """An experiment file: ``name``, ``description``, ``common``, ``stages``, ``smoke`` and
-    ``sweep`` (see ``grid.combinations``).
-    """
+    """An experiment file: a mapping with ``KEYS``; ``sweep`` is as ``grid.combinations`` has it."""
     if not Path(path).is_file():
         folder = paths.project_root() / "experiments"
         names = sorted(each.name for each in folder.glob("*.yaml"))
@@ -48,14 +46,12 @@ def read_experiment(path: str | Path) -> dict:
     experiment = safe_yaml.read(path, "an experiment")
     if not isinstance(experiment, dict) or not isinstance(experiment.get("stages"), dict):
         raise InputError(f"{path}: expected a mapping with 'stages:'; see experiments/shapes.yaml")
-    for key in experiment:
-        if key not in KEYS:
-            raise InputError(f"{path}: unknown key '{key}'; expected: {', '.join(KEYS)}")
+    if unknown := [key for key in experiment if key not in KEYS]:
+        raise InputError(f"{path}: unknown key '{unknown[0]}'; expected: {', '.join(KEYS)}")
     for key in ("common", "stages", "smoke", "sweep"):
         experiment[key] = experiment.get(key) or {}
         _check_mapping(f"{path}: {key}", experiment[key])
-    for key in ("stages", "smoke"):
-        for name, values in experiment[key].items():
+        for name, values in experiment[key].items() if key in ("stages", "smoke") else ():
             _check_mapping(f"{path}: {key}.{name}", values or {})
     for key in ("name", "description"):
         if not isinstance(experiment.setdefault(key, ""), str):
@@ -73,27 +69,29 @@ def _check_mapping(where, values):
 
 
 def parse_overrides(texts: list[str]) -> dict[str, dict]:
-    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``, with values of
-    ``parse_value``; InputError for a name that is given twice.
-    """
-    given, names = {}, []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        names.append(name)
-        stage, _, parameter = name.partition(".")
-        if not (equals and stage and parameter):
-            expected = "expected stage.parameter=value; write it such as random_walk.beta=4"
-            raise InputError(f"'{text}': {expected}")
-        given.setdefault(stage, {})[parameter] = parse_value(name, value)
-    refuse_twice(names)
-    return given
+    """``["stage.parameter=value", ...]`` as ``{stage: {parameter: value}}``."""
+    given = [text.partition("=") for text in texts]
+    refuse_twice(name for name, *_ in given)
+    if incomplete := [name for name, equals, _ in given if not equals]:
+        raise InputError(f"'{incomplete[0]}': {OVERRIDE}")
+    return by_stage({name: parse_value(name, value) for name, _, value in given})
+
+
+def by_stage(values: dict) -> dict[str, dict]:
+    """``{"stage.parameter": value}`` as ``{stage: {parameter: value}}``, or InputError."""
+    found = {}
+    for name, value in values.items():
+        stage, _, parameter = str(name).partition(".")
+        if not (stage and parameter):
+            raise InputError(f"'{name}': {OVERRIDE}")
+        found.setdefault(stage, {})[parameter] = value
+    return found
 
 
 def parse_value(name: str, text: str) -> object:
-    """The value of an override ``name=text``, read as YAML.
-
-    Nothing is the empty text. The name of a run (``<stage>_run``) is taken as it stands, since an
-    id may look like a number; so is a text without quotes that has a ``#``, which is no comment.
+    """The value of an override ``name=text``, read as YAML. Nothing is the empty text. The name of
+    a run (``<stage>_run``) is taken as it stands, since an id may look like a number; so is a text
+    without quotes that has a ``#``, which is no comment.
     """
     quoted = text.lstrip()[:1] in ("'", '"')
     if not text or (name.endswith("_run") and not quoted):
@@ -102,13 +100,12 @@ def parse_value(name: str, text: str) -> object:
     return text.strip() if isinstance(value, str) and " #" in text and not quoted else value
 
 
-def refuse_twice(names: Iterable[str]) -> None:
-    """Raise an InputError for the first name that is given twice."""
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{name}: is given twice; keep one of them")
-        seen.add(name)
+def refuse_twice(names: Iterable[str], of: str = "") -> None:
+    """Raise an InputError for the first name, or value ``of`` a parameter, that is there twice."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            what = f"{of}: {name} is listed" if of else f"{name}: is given"
+            raise InputError(f"{what} twice; keep one of them")
 
 
 def plan(
@@ -127,12 +124,11 @@ def plan(
     InputError if a name or value is wrong, or a stage before ``start`` or ``only`` is not done.
 
     Args:
-        overrides: from ``parse_overrides``; they take precedence over the experiment's values.
-        smoke: apply the experiment's smoke size, which takes precedence over its other values.
+        overrides: from ``parse_overrides``; they go before ``smoke``, the experiment's smoke size,
+            and that before its other values.
         force: run stages again that are done.
-        start: the first stage that may run; with ``force``, the first that runs again.
-        only: the one stage that may run.
-        until: the last stage of the plan.
+        start, only, until: the first stage that may run (or, with ``force``, runs again), the one
+            that may, and the last of the plan.
         trust_code: reuse results of the same question that other code computed.
     """
     chain, overrides = stages.read_stages(), overrides or {}
@@ -158,13 +154,11 @@ def plan(
         shared = {key: value for key, value in common.items() if key in stage.parameters}
         values = stage.resolve(shared | _merged(layers, name))
         digest = digest or project.data_digest(values)
-        find = partial(project.find_run, data_digest=digest)
-        given = {"chain": chain, "find": find, "data_digest": digest}
-        upstream, changes = _connect(stage, values, planned, **given)
+        upstream, changes = _connect(stage, values, planned, chain, project, digest)
         changes |= {"smoke": True} if smoke else {}
-        for key, given in (("common", overrides.get("common")), (name, overrides.get(name))):
-            known = {k: v for k, v in (given or {}).items() if k in stage.parameters}
-            changes |= {f"{key}.{parameter}": value for parameter, value in known.items()}
+        for key in ("common", name):
+            given = overrides.get(key, {})
+            changes |= {f"{key}.{each}": given[each] for each in given if each in stage.parameters}
         forced = forced or (force and (start in (None, name) or only == name))
         question = stage.question(values, upstream, data_digest=digest)
         mark, again = stage.fingerprint(question), forced and only in (None, name)
@@ -196,15 +190,15 @@ def _merged(layers, name):
     return {key: value for layer in layers for key, value in (layer.get(name) or {}).items()}
 
 
-def _connect(stage, values, planned, *, chain, find: Callable[..., Path], data_digest):
+def _connect(stage, values, planned, chain, project, data_digest):
     """Fill in the folders of the stages that a stage builds on; returns their fingerprints by name,
     and the changes that they depend on.
     """
     upstream, changes = {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
         if values[parameter]:  # a run, perhaps of another experiment
-            folder, where = find(values[parameter], other), f"{stage.name}.{parameter}"
-            values[parameter] = str(folder)
+            folder = project.find_run(values[parameter], other, data_digest=data_digest)
+            values[parameter], where = str(folder), f"{stage.name}.{parameter}"
             record = lineage.input_record(folder, where, chain[other], data_digest=data_digest)
             upstream[other] = record["fingerprint"]
         elif other in planned:

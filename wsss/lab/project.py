@@ -15,17 +15,16 @@ class Project:
 
     Attributes:
         data_digest: a stage's parameter values to the digest of the data that they name.
-        find_run: what a person gave as a ``<stage>_run`` parameter, the stage's name and
-            ``data_digest``, which "the latest" is restricted to; returns the run's folder. By
-            default what is given is a folder.
+        find_run: what a person gave as a ``<stage>_run`` parameter (by default a folder), the
+            stage's name and ``data_digest`` for "the latest"; returns the run's folder.
         check_values: the stages still to run; raises InputError for values that do not fit each
             other or the data, or a missing file.
         check_room: the planned stages and the outputs folder; raises InputError if the disk is too
             small for them.
         register_model: a name, the file that describes a model, and ``run_id`` of an MLflow run;
             returns the registered ``NAME/VERSION``.
-        compare_files: two folders of one stage's results; returns a line per difference beyond
-            metrics and manifests, such as between weights.
+        compare_files: two folders of one stage's results; returns a line per difference between
+            what metrics and manifests do not hold, such as weights.
         scores: a final metric's name, without its list, to ``(stage, title)``: the scores that
             sweeps compare and MLflow shows first, in the chain's order. An empty title is only
             compared.

@@ -15,10 +15,8 @@ JOURNAL = "record.jsonl"
 DELIVERED = "delivered.json"  # the journal's run in MLflow, and how far it is uploaded
 CONTENTS = "contents.json"  # name to digest of each file of the results
 # not results: written by the driver and the record, some after the stage's end
-BESIDE = (
-    *(COMPLETE, CONTENTS, JOURNAL, DELIVERED, "run.json", "parameters.json"),
-    *("papermill.log", NOTEBOOK, "executed.html"),
-)
+BESIDE = COMPLETE, CONTENTS, JOURNAL, DELIVERED, "run.json", "parameters.json"
+BESIDE += "papermill.log", NOTEBOOK, "executed.html"
 # fields of a completed stage's record that must be present
 RECORD: dict[str, Any] = dict.fromkeys(("stage", "fingerprint", "data_digest"), str)
 RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": float | int}
@@ -26,15 +24,13 @@ RECORD |= dict.fromkeys(("parameters", "inputs", "metrics"), dict) | {"ended": f
 
 def completion(folder: Path | str) -> dict | None:
     """A completed stage's record; None if it has not completed or the record is damaged."""
-    try:
+    record: Any = None
+    with suppress(OSError, ValueError, RecursionError):  # also an InputError
         record = json.loads(read_text(Path(folder) / COMPLETE, "a stage's record"))
-    except (OSError, ValueError, RecursionError):  # also an InputError
-        return None
     fits = isinstance(record, dict) and all(isinstance(record.get(k), v) for k, v in RECORD.items())
-    if not fits:
-        return None
-    inputs = record["inputs"].values()  # names of folders
-    return record if all(isinstance(name, str) and "/" not in name for name in inputs) else None
+    # inputs are names of folders
+    fits = fits and all(isinstance(n, str) and "/" not in n for n in record["inputs"].values())
+    return record if fits else None
 
 
 def completed(folder: Path | str) -> dict:
@@ -70,12 +66,9 @@ def changed(folder: Path | str) -> list[str]:
     record = completion(folder)
     if record is None:
         return [COMPLETE]
-    if "inventory" not in record:
+    now, then = files(folder), {}
+    if record.get("inventory") in (None, contents.manifest(now)):
         return []
-    now = files(folder)
-    if contents.manifest(now) == record["inventory"]:
-        return []
-    then = {}
     with suppress(OSError, ValueError):  # also an InputError
         then = json.loads(read_text(folder / CONTENTS, "a list of files"))
     if not isinstance(then, dict) or contents.manifest(then) != record["inventory"]:

@@ -5,11 +5,6 @@ with the values that it takes: an interval such as ``[0, inf)`` or choices such 
 parameter called ``<stage>_run`` is the folder of the results of a stage that this one builds on.
 
 A data digest is two, joined by a hyphen: of what all stages depend on, and of what only scores do.
-Further keys of the table that ``code`` describes::
-
-    files = ["weights"]  # parameters that name a file: it counts by contents
-    unseen = ["data_root"]  # parameters that cannot change results: what they name counts otherwise
-    portable = ["train"]  # stages without scores, whose results may be used on other data
 """
 
 import ast
@@ -46,13 +41,9 @@ class Parameter:
     comment: str
 
     def check(self, value: Any, where: str) -> Any:
-        """The value in the parameter's type; a whole number may stand for a float.
-
-        A list may be empty only if its default is. No number may be NaN or infinite.
-
-        Raises:
-            InputError: a value of another type, or outside the interval or choices that end the
-                comment.
+        """The value in the parameter's type; a whole number may stand for a float. InputError for
+        another type, NaN, infinity, a value outside the interval or choices that end the comment,
+        and an empty list, unless the default is one.
         """
         kinds, several = TYPES[self.type], self.type.startswith("list")
         items = value if several else [value]
@@ -119,8 +110,8 @@ class Stage:
                 f"{self.path}: expected a notebook of nbformat 4 {met}; {fix}"
             ) from None
         if len(tagged) != 1:
-            expected = f"expected one cell tagged 'parameters', found {len(tagged)}"
-            raise InputError(f"{self.path}: {expected}; tag it")
+            expected = "expected one cell tagged 'parameters'"
+            raise InputError(f"{self.path}: {expected}, found {len(tagged)}; tag it")
         return tagged[0], others
 
     @cached_property
@@ -155,7 +146,7 @@ class Stage:
         """Every parameter's value: the given one, checked, or the default; InputError for a name
         that the notebook does not have.
         """
-        renamed = code.settings(paths.project_root()).get("renamed", {})
+        renamed = dict(_settings("renamed"))
         for name in sorted(given.keys() - self.parameters.keys()):
             if renamed.get(name) in self.parameters:
                 raise InputError(f"{self.name}.{name}: is called {renamed[name]} now; rename it")
@@ -185,16 +176,11 @@ class Stage:
         data_digest: str,
         without: Container[str] = (),
     ) -> str:
-        """Twelve hexadecimal digits of all that the results depend on besides the stage's code.
-
-        Args:
-            values: of every parameter. Folders of upstream stages are left out, and files and
-                folders count by their contents.
-            upstream: name to fingerprint of the stages whose results are used.
-            without: further parameters to leave out.
+        """Twelve hexadecimal digits of all that the results depend on besides the stage's code: the
+        values of all parameters but those ``without``, files and folders by their contents, and
+        ``upstream``, name to fingerprint of the stages whose results are used.
         """
-        table = code.settings(paths.project_root())
-        unseen = {*table.get("unseen", ()), *(f"{name}_run" for name in upstream)}
+        unseen = {*_settings("unseen"), *(f"{name}_run" for name in upstream)}
         counted = {name: value for name, value in values.items() if name not in unseen}
         counted |= self.contents(values)
         counted = {name: value for name, value in counted.items() if name not in without}
@@ -205,13 +191,12 @@ class Stage:
         """Parameter to digest of the files, and ``contents.manifest`` of the folders, that values
         name: those of ``..._folder`` and of the project's ``files``.
         """
-        files, found = code.settings(paths.project_root()).get("files", ()), {}
+        files, found = _settings("files"), {}
         for name, value in values.items():
             if value and name.endswith("_folder"):
                 folder = paths.from_root(value)
                 if not folder.is_dir():
-                    missing = "expected a folder but there is none; check the path"
-                    raise InputError(f"{folder}: {missing}")
+                    raise InputError(f"{folder}: expected a folder but there is none; fix it")
                 found[name] = contents.manifest(contents.of_folder(folder))
             elif value and name in files and paths.from_root(value).is_file():
                 found[name] = contents.digest(paths.from_root(value))
@@ -220,7 +205,7 @@ class Stage:
     @property
     def portable(self) -> bool:
         """Whether the results do not depend on what only scores do, and fit other data."""
-        return self.name in code.settings(paths.project_root()).get("portable", ())
+        return self.name in _settings("portable")
 
     def data_of(self, data_digest: str) -> str:
         """What of a data digest the results depend on."""
@@ -230,6 +215,10 @@ class Stage:
 def same_data(digest: str, other: str) -> bool:
     """Whether two digests, perhaps of ``Stage.data_of``, can be of the same data."""
     return digest.startswith(other) or other.startswith(digest)
+
+
+def _settings(key):
+    return code.settings(paths.project_root()).get(key, ())
 
 
 def _digest(state):

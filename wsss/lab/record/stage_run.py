@@ -229,9 +229,8 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
     digest = dataset.digest()
     inputs, upstream, families, built_on = Inputs(), {}, {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
-        given, where = values[parameter], f"{name}.{parameter}"
-        named = find_runs.find(given, other, data_digest=digest) if given else None
-        inputs[other] = named or lineage.latest(other, digest)
+        given, where = values[parameter] or find_runs.LATEST, f"{name}.{parameter}"
+        inputs[other] = find_runs.find(given, other, data_digest=digest)
         record = lineage.input_record(inputs[other], where, chain[other], data_digest=digest)
         upstream[other] = record["fingerprint"]
         families[other] = record.get("family", record["fingerprint"])

@@ -25,19 +25,22 @@ def compare(
     say: Say = print,
     common: dict | None = None,
 ) -> str:
-    """Write, draw and log the means and standard deviations over seeds; returns the table as
-    Markdown.
+    """Write, draw and log the means and standard deviations over seeds; returns a Markdown table.
 
     Args:
-        rows: a dict per run: the columns ``names``, ``seed`` and the scores.
-        names: columns that distinguish the points.
+        rows: a dict per run: ``seed``, the scores, and ``names``, which distinguish the points.
         given: what else makes this a different sweep, such as overrides.
         common: parameter values to keep beside the table if no stage's run holds them.
     """
     table = pd.DataFrame(rows)
     measured = [str(name) for name in table if "/" in str(name)]
     scores = [each for kind in project.scores for each in measured if each.split("/")[0] == kind]
-    mean, spread = _over_seeds(table, names, scores, project)
+    grouped = table.groupby(names or (lambda row: 0), sort=False, dropna=False)
+    mean, spread = pd.DataFrame(grouped[scores].mean()), pd.DataFrame(grouped[scores].std())
+    for name in scores:
+        stage, _ = project.scores[name.split("/")[0]]
+        if stage in table:  # a run that all seeds share has no spread
+            spread.loc[grouped[stage].nunique() <= 1, name] = np.nan
     cells = mean.map("{:.2f}".format) + spread.map(" ± {:.2f}".format).where(spread.notna(), "")
     cells = cells.reset_index() if names else cells
     text = markdown_table(cells.columns, cells.values.tolist())
@@ -61,31 +64,19 @@ def compare(
             figure.savefig(folder / "sweep.png", dpi=150)
     means = {}
     if not names:
-        means = {f"mean {name}": mean[name].iloc[0] for name in scores}
-        spreads = spread.iloc[0].dropna().to_dict()  # empty for one run
-        means |= {f"spread {name}": value for name, value in spreads.items()}
+        pair = {"mean": mean, "spread": spread.dropna(axis="columns")}  # no spread for one run
+        means = {f"{key} {name}": of.iloc[0][name] for key, of in pair.items() for name in of}
     _record(experiment["name"], names, folder, means, say)
     say(f"written to {folder}")
     return text
 
 
-def _over_seeds(table, names, scores, project) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means and standard deviations of the scores, a row per point."""
-    grouped = table.groupby(names or (lambda row: 0), sort=False, dropna=False)
-    mean, spread = pd.DataFrame(grouped[scores].mean()), pd.DataFrame(grouped[scores].std())
-    for name in scores:
-        stage, _ = project.scores[name.split("/")[0]]
-        if stage in table:  # a run that all seeds share has no spread
-            spread.loc[grouped[stage].nunique() <= 1, name] = np.nan
-    return mean, spread
-
-
 def _record(experiment, names, folder, means, say):
     """Log a run in MLflow with the comparison's files and, for seeds alone, the means."""
     journal = Journal(folder, fresh=True)
-    when = time.strftime("%Y-%m-%d %H:%M")
+    title = f"sweep of {', '.join(names) or 'seeds'} {time.strftime('%Y-%m-%d %H:%M')}"
     tags = {"wsss.experiment": experiment, "wsss.sweep": "true"} | provenance.tags()
-    journal.begin(experiment, f"sweep of {', '.join(names) or 'seeds'} {when}", tags=tags)
+    journal.begin(experiment, title, tags=tags)
     for name in ("sweep.md", "sweep.csv", "sweep.png", "parameters.json"):
         if (folder / name).exists():
             journal.file(folder / name)

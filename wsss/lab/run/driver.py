@@ -30,23 +30,18 @@ def run(
     machine: Machine | None = None,
 ) -> str | None:
     """Run what is not done, inside one MLflow parent run; returns the report as Markdown, or None
-    if the plan has none.
+    if the plan has none. Errors are those of ``run_stage``.
 
     Records that are not in MLflow yet are delivered first, and interrupted runs get their status.
-    Errors are those of ``run_stage``.
-
-    Args:
-        title: what distinguishes this run of the experiment; empty takes the changes.
-        machine: where stages run; None gives them the whole machine.
+    ``title`` distinguishes this run of the experiment; empty takes the changes.
     """
     name, description = experiment["name"], experiment.get("description", "")
     machine = machine or Machine()
-    say = machine.say
+    say, register = machine.say, project.register_model
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
-        given = {"register_model": project.register_model, "scores": project.scores}
-        delivery.close_stale_runs(say, **given)
+        delivery.close_stale_runs(say, register_model=register, scores=project.scores)
     except delivery.StoreUnavailable as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     if line := provenance.other_versions([item.folder for item in planned if item.done]):
@@ -71,31 +66,24 @@ def run(
     tags = {"wsss.experiment": name, mlflow_pages.NOTE: description}
     tags |= {TRUSTED: trusted} if trusted else {}
     folder = paths.outputs_root() / "runs" / f"{name}-{uuid.uuid4().hex[:12]}"
-    with (
-        lock_of(folder, "driver"),
-        delivery.Uploader(say, register_model=project.register_model) as uploader,
-    ):
+    with lock_of(folder, "driver"), delivery.Uploader(say, register_model=register) as uploader:
         parent = Journal(folder)
         parent.begin(name, run_name, tags=tags | provenance.tags())
         parent.add("params", values=changes)
         uploader.watch(folder)
-        status, error = "FAILED", None
         try:
             columns = _run_stages(name, planned, parent, uploader, machine, project)
             report = _report(planned)
             table = report or _table(planned, project)
             parent.tags({mlflow_pages.NOTE: "\n\n".join(filter(None, [table, description]))})
             parent.add("experiment", name=name, description=description, columns=columns)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
+        except BaseException as fault:
+            killed = isinstance(fault, KeyboardInterrupt)
+            error = None if killed else f"{type(fault).__name__}: {fault}"
+            with suppress(OSError):  # a full disk must not hide the fault
+                parent.end("KILLED" if killed else "FAILED", error)
             raise
-        except Exception as fault:
-            error = f"{type(fault).__name__}: {fault}"
-            raise
-        finally:
-            with suppress(OSError) if status != "FINISHED" else nullcontext():
-                parent.end(status, error)
+        parent.end("FINISHED")
     if uploader.unavailable:
         say(f"{uploader.unavailable}; the next `wsss run` delivers the record, which is on disk")
     return report
@@ -109,17 +97,16 @@ def _run_stages(name, planned, parent, uploader, machine, project):
         pages = []
         for place, item in enumerate(planned, 1):
             label = f"[{place}/{len(planned)}] {item.name}"
-            where = {"parent": parent.folder, "uploader": uploader, "machine": machine}
             if item.done and (other := lineage.outdated(item.folder)):  # repaired a moment ago
                 machine.say(f"{label}: {other} has other results now; computed again")
                 item.done, item.forced = False, True
             with nullcontext(False) if item.done else _locked(item, label, machine) as needed:
                 if needed:
                     uploader.upload()  # a report reads what earlier stages recorded
+                    where = {"parent": parent.folder, "uploader": uploader, "machine": machine}
+                    where |= {"later": _seconds_of(planned[place - 1 :]), "scores": project.scores}
                     try:
-                        later = _seconds_of(planned[place - 1 :])
-                        more = {"later": later, "scores": project.scores}
-                        run_stage(name, item, label=label, **more, **where)
+                        run_stage(name, item, label=label, **where)
                     finally:
                         pages.append(converter.submit(keep_notebook, item.folder))
             uploader.watch(item.folder)
@@ -144,9 +131,7 @@ def _run_stages(name, planned, parent, uploader, machine, project):
 
 
 def _show_pictures(parent, item):
-    """Show a stage's gallery and figures, and its report, in the experiment's run: there, each
-    photo's pictures of all stages stand side by side.
-    """
+    """Show a stage's pictures and report in the experiment's run, by photo, stages side by side."""
     stage = item.stage.path.stem
     for path in sorted(item.folder.glob("gallery/**/*.png")):
         name = path.relative_to(item.folder / "gallery").with_suffix("").as_posix()
@@ -173,27 +158,21 @@ def _table(planned, project):
 
 
 def summary(metrics: dict[str, float], scores: dict[str, tuple[str, str]]) -> str:
-    """A stage's scores by the names of ``Project.scores``, or its loss, and two blanks; empty if it
-    has neither.
-    """
-    found = mlflow_pages.headlines(metrics, scores)
-    named = [(name.partition(" ")[2].split("/"), value) for name, value in found.items()]
-    parts = [f"{title} {value:.1f} ({split})" for (title, split), value in named]
+    """A stage's scores by the names of ``Project.scores``, and its loss, each with two blanks."""
+    parts = []
+    for name, value in mlflow_pages.headlines(metrics, scores).items():
+        title, split = name.partition(" ")[2].split("/")
+        parts.append(f"{title} {value:.1f} ({split})  ")
     if "loss" in metrics:
-        parts.append(f"loss {metrics['loss']:.3g}")
-    return "".join(f"{part}  " for part in parts)
+        parts.append(f"loss {metrics['loss']:.3g}  ")
+    return "".join(parts)
 
 
 def _seconds_of(planned):
     """Seconds that stages will take, by their latest completed runs; None if one never ran."""
-    total = 0.0
-    for item in planned:
-        if not item.done:
-            runs = lineage.completed_runs(item.folder.parent)
-            if not (seconds := seconds_of(runs[0][0]) if runs else 0.0):
-                return None
-            total += seconds
-    return total
+    runs = [lineage.completed_runs(item.folder.parent)[:1] for item in planned if not item.done]
+    seconds = [sum(seconds_of(folder) for folder, _ in latest) for latest in runs]
+    return sum(seconds) if all(seconds) else None
 
 
 @contextmanager
@@ -228,8 +207,7 @@ def _check_outputs():
     root = paths.outputs_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=root, prefix=".writable-"):
-            pass
+        NamedTemporaryFile(dir=root, prefix=".writable-").close()
     except OSError as fault:
         expected = f"expected a folder that can be written ({fault.strerror})"
         raise InputError(f"{root}: {expected}; set WSSS_OUTPUTS to one") from None

@@ -33,10 +33,9 @@ ALLOCATOR = {
     "glibc.malloc.trim_threshold=17179869184"
 }
 
-# Runs papermill by its function, since only that can coalesce streams, which keeps a progress bar
-# to one line of the executed notebook. Ends when its standard input closes, so with the driver even
-# if that is killed; the kernel in turn ends without papermill. Affinity is set before any thread or
-# process starts.
+# Runs papermill by its function, which alone can coalesce streams, and so keeps a progress bar to a
+# line. Ends when its standard input closes, so with the driver even if that is killed; the kernel
+# in turn ends without papermill. Affinity is set before any thread or process starts.
 EXECUTE = """
 import json, os, sys, threading
 if os.environ.get("WSSS_CORES") and hasattr(os, "sched_setaffinity"):
@@ -51,7 +50,7 @@ papermill.execute_notebook(
     source, target, values, kernel_name="python3", progress_bar=False, coalesce_streams=True
 )
 """
-WIDTH = 96  # of a dry run's lines
+LOG = "papermill.log"
 FULL_DISK = 2**20  # bytes; a disk with less left is full
 
 
@@ -59,16 +58,13 @@ FULL_DISK = 2**20  # bytes; a disk with less left is full
 class Machine:
     """Where a run's stages work: the whole machine. ``parallel_runs`` gives shares of it.
 
-    Attributes:
-        screen: shows progress and messages, after ``mark``.
-        stage: a context around a stage's work, which waits for its ``Share`` of the machine.
-        check: raises KeyboardInterrupt if the run was stopped from another thread.
+    ``stage`` is a context around a stage's work, which waits for its ``Share`` of the machine.
     """
 
-    screen: Screen = field(default_factory=Screen)
-    mark: str = ""
+    screen: Screen = field(default_factory=Screen)  # shows progress and messages
+    mark: str = ""  # before these
     stage: Callable[[Planned], AbstractContextManager[Share]] = lambda item: nullcontext(Share())
-    check: Callable[[], None] = lambda: None
+    check: Callable[[], None] = lambda: None  # KeyboardInterrupt if another thread stopped the run
 
     def say(self, text: str) -> None:
         self.screen.say(self.mark + text)
@@ -90,15 +86,14 @@ def run_stage(
     scores: Mapping[str, tuple[str, str]] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results.
-
-    ``parent`` is the folder of the journal whose run is the parent of the stage's run, ``later``
-    the seconds that all stages from this one on may take, ``scores`` those of Project. Raises
+    """Run a stage's notebook in a subprocess, watch it, and set its MLflow status from its results;
     InputError if the stage refused its input, StageFailed if it ended otherwise without completing.
+
+    ``parent`` is the folder of the experiment's journal, ``later`` the seconds that all stages from
+    this one on may take, ``scores`` those of Project.
     """
     if item.forced and item.folder.exists():
         shutil.rmtree(item.folder)
-    notebook, log = item.folder / results.NOTEBOOK, item.folder / "papermill.log"
     status, kind, reason, code = "KILLED", "", "", None
     with machine.stage(item) as share:
         journal = Journal(item.folder)
@@ -110,7 +105,7 @@ def run_stage(
         before, began = seconds_of(item.folder), time.monotonic()
         try:
             code = _execute(item, share, machine, label=label, uploader=uploader, later=later)
-            kind, reason = _error(notebook, log, code)
+            kind, reason = _error(item.folder, code)
             status = "FAILED"
         finally:
             record = results.completion(item.folder)  # even if it was killed right after
@@ -130,8 +125,9 @@ def run_stage(
         if status == "FAILED" and kind == InputError.__name__:
             raise InputError(reason)
         if status == "FAILED":
-            files = f"{notebook} and {log}; the same command goes on from here"
-            raise StageFailed(f"{item.name} failed: {kind}: {reason}; see {files}")
+            files = f"{item.folder / results.NOTEBOOK} and {item.folder / LOG}"
+            fix = f"see {files}; the same command goes on from here"
+            raise StageFailed(f"{item.name} failed: {kind}: {reason}; {fix}")
 
 
 def _execute(item, share, machine, *, label, uploader, later):
@@ -139,14 +135,18 @@ def _execute(item, share, machine, *, label, uploader, later):
     label, began = machine.mark + label, time.monotonic()
     parameters, progress = item.folder / "parameters.json", item.folder / ".progress"
     atomic.save_json(parameters, item.values)
-    environment = {"MLFLOW_TRACKING_URI": mlflow_store.tracking_uri()}
-    environment |= {stage_run.DRIVEN_VARIABLE: "1", FILE_VARIABLE: str(progress)}
-    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    environment |= {"WSSS_PROJECT": str(paths.project_root())}  # the same, wherever it starts
-    # the kernel of this Python, before any other of the name
-    environment |= {"JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter"))}
+    environment = {
+        "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
+        stage_run.DRIVEN_VARIABLE: "1",
+        FILE_VARIABLE: str(progress),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "WSSS_PROJECT": str(paths.project_root()),  # the same, wherever it starts
+        "WSSS_OUTPUTS": str(item.folder.parents[1]),
+        # the kernel of this Python, before any other of the name
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
+    }
     notebooks = _pattern(item.stage.path), _pattern(item.folder / results.NOTEBOOK)
-    with (item.folder / "papermill.log").open("wb") as output:
+    with (item.folder / LOG).open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", EXECUTE, *notebooks, parameters],
             stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed
@@ -162,9 +162,9 @@ def _execute(item, share, machine, *, label, uploader, later):
                 break
             machine.check()
             passed = time.monotonic() - began
-            text = (
-                progress.read_text("utf-8") if progress.exists() else f"starting  {clock(passed)}"
-            )
+            text = f"starting  {clock(passed)}"
+            with suppress(FileNotFoundError):
+                text = progress.read_text("utf-8")
             if later and later > passed:
                 text += f"  (chain about {clock(later - passed)})"
             note = "  (tracking store unavailable)" if uploader.unavailable else ""
@@ -172,10 +172,8 @@ def _execute(item, share, machine, *, label, uploader, later):
     finally:
         machine.screen.hide(label)
         process.terminate()
-        process.wait()
+        process.communicate()  # closes its input, waits
         progress.unlink(missing_ok=True)
-        if process.stdin:
-            process.stdin.close()
     return process.returncode
 
 
@@ -185,9 +183,7 @@ def _pattern(path):
 
 
 def dry_run(planned: list[Planned]) -> str:
-    """Which stages are done, and the papermill commands of those that would run, each in lines of
-    at most ``WIDTH`` characters where words allow it.
-    """
+    """Which stages are done, and the papermill commands of the others, a parameter a line."""
     lines = []
     for item in planned:
         if item.done:
@@ -195,49 +191,43 @@ def dry_run(planned: list[Planned]) -> str:
             continue
         why = f" (code changed: {', '.join(item.changed)})" if item.changed else ""
         why = f" ({item.damage})" if item.damage else why
-        lines += [f"# {item.name}: to do{why}, into {item.folder}", "papermill"]
         source = item.stage.path.relative_to(paths.project_root())
-        words: list[list] = [[_pattern(source)], [_pattern(item.folder / results.NOTEBOOK)]]
+        words: list[list] = [["papermill", _pattern(source)]]
+        words.append([_pattern(item.folder / results.NOTEBOOK)])
         for name, value in item.values.items():
             if value != item.stage.parameters[name].default:
                 several = isinstance(value, list)
                 words.append(["-y", f"{name}: {value}"] if several else ["-p", name, value])
-        for text in (shlex.join(map(str, each)) for each in words):
-            if len(lines[-1]) + len(text) > WIDTH:
-                lines[-1] += " \\"
-                lines.append("   ")
-            lines[-1] += f" {text}"
+        command = " \\\n    ".join(shlex.join(map(str, each)) for each in words)
+        lines += [f"# {item.name}: to do{why}, into {item.folder}", command]
     done = sum(item.done for item in planned)
     return "\n".join([*lines, f"# {done} of {len(planned)} stages are done"])
 
 
 def seconds_of(folder: Path) -> float:
     """Seconds that a stage took, all attempts together."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return float(json.loads((folder / "run.json").read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return 0.0
 
 
-def _error(notebook, log, code):
+def _error(folder, code):
     """``(name, message)`` of the exception that ended a notebook, or of how its process ended."""
     import nbformat  # slow to import
 
     with suppress(OSError, ValueError):  # none, or cut short
-        for cell in nbformat.read(notebook, as_version=4).cells:
+        for cell in nbformat.read(folder / results.NOTEBOOK, as_version=4).cells:
             for output in cell.get("outputs", ()):
                 if output.output_type == "error":
                     return output.ename, " ".join(output.evalue.split())
     if code == 0:
-        return "Stopped", (
-            "its notebook ran to the end but left no result with this fingerprint; code or data "
-            "may have changed meanwhile; give the same command again"
-        )
-    if shutil.disk_usage(log.parent).free < FULL_DISK:  # the log's end is lost
-        return "OSError", f"no room left for {log.parent}; free some"
+        fault = "its notebook ran to the end but left no result with this fingerprint; code or data"
+        return "Stopped", f"{fault} may have changed meanwhile; give the same command again"
+    if shutil.disk_usage(folder).free < FULL_DISK:  # the log's end is lost
+        return "OSError", f"no room left for {folder}; free some"
     if code < 0:
         return "Stopped", f"its process was killed by signal {-code}"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "Stopped", (lines or ["its process ended without a message"])[-1][:300]
 
 
@@ -247,12 +237,10 @@ def keep_notebook(folder: Path) -> None:
     from nbconvert import HTMLExporter
 
     notebook = folder / results.NOTEBOOK
-    if not notebook.exists():
-        return
     try:
         html, _ = HTMLExporter().from_filename(str(notebook))
-    except (ValueError, nbformat.ValidationError):
-        return  # papermill was killed while it wrote it
+    except (FileNotFoundError, ValueError, nbformat.ValidationError):
+        return  # papermill was killed before or while it wrote it
     page, journal = notebook.with_suffix(".html"), Journal(folder)
     atomic.write_text(page, html)
     for path in (notebook, page):

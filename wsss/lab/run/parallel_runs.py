@@ -9,8 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from wsss.lab.plan import Planned
 from wsss.lab.project import Say
@@ -20,11 +20,7 @@ from wsss.runtime.progress import Screen
 
 
 class ParallelRuns:
-    """Plans, and which of them are waiting, running and done.
-
-    Args:
-        jobs: plans that run at once; 1 works in the calling thread.
-        gpus_per_job: as for ``Shares``, which raises InputError if the machine has fewer GPUs.
+    """Plans of which ``jobs`` run at once; ``gpus_per_job`` and its InputError are of ``Shares``.
 
     Attributes:
         screen: shows the progress of all of them.
@@ -50,14 +46,12 @@ class ParallelRuns:
         """Call ``work`` with each plan's index and where it runs; returns ``faults``. A plan that
         fails stops only those that need the stage it failed in.
         """
-        if self._jobs == 1:
+        if self._jobs == 1:  # Ctrl-C reaches the stage at once
             self._work(work)
             return self.faults
         with ThreadPoolExecutor(self._jobs) as pool:
             try:
-                done, _ = wait([pool.submit(self._work, work) for _ in range(self._jobs)])
-                for thread in done:
-                    thread.result()
+                list(pool.map(self._work, [work] * self._jobs))
             finally:
                 with self._changed:  # after Ctrl-C; else all are done
                     self._stopped = True
@@ -92,8 +86,7 @@ class ParallelRuns:
                 for fingerprints in self._to_run:
                     fingerprints.discard(item.fingerprint)
         except Exception as fault:
-            with self._changed:
-                self._failed[item.fingerprint] = fault
+            self._failed[item.fingerprint] = fault
             raise
         finally:
             with self._changed:
@@ -101,17 +94,16 @@ class ParallelRuns:
                 self._changed.notify_all()
 
     def _work(self, work):
-        with suppress(KeyboardInterrupt) if self._jobs > 1 else nullcontext():
-            while (place := self._next()) is not None:
-                mark = f"({place + 1}/{self._count}) " if self._jobs > 1 else ""
-                try:
-                    work(place, Machine(self.screen, mark, self._stage, self._check))
-                except Exception as fault:
-                    self.faults[place] = fault
-                finally:
-                    with self._changed:
-                        self._running.remove(place)
-                        self._changed.notify_all()
+        while (place := self._next()) is not None:
+            mark = f"({place + 1}/{self._count}) " if self._jobs > 1 else ""
+            try:
+                work(place, Machine(self.screen, mark, self._stage, self._check))
+            except Exception as fault:
+                self.faults[place] = fault
+            finally:
+                with self._changed:
+                    self._running.remove(place)
+                    self._changed.notify_all()
 
     def _next(self):
         """A plan that can start, or None when none is left."""

@@ -1,17 +1,14 @@
 """Run a completed stage again from its record, in another folder, and compare."""
 
 import json
-import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
-from wsss.lab.record import delivery, find_runs, journal, provenance
+from wsss.lab.record import delivery, find_runs, journal, provenance, stage_run
 from wsss.lab.run.notebook import Machine, run_stage
-from wsss.runtime.engine import set_variable
 from wsss.runtime.progress import Screen
 
 TIMINGS = ("images_per_second", "seconds")  # metrics that differ between any two runs
@@ -24,11 +21,8 @@ UNEXPLAINED = (
 
 def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool:
     """Run a completed stage (named as for ``find_runs.find``) again with the parameters and
-    inputs of its record; returns whether all metrics, files and weights are identical.
-
-    Raises:
-        InputError: no completed stage, or one of its inputs is gone.
-        StageFailed: it did not complete this time.
+    inputs of its record; returns whether all metrics, files and weights are identical. InputError
+    for no completed stage, or if one of its inputs is gone; StageFailed as of ``run_stage``.
     """
     folder = find_runs.find(source).resolve()
     record = results.completed_in(folder, str(source))
@@ -38,14 +32,12 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
         say(f"differs: {reason}")
     root = paths.outputs_root() / "reproductions" / f"{item.name}-{folder.name}"
     shutil.rmtree(root, ignore_errors=True)
-    with (
-        _outputs_in(root, record),
-        delivery.Uploader(say, register_model=project.register_model) as uploader,
-    ):
-        item.folder = paths.stage_folder(item.name, item.fingerprint)
+    _link_others(item.name, root)
+    item.folder = root / item.name / item.fingerprint
+    with delivery.Uploader(say, register_model=project.register_model) as uploader:
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         where = {"parent": None, "uploader": uploader, "machine": Machine(Screen(say=say))}
-        experiment = journal.run_header(folder)[0] or "notebooks"
+        experiment = journal.run_header(folder)[0] or stage_run.BY_HAND
         run_stage(experiment, item, label=f"{item.name} again", tags=tags, **where)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
@@ -62,6 +54,15 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
     why = "the differences above may be the reason" if reasons else UNEXPLAINED
     say(f"not identical; {why}. The new results are in {item.folder}")
     return False
+
+
+def _link_others(name, root):
+    """Link the results of all stages but one into another outputs folder."""
+    for path in paths.outputs_root().resolve().glob(f"*/*/{results.COMPLETE}"):
+        stage, fingerprint = path.parts[-3:-1]
+        if stage != name:
+            (root / stage).mkdir(parents=True, exist_ok=True)
+            (root / stage / fingerprint).symlink_to(path.parent, target_is_directory=True)
 
 
 def _planned(folder, record, project):
@@ -121,22 +122,6 @@ def _surroundings(folder):
 
 def _text(path):
     return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
-
-
-@contextmanager
-def _outputs_in(root, record):
-    """Make another folder the outputs folder, with links to the other stages' results."""
-    before, real = os.environ.get("WSSS_OUTPUTS"), paths.outputs_root().resolve()
-    for path in real.glob(f"*/*/{results.COMPLETE}"):
-        name = path.parent.parent.name
-        if name != record["stage"]:
-            (root / name).mkdir(parents=True, exist_ok=True)
-            (root / name / path.parent.name).symlink_to(path.parent, target_is_directory=True)
-    os.environ["WSSS_OUTPUTS"] = str(root)
-    try:
-        yield
-    finally:
-        set_variable("WSSS_OUTPUTS", before)
 
 
 def compare(folder: Path, other: Path) -> list[str]:

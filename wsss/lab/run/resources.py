@@ -13,12 +13,10 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class Share(NamedTuple):
-    """What a stage's processes may use: cores by number, GPUs by their names in
-    CUDA_VISIBLE_DEVICES; None for all.
-    """
+    """What a stage's processes may use: cores by number, GPUs by name; None for all."""
 
     cores: tuple[int, ...] | None = None
-    gpus: tuple[str, ...] | None = None
+    gpus: tuple[str, ...] | None = None  # as in CUDA_VISIBLE_DEVICES
 
     @property
     def core_count(self) -> int:
@@ -30,9 +28,7 @@ class Share(NamedTuple):
         if self.cores is not None:
             found[devices.CORES_VARIABLE] = ",".join(map(str, self.cores))
             found[THREADS_VARIABLE] = os.environ.get(THREADS_VARIABLE, str(self.core_count))
-        if self.gpus is not None:
-            found[GPUS_VARIABLE] = ",".join(self.gpus)
-        return found
+        return found | ({} if self.gpus is None else {GPUS_VARIABLE: ",".join(self.gpus)})
 
 
 class Shares:
@@ -40,14 +36,9 @@ class Shares:
 
     A stage's share depends on the number of such stages, never on what else happens to run: sums
     differ in the last bits with the number of threads, and the same command must give the same
-    bits.
-
-    Args:
-        jobs: stages that may run at once; more of them than cores share cores.
-        gpus_per_job: GPUs of each job's own; 0 takes one if there are GPUs and several jobs.
-
-    Raises:
-        InputError: the machine has fewer GPUs.
+    bits. If ``jobs``, which may run at once, are more than the cores, they share cores. Each has
+    ``gpus_per_job`` of its own (InputError if there are fewer); 0 takes one for several jobs on a
+    machine with GPUs.
     """
 
     def __init__(self, jobs: int = 1, gpus_per_job: int = 0):
@@ -63,8 +54,8 @@ class Shares:
     def take(self, among: int = 1) -> Share | None:
         """A share for one of ``among`` stages that might run at once; None if it is not free."""
         size = max(1, len(self._load) // min(self._jobs, among))
-        most = max(self._jobs, len(self._load))
-        if sum(self._load.values()) + size > most or len(self._gpus) < self._each:
+        taken = sum(self._load.values()) + size > max(self._jobs, len(self._load))
+        if taken or len(self._gpus) < self._each:
             return None
         cores = sorted(self._load, key=lambda core: self._load[core])[:size]
         for core in cores:
@@ -81,9 +72,8 @@ class Shares:
 
 def _cores():
     """The numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(devices.cores()))
+    bound = hasattr(os, "sched_getaffinity")
+    return sorted(os.sched_getaffinity(0) if bound else range(devices.cores()))
 
 
 def _gpus():

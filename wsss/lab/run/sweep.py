@@ -35,15 +35,9 @@ def run(
     """Run an experiment at every point, whatever of it is not done yet; returns the comparison as
     Markdown. It and its figure are also in ``outputs/sweeps/`` and in MLflow.
 
-    Args:
-        overrides: of all points, from ``plan.parse_overrides``.
-        jobs, gpus_per_job: as for ``resources.Shares``.
-        options: of ``plan.plan``.
-
-    Raises:
-        InputError: a point cannot be planned, the disk is too small for all of them, or points
-            failed by their input.
-        SweepFailed: points failed; the others are done.
+    ``overrides`` are of all points, ``options`` those of ``plan.plan``. Raises InputError if a
+    point cannot be planned, the disk is too small for all, or points failed by their input, and
+    SweepFailed if points failed otherwise; the others are done.
     """
     if options.get("force"):
         raise InputError("--force would run again what points have in common; leave it out")
@@ -51,33 +45,33 @@ def run(
     given = [overrides, bool(options.get("smoke"))]
     report = partial(compare, experiment, names=names, given=given, project=project, say=say)
     options |= {"overrides": overrides, "project": project}
-    first = plan_point(experiment, points[0], **options)
-    score = _one_pass(points, first, project)
-    if isinstance(score, str):
+    plan_at = partial(plan_point, experiment, **options)
+    first = plan_at(points[0])
+    if isinstance(score := _one_pass(points, first, project), str):
         say(score)
     elif score:
         rows, common = _score_in_one_pass(experiment, points, first, score, project, say)
         return report(rows, common=common)
     # every point is checked before anything runs
-    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
+    planned = [first, *map(plan_at, points[1:])]
     runs = ParallelRuns(planned, jobs=jobs, gpus_per_job=gpus_per_job, say=say)
-    each = {item.fingerprint: item for items in planned for item in items}
-    project.check_values([item for item in each.values() if not item.done])
-    project.check_room(list(each.values()), paths.outputs_root())
+    each = [*{item.fingerprint: item for items in planned for item in items}.values()]
+    project.check_values([item for item in each if not item.done])
+    project.check_room(each, paths.outputs_root())
     ran: dict[int, list[Planned]] = {}
 
     def work(place, machine):
         point, left = points[place], runs.time_left()
         runs.screen.say(f"({place + 1}/{len(points)}) {point.title}{left and f', {left}'}")
         # planned again: an earlier point may have finished some of its stages
-        ran[place] = items = plan_point(experiment, point, **options)
+        ran[place] = items = plan_at(point)
         # if only parameters differ, their values name the run
         named = "variant" in point.names or point.seed is not None
         title = point.title if named else ""
         driver.run(experiment, items, project=project, title=title, machine=machine)
 
     if faults := runs.run(work):
-        raise _failure(points, faults)
+        _fail(points, faults)
     rows, scored = [], {stage for stage, _ in project.scores.values()}
     for place, point in enumerate(points):
         record = results.completed(ran[place][-1].folder)
@@ -93,27 +87,25 @@ def dry_run(
     experiment: dict, points: list[Combination], *, overrides: dict, project: Project, **options
 ) -> str:
     """The papermill commands that ``run`` would give, as in ``notebook.dry_run``."""
-    options |= {"overrides": overrides, "project": project}
-    first = plan_point(experiment, points[0], **options)
+    plan_at = partial(plan_point, experiment, overrides=overrides, project=project, **options)
+    first = plan_at(points[0])
     if callable(_one_pass(points, first, project)):
         note = f"# {first[-1].name}: {len(points)} combinations in one pass, without its notebook"
         return "\n".join(filter(None, [notebook.dry_run(first[:-1]), note]))
-    planned = [first] + [plan_point(experiment, point, **options) for point in points[1:]]
-    texts = [notebook.dry_run(items) for items in planned]
+    texts = [notebook.dry_run(items) for items in (first, *map(plan_at, points[1:]))]
     return "\n".join(f"# {point.title}\n{text}" for point, text in zip(points, texts, strict=True))
 
 
-def _failure(points, faults):
-    """One exception for the points that failed, with each reason once."""
+def _fail(points, faults):
+    """Raise one exception for the points that failed, with each reason once."""
     titles_of = {}
     for place, fault in sorted(faults.items()):
         titles_of.setdefault(str(fault), []).append(points[place].title)
     reasons = "; ".join(f"{' | '.join(titles)}: {reason}" for reason, titles in titles_of.items())
     bad = all(isinstance(fault, InputError) for fault in faults.values())
     kind = InputError if bad else SweepFailed
-    failure = kind(f"{len(faults)} of {len(points)} points failed, the others are done: {reasons}")
-    failure.__cause__ = faults[min(faults)]  # whose traceback --debug shows
-    return failure
+    failed = f"{len(faults)} of {len(points)} points failed"
+    raise kind(f"{failed}, the others are done: {reasons}") from faults[min(faults)]
 
 
 def _one_pass(points, planned, project):
@@ -137,8 +129,8 @@ def _score_in_one_pass(experiment, points, planned, score, project, say):
         driver.run(experiment, before, project=project, machine=machine)
     say(f"{len(points)} settings of {last.name} in one pass")
     shared = {"seed": None} | _scores(before, project)
-    scored = zip(points, score(values), strict=True)
-    rows = [point.names | shared | metrics for point, metrics in scored]
+    pairs = zip(points, score(values), strict=True)
+    rows = [point.names | shared | metrics for point, metrics in pairs]
     swept = {name.partition(".")[2] for name in points[0].names}
     return rows, {name: value for name, value in last.values.items() if name not in swept}
 
