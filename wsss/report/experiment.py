@@ -30,24 +30,20 @@ def check_lineage(inputs: dict[str, Path]) -> None:
     Raises:
         InputError: they were not; scores of different chains must not stand side by side.
     """
-    used, data = {}, None  # per stage its first user with the fingerprint; the same of the data
+    used, digests = {}, {}  # per stage its first user with the fingerprint; the digest of its data
     for name, folder in inputs.items():
         for stage, fingerprint, record in _chain(folder):
             other, before = used.setdefault(stage, (name, fingerprint))
             if before != fingerprint:
-                raise InputError(
-                    f"report: {other} builds on {stage} {before}, and {name} on {stage} "
-                    f"{fingerprint}; give runs of one chain"
-                )
+                both = f"{other} builds on {stage} {before}, and {name} on {stage} {fingerprint}"
+                raise InputError(f"report: {both}; give runs of one chain")
             if record:
-                data = data or (name, record["data_digest"])
-                other, before = data
-                data = max(data, (name, record["data_digest"]), key=lambda each: len(each[1]))
-                if not stages.same_data(before, record["data_digest"]):
-                    raise InputError(
-                        f"report: {other} was made of data {before}, and {stage} of "
-                        f"{record['data_digest']}; run the chain on one dataset"
-                    )
+                digests[stage] = record["data_digest"]
+    first = max(digests, key=lambda stage: len(digests[stage]), default="")  # the most precise
+    for stage, digest in digests.items():
+        if not stages.same_data(digests[first], digest):
+            both = f"{first} was made of data {digests[first]}, and {stage} of {digest}"
+            raise InputError(f"report: {both}; run the chain on one dataset")
 
 
 def _chain(folder):
