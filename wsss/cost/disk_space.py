@@ -14,8 +14,9 @@ from torch import nn
 
 from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.lab import paths
+from wsss.lab import paths, results, stages
 from wsss.lab.plan import Planned
+from wsss.lab.record.stage_run import Inputs
 
 BLOCK = 4096  # bytes that a file system allocates at once
 PICTURES = 16 * 2**20  # a stage's notebook, its page and its figures: 1 to 14 MB in the demo
@@ -50,21 +51,15 @@ def check(planned: Collection[Planned], folder: Path) -> None:
     """
     path = Path(folder).absolute()
     existing = next(each for each in (path, *path.parents) if each.exists())
-    wanted, free = needed(planned), shutil.disk_usage(existing).free
-    if wanted and free < wanted + SPARE:
-        raise InputError(
-            f"{folder}: the remaining stages need about {(wanted + SPARE) / 2**30:.1f} GiB but "
-            f"{free / 2**30:.1f} GiB are free; free some, or set WSSS_OUTPUTS to another folder"
-        )
+    wanted, free = needed(planned) + SPARE, shutil.disk_usage(existing).free
+    if wanted > max(free, SPARE):
+        fault = f"need about {wanted / 2**30:.1f} GiB but {free / 2**30:.1f} GiB are free"
+        fix = "free some, or set WSSS_OUTPUTS to another folder"
+        raise InputError(f"{folder}: the remaining stages {fault}; {fix}")
 
 
 def planned_bytes(
-    item: Planned,
-    planned: Collection[Planned],
-    *,
-    data: datasets.Dataset,
-    times: float = 1,
-    classes: int | None = None,
+    item: Planned, planned: Collection[Planned], *, data: datasets.Dataset, times=1.0, classes=0
 ) -> int:
     """The bytes that a stage of a plan writes, see ``stage_bytes``; with its notebook, its figures,
     and the joint network that evaluate saves where a walk follows: the networks of
@@ -72,27 +67,28 @@ def planned_bytes(
     """
     joined = 0
     for name in ("train_segmentation", "train_affinity") if item.values.get("walk_steps") else ():
-        weights = paths.from_root(item.values[f"{name}_run"]) / "weights.pt"
-        if weights.exists():
-            joined += weights.stat().st_size
-            continue
-        for other in planned:
-            if other.folder == weights.parent:
-                network = network_of(name, other.values, classes or len(data.classes))
-                joined += _bytes(network.state_dict().values())
+        network = network_of(name, upstream(name, item, planned), classes or len(data.classes))
+        joined += _bytes(network.state_dict().values())
     own = stage_bytes(item.name, item.values, data=data, times=times, classes=classes)
     return own + PICTURES + _blocks(joined)
 
 
+def upstream(name: str, item: Planned, planned: Collection[Planned]) -> dict:
+    """The parameters' values of a stage that a planned one builds on; InputError without it."""
+    place = item.values[f"{name}_run"]
+    folder = paths.from_root(Inputs()[name] if place == stages.NONE else place)
+    own = [other.values for other in planned if other.folder == folder]
+    return own[0] if own else results.completed_in(folder, name)["parameters"]
+
+
 def stage_bytes(
-    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int | None = None
+    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int = 0
 ) -> int:
-    """The bytes of a stage's networks and of its files per photo.
+    """The bytes of a stage's networks and of its files per photo, by its parameters' values.
 
     Args:
-        values: of its parameters.
         times: factor on the dataset's number of photos.
-        classes: their number; None takes the dataset's.
+        classes: their number; 0 takes the dataset's.
     """
     if name in NETWORKS:
         return _training(network_of(name, values, classes or len(data.classes)), values)
@@ -100,15 +96,13 @@ def stage_bytes(
         return 0
     ids = photos_of(name, values, data=data)
     sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
-    total = 0
-    for photo_id in sample:
-        height, width = data.image(photo_id).shape[:2]
-        total += _photo_bytes(name, values, height, width, len(data.labels(photo_id)))
+    total = sum(_photo_bytes(name, values, data, photo_id) for photo_id in sample)
     return ceil(times * len(ids) * total / max(1, len(sample)))
 
 
-def _photo_bytes(name, values, height, width, classes):
+def _photo_bytes(name, values, data, photo_id):
     """The bytes of the files that a stage writes of one photo."""
+    (height, width), classes = data.image(photo_id).shape[:2], len(data.labels(photo_id))
     pixels = height * width
     label_map = _blocks(1024 + PNG * pixels)
     marginals = _blocks(TENSOR + MARGINALS * 2 * (1 + classes) * pixels)

@@ -14,6 +14,7 @@ from wsss.lab.record import delivery
 from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
+Records = dict[str, delivery.Completed]  # by the stage's name
 NOTHING = "{}: no photo of {} has a mask, so nothing could be scored."
 
 
@@ -61,7 +62,7 @@ def _chain(folder):
 
 def origins(runs: Iterable[delivery.Completed]) -> pd.DataFrame:
     """Where the scores come from: a row per run of a stage."""
-    rows = [
+    return pd.DataFrame(
         {
             "stage": run.record["stage"],
             "run": run.run_id,
@@ -75,8 +76,7 @@ def origins(runs: Iterable[delivery.Completed]) -> pd.DataFrame:
             "machine": run.tags.get("wsss.device", ""),
         }
         for run in runs
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def chain_folders(inputs: dict[str, Path]) -> list[Path]:
@@ -103,12 +103,7 @@ def _over_seeds(folder, metric):
 
 
 def ours(
-    records: dict[str, delivery.Completed],
-    folders: dict[str, Path],
-    *,
-    data: Dataset,
-    score_split: str,
-    val_split: str,
+    records: Records, folders: dict[str, Path], *, data: Dataset, score_split: str, val_split: str
 ) -> str:
     """Label quality after each step, and the segmentation network's score, as Markdown. Stages run
     with several seeds give means, with the standard deviation of one run.
@@ -124,18 +119,13 @@ def ours(
         (f"CAM, threshold {threshold} (fixed beforehand)", "infer_cam", "cam_miou"),
         ("CAM, best threshold on these masks", "infer_cam", "cam_miou_best_threshold"),
         ("CAM + walk", "random_walk", "walk_miou"),
-        ("CAM + walk + dCRF", "random_walk", "labels_miou"),
     ]
-    if not walk.record["parameters"]["crf_steps"]:
-        del steps[-1]  # the labels are those of the walk
-    rows = [
-        [
-            title,
-            *(_over_seeds(folders[stage], f"{metric}/{name}") for name in lists),
-            records[stage].run_id[:8],
-        ]
-        for title, stage, metric in steps
-    ]
+    if walk.record["parameters"]["crf_steps"]:  # else the labels are those of the walk
+        steps.append(("CAM + walk + dCRF", "random_walk", "labels_miou"))
+    rows = []
+    for title, stage, metric in steps:
+        scores = [_over_seeds(folders[stage], f"{metric}/{name}") for name in lists]
+        rows.append([title, *scores, records[stage].run_id[:8]])
     everything = len(data.masked(data.ids(score_split)))
     tuning = walk.record["parameters"]["tuning_photos"]
     parts = {f"{score_split}_tuning": tuning, f"{score_split}_held_out": everything - tuning}
@@ -155,7 +145,7 @@ def ours(
     return f"mIoU in percent on {masks}, masks {data.mask_folder}.\n\n{labels}\n\n{network}"
 
 
-def per_class(records: dict[str, delivery.Completed], *, score_split: str) -> pd.DataFrame | None:
+def per_class(records: Records, *, score_split: str) -> pd.DataFrame | None:
     """IoU in percent: a row per class and one for the mean, a column for each of maps, walk, labels
     and network that could be scored; None if none could.
     """
@@ -170,7 +160,7 @@ def per_class(records: dict[str, delivery.Completed], *, score_split: str) -> pd
     return table
 
 
-def final_scores(records: dict[str, delivery.Completed]) -> dict[str, float]:
+def final_scores(records: Records) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
     metrics = (item for stage in records.values() for item in stage.metrics.items())
     return {name: value for name, value in metrics if "miou" in name}

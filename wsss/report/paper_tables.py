@@ -48,9 +48,8 @@ def score(confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000) ->
     """
     run_ids, each = zip(*confusions, strict=True)
     if any(one.ids != each[0].ids for one in each):
-        raise InputError(
-            f"runs {', '.join(run_ids)} scored different photos; compare runs of one id list"
-        )
+        runs = ", ".join(run_ids)
+        raise InputError(f"runs {runs} scored different photos; compare runs of one id list")
     photos, square = len(each[0].ids), (each[0].num_classes,) * 2
     whole = np.stack([100 * iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
@@ -87,9 +86,8 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
         confusions = []
         for folder in lineage.siblings(inputs[stage]):
             try:
-                run_id = delivery.completed(folder).run_id
-                counted = load_confusions(folder / "confusions" / f"{name}.npz")
-                confusions.append((run_id, counted))
+                file = folder / "confusions" / f"{name}.npz"
+                confusions.append((delivery.completed(folder).run_id, load_confusions(file)))
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise
