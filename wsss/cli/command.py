@@ -9,13 +9,9 @@ import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsss.errors import InputError
 from wsss.lab import paths
-
-if TYPE_CHECKING:  # slow to import
-    from wsss.datasets import Folder
 
 TAGS = "CSV (id,labels), JSON, COCO's instances; default: DIR/tags.csv, .json, or a folder per tag"
 RUN = "its folder, the first characters of its id, its experiment, or latest"  # names a run
@@ -80,11 +76,9 @@ def scales(text: str) -> tuple[float, ...]:
     return factors
 
 
-def open_photos(photos: Path, **given) -> "Folder":
-    """A folder of photos, or a YAML file of them, with those arguments of ``Folder`` that are not
-    None.
-    """
-    from wsss.datasets import Folder
+def open_photos(photos: Path, **given):
+    """A folder or a YAML file as a ``Folder``, with those of its arguments that are not None."""
+    from wsss.datasets import Folder  # slow to import
 
     given = {name: value for name, value in given.items() if value is not None}
     return (Folder.described if photos.suffix in YAML else Folder)(photos, **given)

@@ -75,7 +75,7 @@ def dense_crf() -> tuple[str, str]:
 
     from wsss.crf import CrfParams, DenseCRF
 
-    given = np.array([0.9, 0.1], np.float32)[:, None, None].repeat(2, 1).repeat(2, 2)
+    given = np.full((2, 2, 2), [[[0.9]], [[0.1]]], np.float32)
     found = DenseCRF(np.zeros((2, 2, 3), np.uint8), CrfParams()).infer(given, 2)
     if found.shape == given.shape and np.allclose(found.sum(0), 1) and (found[0] > 0.5).all():
         return OK, "pydensecrf computes"

@@ -150,9 +150,8 @@ def _forecast(arguments):
         arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
-    forecasts = forecast.forecast(planned, data, scenario=scenario)
     command = shlex.join([arguments.experiment, *arguments.overrides])
-    print(forecast.summary(command, planned, data=data, scenario=scenario, forecasts=forecasts))
+    print(forecast.summary(command, planned, data, scenario=scenario))
     say_next(f"wsss run {command}")
 
 

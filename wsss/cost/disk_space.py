@@ -25,15 +25,12 @@ PNG = 0.05  # bytes per pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
 LISTS = ("train_split", "score_split", "val_split")
-PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")  # stages with such files
 CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
 
 
 def needed(planned: Collection[Planned]) -> int:
-    """Estimate the bytes that the stages of a plan will still write into the outputs folder. The
-    files of an unfinished stage count as written.
-    """
+    """The bytes that the stages of a plan will still write; what unfinished ones wrote counts."""
     total, open_dataset = 0, cache(datasets.open)
     for item in planned:
         if not item.done:
@@ -44,11 +41,7 @@ def needed(planned: Collection[Planned]) -> int:
 
 
 def check(planned: Collection[Planned], folder: Path) -> None:
-    """Check that ``folder`` has room for what a plan will write.
-
-    Raises:
-        InputError: it does not.
-    """
+    """InputError if ``folder`` has no room for what a plan will write."""
     path = Path(folder).absolute()
     existing = next(each for each in (path, *path.parents) if each.exists())
     wanted, free = needed(planned) + SPARE, shutil.disk_usage(existing).free
@@ -61,9 +54,8 @@ def check(planned: Collection[Planned], folder: Path) -> None:
 def planned_bytes(
     item: Planned, planned: Collection[Planned], *, data: datasets.Dataset, times=1.0, classes=0
 ) -> int:
-    """The bytes that a stage of a plan writes, see ``stage_bytes``; with its notebook, its figures,
-    and the joint network that evaluate saves where a walk follows: the networks of
-    train_segmentation and train_affinity once more.
+    """The bytes that a stage of a plan writes: ``stage_bytes``, its notebook, its figures, and for
+    evaluate with a walk the networks of train_segmentation and train_affinity once more.
     """
     joined = 0
     for name in ("train_segmentation", "train_affinity") if item.values.get("walk_steps") else ():
@@ -92,8 +84,6 @@ def stage_bytes(
     """
     if name in NETWORKS:
         return _training(network_of(name, values, classes or len(data.classes)), values)
-    if name not in PER_PHOTO:
-        return 0
     ids = photos_of(name, values, data=data)
     sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
     total = sum(_photo_bytes(name, values, data, photo_id) for photo_id in sample)
@@ -101,7 +91,7 @@ def stage_bytes(
 
 
 def _photo_bytes(name, values, data, photo_id):
-    """The bytes of the files that a stage writes of one photo."""
+    """The bytes of the files that a stage writes of one photo; 0 if it writes none."""
     (height, width), classes = data.image(photo_id).shape[:2], len(data.labels(photo_id))
     pixels = height * width
     label_map = _blocks(1024 + PNG * pixels)
@@ -111,7 +101,7 @@ def _photo_bytes(name, values, data, photo_id):
         "affinity_labels": label_map + marginals * values.get("marginals", 0),
         "random_walk": 2 * label_map,
         "evaluate": label_map,
-    }[name]
+    }.get(name, 0)
 
 
 def photos_of(name: str, values: dict, *, data: datasets.Dataset) -> list[str]:

@@ -43,12 +43,10 @@ class Forecast(NamedTuple):
 
 
 def line(points: list[tuple[float, float]], size: float) -> float:
-    """The cost at a size, on the line of least squares through measured costs.
+    """The cost at a size, on the line of least squares through measured ``(size, cost)`` points.
 
-    Args:
-        points: ``(size, cost)`` pairs. Only the least cost at each size counts, since noise adds to
-            it. From one size the whole cost grows with the size, which is an upper bound; a falling
-            line counts as level.
+    Only the least cost at each size counts, since noise adds to it. From one size the whole cost
+    grows with the size, which is an upper bound; a falling line counts as level.
     """
     least = dict(sorted(points, reverse=True))  # the last pair of each size has its least cost
     sizes, costs = list(least), list(least.values())
@@ -67,35 +65,26 @@ def trained_on(planned: list, data: datasets.Dataset) -> list[str]:
 
 
 def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> list[Forecast]:
-    """A ``Forecast`` of each stage.
-
-    Args:
-        planned: from ``lab.plan.plan``.
-        data: the open dataset; further photos are assumed to be like its own.
+    """A ``Forecast`` of each stage of a plan; further photos are assumed to be like the data's own.
 
     Raises:
         InputError: more classes than a label map can hold, or no photos to train on.
     """
     if scenario.classes >= datasets.IGNORE:
-        raise InputError(
-            f"{scenario.classes} classes: expected at most {datasets.IGNORE - 1}, since a label "
-            "map has one byte per pixel; give fewer"
-        )
+        fix = "since a label map has one byte per pixel; give fewer"
+        expected = f"expected at most {datasets.IGNORE - 1}, {fix}"
+        raise InputError(f"{scenario.classes} classes: {expected}")
     found, times = timings.find(planned, data), scenario.photos / len(trained_on(planned, data))
-    forecasts = []
+    given, forecasts = {"data": data, "times": times, "classes": scenario.classes}, []
+    only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
     for item in planned:
-        runs = [run for run in found[item.name] if run.gpu and scenario.gpus]
-        runs = runs or [run for run in found[item.name] if not run.gpu]
-        if runs:
+        every = found[item.name]
+        runs = [run for run in every if run.gpu and scenario.gpus]
+        if runs := runs or [run for run in every if not run.gpu]:
             forecasts.append(_from_runs(item, runs, data, scenario, times))
-            continue
-        given = {"data": data, "times": times, "classes": scenario.classes}
-        only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
-        notes, size = (
-            [only] * bool(found[item.name]),
-            disk_space.planned_bytes(item, planned, **given),
-        )
-        forecasts.append(Forecast(item.name, size, notes=notes))
+        else:
+            size = disk_space.planned_bytes(item, planned, **given)
+            forecasts.append(Forecast(item.name, size, notes=[only] if every else []))
     return forecasts
 
 
@@ -110,9 +99,10 @@ def _from_runs(item, runs, data, scenario, times):
         notes.append("measured without a GPU, so its hours are of CPUs alone")
     if not gpu and 0 < values.get("processes", 0) < scenario.cpus:
         notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
-    if name in ALL_CLASSES and (more := scenario.classes + 1) > (now := len(data.classes) + 1):
-        longer = f"with {more - 1}, its work takes up to {more / now:.1f} times as long"
-        notes.append(f"measured with {now - 1} classes: {longer}")  # and the background
+    if name in ALL_CLASSES and scenario.classes > (now := len(data.classes)):
+        longer = (scenario.classes + 1) / (now + 1)  # with the background
+        most = f"its work takes up to {longer:.1f} times as long"
+        notes.append(f"measured with {now} classes: with {scenario.classes}, {most}")
     costs = [
         (run.photos * _passes(run.values), run.work / _speed(run, values, scenario)[0])
         for run in runs
@@ -140,7 +130,6 @@ def _from_runs(item, runs, data, scenario, times):
 
 
 def _passes(values):
-    """Passes of a stage over its photos."""
     return values.get("epochs", 1) * values.get("soup_size", 1)
 
 
@@ -158,23 +147,17 @@ def _speed(run, values, scenario):
     return slower if run.gpu else cpus
 
 
-def summary(
-    command: str, planned: list, *, data: datasets.Dataset, scenario: Scenario, forecasts: list
-) -> str:
-    """A forecast as Markdown: a table, what it rests on, the bottleneck and what breaks first.
-
-    Args:
-        command: the experiment's file and the changes to it, as given to ``wsss run``.
-        planned: from ``lab.plan.plan``.
-        forecasts: from ``forecast``, for this ``data`` and ``scenario``.
+def summary(command: str, planned: list, data: datasets.Dataset, *, scenario: Scenario) -> str:
+    """A ``forecast`` as Markdown: a table, what it rests on, the bottleneck and what breaks first.
+    ``command`` is the experiment's file and the changes to it, as given to ``wsss run``.
     """
+    forecasts = forecast(planned, data, scenario=scenario)
     known = [each for each in forecasts if each.sizes]
     work, rest = (sum(getattr(each, key) for each in known) for key in ("work", "rest"))
     disk, files = (sum(getattr(each, key) for each in forecasts) for key in ("disk", "files"))
     now = trained_on(planned, data)
-    rows = [
-        _row(each) for each in (*forecasts, Forecast("all", disk, (), (), work, rest, "", files))
-    ]
+    total = Forecast("all", disk, work=work, rest=rest, files=files)
+    rows = [_row(each) for each in (*forecasts, total)]
     notes = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
     if unknown := [item for item, each in zip(planned, forecasts, strict=True) if not each.sizes]:
         names = ", ".join(item.name for item in unknown)
