@@ -48,20 +48,20 @@ def _run(arguments):
             print(f"# how long, and how much disk and memory: wsss forecast {words}")
         return
     _choose_engine(arguments.engine, arguments.address, mirror=arguments.mirror)
-    compare = f"make ui    # compare runs on {mlflow_pages.address(experiment['name'])}"
     if points:
         options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         print(f"\n{sweep.run(experiment, points, overrides=overrides, **options)}")
-        say_next("wsss runs", compare)
-        return
-    planned = plan.plan(experiment, overrides, **options)
-    if report := driver.run(experiment, planned, project=PROJECT):
-        print(f"\n{report}")
-    _show_results(planned, compare)
+        following = ["wsss runs"]
+    else:
+        planned = plan.plan(experiment, overrides, **options)
+        if report := driver.run(experiment, planned, project=PROJECT):
+            print(f"\n{report}")
+        following = _show_results(planned)
+    say_next(*following, f"make ui    # compare runs on {mlflow_pages.address(experiment['name'])}")
 
 
-def _show_results(planned, compare):
-    """Print where the results of the stages are, and what can be done with them."""
+def _show_results(planned):
+    """Print where the results of the stages are; returns commands that use them."""
     from wsss.cli.project import RESULTS
 
     for item in planned:
@@ -74,7 +74,7 @@ def _show_results(planned, compare):
         "train_segmentation": "wsss predict DIR --network {} --out predicted",
     }
     done = [item for item in planned if item.name in texts]
-    say_next(*(texts[item.name].format(item.folder.name[:8]) for item in done), compare)
+    return [texts[item.name].format(item.folder.name[:8]) for item in done]
 
 
 def _runs(arguments):
