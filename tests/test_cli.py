@@ -70,7 +70,7 @@ def test_a_run_ends_with_where_its_results_are_and_what_to_give_next(tmp_path, m
     (folder / "report.md").write_text("")
     (planned[2].folder / "weights.pt").write_text("")
     monkeypatch.setattr(command.shutil, "which", lambda name: f"/bin/{name}")
-    cli.run._show_results(planned, COMPARE)
+    command.say_next(*cli.run._show_results(planned), COMPARE)
     assert capsys.readouterr().out.splitlines() == [
         "labels:   outputs/random_walk/0123456789ab/labels",
         "network:  outputs/train_segmentation/0123456789ab/weights.pt",
@@ -83,7 +83,7 @@ def test_a_run_ends_with_where_its_results_are_and_what_to_give_next(tmp_path, m
     monkeypatch.setattr(command.sys, "prefix", str(tmp_path / ".venv"))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text("")
-    cli.run._show_results(planned, COMPARE)
+    command.say_next(*cli.run._show_results(planned), COMPARE)
     assert "\nnext: source .venv/bin/activate\n      wsss label DIR" in capsys.readouterr().out
-    cli.run._show_results(planned[:1], COMPARE)  # --until a stage whose files nobody looks for
+    command.say_next(*cli.run._show_results(planned[:1]))  # a stage whose files nobody looks for
     assert capsys.readouterr().out.startswith("train_cam: outputs/train_cam/0123456789ab\nnext: ")

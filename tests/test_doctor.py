@@ -1,5 +1,6 @@
 """``wsss doctor`` on a machine in order, and on one where something is missing."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -192,7 +193,7 @@ def test_a_store_in_a_file(monkeypatch, tmp_path):
     store = sqlite3.connect(path)
     store.execute("CREATE TABLE runs (id)")
     assert doctor.tracking_store()[0] == "ok"
-    monkeypatch.setattr(doctor, "SERVER_SECONDS", 0.1)
+    monkeypatch.setattr(doctor, "LOCK_SECONDS", 0.1)
     store.execute("BEGIN IMMEDIATE")
     mark, text = doctor.tracking_store()
     assert mark == "MISSING" and "locked" in text and "MLFLOW_TRACKING_URI" in text
@@ -213,11 +214,15 @@ def test_a_store_that_cannot_be_written(monkeypatch, tmp_path, kind):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A tracking server's ``/health``; everything else asks who is there."""
+    """A tracking server that knows one experiment; everything else asks who is there."""
 
     def do_GET(self):
-        self.send_response(200 if self.path == "/health" else 401)
+        known = self.path.startswith("/api/2.0/mlflow/experiments/get?")
+        self.send_response(200 if known else 401)
         self.end_headers()
+        if known:
+            experiment = {"experiment_id": "0", "name": "Default", "creation_time": 1}
+            self.wfile.write(json.dumps({"experiment": experiment}).encode())
 
     def log_message(self, *_):
         pass
@@ -238,10 +243,10 @@ def server():
 def test_a_server(monkeypatch, server):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{server}/")
-    assert doctor.tracking_store() == ("ok", f"http://{server}/")
+    assert doctor.tracking_store() == ("ok", f"http://me:secret@{server}/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}/deeper")
     mark, text = doctor.tracking_store()
-    assert mark == "note" and "401" in text
+    assert mark == "MISSING" and "does not let this user in" in text and "401" in text
 
 
 def test_a_server_that_is_not_there(monkeypatch):
@@ -251,12 +256,16 @@ def test_a_server_that_is_not_there(monkeypatch):
     assert mark == "MISSING" and "does not answer" in text and "set MLFLOW_TRACKING_URI" in text
 
 
-def test_stores_of_other_kinds(monkeypatch):
+def test_stores_of_other_kinds(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "NEEDED", {"tracking": doctor.tracking_store})
+    monkeypatch.setattr(doctor, "USEFUL", {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:secret@host/runs")
-    mark, text = doctor.tracking_store()
-    assert mark == "note" and "secret" not in text
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///runs")
-    assert doctor.tracking_store()[0] == "MISSING"
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("note ") and "secret" not in shown
+    for address in ("file:///runs", "sqlite:///:memory:"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert doctor.tracking_store()[0] == "MISSING"
 
 
 def test_data_and_weights_that_experiments_name(project):

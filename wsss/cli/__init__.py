@@ -8,11 +8,11 @@ import re
 import sys
 
 from wsss import __version__
-from wsss.cli import auto, data, doctor, export, label, run
+from wsss.cli import data, doctor, export, label, run
 from wsss.errors import MORE_FILES, OUT_OF_FILES, InputError, did_you_mean, masked, one_line
 from wsss.io.text import UNWRITABLE
 
-COMMANDS = (run, auto, data, label, export, doctor)  # each has ``add(commands)``
+COMMANDS = (run, data, label, export, doctor)  # each has ``add(commands)``
 # errors of a given path, not of the machine
 PATH_ERRORS = (
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),

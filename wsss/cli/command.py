@@ -5,6 +5,7 @@ import inspect
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,8 @@ from wsss.lab import paths
 
 TAGS = "CSV (id,labels), JSON, COCO's instances; default: DIR/tags.csv, .json, or a folder per tag"
 RUN = "its folder, the first characters of its id, its experiment, or latest"  # names a run
+YAML = (".yaml", ".yml")
 NETWORK = f"file, completed stage ({RUN}), or models:/NAME"
-
-
-class Help(argparse.HelpFormatter):
-    """Leaves texts of several lines as they are, so that commands in them can be pasted."""
-
-    def _fill_text(self, text, width, indent):
-        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def add_command(commands, name: str, action: Callable, **options) -> argparse.ArgumentParser:
@@ -32,9 +27,11 @@ def add_command(commands, name: str, action: Callable, **options) -> argparse.Ar
     """
     *text, example = (inspect.getdoc(action) or "\n\n").split("\n\n")  # -OO strips docstrings
     kind, _, lines = " ".join(example.split()).partition(": ")
-    texts = {"help": text[0], "description": " ".join(text), "formatter_class": Help}
+    width = shutil.get_terminal_size().columns - 2  # argparse's own
+    texts = {"help": text[0], "description": textwrap.fill(" ".join(text), width)}
     texts["epilog"] = "\n  ".join([f"{kind}:", *lines.split("; ")])
-    command = commands.add_parser(name, **texts | options)
+    raw = argparse.RawDescriptionHelpFormatter  # lines of examples can be pasted
+    command = commands.add_parser(name, formatter_class=raw, **texts | options)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     command.set_defaults(action=action)
     return command
@@ -77,6 +74,14 @@ def scales(text: str) -> tuple[float, ...]:
     if not factors or not all(0 < factor < 10 for factor in factors):
         raise argparse.ArgumentTypeError(f"expected factors such as 0.5,1.0 but got {text!r}")
     return factors
+
+
+def open_photos(photos: Path, **given):
+    """A folder or a YAML file as a ``Folder``, with those of its arguments that are not None."""
+    from wsss.datasets import Folder  # slow to import
+
+    given = {name: value for name, value in given.items() if value is not None}
+    return Folder.open(photos, **given)
 
 
 def refuse_faults(faults: list[str], listed: str) -> None:

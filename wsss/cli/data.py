@@ -4,7 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from wsss.cli.command import TAGS, add_command, count, refuse_faults, say_next
+from wsss.cli.command import TAGS, YAML, add_command, count, open_photos, refuse_faults, say_next
 from wsss.errors import InputError
 
 
@@ -51,7 +51,7 @@ def _folder(arguments):
 
     example: wsss data folder photos --tags tags.csv --save photos.yaml
     """
-    from wsss.datasets import Folder, survey, tags
+    from wsss.datasets import survey, tags
 
     names = ("tags", "classes", "masks", "val_share", "seed", "long_side")
     given = {name: value for name in names if (value := vars(arguments)[name]) is not None}
@@ -60,9 +60,9 @@ def _folder(arguments):
         given["classes"] = list(tags.read_classes(classes))
     elif classes:
         given["classes"] = classes.split(",")
-    if arguments.root.suffix in (".yaml", ".yml") and (given or arguments.save):
+    if arguments.root.suffix in YAML and (given or arguments.save):
         raise InputError(f"{arguments.root}: this file has all settings; leave the options out")
-    dataset = Folder.open(arguments.root, **given)
+    dataset = open_photos(arguments.root, **given)
     found = survey.survey(dataset)
     print(survey.describe(dataset, found))
     faults = [*found.faults, *found.unreadable.values()]
@@ -78,27 +78,26 @@ def _folder(arguments):
 def add(commands):
     data = commands.add_parser("data", help="Prepare a dataset that you have downloaded.")
     datasets = data.add_subparsers(title="datasets", required=True, metavar="dataset")
-    voc12 = add_command(datasets, "voc12", _voc12)
-    voc12.add_argument("--root", required=True, metavar="DIR", help="the folder to prepare")
+    add = add_command(datasets, "voc12", _voc12).add_argument
+    add("--root", required=True, metavar="DIR", help="the folder to prepare")
     for option, name in (("--voc", "VOCtrainval_11-May-2012.tar"), ("--sbd", "benchmark.tgz")):
-        voc12.add_argument(option, metavar="PATH", help=f"{name}, or its folder; default: in DIR")
+        add(option, metavar="PATH", help=f"{name}, or its folder; default: in DIR")
     repacked = "accept archives whose MD5 is not the published one, as some mirrors repack them"
-    voc12.add_argument("--any-digest", action="store_true", help=repacked)
+    add("--any-digest", action="store_true", help=repacked)
 
-    small = add_command(datasets, "small", _small)
-    small.add_argument("--from", dest="source", required=True, metavar="DIR", help="a devkit")
-    small.add_argument("--root", required=True, metavar="DIR", help="the folder to write")
-    small.add_argument("--long", type=count, required=True, metavar="PIXELS", help="longer side")
+    add = add_command(datasets, "small", _small).add_argument
+    add("--from", dest="source", required=True, metavar="DIR", help="a devkit")
+    add("--root", required=True, metavar="DIR", help="the folder to write")
+    add("--long", type=count, required=True, metavar="PIXELS", help="longer side")
 
-    folder = add_command(datasets, "folder", _folder)
-    folder.add_argument("root", type=Path, metavar="DIR", help="the photos, or a YAML file of them")
-    folder.add_argument("--tags", type=Path, metavar="FILE", help=TAGS)
+    add = add_command(datasets, "folder", _folder).add_argument
+    add("root", type=Path, metavar="DIR", help="the photos, or a YAML file of them")
+    add("--tags", type=Path, metavar="FILE", help=TAGS)
     names = "in the order of their numbers, or a file with one per line; default: the tags' own"
-    folder.add_argument("--classes", metavar="A,B|FILE", help=names)
-    folder.add_argument("--masks", type=Path, metavar="DIR", help="of <id>.png; default: DIR/masks")
-    share = "drawn for val; default: 0.2"
-    folder.add_argument("--val-share", type=float, metavar="SHARE", help=share)
-    folder.add_argument("--seed", type=count, metavar="N", help="of that draw; default: 0")
+    add("--classes", metavar="A,B|FILE", help=names)
+    add("--masks", type=Path, metavar="DIR", help="of <id>.png; default: DIR/masks")
+    add("--val-share", type=float, metavar="SHARE", help="drawn for val; default: 0.2")
+    add("--seed", type=count, metavar="N", help="of that draw; default: 0")
     longer = "longer photos are read at this size; default: 1024"
-    folder.add_argument("--long", dest="long_side", type=count, metavar="PIXELS", help=longer)
-    folder.add_argument("--save", type=Path, metavar="FILE.yaml", help="write these settings")
+    add("--long", dest="long_side", type=count, metavar="PIXELS", help=longer)
+    add("--save", type=Path, metavar="FILE.yaml", help="write these settings")

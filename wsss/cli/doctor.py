@@ -12,9 +12,6 @@ from contextlib import closing
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from wsss.cli.command import add_command, say_next
 from wsss.errors import InputError, masked
@@ -22,7 +19,7 @@ from wsss.lab import paths
 
 WIDTH = 110  # characters of a line
 OK, NOTE, MISSING = "ok", "note", "MISSING"  # the demo runs despite a note
-SERVER_SECONDS = 3  # a tracking server may take to answer
+LOCK_SECONDS = 3  # that another process may hold the tracking store
 DEMO_BYTES = 500 * 2**20  # the demo's outputs, its record and a margin
 # per photo of 500 x 375: activation maps of one or two classes 24 KiB each, probabilities 80, and
 # four label maps of 3 to 10
@@ -78,7 +75,7 @@ def dense_crf() -> tuple[str, str]:
 
     from wsss.crf import CrfParams, DenseCRF
 
-    given = np.array([0.9, 0.1], np.float32)[:, None, None].repeat(2, 1).repeat(2, 2)
+    given = np.full((2, 2, 2), [[[0.9]], [[0.1]]], np.float32)
     found = DenseCRF(np.zeros((2, 2, 3), np.uint8), CrfParams()).infer(given, 2)
     if found.shape == given.shape and np.allclose(found.sum(0), 1) and (found[0] > 0.5).all():
         return OK, "pydensecrf computes"
@@ -129,67 +126,55 @@ def tracking_store() -> tuple[str, str]:
     """Check that runs can be recorded in a file, or that a server answers."""
     from wsss.lab.record import mlflow_store
 
-    uri, fault = mlflow_store.tracking_uri(), ""
-    parts = urlsplit(uri)
+    uri = mlflow_store.tracking_uri()
+    if uri.startswith(("postgresql", "mysql", "mssql")):
+        return NOTE, f"{uri}: not checked whether this database answers"
     try:
-        if path := mlflow_store.sqlite_file():
-            if path.exists():
-                with closing(sqlite3.connect(path, timeout=SERVER_SECONDS)) as store:
-                    store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
-            elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-                fault = "cannot be created: its folder is missing or not yours"
-        elif parts.scheme in ("http", "https"):
-            uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password
-            urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_SECONDS).close()
-        elif parts.scheme.startswith(("postgresql", "mysql", "mssql")):
-            return NOTE, f"a database by {parts.scheme}; not checked whether it answers"
-        else:
-            fault = "is not a store for runs"
-    except sqlite3.Error as error:
-        fault = f"cannot be written ({error})"
-    except HTTPError as answer:
-        return NOTE, f"{uri} answers {answer.code}: check that it is MLflow and lets you in"
-    except OSError as error:
-        fault = f"does not answer ({getattr(error, 'reason', error)})"
-    if fault:
-        example = "sqlite:////home/me/mlflow.db"
-        return MISSING, f"{uri} {fault}: fix it, or set MLFLOW_TRACKING_URI, such as to {example}"
+        path = mlflow_store.sqlite_file()
+        if path is None:
+            mlflow_store.identity()
+        elif path.exists():
+            with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as store:
+                store.execute("BEGIN IMMEDIATE")  # a lock to write, released on closing
+        elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+            raise OSError("its folder is missing or not yours")
+    except (OSError, sqlite3.Error) as fault:
+        return MISSING, mlflow_store.unreachable(fault)
+    except InputError as fault:
+        return MISSING, str(fault)
     return OK, uri
 
 
 def data() -> tuple[str, str]:
     """Find the datasets and weight files that experiments name."""
-    from wsss import datasets
+    from wsss import datasets, models
     from wsss.lab import plan
 
-    present, absent, generated = set(), {}, set()
+    generated, users = set(), {}  # (path, kind of dataset; empty for a file) to experiments
     for file in sorted((paths.project_root() / "experiments").glob("*.yaml")):
         given = plan.read_experiment(file)
-        blocks = [given["common"], *given["stages"].values(), *given["smoke"].values()]
-        for settings in filter(None, blocks):
-            named = {settings.get("weights"), settings.get("checkpoint")} - {None, "", "download"}
-            missing = {path for path in named if not paths.from_root(path).exists()}
-            root, kind = settings.get("data_root"), str(settings.get("dataset"))
-            if root and kind.startswith("shapes"):
-                generated.add(root)
-            elif root:
-                named.add(root)
-                try:
-                    datasets.open(kind, paths.from_root(root))
-                except InputError:
-                    missing.add(root)
-            present |= named - missing
-            for path in missing:
-                absent.setdefault(path, set()).add(file.stem)
-    text = ", ".join(sorted(present)) or "none"
-    text += f"; generated when needed: {', '.join(sorted(generated))}"
-    if not absent:
+        for block in (given["common"], *given["stages"].values(), *given["smoke"].values()):
+            values = block or {}
+            named = {values.get("weights"): "", values.get("checkpoint"): ""}
+            named[values.get("data_root")] = str(values.get("dataset"))
+            for path in named.keys() - {None, "", "download"}:
+                if named[path].startswith("shapes"):
+                    generated.add(path)
+                else:
+                    users.setdefault((path, named[path]), set()).add(file.stem)
+    present, missing = [], []
+    for (path, kind), experiments in sorted(users.items()):
+        try:
+            place = paths.from_root(path)
+            datasets.open(kind, place) if kind else models.expect_file(place)
+            present.append(path)
+        except InputError:
+            first, *others = sorted(experiments)
+            missing.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
+    text = f"{', '.join(present) or 'none'}; generated when needed: {', '.join(sorted(generated))}"
+    if not missing:
         return OK, text
-    parts = []
-    for path, experiments in sorted(absent.items()):
-        first, *others = sorted(experiments)
-        parts.append(f"{path} (for {first}{f' and {len(others)} more' if others else ''})")
-    return NOTE, f"{text}; missing: {', '.join(parts)}: README.md says how to get them (Data)"
+    return NOTE, f"{text}; missing: {', '.join(missing)}: README.md says how to get them (Data)"
 
 
 def browser() -> tuple[str, str]:

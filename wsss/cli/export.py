@@ -81,8 +81,7 @@ def _convert_weights(arguments):
     print(f"{arguments.target}: {len(content.state)} tensors")
     for name, reason in content.skipped.items():
         print(f"left out: {name} ({reason})")
-    weights = shlex.quote(f"common.weights={arguments.target}")
-    say_next(f"wsss run EXPERIMENT {weights}")
+    say_next(f"wsss run EXPERIMENT {shlex.quote(f'common.weights={arguments.target}')}")
 
 
 def add(commands):
@@ -92,10 +91,11 @@ def add(commands):
     what = voc_test.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="RUN", help=f"a completed train_segmentation: {RUN}")
     what.add_argument("--check", metavar="ARCHIVE", help="a .tgz or .tar, from any program")
-    voc_test.add_argument("--out", metavar="DIR", help="folder for results/ and results.tgz")
+    add = voc_test.add_argument
     root = "devkit folder; default: the run's, with --check the current folder"
-    voc_test.add_argument("--data-root", metavar="DIR", help=root)
-    voc_test.add_argument("--split", default="test", help="id list; default: test")
+    add("--out", metavar="DIR", help="folder for results/ and results.tgz")
+    add("--data-root", metavar="DIR", help=root)
+    add("--split", default="test", help="id list; default: test")
     add_inference(voc_test)
     forms = {"onnx": "ONNX, for any of its runtimes"}
     forms["torch"] = "torch's exported program, to run without wsss"
@@ -110,6 +110,6 @@ def add(commands):
     weights = top.add_subparsers(title="commands", required=True, metavar="command")
     kinds = "MXNet's .params, a .caffemodel, or torch's .pth"
     add_command(weights, "show", _show_weights).add_argument("file", help=kinds)
-    convert = add_command(weights, "convert", _convert_weights)
-    convert.add_argument("source", help=kinds)
-    convert.add_argument("target", help="the file to write; an existing one is kept")
+    add = add_command(weights, "convert", _convert_weights).add_argument
+    add("source", help=kinds)
+    add("target", help="the file to write; an existing one is kept")

@@ -12,10 +12,9 @@ from wsss.cost import disk_space
 from wsss.crf import CrfParams
 from wsss.datasets.transforms import augment, repeat_rare
 from wsss.errors import InputError
-from wsss.lab import paths, results, stages
+from wsss.lab import paths, results
 from wsss.lab.project import Project
 from wsss.lab.record import find_runs
-from wsss.lab.record.stage_run import Inputs
 from wsss.models.state_dicts import expect_weights
 from wsss.photos import evaluation, jobs, walk_grid
 from wsss.train import loop, losses, sampler
@@ -52,22 +51,15 @@ def _check_values(planned):
         if name := item.values.get("model_name"):
             mlflow_store.check_model_name(name)
         try:
-            _check_stage(item.name, item.values, partial(_upstream, item.values, planned))
+            _check_stage(item, planned)
         except InputError as fault:
             raise InputError(f"{item.name}: {fault}") from None
 
 
-def _upstream(values, planned, stage):
-    """The values of a stage that another one builds on."""
-    place = values[f"{stage}_run"]
-    folder = paths.from_root(Inputs()[stage] if place == stages.NONE else place)
-    own = [item.values for item in planned if item.folder == folder]
-    return own[0] if own else results.completed_in(folder, stage)["parameters"]
-
-
-def _check_stage(name, values, upstream):
+def _check_stage(item, planned):
     """Make of a stage's values what its notebook makes of them, but for the work."""
-    given, data = values.get, open_data(values)
+    upstream = partial(disk_space.upstream, item=item, planned=planned)
+    name, values, given, data = item.name, item.values, item.values.get, open_data(item.values)
     if count := given("tuning_photos"):
         evaluation.eval_splits(data, values["score_split"], tuning_photos=count)
     if name == "affinity_labels":

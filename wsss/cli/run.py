@@ -16,7 +16,6 @@ from wsss.lab import paths, stages
 
 OLD_FORECAST = "plan"  # the name of ``forecast`` in 0.1
 REPOSITORY = Path(__file__).parents[2]
-SHORT_ID = 8  # characters of a fingerprint that name a run
 
 
 def _run(arguments):
@@ -27,20 +26,19 @@ def _run(arguments):
     """
     from wsss.cli.project import PROJECT  # slow to import
     from wsss.lab import plan
+    from wsss.lab.record import mlflow_pages
     from wsss.lab.run import driver, grid, notebook, sweep
 
     experiment = plan.read_experiment(arguments.experiment)
     single, several = grid.split_overrides(arguments.overrides)
     overrides = plan.parse_overrides(single)
     names = ("smoke", "force", "start", "only", "until", "trust_code")
-    options: dict[str, Any] = {name: vars(arguments)[name] for name in names}
-    options["project"] = PROJECT
+    options: dict[str, Any] = {"project": PROJECT} | {n: vars(arguments)[n] for n in names}
     points = grid.combinations(experiment, several)
     if arguments.jobs > 1 and not points:
-        raise InputError(
-            f"--jobs {arguments.jobs}: expected several combinations but got one; give a "
-            "parameter several values, or seeds=0,1,2"
-        )
+        fix = "give a parameter several values, or seeds=0,1,2"
+        expected = f"expected several combinations but got one; {fix}"
+        raise InputError(f"--jobs {arguments.jobs}: {expected}")
     if arguments.dry_run:
         if points:
             print(sweep.dry_run(experiment, points, overrides=overrides, **options))
@@ -53,23 +51,17 @@ def _run(arguments):
     if points:
         options |= {"jobs": arguments.jobs, "gpus_per_job": arguments.gpus_per_job}
         print(f"\n{sweep.run(experiment, points, overrides=overrides, **options)}")
-        say_next("wsss runs", _compare(experiment["name"]))
-        return
-    planned = plan.plan(experiment, overrides, **options)
-    if report := driver.run(experiment, planned, project=PROJECT):
-        print(f"\n{report}")
-    _show_results(planned, _compare(experiment["name"]))
+        following = ["wsss runs"]
+    else:
+        planned = plan.plan(experiment, overrides, **options)
+        if report := driver.run(experiment, planned, project=PROJECT):
+            print(f"\n{report}")
+        following = _show_results(planned)
+    say_next(*following, f"make ui    # compare runs on {mlflow_pages.address(experiment['name'])}")
 
 
-def _compare(experiment):
-    """The command that shows an experiment's runs, and where a browser finds them."""
-    from wsss.lab.record import mlflow_pages
-
-    return f"make ui    # compare runs on {mlflow_pages.address(experiment)}"
-
-
-def _show_results(planned, compare):
-    """Print where the results of the stages are, and what can be done with them."""
+def _show_results(planned):
+    """Print where the results of the stages are; returns commands that use them."""
     from wsss.cli.project import RESULTS
 
     for item in planned:
@@ -77,12 +69,12 @@ def _show_results(planned, compare):
         for title, name in RESULTS.get(item.name, last).items():
             if (path := item.folder / name).exists():
                 print(f"{title + ':':9} {paths.shown(path)}")
-    done = {item.name: item.folder.name[:SHORT_ID] for item in planned}
-    commands = {
+    texts = {
         "random_walk": "wsss label DIR --run {} --out labelled",
         "train_segmentation": "wsss predict DIR --network {} --out predicted",
     }
-    say_next(*(text.format(done[name]) for name, text in commands.items() if name in done), compare)
+    done = [item for item in planned if item.name in texts]
+    return [texts[item.name].format(item.folder.name[:8]) for item in done]
 
 
 def _runs(arguments):
@@ -158,9 +150,8 @@ def _forecast(arguments):
         arguments.cpus or cores(),
         torch.cuda.device_count() if arguments.gpus is None else arguments.gpus,
     )
-    forecasts = forecast.forecast(planned, data, scenario=scenario)
     command = shlex.join([arguments.experiment, *arguments.overrides])
-    print(forecast.summary(command, planned, data=data, scenario=scenario, forecasts=forecasts))
+    print(forecast.summary(command, planned, data, scenario=scenario))
     say_next(f"wsss run {command}")
 
 
@@ -201,24 +192,24 @@ def add(commands):
     for command, changes in ((run, several), (forecast, one)):
         command.add_argument("experiment", help="a YAML file, such as experiments/shapes.yaml")
         command.add_argument("overrides", nargs="*", metavar="stage.parameter=value", help=changes)
-    start = "start here; with --force, run again from here"
-    run.add_argument("--from", dest="start", metavar="STAGE", help=start)
-    run.add_argument("--only", metavar="STAGE", help="run this stage alone")
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    add, start = run.add_argument, "start here; with --force, run again from here"
+    add("--from", dest="start", metavar="STAGE", help=start)
+    add("--only", metavar="STAGE", help="run this stage alone")
+    add("--until", metavar="STAGE", help="stop after this stage")
     jobs = "combinations to run at the same time, each with its share of the cores; default: 1"
-    run.add_argument("--jobs", type=positive, default=1, metavar="N", help=jobs)
+    add("--jobs", type=positive, default=1, metavar="N", help=jobs)
     gpus = "GPUs of each job's own; default: 1 with several jobs on a machine with GPUs, else all"
-    run.add_argument("--gpus-per-job", type=count, default=0, metavar="G", help=gpus)
-    run.add_argument("--force", action="store_true", help="run stages again that are done")
+    add("--gpus-per-job", type=count, default=0, metavar="G", help=gpus)
+    add("--force", action="store_true", help="run stages again that are done")
     trust = "reuse results that other code computed; MLflow marks these runs"
-    run.add_argument("--trust-code", action="store_true", help=trust)
-    run.add_argument("--smoke", action="store_true", help="the smallest size, to see that it runs")
+    add("--trust-code", action="store_true", help=trust)
+    add("--smoke", action="store_true", help="the smallest size, to see that it runs")
     engine = "what computes photos: processes here, or a Ray cluster; default: processes"
-    run.add_argument("--engine", choices=("processes", "ray"), default="processes", help=engine)
-    run.add_argument("--address", help="HOST:PORT of the Ray cluster; default: this machine's")
+    add("--engine", choices=("processes", "ray"), default="processes", help=engine)
+    add("--address", help="HOST:PORT of the Ray cluster; default: this machine's")
     mirror = "storage for files that the cluster's machines do not share, such as s3://BUCKET/wsss"
-    run.add_argument("--mirror", metavar="URL", help=mirror)
-    run.add_argument("--dry-run", action="store_true", help="print the papermill commands and stop")
+    add("--mirror", metavar="URL", help=mirror)
+    add("--dry-run", action="store_true", help="print the papermill commands and stop")
 
     known: list[str] = []
     with suppress(InputError):  # outside a project
@@ -227,8 +218,8 @@ def add(commands):
         listed = f"stages: {', '.join(known)}\nexperiments: {', '.join(files)}"
         run.epilog = f"{listed}\n\n{run.epilog}"
 
-    runs = add_command(commands, "runs", _runs)
-    runs.add_argument("stage", nargs="?", choices=known, metavar="STAGE", help="of this one alone")
+    add = add_command(commands, "runs", _runs).add_argument
+    add("stage", nargs="?", choices=known, metavar="STAGE", help="of this one alone")
 
     photos = "training photos; the other id lists grow by the same factor; default: the dataset's"
     forecast.add_argument("--photos", type=positive, metavar="N", help=photos)
@@ -237,8 +228,8 @@ def add(commands):
     forecast.add_argument("--cpus", type=positive, metavar="N", help=here)
     forecast.add_argument("--gpus", type=count, metavar="N", help=here)
 
-    reproduce = add_command(commands, "reproduce", _reproduce)
-    reproduce.add_argument("run", help=f"a completed stage: {RUN}")
+    add = add_command(commands, "reproduce", _reproduce).add_argument
+    add("run", help=f"a completed stage: {RUN}")
 
-    bench = add_command(commands, "bench", _bench)
-    bench.add_argument("--only", default="", metavar="TEXT", help="pairs whose name contains this")
+    add = add_command(commands, "bench", _bench).add_argument
+    add("--only", default="", metavar="TEXT", help="pairs whose name contains this")

@@ -14,8 +14,9 @@ from torch import nn
 
 from wsss import datasets, models
 from wsss.errors import InputError
-from wsss.lab import paths
+from wsss.lab import paths, results, stages
 from wsss.lab.plan import Planned
+from wsss.lab.record.stage_run import Inputs
 
 BLOCK = 4096  # bytes that a file system allocates at once
 PICTURES = 16 * 2**20  # a stage's notebook, its page and its figures: 1 to 14 MB in the demo
@@ -24,15 +25,12 @@ PNG = 0.05  # bytes per pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
 LISTS = ("train_split", "score_split", "val_split")
-PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")  # stages with such files
 CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
 
 
 def needed(planned: Collection[Planned]) -> int:
-    """Estimate the bytes that the stages of a plan will still write into the outputs folder. The
-    files of an unfinished stage count as written.
-    """
+    """The bytes that the stages of a plan will still write; what unfinished ones wrote counts."""
     total, open_dataset = 0, cache(datasets.open)
     for item in planned:
         if not item.done:
@@ -43,72 +41,58 @@ def needed(planned: Collection[Planned]) -> int:
 
 
 def check(planned: Collection[Planned], folder: Path) -> None:
-    """Check that ``folder`` has room for what a plan will write.
-
-    Raises:
-        InputError: it does not.
-    """
+    """InputError if ``folder`` has no room for what a plan will write."""
     path = Path(folder).absolute()
     existing = next(each for each in (path, *path.parents) if each.exists())
-    wanted, free = needed(planned), shutil.disk_usage(existing).free
-    if wanted and free < wanted + SPARE:
-        raise InputError(
-            f"{folder}: the remaining stages need about {(wanted + SPARE) / 2**30:.1f} GiB but "
-            f"{free / 2**30:.1f} GiB are free; free some, or set WSSS_OUTPUTS to another folder"
-        )
+    wanted, free = needed(planned) + SPARE, shutil.disk_usage(existing).free
+    if wanted > max(free, SPARE):
+        fault = f"need about {wanted / 2**30:.1f} GiB but {free / 2**30:.1f} GiB are free"
+        fix = "free some, or set WSSS_OUTPUTS to another folder"
+        raise InputError(f"{folder}: the remaining stages {fault}; {fix}")
 
 
 def planned_bytes(
-    item: Planned,
-    planned: Collection[Planned],
-    *,
-    data: datasets.Dataset,
-    times: float = 1,
-    classes: int | None = None,
+    item: Planned, planned: Collection[Planned], *, data: datasets.Dataset, times=1.0, classes=0
 ) -> int:
-    """The bytes that a stage of a plan writes, see ``stage_bytes``; with its notebook, its figures,
-    and the joint network that evaluate saves where a walk follows: the networks of
-    train_segmentation and train_affinity once more.
+    """The bytes that a stage of a plan writes: ``stage_bytes``, its notebook, its figures, and for
+    evaluate with a walk the networks of train_segmentation and train_affinity once more.
     """
     joined = 0
     for name in ("train_segmentation", "train_affinity") if item.values.get("walk_steps") else ():
-        weights = paths.from_root(item.values[f"{name}_run"]) / "weights.pt"
-        if weights.exists():
-            joined += weights.stat().st_size
-            continue
-        for other in planned:
-            if other.folder == weights.parent:
-                network = network_of(name, other.values, classes or len(data.classes))
-                joined += _bytes(network.state_dict().values())
+        network = network_of(name, upstream(name, item, planned), classes or len(data.classes))
+        joined += _bytes(network.state_dict().values())
     own = stage_bytes(item.name, item.values, data=data, times=times, classes=classes)
     return own + PICTURES + _blocks(joined)
 
 
+def upstream(name: str, item: Planned, planned: Collection[Planned]) -> dict:
+    """The parameters' values of a stage that a planned one builds on; InputError without it."""
+    place = item.values[f"{name}_run"]
+    folder = paths.from_root(Inputs()[name] if place == stages.NONE else place)
+    own = [other.values for other in planned if other.folder == folder]
+    return own[0] if own else results.completed_in(folder, name)["parameters"]
+
+
 def stage_bytes(
-    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int | None = None
+    name: str, values: dict, *, data: datasets.Dataset, times: float = 1, classes: int = 0
 ) -> int:
-    """The bytes of a stage's networks and of its files per photo.
+    """The bytes of a stage's networks and of its files per photo, by its parameters' values.
 
     Args:
-        values: of its parameters.
         times: factor on the dataset's number of photos.
-        classes: their number; None takes the dataset's.
+        classes: their number; 0 takes the dataset's.
     """
     if name in NETWORKS:
         return _training(network_of(name, values, classes or len(data.classes)), values)
-    if name not in PER_PHOTO:
-        return 0
     ids = photos_of(name, values, data=data)
     sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
-    total = 0
-    for photo_id in sample:
-        height, width = data.image(photo_id).shape[:2]
-        total += _photo_bytes(name, values, height, width, len(data.labels(photo_id)))
+    total = sum(_photo_bytes(name, values, data, photo_id) for photo_id in sample)
     return ceil(times * len(ids) * total / max(1, len(sample)))
 
 
-def _photo_bytes(name, values, height, width, classes):
-    """The bytes of the files that a stage writes of one photo."""
+def _photo_bytes(name, values, data, photo_id):
+    """The bytes of the files that a stage writes of one photo; 0 if it writes none."""
+    (height, width), classes = data.image(photo_id).shape[:2], len(data.labels(photo_id))
     pixels = height * width
     label_map = _blocks(1024 + PNG * pixels)
     marginals = _blocks(TENSOR + MARGINALS * 2 * (1 + classes) * pixels)
@@ -117,7 +101,7 @@ def _photo_bytes(name, values, height, width, classes):
         "affinity_labels": label_map + marginals * values.get("marginals", 0),
         "random_walk": 2 * label_map,
         "evaluate": label_map,
-    }[name]
+    }.get(name, 0)
 
 
 def photos_of(name: str, values: dict, *, data: datasets.Dataset) -> list[str]:

@@ -17,10 +17,6 @@ LISTED = 260  # bytes of memory per file while a folder is listed, measured with
 SCORED = {"infer_cam": 1400, "random_walk": 2000, "evaluate": 1400}
 ALL_CLASSES = ("train_segmentation", "evaluate")  # others see only the classes of each photo
 FAR = 100  # times the photos measured, from where a second of noise becomes minutes
-HEADER = (
-    *("stage", "measured on", "hours", "in one process", "bound by"),
-    *("disk, GiB", "files", "memory, GiB"),
-)
 
 
 class Scenario(NamedTuple):
@@ -47,12 +43,10 @@ class Forecast(NamedTuple):
 
 
 def line(points: list[tuple[float, float]], size: float) -> float:
-    """The cost at a size, on the line of least squares through measured costs.
+    """The cost at a size, on the line of least squares through measured ``(size, cost)`` points.
 
-    Args:
-        points: ``(size, cost)`` pairs. Only the least cost at each size counts, since noise adds to
-            it. From one size the whole cost grows with the size, which is an upper bound; a falling
-            line counts as level.
+    Only the least cost at each size counts, since noise adds to it. From one size the whole cost
+    grows with the size, which is an upper bound; a falling line counts as level.
     """
     least = dict(sorted(points, reverse=True))  # the last pair of each size has its least cost
     sizes, costs = list(least), list(least.values())
@@ -71,61 +65,54 @@ def trained_on(planned: list, data: datasets.Dataset) -> list[str]:
 
 
 def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> list[Forecast]:
-    """A ``Forecast`` of each stage.
-
-    Args:
-        planned: from ``lab.plan.plan``.
-        data: the open dataset; further photos are assumed to be like its own.
+    """A ``Forecast`` of each stage of a plan; further photos are assumed to be like the data's own.
 
     Raises:
         InputError: more classes than a label map can hold, or no photos to train on.
     """
     if scenario.classes >= datasets.IGNORE:
-        raise InputError(
-            f"{scenario.classes} classes: expected at most {datasets.IGNORE - 1}, since a label "
-            "map has one byte per pixel; give fewer"
-        )
-    found, forecasts = timings.find(planned, data), []
-    times, classes = scenario.photos / len(trained_on(planned, data)), scenario.classes
+        fix = "since a label map has one byte per pixel; give fewer"
+        expected = f"expected at most {datasets.IGNORE - 1}, {fix}"
+        raise InputError(f"{scenario.classes} classes: {expected}")
+    found, times = timings.find(planned, data), scenario.photos / len(trained_on(planned, data))
+    given, forecasts = {"data": data, "times": times, "classes": scenario.classes}, []
+    only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
     for item in planned:
-        ids = disk_space.photos_of(item.name, item.values, data=data)
-        runs = [run for run in found[item.name] if run.gpu] if scenario.gpus else []
-        runs = runs or [run for run in found[item.name] if not run.gpu]
-        if runs:
-            forecasts.append(_from_runs(item, runs, ids, data, scenario, times))
-            continue
-        size = disk_space.planned_bytes(item, planned, data=data, times=times, classes=classes)
-        only = "measured on a GPU, which gives no hours of CPUs: give --gpus, or run it here"
-        forecasts.append(Forecast(item.name, size, notes=[only] if found[item.name] else []))
+        every = found[item.name]
+        runs = [run for run in every if run.gpu and scenario.gpus]
+        if runs := runs or [run for run in every if not run.gpu]:
+            forecasts.append(_from_runs(item, runs, data, scenario, times))
+        else:
+            size = disk_space.planned_bytes(item, planned, **given)
+            forecasts.append(Forecast(item.name, size, notes=[only] if every else []))
     return forecasts
 
 
-def _from_runs(item, runs, ids, data, scenario, times):
+def _from_runs(item, runs, data, scenario, times):
     """The forecast of a stage from its runs, for ``times`` as many photos as the dataset has."""
-    name, values = item.name, item.values
+    name, values, gpu = item.name, item.values, runs[0].gpu
+    ids = disk_space.photos_of(name, values, data=data)
     photos, sizes, notes = round(times * len(ids)), sorted({run.photos for run in runs}), []
     if len(sizes) == 1 and photos > sizes[0]:
         notes.append(f"measured at one size, {sizes[0]:,} photos: its hours are an upper bound")
-    if scenario.gpus and not runs[0].gpu and ("flip" in values or "epochs" in values):
+    if scenario.gpus and not gpu and ("flip" in values or "epochs" in values):
         notes.append("measured without a GPU, so its hours are of CPUs alone")
-    if not runs[0].gpu and 0 < values.get("processes", 0) < scenario.cpus:
+    if not gpu and 0 < values.get("processes", 0) < scenario.cpus:
         notes.append(f"processes={values['processes']} keeps its work from using all CPUs")
-    if name in ALL_CLASSES and scenario.classes > len(data.classes):
-        most = (scenario.classes + 1) / (len(data.classes) + 1)  # with the background
-        notes.append(
-            f"measured with {len(data.classes)} classes: with {scenario.classes}, its work takes "
-            f"up to {most:.1f} times as long"
-        )
-    speeds = [_speed(run, values, scenario) for run in runs]
+    if name in ALL_CLASSES and scenario.classes > (now := len(data.classes)):
+        longer = (scenario.classes + 1) / (now + 1)  # with the background
+        most = f"its work takes up to {longer:.1f} times as long"
+        notes.append(f"measured with {now} classes: with {scenario.classes}, {most}")
     costs = [
-        (run.photos * _passes(run.values), run.work / speed)
-        for run, (speed, _) in zip(runs, speeds, strict=True)
+        (run.photos * _passes(run.values), run.work / _speed(run, values, scenario)[0])
+        for run in runs
     ]
     work = line(costs, photos * _passes(values))
     # the shortest start, since noise lengthens it
     rest = min(run.start for run in runs) + line([(run.photos, run.rest) for run in runs], photos)
     largest = max(runs, key=lambda run: run.photos)
     more = max(0.0, photos / max(1, largest.photos) - 1)
+    files = largest.files + round(more * largest.bulk_files)
     disk = largest.bytes + round(more * largest.bulk_bytes)
     if name in disk_space.NETWORKS:
         disk += disk_space.stage_bytes(name, values, data=data, classes=scenario.classes)
@@ -135,16 +122,14 @@ def _from_runs(item, runs, ids, data, scenario, times):
         masked = largest.photos * len(data.masked(ids)) / len(ids) if name in SCORED else 0
         kept = more * (LISTED * largest.bulk_files + SCORED.get(name, 0) * masked)
         workers = values.get("workers", 0)
-        if "processes" in values:
-            workers = _busy(values, scenario.cpus)
-            workers = 0 if workers == 1 else workers  # one process does without a pool
+        if "processes" in values and (workers := _busy(values, scenario.cpus)) == 1:
+            workers = 0  # one process does without a pool
         memory = round(largest.memory["process"] + kept + workers * largest.memory["worker"])
-    files = largest.files + round(more * largest.bulk_files)
-    return Forecast(name, disk, sizes, notes, work, rest, speeds[0][1], files, memory)
+    bound = _speed(runs[0], values, scenario)[1]
+    return Forecast(name, disk, sizes, notes, work, rest, bound, files, memory)
 
 
 def _passes(values):
-    """Passes of a stage over its photos."""
     return values.get("epochs", 1) * values.get("soup_size", 1)
 
 
@@ -156,28 +141,23 @@ def _busy(values, cores):
 def _speed(run, values, scenario):
     """The work's speed over that of a run, and what limits it."""
     cpus = _busy(values, scenario.cpus) / _busy(run.values, run.cores), "CPUs"
-    if not run.gpu:
-        return cpus
     gpus = scenario.gpus, "GPUs"
     # the network of one photo runs while another is in dense CRF
-    return min(gpus, cpus) if values.get("crf_steps") else gpus
+    slower = min(gpus, cpus) if values.get("crf_steps") else gpus
+    return slower if run.gpu else cpus
 
 
-def summary(
-    command: str, planned: list, *, data: datasets.Dataset, scenario: Scenario, forecasts: list
-) -> str:
-    """A forecast as Markdown: a table, what it rests on, the bottleneck and what breaks first.
-
-    Args:
-        command: the experiment's file and the changes to it, as given to ``wsss run``.
-        planned: from ``lab.plan.plan``.
-        forecasts: from ``forecast``, for this ``data`` and ``scenario``.
+def summary(command: str, planned: list, data: datasets.Dataset, *, scenario: Scenario) -> str:
+    """A ``forecast`` as Markdown: a table, what it rests on, the bottleneck and what breaks first.
+    ``command`` is the experiment's file and the changes to it, as given to ``wsss run``.
     """
+    forecasts = forecast(planned, data, scenario=scenario)
     known = [each for each in forecasts if each.sizes]
     work, rest = (sum(getattr(each, key) for each in known) for key in ("work", "rest"))
     disk, files = (sum(getattr(each, key) for each in forecasts) for key in ("disk", "files"))
     now = trained_on(planned, data)
-    rows = [*forecasts, Forecast("all", disk, work=work, rest=rest, files=files)]
+    total = Forecast("all", disk, work=work, rest=rest, files=files)
+    rows = [_row(each) for each in (*forecasts, total)]
     notes = [f"- {each.name}: {note}" for each in forecasts for note in each.notes]
     if unknown := [item for item, each in zip(planned, forecasts, strict=True) if not each.sizes]:
         names = ", ".join(item.name for item in unknown)
@@ -187,16 +167,14 @@ def summary(
         notes.append(f"- nothing measured of {names}: `{run}` measures it")
     times = scenario.photos / max((max(each.sizes) for each in known), default=scenario.photos)
     if times > FAR:
-        notes.append(
-            f"- {times:,.0f} times the photos measured: noise is multiplied as often; measure on "
-            "more photos"
-        )
+        far = "noise is multiplied as often; measure on more photos"
+        notes.append(f"- {times:,.0f} times the photos measured: {far}")
+    machine = f"{scenario.classes} classes, {scenario.cpus} CPUs, {scenario.gpus} GPUs"
     parts = [
-        f"{scenario.photos:,} photos to train on, where there are {len(now):,} now; "
-        f"{scenario.classes} classes, {scenario.cpus} CPUs, {scenario.gpus} GPUs. Computed, not "
-        "measured:",
-        text.markdown_table(HEADER, map(_row, rows)),
-        *(["\n".join(notes)] if notes else []),
+        f"{scenario.photos:,} photos to train on, where there are {len(now):,} now; {machine}. "
+        "Computed, not measured:",
+        text.markdown_table(rows[0], map(dict.values, rows)),
+        "\n".join(notes),
     ]
     if known:
         shares = [(each.work, f"the work of {each.name} on {each.bound}") for each in known]
@@ -207,24 +185,25 @@ def summary(
     if isinstance(data, datasets.Devkit):  # whose id lists are files, which are read up to a size
         most = int(text.MOST_BYTES / statistics.fmean(len(id.encode()) + 1 for id in now))
         if scenario.photos >= most:
-            parts.append(
-                f"Breaks from {most:,} photos on: the id list passes {text.MOST_BYTES >> 20} MiB; "
-                "split it into lists with a run for each."
-            )
-    return "\n\n".join(parts)
+            passes = f"the id list passes {text.MOST_BYTES >> 20} MiB"
+            fix = "split it into lists with a run for each"
+            parts.append(f"Breaks from {most:,} photos on: {passes}; {fix}.")
+    return "\n\n".join(filter(None, parts))
 
 
 def _row(each):
-    hours, alone = (each.work + each.rest) / 3600, each.rest / 3600
+    hours = (each.work + each.rest) / 3600
     bound = each.bound if each.work > each.rest else "one process"
-    return [
-        each.name,
-        ", ".join(f"{size:,}" for size in each.sizes),
-        *([_figure(hours), _figure(alone), bound] if hours else "???"),
-        _figure(each.disk / 2**30),
-        f"{each.files:,}" if each.files else "?",
-        _figure(each.memory / 2**30) if each.memory else "?",
-    ]
+    return {
+        "stage": each.name,
+        "measured on": ", ".join(f"{size:,}" for size in each.sizes),
+        "hours": _figure(hours) if hours else "?",
+        "in one process": _figure(each.rest / 3600) if hours else "?",
+        "bound by": bound if hours else "?",
+        "disk, GiB": _figure(each.disk / 2**30),
+        "files": f"{each.files:,}" if each.files else "?",
+        "memory, GiB": _figure(each.memory / 2**30) if each.memory else "?",
+    }
 
 
 def _figure(value):

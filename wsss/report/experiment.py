@@ -14,6 +14,7 @@ from wsss.lab.record import delivery
 from wsss.photos.evaluation import protocol
 
 SCORED = ("infer_cam", "random_walk", "evaluate")  # stages that score IoU where there are masks
+Records = dict[str, delivery.Completed]  # by the stage's name
 NOTHING = "{}: no photo of {} has a mask, so nothing could be scored."
 
 
@@ -30,24 +31,20 @@ def check_lineage(inputs: dict[str, Path]) -> None:
     Raises:
         InputError: they were not; scores of different chains must not stand side by side.
     """
-    used, data = {}, None  # per stage its first user with the fingerprint; the same of the data
+    used, digests = {}, {}  # per stage its first user with the fingerprint; the digest of its data
     for name, folder in inputs.items():
         for stage, fingerprint, record in _chain(folder):
             other, before = used.setdefault(stage, (name, fingerprint))
             if before != fingerprint:
-                raise InputError(
-                    f"report: {other} builds on {stage} {before}, and {name} on {stage} "
-                    f"{fingerprint}; give runs of one chain"
-                )
+                both = f"{other} builds on {stage} {before}, and {name} on {stage} {fingerprint}"
+                raise InputError(f"report: {both}; give runs of one chain")
             if record:
-                data = data or (name, record["data_digest"])
-                other, before = data
-                data = max(data, (name, record["data_digest"]), key=lambda each: len(each[1]))
-                if not stages.same_data(before, record["data_digest"]):
-                    raise InputError(
-                        f"report: {other} was made of data {before}, and {stage} of "
-                        f"{record['data_digest']}; run the chain on one dataset"
-                    )
+                digests[stage] = record["data_digest"]
+    first = max(digests, key=lambda stage: len(digests[stage]), default="")  # the most precise
+    for stage, digest in digests.items():
+        if not stages.same_data(digests[first], digest):
+            both = f"{first} was made of data {digests[first]}, and {stage} of {digest}"
+            raise InputError(f"report: {both}; run the chain on one dataset")
 
 
 def _chain(folder):
@@ -65,7 +62,7 @@ def _chain(folder):
 
 def origins(runs: Iterable[delivery.Completed]) -> pd.DataFrame:
     """Where the scores come from: a row per run of a stage."""
-    rows = [
+    return pd.DataFrame(
         {
             "stage": run.record["stage"],
             "run": run.run_id,
@@ -79,8 +76,7 @@ def origins(runs: Iterable[delivery.Completed]) -> pd.DataFrame:
             "machine": run.tags.get("wsss.device", ""),
         }
         for run in runs
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def chain_folders(inputs: dict[str, Path]) -> list[Path]:
@@ -107,12 +103,7 @@ def _over_seeds(folder, metric):
 
 
 def ours(
-    records: dict[str, delivery.Completed],
-    folders: dict[str, Path],
-    *,
-    data: Dataset,
-    score_split: str,
-    val_split: str,
+    records: Records, folders: dict[str, Path], *, data: Dataset, score_split: str, val_split: str
 ) -> str:
     """Label quality after each step, and the segmentation network's score, as Markdown. Stages run
     with several seeds give means, with the standard deviation of one run.
@@ -128,18 +119,13 @@ def ours(
         (f"CAM, threshold {threshold} (fixed beforehand)", "infer_cam", "cam_miou"),
         ("CAM, best threshold on these masks", "infer_cam", "cam_miou_best_threshold"),
         ("CAM + walk", "random_walk", "walk_miou"),
-        ("CAM + walk + dCRF", "random_walk", "labels_miou"),
     ]
-    if not walk.record["parameters"]["crf_steps"]:
-        del steps[-1]  # the labels are those of the walk
-    rows = [
-        [
-            title,
-            *(_over_seeds(folders[stage], f"{metric}/{name}") for name in lists),
-            records[stage].run_id[:8],
-        ]
-        for title, stage, metric in steps
-    ]
+    if walk.record["parameters"]["crf_steps"]:  # else the labels are those of the walk
+        steps.append(("CAM + walk + dCRF", "random_walk", "labels_miou"))
+    rows = []
+    for title, stage, metric in steps:
+        scores = [_over_seeds(folders[stage], f"{metric}/{name}") for name in lists]
+        rows.append([title, *scores, records[stage].run_id[:8]])
     everything = len(data.masked(data.ids(score_split)))
     tuning = walk.record["parameters"]["tuning_photos"]
     parts = {f"{score_split}_tuning": tuning, f"{score_split}_held_out": everything - tuning}
@@ -159,7 +145,7 @@ def ours(
     return f"mIoU in percent on {masks}, masks {data.mask_folder}.\n\n{labels}\n\n{network}"
 
 
-def per_class(records: dict[str, delivery.Completed], *, score_split: str) -> pd.DataFrame | None:
+def per_class(records: Records, *, score_split: str) -> pd.DataFrame | None:
     """IoU in percent: a row per class and one for the mean, a column for each of maps, walk, labels
     and network that could be scored; None if none could.
     """
@@ -174,7 +160,7 @@ def per_class(records: dict[str, delivery.Completed], *, score_split: str) -> pd
     return table
 
 
-def final_scores(records: dict[str, delivery.Completed]) -> dict[str, float]:
+def final_scores(records: Records) -> dict[str, float]:
     """Every mIoU of the stages, for the report's own run."""
     metrics = (item for stage in records.values() for item in stage.metrics.items())
     return {name: value for name, value in metrics if "miou" in name}

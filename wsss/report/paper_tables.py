@@ -25,7 +25,6 @@ TITLES = {
     "table3": "Segmentation networks from image labels",
     "table4": "Segmentation networks from image labels and from more",
 }
-SUPERVISION = {"I": "image labels", "P": "points", "S": "scribbles", "B": "boxes", "F": "masks"}
 
 
 class Score(NamedTuple):
@@ -49,9 +48,8 @@ def score(confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000) ->
     """
     run_ids, each = zip(*confusions, strict=True)
     if any(one.ids != each[0].ids for one in each):
-        raise InputError(
-            f"runs {', '.join(run_ids)} scored different photos; compare runs of one id list"
-        )
+        runs = ", ".join(run_ids)
+        raise InputError(f"runs {runs} scored different photos; compare runs of one id list")
     photos, square = len(each[0].ids), (each[0].num_classes,) * 2
     whole = np.stack([100 * iou(one.counts.sum(0).reshape(square)) for one in each])
     means = np.nanmean(whole, -1)
@@ -88,9 +86,8 @@ def scores(inputs: dict[str, Path]) -> dict[str, Score]:
         confusions = []
         for folder in lineage.siblings(inputs[stage]):
             try:
-                run_id = delivery.completed(folder).run_id
-                counted = load_confusions(folder / "confusions" / f"{name}.npz")
-                confusions.append((run_id, counted))
+                file = folder / "confusions" / f"{name}.npz"
+                confusions.append((delivery.completed(folder).run_id, load_confusions(file)))
             except InputError as fault:
                 if folder == inputs[stage]:
                     raise
@@ -116,49 +113,30 @@ def paper(
     """
     published = json.loads(resources.files("wsss.report").joinpath("published.json").read_bytes())
     network, row, names = found["network"], f"ours, {backbone}", ["background", *classes]
-    if names != published["per_class_order"]:
-        published = dict.fromkeys(published, ())
     labels = [
-        _published(entry, labels=entry["method"], data="VOC 2012 train (1464)", mIoU=entry["miou"])
-        for entry in published["label_synthesis_voc12_train"]
-    ]
-    labels += [
         {"labels": title, "variant": row, **_ours(value, score_on, "mIoU")}
         for title, value in found.items()
         if title != "network"
     ]
-    per_class = [
-        _published(entry, data=f"VOC 2012 {entry['split']}", mean=float(np.mean(entry["iou"])))
-        | dict(zip(names, entry["iou"], strict=True))
-        for entry in published["per_class_voc12"]
-    ]
-    of_classes = dict(zip(names, network.classes, strict=True))
-    per_class.append({**of_classes, "network": row, **_ours(network, val_on, "mean")})
-    ours = {"network": row, "supervision": "I", **_ours(network, val_on, "val")}
-    image_labels, stronger = (
-        [*map(_published, published[name]), ours] if published[name] else []
-        for name in ("image_label_methods_voc12", "stronger_supervision_voc12")
-    )
-    scores = ["network", "data", "val", "test"]
-    contents = (
-        (labels, ["labels", "variant", "data", "mIoU"]),
-        (per_class, ["network", "data", *names, "mean"]),
-        (image_labels, scores),
-        (stronger, ["supervision", "extra", *scores]),
-    )
+    per_class = dict(zip(names, network.classes, strict=True)) | _ours(network, val_on, "mean")
+    ours = {"network": row, "supervision": "image labels", **_ours(network, val_on, "val")}
+    contents = {
+        "table1": (labels, ["labels", "variant", "data", "mIoU"]),
+        "table2": ([{"network": row, **per_class}], ["network", "data", *names, "mean"]),
+        "table3": ([ours], ["network", "data", "val", "test"]),
+        "table4": ([ours], ["supervision", "extra", "network", "data", "val", "test"]),
+    }
+    if names != published["classes"]:
+        published, contents = {}, {name: contents[name] for name in ("table1", "table2")}
+    for entry in published.get("table2", ()):
+        figures = entry.pop("iou")
+        entry |= dict(zip(names, figures, strict=True)) | {"mean": float(np.mean(figures))}
     tables, last = {}, ["spread", "95 % interval", "mark", "source", "runs"]
-    for name, (rows, columns) in zip(TITLES, contents, strict=True):
-        if not rows:
-            continue
-        frame = pd.DataFrame(rows).replace({"supervision": SUPERVISION})
+    for name, (rows, columns) in contents.items():
+        given = {"data": "VOC 2012 train (1464)" if name == "table1" else "VOC 2012", "source": ""}
+        frame = pd.DataFrame([*(given | entry for entry in published.get(name, ())), *rows])
         tables[name] = frame[[column for column in columns + last if column in frame]]
     return tables
-
-
-def _published(entry, **columns):
-    """A row of an entry of published.json."""
-    marked = {"mark": entry["status"], "source": entry.get("source")}
-    return {"network": entry["method"], "data": "VOC 2012", **entry, **marked, **columns}
 
 
 def _ours(value, data, column):
@@ -196,12 +174,6 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def _short(frame):
     """Cells as text; run ids cut to the eight characters that distinguish them."""
-    frame = frame.map(_text)
-    frame["runs"] = [" ".join(run[:8] for run in runs.split()) for runs in frame["runs"]]
-    return frame
-
-
-def _text(value):
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    texts = frame.astype(object).fillna("")
+    texts = texts.map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else str(cell))
+    return texts.assign(runs=[" ".join(run[:8] for run in runs.split()) for runs in texts["runs"]])
