@@ -27,28 +27,19 @@ from wsss.lab.record.mlflow_runs import run_of, waiting
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 
 
-class StoreUnavailable(RuntimeError):
-    """The tracking store does not answer or cannot be used; the message is one line."""
-
-
 def deliver(folder: Path | str, *, register_model: Callable | None = None) -> list[str]:
     """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
     another server, or only the run of the folder that this one is a copy of. Entries that an
     interruption repeats are in MLflow once.
 
     Without ``register_model`` (see ``Project``), delivery stops before the first model. Returns
-    messages, such as about refused entries; raises StoreUnavailable if the store does not answer,
-    and then nothing counts as delivered that it may lack.
+    messages, such as about refused entries; raises InputError if the store does not answer, and
+    then nothing counts as delivered that it may lack.
     """
-    with held(folder, "delivery", 60) as mine:
+    with held(folder, "delivery", 60) as mine, mlflow_store.one_line_errors():
         if not mine:
-            raise StoreUnavailable("another process delivers the same record")
-        try:
-            return _deliver(Path(folder), register_model)
-        except (InputError, StoreUnavailable) as fault:
-            raise StoreUnavailable(str(fault)) from None
-        except Exception as fault:  # of MLflow, or of whatever keeps its files
-            raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
+            raise InputError("another process delivers the same record")
+        return _deliver(Path(folder), register_model)
 
 
 def _deliver(folder, register_model):
@@ -71,14 +62,12 @@ def _deliver(folder, register_model):
 
 def _is_final(fault):
     """Whether an entry failed by what it holds, so that no later attempt can deliver it."""
-    match fault:
-        case InputError():
-            return False
-        case mlflow.MlflowException():
-            return fault.error_code in REFUSALS
-        case OSError():  # a file that a model needs may be gone
-            return fault.errno in (errno.ENAMETOOLONG, errno.ENOENT)
-    return isinstance(fault, ValueError | TypeError | LookupError)
+    if isinstance(fault, mlflow.MlflowException):
+        return fault.error_code in REFUSALS
+    if isinstance(fault, OSError):  # a file that a model needs may be gone
+        return fault.errno in (errno.ENAMETOOLONG, errno.ENOENT)
+    own = isinstance(fault, ValueError | TypeError | LookupError)
+    return own and not isinstance(fault, InputError)
 
 
 def _send(folder, run_id, entry, register_model):
@@ -189,7 +178,7 @@ class Uploader:
                     if waiting(folder):
                         for line in deliver(folder, register_model=self._register_model):
                             self._say(line)
-            except StoreUnavailable as fault:
+            except InputError as fault:
                 if not self.unavailable:
                     self._say(f"{fault}; work goes on, and its record waits on disk")
                 self.unavailable = str(fault)
@@ -223,27 +212,22 @@ def close_stale_runs(
 ) -> None:
     """End the runs under ``outputs/`` whose process is gone, completed stages with their headline
     ``scores`` (see ``Project``), and deliver what waits: all runs if the store is new to them.
-    Raises StoreUnavailable if the store does not answer.
+    InputError if the store does not answer.
     """
     if not any(paths.outputs_root().glob(f"*/*/{results.JOURNAL}")):
         return  # the first run, which need not wait until the store is made
-    try:
-        store = mlflow_store.identity()
-    except InputError as fault:
-        raise StoreUnavailable(str(fault)) from None
+    store = mlflow_store.identity()
     folders = pending()
     stores = [mlflow_runs.states(folder).keys() - {""} for folder in folders]
     if earlier := sum(store not in known for known in stores if known):
         uri = masked(mlflow_store.tracking_uri())
         say(f"{uri} lacks {earlier} earlier runs under {paths.outputs_root()}; it gets them first")
     for folder in folders:
-        with held(folder, "driver") as idle:
-            if not idle:
-                continue
+        with held(folder, "driver") as free:
             with held(folder, "work") as idle:
-                if idle and not journal.ended(folder):
+                if free and idle and not journal.ended(folder):
                     _close(folder, scores or {})
-            for line in deliver(folder, register_model=register_model) if idle else ():
+            for line in deliver(folder, register_model=register_model) if free and idle else ():
                 say(line)
 
 
@@ -276,7 +260,7 @@ def completed(folder: Path) -> Completed:
         raise InputError(f"{folder}: no completed stage here; run it first")
     try:
         deliver(folder)
-    except StoreUnavailable as fault:
+    except InputError as fault:
         again = "then give the same command again"
         raise InputError(f"{folder}: its record is not in MLflow yet: {fault}; {again}") from None
     run_id = run_of(folder)

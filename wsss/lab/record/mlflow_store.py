@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,20 +51,31 @@ def _address(database):
     return sqlalchemy.URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
+@contextmanager
+def one_line_errors(*passed_over: str) -> Iterator[None]:
+    """Whatever a store that does not answer makes the block raise becomes an InputError; MLflow's
+    errors of the codes ``passed_over`` end the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as fault:  # of MLflow, a driver, a place of files, a page that is not MLflow's
+        if getattr(fault, "error_code", "") not in passed_over:
+            raise InputError(unreachable(fault)) from None
+
+
 def client() -> MlflowClient:
     """A client of the tracking store, which is created on first use; InputError if its address is
     wrong, or it is a database that cannot be opened.
     """
-    uri = tracking_uri()
-    try:
+    with one_line_errors():
         database = sqlite_file()
         if database and not database.exists():
             _create(database)
-        _check_database(uri)
-        mlflow.set_tracking_uri(uri)
+        _check_database(tracking_uri())
+        mlflow.set_tracking_uri(tracking_uri())
         return MlflowClient()
-    except Exception as fault:  # a driver's own kinds among them
-        raise InputError(unreachable(fault)) from None
 
 
 @lru_cache  # once per store that opens
@@ -83,7 +96,7 @@ def sqlite_file() -> Path | None:
         return None
     path = sqlalchemy.make_url(uri).database
     if path in (None, "", ":memory:"):
-        raise InputError("it is lost with its process")
+        raise InputError(unreachable(ValueError("it is lost with its process")))
     return Path(path)
 
 
@@ -115,15 +128,9 @@ def identity() -> str:
 
 @lru_cache
 def _identity(uri):
-    store = client()
-    try:
-        created = store.get_experiment("0").creation_time
-    except Exception as fault:  # of MLflow, or of a page that is not MLflow's
-        code = getattr(fault, "error_code", "")
-        if code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
-            raise InputError(unreachable(fault)) from None
-        created = None
-    return str(created or masked(uri))
+    with one_line_errors("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+        return str(client().get_experiment("0").creation_time or masked(uri))
+    return masked(uri)
 
 
 def metric_name(name: str) -> str:
@@ -151,12 +158,9 @@ def experiment_id(name: str) -> str:
         return found.experiment_id
     database = sqlite_file()
     folder = _artifact_folder(database) if database else None  # a server has its own
-    try:
+    with one_line_errors("RESOURCE_ALREADY_EXISTS"):
         return client().create_experiment(name, artifact_location=folder)
-    except mlflow.MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return experiment_id(name)  # another process created it
+    return experiment_id(name)  # another process created it
 
 
 def unreachable(fault: Exception) -> str:
@@ -187,15 +191,10 @@ def find_run(run_id: str) -> Run | None:
     """A run of the store, or None if there is none of that id or it was deleted; InputError if the
     store does not answer.
     """
-    store = client()
-    try:
-        run = store.get_run(run_id)
-    except Exception as fault:  # as above
-        code = getattr(fault, "error_code", "")
-        if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # or not an id
-            return None
-        raise InputError(unreachable(fault)) from None
-    return run if run.info.lifecycle_stage == "active" else None
+    with one_line_errors("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # or not an id
+        run = client().get_run(run_id)
+        return run if run.info.lifecycle_stage == "active" else None
+    return None
 
 
 def model_version(uri: str) -> str:
@@ -205,12 +204,10 @@ def model_version(uri: str) -> str:
     name, _, version = uri.removeprefix("models:/").partition("/")
     if "@" in name or name.startswith("m-"):  # an alias; a logged model's own id
         return uri
-    try:
+    with one_line_errors():
         found = client().search_model_versions(f"name = '{name}'")
         known = sorted(int(each.version) for each in found)
         names = [each.name for each in client().search_registered_models()]
-    except mlflow.MlflowException as fault:
-        raise InputError(unreachable(fault)) from None
     if known and version in ("", "latest", *map(str, known)):
         return f"models:/{name}/{version if version.isdecimal() else known[-1]}"
     versions = ", ".join(map(str, known))

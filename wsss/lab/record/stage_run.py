@@ -205,7 +205,7 @@ class StageRun:
 
         try:
             delivery.deliver(self.folder, register_model=self._register)
-        except delivery.StoreUnavailable as fault:
+        except InputError as fault:
             self._asked = time.monotonic() + PAUSE
             if results.completion(self.folder):
                 print(f"{fault}; the next `wsss run` delivers the record in {self.folder}")

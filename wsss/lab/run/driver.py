@@ -47,7 +47,7 @@ def run(
     try:
         given = {"register_model": project.register_model, "scores": project.scores}
         delivery.close_stale_runs(say, **given)
-    except delivery.StoreUnavailable as fault:
+    except InputError as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     if line := provenance.other_versions([item.folder for item in planned if item.done]):
         say(line)
