@@ -74,7 +74,7 @@ def _send(folder, run_id, entry, register_model):
         raise InputError(f"{path}: cannot be read ({fault.strerror}); make it readable") from None
     match entry["kind"]:
         case "run":
-            pass  # created with the first entry that is delivered
+            pass  # it is there: see ``mlflow_runs.open_run``
         case "resumed":
             client.update_run(run_id, status="RUNNING")
             if "wsss.error" in client.get_run(run_id).data.tags:
@@ -87,8 +87,7 @@ def _send(folder, run_id, entry, register_model):
             values = {name: masked(str(value))[:6000] for name, value in entry["values"].items()}
             client.log_batch(run_id, params=[Param(*pair) for pair in values.items()])
         case "tags":
-            tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
-            client.log_batch(run_id, tags=tags)
+            client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in entry["values"].items()])
         case "metrics":
             values = {mlflow_store.metric_name(k): v for k, v in entry["values"].items()}
             metrics = [Metric(*pair, entry["time"], entry["step"]) for pair in values.items()]
@@ -233,9 +232,7 @@ class Completed(NamedTuple):
 
 
 def completed(folder: Path) -> Completed:
-    """The completed stage in a folder, with its metrics of MLflow; InputError if there is none, its
-    run is not FINISHED in MLflow, or has other metrics than the folder's record.
-    """
+    """A folder's completed stage by MLflow; InputError unless FINISHED with the same metrics."""
     record = results.completion(folder)
     if record is None:
         raise InputError(f"{folder}: no completed stage here; run it first")

@@ -67,8 +67,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.path, self.folder / results.DELIVERED) if fresh else ():
             path.unlink(missing_ok=True)
-        self._time, self._known, self._metrics = 0, set(), {}
-        self.current_tags: dict[str, str] = {}
+        self._time, self._known, self._metrics, self.current_tags = 0, set(), {}, {}
         for entry, _ in entries(self.folder):
             self._note(entry)
 

@@ -19,9 +19,7 @@ MOST_COLUMNS = 20  # a tag holds 5,000 characters
 
 
 def title(changes: dict) -> str:
-    """What distinguishes a run, such as ``beta 4, flip True``: the changes, ``stage.parameter`` (or
-    ``common.parameter``) to value, that can change results, and ``smoke`` for the smoke size.
-    """
+    """What distinguishes a run, such as ``beta 4, flip True``, by ``stage.parameter`` to value."""
     names = [name for name in changes if name.rpartition(".")[2] not in lineage.IRRELEVANT]
     lasts, parts = [name.rpartition(".")[2] for name in names], []
     for name, last in zip(names, lasts, strict=True):

@@ -1,7 +1,7 @@
 """Which MLflow run records a folder, and how much of its journal the store has.
 
-``delivered.json`` holds it per store: ``mlflow_store.identity`` to ``run_id`` and ``offset``, the
-place in the journal behind the last entry that the store took.
+``delivered.json`` holds, per ``mlflow_store.identity``, a ``run_id`` and an ``offset``: the place
+in the journal behind the last entry that this store took.
 """
 
 import json
@@ -57,9 +57,8 @@ def note(folder: Path, state: dict) -> None:
 
 
 def open_run(folder: Path) -> dict:
-    """What the store has of a folder's journal, asked of the store, which may have moved as well as
-    the folder. Without a run of this folder, and not of one that it is a copy of, nor one that an
-    interrupted delivery began, it gets a new one; InputError if the journal has lost its beginning.
+    """What the store has of a folder's journal; both may have moved. It gets a new run if it has
+    none, or that of a folder that this is a copy of; InputError if the journal lost its beginning.
     """
     found, store = states(folder), mlflow_store.identity()
     for state in (found.get(store, NOTHING), *found.values()):
@@ -74,7 +73,7 @@ def open_run(folder: Path) -> dict:
     mark = re.sub(r"['\\]", "_", f"{folder.name}-{entry['time']}")  # quoted in a filter
     with lock_of(folder, "run"):  # delivery of a child may create it too
         for run in client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'"):
-            if _is_home(folder, run):
+            if _is_home(folder, run):  # of an interrupted delivery
                 return NOTHING | {"run_id": run.info.run_id}
         tags = entry["tags"] | {MARK: mark, HOME: str(folder.resolve())}
         parent = entry["parent"] and named(folder, entry["parent"])

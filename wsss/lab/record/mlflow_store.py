@@ -1,6 +1,4 @@
-"""MLflow's tracking store: its address, creation and reading. What asks it raises InputError if it
-does not answer.
-"""
+"""MLflow's tracking store; whatever asks it raises InputError if it does not answer."""
 
 import logging
 import os
@@ -66,8 +64,7 @@ def one_line_errors(*passed_over: str) -> Iterator[None]:
 def client() -> MlflowClient:
     """A client of the tracking store, which is created on first use; InputError if it cannot be."""
     with one_line_errors():
-        database = sqlite_file()
-        if database and not database.exists():
+        if (database := sqlite_file()) and not database.exists():
             _create(database)
         _check_database(tracking_uri())
         mlflow.set_tracking_uri(tracking_uri())
@@ -143,8 +140,7 @@ def experiment_id(name: str) -> str:
         raise InputError(f"the experiment '{name}' was deleted in the tracking store {uri}; {fix}")
     if found:
         return found.experiment_id
-    database = sqlite_file()
-    folder = _artifact_folder(database) if database else None  # a server has its own
+    folder = _artifact_folder(file) if (file := sqlite_file()) else None  # a server has its own
     with one_line_errors("RESOURCE_ALREADY_EXISTS"):
         return client().create_experiment(name, artifact_location=folder)
     return experiment_id(name)  # another process created it
@@ -198,9 +194,7 @@ def model_version(uri: str) -> str:
 
 
 def artifacts(uri: str) -> Path:
-    """The local folder of ``runs:/ID/PATH`` or ``models:/NAME/VERSION``, downloaded if the store is
-    remote; InputError if there is no such run, model or path.
-    """
+    """The local folder of ``runs:/ID/PATH`` or ``models:/NAME/VERSION``; InputError without one."""
     try:
         client()  # sets the store
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))

@@ -100,9 +100,7 @@ def git(*arguments: str) -> str | None:
 
 
 def commit() -> str:
-    """The project's commit; empty unless the project's folder is the top of a git repository, as a
-    copy without its own may lie inside another one.
-    """
+    """The project's commit; empty if it has no repository of its own, perhaps one around it."""
     found = git("rev-parse", "--show-toplevel", "HEAD") or ""
     top, _, number = found.rstrip("\n").rpartition("\n")
     return number if top and os.path.samefile(top, paths.project_root()) else ""

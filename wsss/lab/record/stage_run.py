@@ -41,11 +41,9 @@ class Inputs(dict):
 
 
 class StageRun:
-    """A stage at work in its ``folder``, which is the same for the same parameters, inputs and
-    code, so that interrupted work resumes; InputError if another process works there.
-
-    A run without a driver, whose pictures are its own, has only those parameters in MLflow that
-    differ from ``defaults``: MLflow writes them over the pictures. All are in ``parameters.json``.
+    """A stage at work in its ``folder``, which the same parameters, inputs and code lead to again;
+    InputError if another process works there. Without a driver, MLflow has only those parameters
+    that differ from ``defaults``, as it writes them over the pictures, and all as a file.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class StageRun:
         if not acquire(self._lock, LOCK_SECONDS):
             busy = f"another process works on the same {name}; wait for it or stop it"
             raise InputError(f"{folder}: {busy}")
-        self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep_partials(self.folder)
         self._clear(more.get("built_on", {}))
         self.journal = Journal(self.folder)
