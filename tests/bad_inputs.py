@@ -171,7 +171,8 @@ CASES = {
         case("own.yaml", "photos: own\nval_share: a", "val_share cannot be 'a'"),
         case("own.yaml", "photos: own\nseed: true", "seed cannot be True"),
         case("own.yaml", "photos: own\nval_share: 1.0", "a share from 0 to below 1"),
-        case("own.yaml", "photos: own\nsplits: {train: 3}", "splits.train cannot be 3; give ids"),
+        case("own.yaml", "photos: own\nsplits: {train: 3}", "splits.train cannot be 3; see docs"),
+        case("own.yaml", "photos: own\nsplits: {no: [a]}", "in splits but YAML reads False there"),
         case("own.yaml", "photos: own\nclasses: [a, a]", "each once, but found 2"),
         case("own.yaml", "photos: own\nclasses: [no, on]", "in classes but YAML reads False there"),
         case(

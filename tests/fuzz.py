@@ -119,9 +119,9 @@ def _description(path):
         (path.parent / "photos").mkdir()
         for name in "ab":
             samples.photo().save(path.parent / "photos" / f"{name}.png")
-    data = Folder.described(path)
+    data = Folder.open(path)
     with contextlib.suppress(InputError):  # which names the list
-        data.splits()
+        data.ids("all")
 
 
 def _corrections(path):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wsss.affinity import (
+    STRIDE,
     affinity_loss,
     boundaries,
     cell_labels,
@@ -15,6 +16,7 @@ from wsss.affinity import (
     pair_distance,
     pair_targets,
 )
+from wsss.models import build_affinity
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -127,6 +129,11 @@ def test_without_border_pairs_none_starts_near_the_left_right_or_bottom_edge(siz
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="unknown reduction 'max'; expected mean or sum"):
         pair_distance(torch.zeros(1, 1, 2, 2), reduction="max")
+
+
+def test_cells_are_as_far_apart_as_the_network_s():
+    features = build_affinity("small", reduced=(4, 6, 8)).eval()(torch.zeros(1, 3, 64, 48))
+    assert features.shape[-2:] == (64 // STRIDE, 48 // STRIDE)
 
 
 def test_distance_defaults_are_the_mean_within_radius_5():

@@ -96,7 +96,7 @@ def test_lists_are_taken_where_they_are_given(root):
     (root / "splits" / "train.txt").write_text("a.jpg\ndeep/d\n\n")
     (root / "splits" / "val.txt").write_text("\ufeffé/ünï\r\nb 2\r\n")
     data = Folder(root)
-    assert data.splits() == ["train", "val", "all"]
+    assert list(data.splits) == ["train", "val", "all"]
     assert data.ids("train") == ["a", "deep/d"] and data.ids("val") == ["é/ünï", "b 2"]
     for line, reason in (
         ("c", "is not a photo of this folder"),
@@ -249,7 +249,7 @@ def test_the_survey_tells_all_and_saves_what_can_be_used(root, tmp_path, capsys)
     (tmp_path / "classes.txt").write_text("dog\neel\ncat\nbird\n")
     more = ["--classes", str(tmp_path / "classes.txt"), "--save", str(tmp_path / "more.yaml")]
     assert main(["data", "folder", str(root), *more]) == 0
-    assert Folder.described(tmp_path / "more.yaml").classes == ("dog", "eel", "cat", "bird")
+    assert Folder.open(tmp_path / "more.yaml").classes == ("dog", "eel", "cat", "bird")
 
 
 def surveyed(capsys, *arguments):
@@ -357,7 +357,7 @@ def test_a_path_comes_before_an_id(tmp_path, capsys):
     assert [data.classes[data.labels(id)[0] - 1] for id in ("IMG", "IMG.jpg")] == ["cat", "dog"]
     (root / "IMG.jpg.jpg").write_bytes(b"broken")
     assert surveyed(capsys, root, "--save", saved)[0] == 0
-    data = Folder.described(saved)
+    data = Folder.open(saved)
     assert list(data.photos) == ["IMG", "other"] and data.check(["all"]) == []
 
 

@@ -1,10 +1,13 @@
 """What the networks are trained to do, against the definitions written out."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 
 from wsss.affinity import affinity_loss, neighbour_offsets, pair_distance, pair_targets
+from wsss.errors import InputError
 from wsss.geometry import upsample
 from wsss.models import build_affinity, build_segmentation
 from wsss.train import losses
@@ -53,6 +56,21 @@ def test_border_pairs_left_out_change_the_means_and_nothing_else():
     torch.testing.assert_close(terms["background"], means[1].mean())
     torch.testing.assert_close(terms["foreground"], means[2].mean())
     torch.testing.assert_close(terms["negative"], -(1 - (-means[3]).exp()).log().mean())
+
+
+@pytest.mark.parametrize("border_pairs", [True, False])
+@pytest.mark.parametrize("radius", [2, 3, 5])
+def test_only_a_crop_too_small_for_any_pair_is_refused(radius, border_pairs):
+    given = {"radius": radius, "border_pairs": border_pairs}
+    grids = (torch.zeros(1, side, side, dtype=torch.uint8) for side in count(1))
+    least = next(grid.shape[-1] for grid in grids if pair_targets(grid, **given).any())
+    losses.check_pairs(least, **given)
+    with pytest.raises(InputError, match=f"set crop to {8 * least} or more"):
+        losses.check_pairs(least - 1, **given)
+    high, broad = torch.zeros(1, 20, least - 1), torch.zeros(1, least - 1, 20)
+    for targets in (high, broad):
+        with pytest.raises(InputError, match="no pair of cells fits"):
+            losses.pair_loss(torch.nn.Identity(), None, targets, reduction="mean", **given)
 
 
 def test_the_classifier_s_loss_is_the_mean_logistic_loss():

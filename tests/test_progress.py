@@ -55,29 +55,29 @@ def test_in_a_file_each_has_a_line_a_minute(monkeypatch, capsys):
 def test_a_line_tells_count_speed_and_time_left(monkeypatch, tmp_path):
     now, lines = [100.0], []
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr(progress, "_forward", lines.append)
+    monkeypatch.setattr(progress, "forward", lines.append)
     bar = progress.progress(range(10), "walk")
     for _ in bar:
         now[0] += 2.0
-    assert "walk  5/10 photos  0.5 photos/s  0:10 left" in lines
+    assert "walk  5/10 photos  0.5 photos/s  00:10 left" in lines
     assert lines[-1] == "figures and record"
 
 
 def test_a_training_tells_its_epoch_and_loss_in_place_of_the_count(monkeypatch):
     now, lines = [100.0], []
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr(progress, "_forward", lines.append)
+    monkeypatch.setattr(progress, "forward", lines.append)
     bar = progress.progress(range(600), "train", initial=100, total=600, unit="step")
     for step, _ in zip(range(100), bar, strict=False):
         bar.about = f"epoch {2 + step // 100}/6  loss 0.56"
         now[0] += 1.0
-    assert "train  epoch 2/6  loss 0.56  1 steps/s  6:50 left" in lines
+    assert "train  epoch 2/6  loss 0.56  1 steps/s  06:50 left" in lines
     bar.close()
 
 
 def test_times_are_read_at_a_glance():
     assert [clock(seconds) for seconds in (0.4, 65, 3599.6, 3725)] == [
-        *("0:00", "1:05", "1:00:00", "1:02:05")
+        *("00:00", "01:05", "59:59", "1:02:05")
     ]
 
 

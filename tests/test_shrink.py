@@ -87,6 +87,18 @@ def test_what_was_put_right_is_copied_again(tiny_shapes, tmp_path):
     )
 
 
+def test_names_with_commas_and_quotes_come_along(tiny_shapes, tmp_path):
+    shutil.copytree(tiny_shapes, tmp_path / "kit")
+    listed, names = tmp_path / "kit" / "classes.txt", list(Devkit(tiny_shapes).classes)
+    listed.write_text("\n".join(['a "round", red one', *names[1:], ""]))
+    labels = tmp_path / "kit" / "image_labels.csv"
+    rows = [f"{id},{names[0]}" for id in {*Devkit(tiny_shapes).labelled()}]
+    quoted = [row.replace(names[0], '"a ""round"", red one"') for row in rows]
+    labels.write_text("\n".join(["id,labels", *quoted, ""]))
+    small = shrink(tmp_path / "kit", tmp_path / "s", long_side=60)
+    assert all(small.labels(id) == [1] for id in small.ids("train"))
+
+
 @pytest.mark.parametrize(
     ("target", "long", "reason"),
     [("copy", 8, "at least 32"), ("kit", 60, "the devkit to copy from")],

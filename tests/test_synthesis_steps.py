@@ -1,5 +1,6 @@
 """Each step of label synthesis against its definition, written out plainly."""
 
+import inspect
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -285,9 +286,14 @@ def test_a_photo_is_synthesized_with_the_paper_s_constants(monkeypatch):
 
     def record(name):
         own = getattr(synthesis, name)
-        monkeypatch.setattr(
-            synthesis, name, lambda *a, **k: asked.update({name: k}) or own(*a, **k)
-        )
+
+        def recorded(*arguments, **options):
+            bound = inspect.signature(own).bind(*arguments, **options)
+            bound.apply_defaults()
+            asked[name] = bound.kwargs
+            return own(*arguments, **options)
+
+        monkeypatch.setattr(synthesis, name, recorded)
 
     for name in ("multi_scale_cam", "walk_scores", "crf_scores"):
         record(name)

@@ -43,6 +43,14 @@ def test_labels_from_csv_come_before_annotations(devkit):
     assert csv(devkit, "id,labels\na,cat;bus\n").labels("a") == [6, 8]
 
 
+def test_an_annotation_without_objects_gives_no_labels(devkit):
+    (devkit / "Annotations/b.xml").write_text("<annotation></annotation>")
+    data = Devkit(devkit)
+    assert data.labelled() == {"a"}
+    (fault,) = data.check(["train"])
+    assert "Annotations/b.xml: no labels for photo b; add them" in fault
+
+
 def test_labels_never_come_from_masks(devkit):
     shutil.rmtree(devkit / "SegmentationClassAug")
     assert Devkit(devkit).labels("a") == [12, 15]

@@ -26,7 +26,6 @@ from wsss.photos import walk_grid
 from wsss.photos.map_photos import infer
 from wsss.synthesis import Walk, label_map, walk_scores
 
-# nine alphas: more than a byte has bits
 GRID = walk_grid.Grid((1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0), (1.0, 4.0), (1, 4, 16))
 
 

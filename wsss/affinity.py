@@ -13,6 +13,8 @@ IGNORED, BACKGROUND_PAIR, OBJECT_PAIR, DIFFERENT = range(4)  # values of pair_ta
 KINDS = OBJECT_PAIR, BACKGROUND_PAIR, DIFFERENT  # in the order of the loss's terms
 RELEASED_FLOOR = 1e-5  # the released code adds it inside the logarithms
 
+Cells = tuple[slice, slice]  # rows and columns of a grid
+
 
 def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
     """The (dy, dx) with ``dy*dy + dx*dx < radius*radius``, one of each symmetric pair (equation 4).
@@ -27,18 +29,15 @@ def neighbour_offsets(radius: int) -> list[tuple[int, int]]:
     ]
 
 
-def pair_slices(
-    offset: tuple[int, int], size: Sequence[int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """``(source, partner)``, each (row slice, column slice): the cells of a grid (H, W) that have a
-    partner at an offset (dy, dx) of ``neighbour_offsets``, and these partners.
+def pair_slices(offset: tuple[int, int], size: Sequence[int]) -> tuple[Cells, Cells]:
+    """The cells of a grid (H, W) that have a partner at an offset (dy, dx) of
+    ``neighbour_offsets``, and these partners.
     """
     (dy, dx), (height, width) = offset, size
     rows, columns = max(height - dy, 0), max(width - abs(dx), 0)
     left, right = max(-dx, 0), max(dx, 0)
-    source = (slice(0, rows), slice(left, left + columns))
-    partner = (slice(dy, dy + rows), slice(right, right + columns))
-    return source, partner
+    source = slice(0, rows), slice(left, left + columns)
+    return source, (slice(dy, dy + rows), slice(right, right + columns))
 
 
 def pair_distance(
@@ -60,11 +59,10 @@ def pair_distance(
     Raises:
         ValueError: another reduction.
     """
-    if reduction not in ("mean", "sum"):
+    factors = {"mean": 1 / features.shape[1], "sum": 1.0}
+    if reduction not in factors:
         raise ValueError(f"unknown reduction '{reduction}'; expected mean or sum")
-    distance = _PairDistance.apply(
-        features, radius, 1 / features.shape[1] if reduction == "mean" else 1.0
-    )
+    distance = _PairDistance.apply(features, radius, factors[reduction])
     if not border_pairs:
         distance = distance.masked_fill(_near_edges(features, radius), torch.inf)
     return distance
@@ -129,11 +127,8 @@ def boundaries(affinity: torch.Tensor, *, radius: int = 5) -> np.ndarray:
 
 
 def flat_offsets(radius: int, width: int) -> list[int]:
-    """The distance to each partner in a flat layout: rows of ``width`` cells one after the other,
-    ``radius - 1`` empty cells after each row. 34 numbers for radius 5.
-
-    Shifting the flat grid by one of them aligns every cell with its partner; a partner outside the
-    image is an empty cell.
+    """The offsets in a flat layout: rows of ``width`` cells one after the other, ``radius - 1``
+    empty cells after each row, which stand for the partners outside the image.
     """
     return [dy * (width + radius - 1) + dx for dy, dx in neighbour_offsets(radius)]
 
@@ -203,22 +198,18 @@ def affinity_loss(
         targets: uint8 (B, K, H, W) from ``pair_targets``.
         released: compute the released code's loss: a quarter of the paper's total, with 1e-5 added
             inside the logarithms, so that no pair costs more than 11.5.
-        counts: float (3,), the divisors of the three sums of costs; None takes
-            ``pair_counts(targets)``.
-
-    Returns:
-        ``AffinityLoss``. A kind of pair that does not occur contributes 0.
+        counts: float (3,), the divisors of the three sums of costs, of which a kind of pair that
+            does not occur contributes 0; None takes ``pair_counts(targets)``.
     """
+    counts = pair_counts(targets) if counts is None else counts
     foreground, background, negative = _MeanCosts.apply(distance, targets, released, counts)
     total = foreground + background + 2 * negative
     return AffinityLoss(total / 4 if released else total, foreground, background, negative)
 
 
 class _MeanCosts(torch.autograd.Function):
-    """The mean costs of object pairs, of background pairs and of different pairs.
-
-    The costs of one kind are summed as a dot product of all costs with zeros and ones. Selecting
-    pairs by index takes several times as long.
+    """The mean costs of ``KINDS``, summed as dot products of all costs with zeros and ones;
+    selecting pairs by index takes several times as long.
     """
 
     @staticmethod
@@ -239,12 +230,10 @@ class _MeanCosts(torch.autograd.Function):
             different = (kept + 1).reciprocal_().mul_(kept).mul_(2).log_().neg_()
         kinds = targets.to(distance.dtype)
         chosen = torch.empty_like(kinds)
-        sums, found = [], []
+        sums = []
         for kind, cost in zip(KINDS, (same, same, different), strict=True):
             torch.eq(kinds, kind, out=chosen)
-            found.append(chosen.sum())
             sums.append(torch.dot(chosen.flatten(), cost.flatten()))
-        counts = torch.stack(found) if counts is None else counts
         counts = counts.where(counts > 0, 1)
         context.released = released
         context.save_for_backward(kinds, kept, counts)
@@ -269,9 +258,8 @@ class _MeanCosts(torch.autograd.Function):
 
 
 def cell_labels(labels: torch.Tensor, stride: int, *, majority: bool = False) -> torch.Tensor:
-    """Labels of a grid's cells, (ceil(H / stride), ceil(W / stride)), from integers (H, W): that of
-    the cell's own pixel, or the most frequent one of the ``stride`` x ``stride`` pixels whose upper
-    left corner it is.
+    """Labels of a grid's cells, (ceil(H / stride), ceil(W / stride)), from integers (H, W): the
+    cell's own pixel's, or the majority's of the ``stride`` x ``stride`` pixels from there on.
     """
     if not majority:
         return labels[::stride, ::stride]

@@ -22,12 +22,11 @@ def normalise(maps: torch.Tensor) -> torch.Tensor:
     """
     maps = maps.clamp(min=0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return maps / torch.where(peak > 0, peak, torch.ones_like(peak))
+    return maps / peak.where(peak > 0, 1)
 
 
 def background_score(cams: Maps, alpha: float) -> Maps:
     """Equation 2: ``(1 - max_c M_c)^alpha`` of normalised maps (C, H, W); shape (H, W), in [0, 1].
-
     A larger alpha weakens the background.
     """
     if isinstance(cams, torch.Tensor):
@@ -42,16 +41,13 @@ def multi_scale(
     scales: Sequence[float],
     flip: bool,
 ) -> Iterator[torch.Tensor]:
-    """Predict a photo at several scales and resample each prediction to the photo's size.
+    """Predict a photo at several scales; yields each prediction, resampled to its size (C, H, W).
 
     Args:
         predict: maps float (B, 3, h, w) in [0, 1], channels last, to float (B, C, h, w).
         pixels: float (1, 3, H, W) in [0, 1].
         scales: factors of the photo's size.
         flip: also predict the mirrored photo; its prediction is mirrored back and added.
-
-    Yields:
-        float (C, H, W) for each scale.
     """
     size = pixels.shape[-2:]
     for scale in scales:

@@ -44,7 +44,8 @@ class DenseCRF:
         self._models = {}
 
     def infer(self, scores: np.ndarray, steps: int = 10) -> np.ndarray:
-        """Mean-field marginals of scores, normalised or not.
+        """Mean-field marginals of scores, normalised or not: float32 of the same shape, summing to
+        1 over C at each pixel.
 
         Leave out maps of absent classes: they cost time and do not change the result. Several sets
         in one call take two thirds of the time of one call each.
@@ -53,9 +54,6 @@ class DenseCRF:
             scores: float (C, H, W), or several sets (S, C, H, W); not negative. The unary energy is
                 ``-log(max(score, 1e-5))``.
             steps: mean-field iterations.
-
-        Returns:
-            float32 of the shape of ``scores``, summing to 1 over C at each pixel.
 
         Raises:
             ValueError: the scores are not of the image's size.
@@ -67,6 +65,7 @@ class DenseCRF:
                 f"scores are {size[0]}x{size[1]} but the image is {expected[0]}x{expected[1]}"
             )
         unary = -np.log(np.maximum(scores, FLOOR)).reshape(-1, scores.shape[-3], math.prod(size))
+        unary = np.ascontiguousarray(unary)
         weights = self._params.gaussian_compat + self._params.bilateral_compat
         if scores.ndim == 4 and weights <= TOGETHER:
             marginals = self._infer_together(unary, steps)
@@ -76,11 +75,11 @@ class DenseCRF:
 
     def _infer_one(self, unary, steps):
         model = self._model(len(unary))
-        model.setUnaryEnergy(np.ascontiguousarray(unary))
+        model.setUnaryEnergy(unary)
         return np.array(model.inference(steps), np.float32)
 
     def _infer_together(self, unary, steps):
-        """Marginals (S, C, N) of energies (S, C, N), as one model with S * C labels.
+        """Marginals of energies (S, C, N), as one model with S * C labels.
 
         Labels pass messages only to themselves, so the sets interact only where probabilities are
         normalised over all labels: each set is normalised again after each step. A pass through the
@@ -90,10 +89,9 @@ class DenseCRF:
         # all sets start with the same best energy, or one set's probabilities could underflow
         unary = unary - unary.min(1, keepdims=True)
         model = self._model(sets * classes)
-        model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(sets * classes, pixels)))
+        model.setUnaryEnergy(unary.reshape(sets * classes, pixels))
         state = model.startInference()
-        # a view of the model's own memory
-        marginals = np.asarray(state[0]).reshape(sets, classes, pixels)
+        marginals = np.asarray(state[0]).reshape(unary.shape)  # a view of the model's own memory
         for step in range(steps + 1):
             if step > 0:
                 model.stepInference(*state)

@@ -17,17 +17,14 @@ import torch.nn.functional as F
 def upsample(
     maps: np.ndarray | torch.Tensor, size: Sequence[int], *, stride: int | None = None
 ) -> torch.Tensor:
-    """Bilinear interpolation of maps onto a finer grid; each cell keeps its place.
+    """Bilinear interpolation of maps onto a finer grid, a tensor (..., H, W) of the same dtype;
+    each cell keeps its place, and beyond the last its value is repeated.
 
     Args:
         maps: float (C, h, w) or (B, C, h, w); torch or numpy.
         size: (H, W) of the finer grid, with h = ceil(H / s) and w = ceil(W / s) for a power of two
-            s: pixels, or the cells of a map with a smaller stride. Beyond the last cell its value
-            is repeated.
+            s: pixels, or the cells of a map with a smaller stride.
         stride: that s; None finds it from the sizes, which an exported network cannot.
-
-    Returns:
-        torch tensor (..., H, W) of the same dtype.
 
     Raises:
         ValueError: the sizes fit no power of two.
@@ -56,16 +53,11 @@ def rescale(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int) -> torch.Tensor:
-    """Resample a backbone's level to a grid: subsample a finer level, interpolate a coarser one;
-    each cell keeps its place.
+    """Resample a backbone's level, float (B, C, h, w), to a grid of (H, W) cells, each of which
+    keeps its place: subsample a finer level, interpolate a coarser one.
 
     Args:
-        level: float (B, C, h, w).
-        size: (H, W) of the grid.
         stride, onto: pixels per cell of the level and of the grid, both powers of two.
-
-    Returns:
-        (B, C, H, W).
     """
     step = max(1, onto // stride)
     return upsample(level[..., ::step, ::step], size, stride=max(1, stride // onto))

@@ -11,13 +11,11 @@ THRESHOLDS = tuple(n / 50 for n in range(1, 41))  # of the background of activat
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union per class.
+    """Intersection over union of each class: float64 (..., classes) in [0, 1]; nan for a class
+    neither present nor predicted.
 
     Args:
         counts: integers (..., classes, classes), ``counts[..., target, prediction]`` pixels.
-
-    Returns:
-        float64 (..., classes) in [0, 1]; nan for a class neither present nor predicted.
     """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     union = counts.sum(-1) + counts.sum(-2) - hit
@@ -28,11 +26,7 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
     """The mean of ``iou(counts)`` over the classes that occur: float64 (...) in [0, 1]; nan where
     nothing was counted.
     """
-    each = iou(counts)
-    classes = (~np.isnan(each)).sum(-1)
-    return np.divide(
-        np.nansum(each, -1), classes, out=np.full(classes.shape, np.nan), where=classes > 0
-    )
+    return np.ma.filled(np.ma.masked_invalid(iou(counts)).mean(-1), np.nan)
 
 
 class ConfusionMatrix:
@@ -92,11 +86,8 @@ class ConfusionMatrix:
 
 class ThresholdSweep:
     """Confusion matrices of activation maps at every background threshold, in one pass over the
-    photos.
-
-    A pixel is background where its largest map is below the threshold. The background score
-    ``(1 - m)^alpha`` (equation 2) exceeds m exactly where m is below the root of
-    ``(1 - m)^alpha = m``, so each threshold corresponds to an alpha (``threshold_of``).
+    photos: a pixel is background where its largest map is below the threshold. Each threshold
+    corresponds to an alpha of equation 2, see ``threshold_of``.
 
     Args:
         num_classes: with the background.
@@ -111,12 +102,8 @@ class ThresholdSweep:
         self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
 
     def update(self, maps: np.ndarray, classes: Sequence[int], *, target: np.ndarray) -> None:
-        """Count the maps of one photo against its mask.
-
-        Args:
-            maps: float (C, H, W) in [0, 1].
-            classes: numbers of the C classes, from 1.
-            target: integers (H, W).
+        """Count the maps of one photo, float (C, H, W) in [0, 1], of C classes by number, against
+        its mask ``target``, integers (H, W).
         """
         counted = target != self.ignore
         best = np.array(classes)[maps.argmax(0)][counted]
@@ -138,7 +125,9 @@ class ThresholdSweep:
 
 
 def threshold_of(alpha: float) -> float:
-    """The m in (0, 1) at which ``(1 - m)^alpha = m`` (equation 2)."""
+    """The m in (0, 1) at which ``(1 - m)^alpha = m``: below it the background score (equation 2)
+    exceeds a map.
+    """
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -20,7 +20,7 @@ def random_walk(
     radius: int = 5,
 ) -> torch.Tensor:
     """Apply ``T^t`` to each map (equation 12), where ``T = D^-1 W^(beta)`` and ``W_ii = 1``
-    (equation 11).
+    (equation 11): float of the shape of ``scores``, with a first axis for a sequence of ``steps``.
 
     The N x N matrix is never built. T is similar to the symmetric ``S = D^-1/2 W^(beta) D^-1/2``
     with its spectrum in [-1, 1], so ``S^t = sum_k c_k(t) T_k(S)`` in Chebyshev polynomials ``T_k``,
@@ -32,12 +32,9 @@ def random_walk(
         scores: float (C, H, W), such as background and class scores.
         affinity: float (K, H, W) in [0, 1] with the K offsets of ``neighbour_offsets(radius)``;
             values whose partner lies outside the image are ignored.
-        beta: exponent of the affinities (equation 11).
+        beta: exponent of the affinities.
         steps: t, or a sequence of several.
         radius: of the affinities, in cells.
-
-    Returns:
-        float of the shape of ``scores``; (len(steps), C, H, W) where ``steps`` is a sequence.
     """
     wanted = list(steps) if isinstance(steps, Sequence) else [steps]
     # hundreds of steps need at least float32

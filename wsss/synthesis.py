@@ -4,7 +4,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,8 @@ def label_map(scores: Array, classes: Iterable[int]) -> np.ndarray:
 
 
 def labels_at(scores: np.ndarray, classes: Iterable[int], *, size: Sequence[int]) -> np.ndarray:
-    """Argmax of scores at another size, one class at a time, in 7 bytes of memory per pixel.
-
-    Args:
-        scores: float (1 + C, h, w) in [0, 1], background first.
-        classes: numbers of the C classes.
-        size: (H, W).
-
-    Returns:
-        uint8 (H, W); ``label_map`` of the scores if they have this size.
+    """``label_map`` of scores, float (1 + C, h, w) in [0, 1], at the size (H, W): uint8. They are
+    resized one class at a time, in 7 bytes of memory per pixel.
     """
     height, width = size
     if scores.shape[1:] == (height, width):
@@ -63,16 +57,13 @@ def alpha_marginals(
     crf_steps: int = 10,
 ) -> np.ndarray:
     """The CRF's marginals of maps and of the background score at each alpha (section 3.2.2,
-    equation 2).
+    equation 2): float32 (len(alphas), 1 + C, H, W), background first.
 
     Args:
         image: uint8 RGB (H, W, 3).
         cams: float (C, h, w) in [0, 1], of the present classes.
         alphas: exponents of the background score; for confident regions, a low one that amplifies
             the background and a high one that weakens it.
-
-    Returns:
-        float32 (len(alphas), 1 + C, H, W), background first.
     """
     maps = upsample(cams, image.shape[:2]).numpy()
     scores = [np.concatenate([background_score(maps, alpha)[None], maps]) for alpha in alphas]
@@ -80,33 +71,20 @@ def alpha_marginals(
 
 
 def combine_alphas(low: np.ndarray, high: np.ndarray, *, classes: Sequence[int]) -> np.ndarray:
-    """Confident regions from the CRF's marginals at the low and at the high alpha (section 3.2.2).
+    """Confident regions from the CRF's marginals (1 + C, H, W) at the low and at the high alpha
+    (section 3.2.2): uint8 (H, W) with 0 background, numbers of the C ``classes``, 255 neutral.
 
     A pixel is an object where the amplified background loses (``low``), background where the
     weakened background wins (``high``), and neutral where both or neither hold.
-
-    Args:
-        low, high: (1 + C, H, W), background first.
-        classes: numbers of the C classes.
-
-    Returns:
-        uint8 (H, W): 0 background, class numbers, 255 neutral.
     """
     low, high = label_map(low, classes), label_map(high, classes)
     return np.where((low > 0) == (high > 0), low, NEUTRAL).astype(np.uint8)
 
 
 def cell_regions(low: Array, high: Array, *, classes: Sequence[int], stride: int) -> np.ndarray:
-    """Confident regions of a grid's cells: ``combine_alphas`` of the marginals' means over each
-    cell's ``stride`` x ``stride`` pixels, as in the released code.
-
-    Args:
-        low, high: (1 + C, H, W) of any scale, background first; all zero outside the photo.
-        classes: numbers of the C classes.
-        stride: pixels per cell.
-
-    Returns:
-        uint8 (ceil(H / stride), ceil(W / stride)), 255 where neutral or outside the photo.
+    """Confident regions of a grid's cells, uint8 (ceil(H / stride), ceil(W / stride)):
+    ``combine_alphas`` of the marginals' means over each cell's ``stride`` x ``stride`` pixels, as
+    in the released code. Outside the photo marginals are all zero, and cells neutral.
     """
     low, high = (
         F.avg_pool2d(torch.as_tensor(each).float()[None], stride, ceil_mode=True)[0].numpy()
@@ -135,7 +113,7 @@ class Walk:
     # get smaller, so the walk needs a larger beta
     flip: bool = False
     restore: float = 0.0  # see ``restore_maxima``
-    crf: CrfParams = field(default_factory=CrfParams)
+    crf: CrfParams = CrfParams()
     crf_steps: int = 10  # 0 skips the CRF
     crf_sharpness: float = 1.0  # exponent of the scores before the CRF
 
@@ -156,14 +134,8 @@ class Walk:
 
     @torch.inference_mode()
     def affinities(self, affinity_network: nn.Module, image: np.ndarray) -> torch.Tensor:
-        """Affinities of a photo's cells (equation 3).
-
-        Args:
-            affinity_network: an AffinityNet in evaluation mode.
-            image: uint8 RGB (H, W, 3).
-
-        Returns:
-            float32 (K, ceil(H / 8), ceil(W / 8)) in [0, 1], on the network's device.
+        """Affinities of the cells of a photo, uint8 RGB (H, W, 3), by an AffinityNet in evaluation
+        mode (equation 3): float32 (K, ceil(H / 8), ceil(W / 8)) in [0, 1], on its device.
         """
         device = next(affinity_network.parameters()).device
         pixels = as_batch(image, device).contiguous(memory_format=torch.channels_last)
@@ -182,15 +154,12 @@ class Walk:
 
 
 def walk_scores(cams: Array, affinity: torch.Tensor, *, walk: Walk) -> torch.Tensor:
-    """Background and class maps after the walk (equations 2, 11 and 12).
+    """Background and class maps after the walk (equations 2, 11 and 12): float32 (1 + C, h, w),
+    background first; (len(walk.steps), 1 + C, h, w) for several steps.
 
     Args:
         cams: float (C, H, W) in [0, 1] at stride 4, of the present classes.
         affinity: float (K, h, w) in [0, 1] at stride 8.
-        walk: its constants.
-
-    Returns:
-        float32 (1 + C, h, w), background first; (len(walk.steps), 1 + C, h, w) for several steps.
     """
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
@@ -219,15 +188,12 @@ def restore_maxima(scores: torch.Tensor, share: float, *, backgrounds: int = 1) 
 def walk_probabilities(
     probabilities: torch.Tensor, affinity: torch.Tensor, *, walk: Walk
 ) -> torch.Tensor:
-    """Class probabilities of a segmentation network after a walk along affinities.
+    """Class probabilities of a segmentation network, float (classes, H, W), after a walk along the
+    affinities of the same photo, float (K, ceil(H / 8), ceil(W / 8)) in [0, 1].
 
     Not in the paper, which ends with the segmentation network: equations 11 and 12 with
-    probabilities in place of maps. It needs no image labels.
-
-    Args:
-        probabilities: float (classes, H, W), background first; so is the result.
-        affinity: float (K, ceil(H / 8), ceil(W / 8)) in [0, 1] of the same photo.
-        walk: ``beta``, ``steps`` and ``radius`` are used.
+    probabilities in place of maps. It needs no image labels. Of ``walk``, ``beta``, ``steps`` and
+    ``radius`` are used.
     """
     cells = probabilities[:, ::AFFINITY_STRIDE, ::AFFINITY_STRIDE]
     walked = random_walk(cells, affinity, beta=walk.beta, steps=walk.steps, radius=walk.radius)
@@ -249,10 +215,8 @@ def synthesize(
     cam_network: nn.Module,
     affinity_network: nn.Module,
     *,
-    scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
-    flip: bool = True,
-    cam_power: float = 1.0,
-    walk: Walk | None = None,
+    walk: Walk = Walk(),
+    **maps: Any,
 ) -> np.ndarray:
     """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4).
 
@@ -261,16 +225,12 @@ def synthesize(
         classes: numbers of the photo's classes, from 1.
         cam_network, affinity_network: trained networks in evaluation mode; prepare them by
             ``models.ready.ready`` for many photos.
-        scales, flip, cam_power: of the activation maps, see ``multi_scale_cam``.
-        walk: None takes the paper's constants.
+        maps: ``scales``, ``flip`` and ``cam_power`` of ``multi_scale_cam``.
 
     Returns:
         uint8 (H, W): 0 background, else class numbers.
     """
-    walk = walk or Walk()
-    cams = multi_scale_cam(
-        cam_network, image, classes, scales=scales, flip=flip, cam_power=cam_power
-    )
+    cams = multi_scale_cam(cam_network, image, classes, **maps)
     affinity = walk.affinities(affinity_network, image)
     scores = upsample(walk_scores(cams, affinity, walk=walk), image.shape[:2]).cpu().numpy()
     return label_map(crf_scores(image, scores, walk=walk), classes)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage
 
 from wsss.geometry import upsample
 from wsss.metrics import ConfusionMatrix
@@ -36,14 +36,12 @@ def overlay_labels(
     their largest regions.
     """
     labels, colours = np.asarray(labels), class_colours()
-    padded = np.pad(labels, 1, mode="edge")
-    beside = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
-    edge = np.logical_or.reduce([labels != other for other in beside])
-    weight = np.where(labels == 0, 0.0, np.where(edge, 1.0, FILL))
+    cross = ndimage.generate_binary_structure(2, 1)
+    highest = ndimage.maximum_filter(labels, footprint=cross, mode="nearest")
+    edge = highest != ndimage.minimum_filter(labels, footprint=cross, mode="nearest")
     # a border has a pixel on either side; on the background's it gets the region's colour
-    outer = edge & (labels == 0)
-    painted = np.where(outer, np.maximum.reduce(beside), labels)
-    weight = np.where(outer, 1.0, weight)[..., None]
+    painted = np.where(labels == 0, highest, labels)
+    weight = np.where(edge, 1.0, np.where(labels == 0, 0.0, FILL))[..., None]
     mixed = (image * (1 - weight) + colours[painted] * weight).round().astype(np.uint8)
     return _named(mixed, labels, names) if names else mixed
 
@@ -61,7 +59,7 @@ def _named(picture, labels, names):
     for value in sorted({*np.unique(labels).tolist()} & names.keys()):
         inside = np.pad(labels == value, 1)
         if inside.sum() >= SEEN_PIXELS:
-            depth = np.asarray(distance_transform_edt(inside))
+            depth = np.asarray(ndimage.distance_transform_edt(inside))
             y, x = map(int, np.unravel_index(depth.argmax(), depth.shape))
             look = {"fill": "white", "stroke_fill": "black", "stroke_width": 2, "anchor": "mm"}
             draw.text((x - 1, y - 1), names[value], font_size=size, **look)

@@ -117,9 +117,8 @@ def method_by_networks(
     AffinityNet was trained with; ``overrides`` as for ``method_of``.
     """
     cam, affinity = network_file(cam, "cam"), network_file(affinity, "affinity")
-    settings = models.open_network(affinity, "affinity").settings
-    strides = {"cam": 0, "affinity": 0}
-    return Method(cam, affinity, strides, *_constants({"random_walk": settings}, overrides))
+    given = {"random_walk": models.open_network(affinity, "affinity").settings}
+    return Method(cam, affinity, {"cam": 0, "affinity": 0}, *_constants(given, overrides))
 
 
 def _constants(given, overrides):
@@ -132,12 +131,10 @@ def _constants(given, overrides):
             raise InputError(f"{where}: {expected}; name one of these")
     chain, values = stages.read_stages(), {}
     for stage, names in CONSTANTS.items():
+        parameters = chain[stage].parameters
         merged = {**given.get(stage, {}), **overrides.get(stage, {})}
-        values[stage] = {
-            name: chain[stage].parameters[name].check(merged[name], f"{stage}.{name}")
-            for name in names
-            if name in merged
-        }
+        merged = {name: merged[name] for name in names if name in merged}
+        values[stage] = {k: parameters[k].check(v, f"{stage}.{k}") for k, v in merged.items()}
     maps, walk = MAPS | values["infer_cam"], values["random_walk"]
     crf = CrfParams(**{name: walk.pop(name) for name in CRF if name in walk})
     return maps | {"scales": tuple(maps["scales"])}, Walk(**walk, crf=crf)

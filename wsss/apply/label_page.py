@@ -35,11 +35,8 @@ FIGURE = Template(
 def write_page(
     folder: Path, ids: Sequence[str], *, tags: Mapping[str, Sequence[str]], about: str
 ) -> Path:
-    """Write ``index.html`` beside ``overlays/`` and ``labels/`` of some photos; returns its path.
-
-    Args:
-        tags: photo id to the names that are shown with it.
-        about: a sentence about all of them.
+    """Write ``index.html`` beside ``overlays/`` and ``labels/`` of some photos, with the names of
+    each photo's ``tags`` and a sentence ``about`` all of them; returns its path.
     """
     figures = [
         FIGURE.substitute(

@@ -88,13 +88,12 @@ class Report(NamedTuple):
 
 def discard(folder: Path, making: Mapping) -> None:
     """Remove the labels in a folder that are of another making than this, if it has any."""
-    path = folder / MAKING
+    path, root = folder / MAKING, folder.resolve()
     with suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["making"] != json.loads(json.dumps(making, default=str)):
-            files = ((folder / name).resolve() for name in found["made_from"])
-            for file in files:
-                if file.is_relative_to(folder.resolve()):  # the record may be of anyone
+            for file in ((folder / name).resolve() for name in found["made_from"]):
+                if file.is_relative_to(root):  # the record may be of anyone
                     file.unlink(missing_ok=True)
             atomic.save_json(path, {"making": making, "made_from": {}})
 
@@ -110,23 +109,19 @@ def run(
     forms: Sequence[str] = (),
     processes: int = 0,
 ) -> Report:
-    """Label photos, continue past those that fail, and write the labels in further forms.
-
-    A map that exists is kept if it was made from the same contents and tags of its photo.
+    """Label photos, continue past those that fail, and write the labels in further forms. A map
+    that exists is kept if it was made from the same contents and tags of its photo. Faults, those
+    of photos' names and tags first, are also in ``faults.txt``.
 
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
         making: networks and settings by name; a folder holds labels of one making.
         label: of the progress bar.
         forms: of ``FORMS``, besides those that the folder has, which are kept up to date.
-        processes: worker processes; 0 takes one per core.
-
-    Returns:
-        a ``Report``; its faults, those of photos' names and tags first, are also in ``faults.txt``.
+        processes: see ``infer``.
 
     Raises:
-        InputError: the folder is a file, holds labels of another making, or files that no such run
-            wrote.
+        InputError: the folder is not one, or not of this making: see ``atomic.claim``.
     """
     files = {each: (f"labels/{each}.png", f"overlays/{each}.jpg") for each in dataset.photos}
     made_from = dict.fromkeys(name for names in files.values() for name in names)
@@ -137,7 +132,7 @@ def run(
         made_from |= {name: [digests.get(path), tags] for name in files[photo_id]}
     stale = atomic.claim(folder / MAKING, making, made_from=made_from)
     atomic.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
-    lines = [one_line(fault) for fault in [*dataset.twin_faults(), *dataset.tag_faults]]
+    lines = [one_line(fault) for fault in dataset.faults]
     try:
         infer(ids, job, label=label, processes=processes)
     except PhotosFailed as failed:

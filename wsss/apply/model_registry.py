@@ -4,15 +4,14 @@ import importlib
 import json
 import os
 import warnings
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array
+from mlflow.models import Model, ModelSignature, infer_signature
 from mlflow.utils.logging_utils import disable_logging, enable_logging
 from PIL import Image
 
@@ -47,16 +46,11 @@ TERMS["shapes_few"] = TERMS["shapes"]
 
 def signature(parameters: dict) -> ModelSignature:
     """The model's inputs, outputs and params; these default to an evaluate stage's parameters."""
-    params = [
-        ParamSpec("long_side", DataType.long, LONG_SIDE),
-        ParamSpec("scales", DataType.double, parameters["scales"], shape=(-1,)),
-        ParamSpec("flip", DataType.boolean, parameters["flip"]),
-        ParamSpec("crf_steps", DataType.long, parameters["crf_steps"]),
-    ]
+    params = {"long_side": LONG_SIDE, "scales": [float(each) for each in parameters["scales"]]}
+    params |= {name: parameters[name] for name in ("flip", "crf_steps")}
+    answer = pd.DataFrame({"labels": [b""], "classes": [[""]]})
     # a nameless input, so that the model takes a plain list of bytes as well as a data frame
-    photo = Schema([ColSpec(DataType.binary)])
-    labels = ColSpec(DataType.binary, "labels"), ColSpec(Array(DataType.string), "classes")
-    return ModelSignature(photo, Schema([*labels]), ParamSchema(params))
+    return infer_signature(pd.Series([b""]), answer, params)
 
 
 def card(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | None) -> str:
@@ -147,8 +141,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
     """
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of its own type hints
         pyfunc = importlib.import_module("mlflow.pyfunc")
-    client, folder = mlflow_store.client(), description.parent
-    package = Path(wsss.__file__).parent
+    client, folder, package = mlflow_store.client(), description.parent, Path(wsss.__file__).parent
     run = client.get_run(run_id)
     if before := run.data.tags.get("wsss.model"):
         return before
@@ -156,7 +149,7 @@ def register(name: str, description: Path, *, run_id: str) -> str:
     # without the builds' local versions, such as +cpu
     pinned = [f"{each}=={metadata.version(each).partition('+')[0]}" for each in REQUIREMENTS]
     tags = known["tags"] | {"run": run_id}
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, ExitStack() as quiet:
         path = Path(scratch) / CARD_FILE
         text = (folder / CARD_FILE).read_text(encoding="utf-8").replace(RUN, run_id)
         path.write_text(text, encoding="utf-8")
@@ -166,24 +159,22 @@ def register(name: str, description: Path, *, run_id: str) -> str:
             run.info.experiment_id, name=name, source_run_id=run_id, tags=tags
         )
         disable_logging()  # its messages would break the progress line
-        try:
-            model = Model.log(
-                None,
-                pyfunc,
-                model_id=logged.model_id,
-                run_id=run_id,
-                registered_model_name=name,
-                python_model=str(package / "apply" / "mlflow_model.py"),
-                code_paths=[str(package)],
-                artifacts={"weights": str(folder / known["weights"]), "card": str(path)},
-                model_config={"output_stride": known["parameters"]["output_stride"]},
-                signature=signature(known["parameters"]),
-                input_example=[(folder / "example.jpg").read_bytes()],
-                pip_requirements=pinned,
-                tags=tags,
-            )
-        finally:
-            enable_logging()
+        quiet.callback(enable_logging)
+        model = Model.log(
+            None,
+            pyfunc,
+            model_id=logged.model_id,
+            run_id=run_id,
+            registered_model_name=name,
+            python_model=str(package / "apply" / "mlflow_model.py"),
+            code_paths=[str(package)],
+            artifacts={"weights": str(folder / known["weights"]), "card": str(path)},
+            model_config={"output_stride": known["parameters"]["output_stride"]},
+            signature=signature(known["parameters"]),
+            input_example=[(folder / "example.jpg").read_bytes()],
+            pip_requirements=pinned,
+            tags=tags,
+        )
     version = str(model.registered_model_version)
     # tables of versions show its beginning as it is, which must not be the heading
     client.update_model_version(name, version, description=text.partition("\n\n")[2])

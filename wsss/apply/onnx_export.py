@@ -55,8 +55,7 @@ def export(source: Path, out: Path, *, form: str) -> str:
     Args:
         source: its weights file, or the folder with it.
         out: the file; it appears once the network's results are computed from it.
-        form: ``onnx``, or ``torch``, which torch runs without wsss:
-            ``torch.export.load(out).module()(photos)``.
+        form: ``onnx``, or ``torch``: ``torch.export.load(out).module()(photos)``.
 
     Raises:
         InputError: not a segmentation network, ONNX is not installed, or the results differ.
@@ -124,10 +123,8 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 @torch.no_grad()
 def compare(labeller: Labeller, run: Callable, *, out: Path) -> str:
     """How far an export is from its network on photos of ``SIZES``, as text; ``run`` computes
-    ``(labels, probabilities)`` of photos by the export, as arrays or tensors.
-
-    Raises:
-        InputError: the difference is beyond ``TOLERANCE`` or ``SHARE``.
+    ``(labels, probabilities)`` of photos by the export, as arrays or tensors. InputError if the
+    difference is beyond ``TOLERANCE`` or ``SHARE``.
     """
     largest, unequal = 0.0, []
     for size in SIZES:

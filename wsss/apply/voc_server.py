@@ -44,14 +44,14 @@ FAULTS = {  # fault and fix, in the order of the report
     "mode": ("label maps that are not palette PNGs (mode P)", "save class numbers with a palette"),
     "size": ("label maps of a wrong size", "predict at the photo's own size"),
     "values": ("label maps with values above 20", "give every pixel a class or background"),
-}
-WARNINGS = {
+    # the server accepts these, but the score may suffer
     "palette": (
         "label maps with another palette than VOC's",
         "the server reads indices, not colours: check that the indices are class numbers",
     ),
     "unsized": ("label maps of unknown size", "their photos are not in the data root"),
 }
+WARNINGS = ("palette", "unsized")
 
 
 class Report(NamedTuple):
@@ -59,7 +59,7 @@ class Report(NamedTuple):
 
     count: int  # label maps in the archive
     faults: list[str]
-    warnings: list[str]  # the server accepts these, but the score may suffer
+    warnings: list[str]  # of what the server accepts
 
 
 def export(
@@ -80,9 +80,7 @@ def export(
         run: folder of a completed train_segmentation.
         out: folder for ``results/``, the archive, and ``export.json``, the settings.
         data_root: the devkit folder with the photos; None takes the run's own.
-        split: id list.
-        scales, flip: see ``segment``.
-        crf: whether dense CRF follows, with the paper's parameters.
+        scales, flip, crf: see ``segment``; the CRF's parameters are the paper's.
 
     Raises:
         InputError: no such run, list or photo, or ``out`` holds anything but this export.
@@ -94,11 +92,11 @@ def export(
     network = models.open_network(run, "segmentation").network
     data = Devkit(data_root or paths.from_root(str(record["parameters"].get("data_root"))))
     ids = data.ids(split)
-    protocol = {"split": split, "scales": scales, "flip": flip, "crf": crf}
     names = [OTHER_DATA / f"{photo_id}.png" for photo_id in ids]
     photos = [data.image_path(photo_id) for photo_id in ids]
     made_from = dict(zip(map(str, names), map(photo_digests(photos).get, photos), strict=True))
-    making = protocol | {"weights": contents.digest(run / "weights.pt")}
+    making = {"split": split, "scales": scales, "flip": flip, "crf": crf}
+    making["weights"] = contents.digest(run / "weights.pt")
     atomic.claim(out / "export.json", making, made_from=made_from)
     settings = {"scales": scales, "flip": flip, "crf": CrfParams() if crf else None}
     job = segment_job(data, network, folder=out / OTHER_DATA, **settings)
@@ -143,8 +141,8 @@ def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
     ids = set(data.ids(split))
     if not Path(archive).is_file():
         raise InputError(f"{archive}: no such archive; give the path of a .tgz or .tar")
-    found, seen = {}, set()  # names by key of FAULTS or WARNINGS; paths of label maps
-    faults, most = [], 2 * len(ids) + 100
+    found, seen = {}, set()  # names by key of FAULTS; paths of label maps
+    faults, notes, most = [], [], 2 * len(ids) + 100
     try:
         with Path(archive).open("rb") as file:
             for member, content in archives.members(file, count=most, size=MEMBER_BYTES):
@@ -155,16 +153,14 @@ def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
         faults.append(f"not readable as tar or tar.gz to its end ({error}); pack it again")
     folders = sorted({path.parent.name for path in seen})
     found["both"] = folders if len(folders) > 1 else []
-    faults += [_line(found[key], *FAULTS[key]) for key in FAULTS if found.get(key)]
-    notes = [_line(found[key], *WARNINGS[key]) for key in WARNINGS if found.get(key)]
+    for key, (what, fix) in FAULTS.items():
+        if names := found.get(key):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            line = f"{what} ({len(names)}): {', '.join(names[:3])}{more}; {fix}"
+            (notes if key in WARNINGS else faults).append(line)
     if data.classes != tuple(VOC_CLASSES):
         notes.append(f"{data.root} has other classes than VOC's, by which the server scores")
     return Report(len(seen), faults, notes)
-
-
-def _line(names, what, fix):
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what} ({len(names)}): {', '.join(names[:3])}{more}; {fix}"
 
 
 def _member(member, content, data, ids, seen):
@@ -205,9 +201,10 @@ def _label_map(content, photo):
             if faults:
                 return faults
             labels, palette = np.array(image), bytes(image.getpalette("RGB") or ())
+    except UnidentifiedImageError:
+        return [("unreadable", " (no PNG)")]
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        reason = "no PNG" if isinstance(error, UnidentifiedImageError) else error
-        return [("unreadable", f" ({reason})")]
+        return [("unreadable", f" ({error})")]
     if not photo:
         faults.append(("unsized", ""))
     wrong = np.unique(labels[labels > len(VOC_CLASSES)])

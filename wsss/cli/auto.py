@@ -71,7 +71,7 @@ def _described(arguments):
     if photos.suffix in (".yaml", ".yml"):
         if arguments.tags:
             raise InputError(f"--tags: {photos} names its own tags; change it there")
-        dataset = Folder.described(photos)
+        dataset = Folder.open(photos)
         print(survey.describe(dataset, survey.survey(dataset)))
         return dataset, photos
     given = {"tags": arguments.tags} if arguments.tags else {}
@@ -82,7 +82,7 @@ def _described(arguments):
     path = paths.outputs_root() / "auto" / f"{photos.resolve().name}-{digits}.yaml"
     path.unlink(missing_ok=True)
     survey.save(dataset, found, path=path, **given)
-    return Folder.described(path), path
+    return Folder.open(path), path
 
 
 def add(commands):

@@ -60,12 +60,9 @@ def _folder(arguments):
         given["classes"] = list(tags.read_classes(classes))
     elif classes:
         given["classes"] = classes.split(",")
-    if arguments.root.suffix in (".yaml", ".yml"):
-        if given or arguments.save:
-            raise InputError(f"{arguments.root}: this file has all settings; leave the options out")
-        dataset = Folder.described(arguments.root)
-    else:
-        dataset = Folder(arguments.root, **given)
+    if arguments.root.suffix in (".yaml", ".yml") and (given or arguments.save):
+        raise InputError(f"{arguments.root}: this file has all settings; leave the options out")
+    dataset = Folder.open(arguments.root, **given)
     found = survey.survey(dataset)
     print(survey.describe(dataset, found))
     faults = [*found.faults, *found.unreadable.values()]

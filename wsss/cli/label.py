@@ -71,8 +71,7 @@ def _photos(arguments, **given):
 
     given["long_side"] = arguments.long
     given = {name: value for name, value in given.items() if value is not None}
-    described = arguments.photos.suffix in (".yaml", ".yml")
-    return (Folder.described if described else Folder)(arguments.photos, **given)
+    return Folder.open(arguments.photos, **given)
 
 
 def _run(arguments, job, dataset, ids, making):

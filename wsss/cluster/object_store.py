@@ -1,5 +1,5 @@
-"""A mirror of files for machines that share no folder: an object store, or any other storage that
-fsspec supports. It stores each file under the file's path on the driver's machine.
+"""A mirror of files for machines that share no folder: an object store, or any other storage of
+fsspec, with each file under its path on the driver's machine.
 
 The driver uploads what a job refers to and downloads the results. Each worker has a scratch folder:
 it downloads a file when it first reads it, and uploads each file that it writes. All raise
@@ -11,7 +11,7 @@ import pickle
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,9 +41,7 @@ def address() -> str | None:
 
 
 def choose(address: str | None) -> None:
-    """Use a mirror in this process and those that it starts, or none; raises InputError if it is
-    not an address, or not writable.
-    """
+    """Use a mirror, or none, from now on; raises InputError if it cannot be written."""
     set_variable(ADDRESS, address)
     if not address:
         return
@@ -55,29 +53,28 @@ def choose(address: str | None) -> None:
         files.rm_file(trial)
 
 
-def open_store() -> DirFileSystem:
-    """The mirror as an fsspec file system."""
-    files, root = fsspec.url_to_fs(address(), use_listings_cache=False)
+def open_store(address: str) -> DirFileSystem:
+    """The place at an address as an fsspec file system."""
+    files, root = fsspec.url_to_fs(address, use_listings_cache=False)
     return DirFileSystem(root.rstrip("/"), files)
 
 
 @contextmanager
 def _store():
-    """``open_store``; errors of fsspec's backends, of many types, become an InputError."""
+    """The mirror; errors of fsspec's backends, of many types, become an InputError."""
+    chosen = os.environ[ADDRESS]
     try:
-        yield open_store()
+        yield open_store(chosen)
     except Exception as error:
         raise InputError(
-            f"{masked(address() or '')}: expected a place that fsspec can read and write, got "
+            f"{masked(chosen)}: expected a place that fsspec can read and write, got "
             f"{type(error).__name__}: {reason(error)}; check the address and this machine's "
             "credentials"
         ) from None
 
 
 def work_from(address: str | None) -> None:
-    """Read and write files of a mirror in this process, a worker, and those that it starts; files
-    of this machine if the address is None.
-    """
+    """Read and write a mirror's files in this worker and its processes; None: this machine's."""
     global _scratch
     if not address:
         for variable in (ADDRESS, SCRATCH, MIRROR):
@@ -136,25 +133,21 @@ def paths_in(value: object) -> set[Path]:
 
 def upload(paths: Collection[Path]) -> None:
     """Upload files and folders, except files that the mirror has with the same name and size."""
-    with _store() as files:
-        local, stored = _local_sizes(paths), _stored_sizes(files, paths)
-        _transfer("upload", partial(_put, files), local, stored)
+    _transfer("upload", paths)
 
 
 def download(paths: Collection[Path]) -> None:
-    """Download the mirror's files at paths and below, except files that this machine has with the
-    same name and size.
-    """
-    with _store() as files:
-        local, stored = _local_sizes(paths), _stored_sizes(files, paths)
-        _transfer("download", partial(_get, files), stored, local)
+    """Download files and folders, except files of the same name and size on this machine."""
+    _transfer("download", paths)
 
 
-def _transfer(label: str, action: Callable, source: dict, target: dict) -> None:
-    """Call the action with each file of the source whose size is another in the target."""
-    paths = [path for path, size in source.items() if target.get(path) != size]
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        for _ in progress(pool.map(action, paths), label, total=len(paths), unit="file"):
+def _transfer(label, paths):
+    with _store() as files, ThreadPoolExecutor(TRANSFERS) as pool:
+        sizes = _local_sizes(paths), _stored_sizes(files, paths)
+        action, (source, target) = (_put, sizes) if label == "upload" else (_get, sizes[::-1])
+        differing = [path for path, size in source.items() if target.get(path) != size]
+        done = pool.map(partial(action, files), differing)
+        for _ in progress(done, label, total=len(differing), unit="file"):
             pass
 
 
@@ -179,7 +172,6 @@ def _stored_sizes(files, paths):
 
 
 def _put(files, path):
-    """Upload one file, whole."""
     local, name = local_path(path), _name(path)
     if not isinstance(files.fs, LocalFileSystem):
         files.put_file(str(local), name)

@@ -1,7 +1,5 @@
-"""Photos as tasks of a Ray cluster.
-
-A task whose machine is lost starts again on another one. Photos are written whole or not at all, so
-only those in progress are lost.
+"""Photos as tasks of a Ray cluster. A task whose machine is lost starts again on another one; as
+photos are written whole or not at all, only those in progress are lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ import ray
 import torch
 
 from wsss.cluster.object_store import clear_scratch
-from wsss.cluster.session import RETRIES, connect, driver, mirrored, resources
+from wsss.cluster.session import RETRIES, connect, driver, resources
 from wsss.errors import InputError, reason
 from wsss.models.ready import with_ready_networks
 from wsss.photos.jobs import Job
@@ -23,21 +21,18 @@ from wsss.runtime.devices import reuse_memory
 
 @contextmanager
 def submitting(job: Job) -> Iterator[tuple[Callable[[str], Future], int]]:
-    """Submit photos to the cluster within the block; raises RuntimeError if a photo's worker was
-    lost repeatedly.
+    """Within the block, a function that submits a photo's id and returns the future of its error
+    message, or of None; and how many photos should be in progress at once.
 
     Networks run on GPUs if the cluster has any, and the rest of the job on its CPUs, so that
-    neither waits for the other; without GPUs a CPU does both.
-
-    Yields a function that submits a photo's id and returns the future of its error message, or of
-    None; and how many photos should be in progress at once.
+    neither waits for the other; without GPUs a CPU does both. Raises RuntimeError if a photo's
+    worker was lost repeatedly.
     """
     connect()
     cpus, gpus = resources()
-    options = {"max_retries": RETRIES}
-    on_gpu = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, **options)(_predict)
-    on_cpu = ray.remote(num_cpus=1, **options)(_compute)
-    with driver() as sender, mirrored(job):
+    on_gpu = ray.remote(num_gpus=1, num_cpus=0, max_calls=0, max_retries=RETRIES)(_predict)
+    on_cpu = ray.remote(num_cpus=1, max_retries=RETRIES)(_compute)
+    with driver(job) as sender:
         # in a list, or Ray would unpack the networks anew for each photo
         sent = [ray.put((sender, job))]
 

@@ -1,17 +1,15 @@
-"""The connection to a Ray cluster, whose machines then map photos and train.
-
-All machines need the same version of wsss, and either the same folders of data and outputs at the
-same paths or a mirror of them (``object_store``).
+"""The connection to a Ray cluster, whose machines need the same version of wsss, and either the
+same folders of data and outputs at the same paths or a mirror of them (``object_store``).
 """
 
 import logging
 import os
 import platform
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import ray
@@ -27,12 +25,9 @@ RETRIES = 3  # restarts of a task or a training after its process or machine was
 
 
 def start(address: str | None = None, mirror: str | None = None) -> None:
-    """Use a Ray cluster for photos and trainings, in this process and those that it starts, or
-    raise InputError if the cluster or the mirror does not answer.
-
-    Args:
-        address: see ``ray.init``; None takes the cluster that this machine is part of.
-        mirror: address of a copy of the files, for machines that share no folder.
+    """Use a Ray cluster, by its ``ray.init`` address or None for the one that this machine is part
+    of, in this process and those that it starts; with the address of a ``mirror`` if its machines
+    share no folder. Raises InputError if the cluster or the mirror does not answer.
     """
     names = {"photos": "wsss.cluster.photos", "training": "wsss.cluster.training"}
     engine.choose(**names, address=address or "auto")
@@ -59,7 +54,7 @@ def connect() -> None:
 
 
 def resources() -> tuple[int, int]:
-    """The number of CPUs and GPUs of the connected cluster."""
+    """The numbers of CPUs and GPUs of the connected cluster."""
     found = ray.cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
@@ -72,9 +67,7 @@ class Driver(NamedTuple):
     mirror: str | None  # its address
 
     def prepare_worker(self) -> None:
-        """Prepare this process, a worker, for the driver's jobs, or raise InputError if this
-        machine has another version of wsss or other folders.
-        """
+        """Prepare this worker; raise InputError for another version of wsss or other folders."""
         if self.version != wsss.__version__:
             raise InputError(
                 f"{platform.node()}: expected wsss {self.version} as on the driver's machine, got "
@@ -89,25 +82,14 @@ class Driver(NamedTuple):
 
 
 @contextmanager
-def driver() -> Iterator[Driver]:
-    """This machine as the ``Driver`` of workers, within the block."""
-    root = outputs_root()
-    root.mkdir(parents=True, exist_ok=True)
-    marker = root / f".driver-{uuid.uuid4().hex}"
-    marker.touch()
-    try:
-        yield Driver(wsss.__version__, marker, object_store.address())
-    finally:
-        marker.unlink(missing_ok=True)
-
-
-@contextmanager
-def mirrored(sent: object) -> Iterator[None]:
-    """Upload every path that ``sent`` refers to; download results when the block exits, even on
-    error. Without a mirror, do nothing.
+def driver(sent: object) -> Iterator[Driver]:
+    """This machine as the ``Driver`` of workers. With a mirror, the paths that ``sent`` refers to
+    are uploaded before the block and downloaded after it, even on error.
     """
-    with ExitStack() as stack:
-        if object_store.address() and (paths := object_store.paths_in(sent)):
+    mirror, root = object_store.address(), outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(prefix=".driver-", dir=root) as marker, ExitStack() as stack:
+        if mirror and (paths := object_store.paths_in(sent)):
             object_store.upload(paths)
             stack.callback(object_store.download, paths)
-        yield
+        yield Driver(wsss.__version__, Path(marker.name), mirror)

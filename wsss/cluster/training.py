@@ -1,7 +1,5 @@
-"""A training function on workers of a Ray cluster, by Ray Train.
-
-If a worker or its machine is lost, all workers start again, elsewhere if need be, and the function
-resumes from its last checkpoint.
+"""A training function on workers of a Ray cluster, by Ray Train. If one is lost, all start again,
+elsewhere if need be, and the function resumes from its last checkpoint.
 """
 
 import platform
@@ -12,8 +10,6 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -21,18 +17,16 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wsss.cluster.object_store import open_store
-from wsss.cluster.session import RETRIES, connect, driver, mirrored
+from wsss.cluster.session import RETRIES, connect, driver
 from wsss.errors import InputError, reason
 from wsss.runtime import progress
 from wsss.train.parallel import messages
 
 
 def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Callable) -> Any:
-    """``wsss.train.parallel.launch.launch`` on workers of the cluster: one GPU per worker if the
-    cluster has any, else as many CPUs per worker as all can have.
-
-    Raises the same errors: InputError if the cluster is too small, or a machine has another version
-    of wsss or other folders, and RuntimeError if workers were lost repeatedly.
+    """``wsss.train.parallel.launch.launch``, with its errors, on workers of the cluster: one GPU
+    per worker if the cluster has any, else as many CPUs per worker as all can have. Raises
+    InputError too for ``prepare_worker``'s reasons, RuntimeError if workers were lost repeatedly.
     """
     connect()
     scaling = _scaling(processes)
@@ -40,7 +34,7 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
     local = {"num_cpus": 0, "scheduling_strategy": node}
     # Ray Train's workers stay in the folder in which they start
     variables = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
-    with driver() as sender, mirrored(arguments):
+    with driver(arguments) as sender:
         queue = Queue(actor_options=local)
         sent = [ray.put((function, arguments, list(callbacks)))]
         # in a process of its own, which can be ended whatever Ray Train is waiting for
@@ -98,7 +92,6 @@ def _serve(run, queue, callbacks):
 
 
 def _lost(run):
-    """The error for a training that ended without a result."""
     try:
         cause = ray.get(run) or "it ended without a result"
     except ray.exceptions.RayError as error:
@@ -111,8 +104,8 @@ def _lost(run):
 
 def _records(sender):
     """The folder of Ray Train's own records, which all machines must see, and its file system."""
-    local = DirFileSystem(str(sender.marker.parent), LocalFileSystem())
-    return open_store() if sender.mirror else local, f"{sender.marker.name}.train"
+    place = sender.mirror or f"file://{sender.marker.parent}"
+    return open_store(place), f"{sender.marker.name}.train"
 
 
 def _supervise(sender, sent, queue, scaling):
@@ -135,21 +128,18 @@ def _supervise(sender, sent, queue, scaling):
 
 
 def _work(config):
-    """Run the function in a worker and send its result or its error."""
-
     def send(*message):
         config["queue"].put(message)
 
     rank = dist.get_rank()
-    report = messages.ignore if rank else send
     try:
         config["sender"].prepare_worker()
         torch.set_num_threads(config["threads"])
-        function, arguments, names = ray.get(config["sent"][0])
-        report("start")
+        task = ray.get(config["sent"][0])
         if rank == 0:
-            progress.forward_to(partial(send, "progress"))
-        report("return", function(*arguments, **{name: partial(report, name) for name in names}))
+            send("start")
+            progress.forward = partial(send, "progress")
+        messages.call(task, rank=rank, send=send)
     except messages.PeerLost:
         raise  # the peer reports the cause, or Ray notices that it is gone
     except Exception as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsss.datasets import shapes
 from wsss.datasets.folder import Folder
-from wsss.datasets.voc import Devkit
+from wsss.datasets.voc import Dataset, Devkit
 from wsss.errors import InputError, did_you_mean
 from wsss.io.artifacts import IGNORE
 
@@ -15,11 +15,8 @@ SHAPES = {"shapes": (240, 60), "shapes_few": (8, 4)}  # photos on the lists trai
 NAMES = (*SHAPES, "voc", "folder")
 
 
-Dataset = Devkit | Folder
-
-
 def open(name: str, root: Path | str) -> Dataset:
-    """Open a dataset: an object with ``.classes .ids(split) .image(id) .labels(id) .mask(id)``.
+    """Open a dataset.
 
     Args:
         name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
@@ -27,7 +24,7 @@ def open(name: str, root: Path | str) -> Dataset:
         root: its folder; of ``folder`` also a YAML file that describes it.
     """
     if name == "folder":
-        return Folder.described(root) if Path(root).suffix in (".yaml", ".yml") else Folder(root)
+        return Folder.open(root)
     if name not in NAMES:
         known = f"{did_you_mean(name, NAMES)}; expected one of: {', '.join(NAMES)}"
         raise InputError(f"dataset '{name}' is not known{known}")

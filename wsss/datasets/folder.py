@@ -3,47 +3,29 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from wsss.datasets.folder_yaml import read_description
-from wsss.datasets.photos import (
-    LEAST_SIDE,
-    SUFFIXES,
-    digest_files,
-    fit_mask,
-    photo_size,
-    read_photo,
-    short_digest,
-)
-from wsss.datasets.tags import (
-    PhotoNames,
-    Tags,
-    class_names,
-    folder_tags,
-    label_vector,
-    normal,
-    read_tags,
-    stem,
-)
-from wsss.datasets.voc import MaskTags, photo_faults, read_mask
+from wsss.datasets.folder_yaml import YAML, read_description
+from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, digest_files, fit_mask, photo_size
+from wsss.datasets.tags import PhotoNames, Tags, class_names, folder_tags, normal, read_tags, stem
+from wsss.datasets.voc import Dataset, short_digest
 from wsss.errors import InputError, one_line, reason
-from wsss.io.text import read_text
+from wsss.io.text import UNWRITABLE, read_text
 
 MAKING = "making.json"  # marks a folder of labels that were made of photos
 NAME_BYTES = 250  # of an id's last part: with the extension of its maps at most 255, as disks want
-TEXTS = (".csv", ".json", ".txt", ".yaml", ".yml")  # tags and lists, which may lie among photos
+TEXTS = (".csv", ".json", ".txt", *YAML)  # tags and lists, which may lie among photos
 
 
-class Folder:
+class Folder(Dataset):
     """Photos (JPEG, PNG, WebP) in a folder and its subfolders, with tags.
 
     A photo's id is its path inside the folder without extension. Only tagged photos are used for
-    training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size; a photo need
-    not have one.
+    training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size, if any.
 
     Args:
         root: the folder. Links to other folders are not followed; folders of labels (MAKING) and
@@ -88,43 +70,27 @@ class Folder:
         self.masks = Path(masks) if masks else self.root / "masks"
         self.mask_folder = self.masks.name
         self.seed, self.val_share, self.long_side = seed, val_share, long_side
-        self.leave_out = frozenset(leave_out)
         self._lists = splits
+        self._find_photos(leave_out)
         self.tags_from, found = self._find_tags(tags)
         self._assign(found, classes)
 
     @classmethod
-    def described(cls, path: Path | str, **changes) -> "Folder":
-        """The dataset that a YAML file describes; ``changes`` replace arguments by name."""
-        given = read_description(path)
+    def open(cls, path: Path | str, **changes) -> "Folder":
+        """A folder, or that which a YAML file describes; ``changes`` are arguments by name."""
+        if Path(path).suffix not in YAML:
+            return cls(path, **changes)
+        given = read_description(path) | changes
         try:
-            return cls(given.pop("photos"), **given | changes)
+            return cls(given.pop("photos"), **given)
         except InputError as fault:
             text = str(fault)
             raise InputError(text if str(path) in text else f"{path}: {text}") from None
         except OSError as error:  # of a path that is too long
             raise InputError(f"{path}: {reason(error)}; fix its paths") from None
 
-    @cached_property
-    def photos(self) -> dict[str, Path]:
-        """Id to path inside the folder, sorted by id; the first path of each id."""
-        return {photo_id: paths[0] for photo_id, paths in self._scanned.items()}
-
-    @cached_property
-    def _scanned(self):
-        """``_found`` without the photos that are left out."""
-        out = {self._names.find(name) for name in self.leave_out}
-        return {photo_id: paths for photo_id, paths in self._found.items() if photo_id not in out}
-
-    @cached_property
-    def _names(self):
-        return PhotoNames(self._found)
-
-    @cached_property
-    def _found(self):
-        """Id to paths: ``a.jpg`` and ``a.png`` have the same id. Sets ``unread``, a count of other
-        files by kind.
-        """
+    def _find_photos(self, leave_out):
+        """Set ``photos`` (id to path inside), ``unread`` (other files by kind) and ``faults``."""
         found, self.unread = {}, Counter()
         skipped = {self.masks.resolve(), (self.root / "splits").resolve()}
         for folder, inner, names in os.walk(self.root):
@@ -136,77 +102,82 @@ class Folder:
             self.unread.update("linked folder" for name in inner if Path(folder, name).is_symlink())
             for name in names:
                 path = Path(folder, name).relative_to(self.root)
-                if name.startswith(".") or not name.lower().endswith(SUFFIXES):
-                    if not name.startswith(".") and not name.lower().endswith(TEXTS):
-                        self.unread[one_line(path.suffix.lower() or name)] += 1
+                kind = path.suffix.lower()
+                if name.startswith(".") or kind in TEXTS:
                     continue
-                if any("\ud800" <= each <= "\udfff" for each in str(path)):  # undecodable bytes
+                if kind not in SUFFIXES:
+                    self.unread[one_line(kind or name)] += 1
+                    continue
+                if UNWRITABLE.search(str(path)):  # undecodable bytes
                     raise InputError(f"{path}: the name is not in UTF-8; rename the file")
                 found.setdefault(stem(path.as_posix()), []).append(path)
         if not found:
             wanted = f"photos ({', '.join(SUFFIXES)})"
             raise InputError(f"{self.root}: expected {wanted} but found none; check the path")
-        return {photo_id: sorted(found[photo_id]) for photo_id in sorted(found)}
+        found = {photo_id: sorted(found[photo_id]) for photo_id in sorted(found)}
+        self._names = PhotoNames(found)
+        self.faults = []
+        for name in sorted(leave_out):
+            if photo_id := self._names.find(name):
+                found.pop(photo_id, None)  # two names may mean one photo
+            else:
+                fault = f"leave_out: there is no photo '{name}'; take it off the list"
+                self.faults.append(f"{self.root}: {fault}")
+        for paths in found.values():
+            names = [*map(_spelled, paths)]
+            if names[1:]:  # `a.jpg` and `a.png`, or two spellings of a name
+                fault = f"have one id, and only {names[0]} is read; rename all but one"
+                self.faults.append(f"{self.root}: {' and '.join(names)} {fault}")
+        self.photos = {photo_id: paths[0] for photo_id, paths in found.items()}
 
     def _find_tags(self, given):
-        """Where the tags come from, in words, and the ``Tags``."""
-        files = [given] if isinstance(given, str | Path) else given
-        if files is None:
-            files = [self.root / name for name in ("tags.csv", "tags.json")]
-            files = [path for path in files if path.exists()]
-            if len(files) > 1:
-                raise InputError(f"{files[0]}: there is {files[1].name} too; keep one of them")
-            if not files:
+        """Where the tags come from, in words, and the tags."""
+        if given is None:
+            given = [self.root / name for name in ("tags.csv", "tags.json")]
+            given = [path for path in given if path.exists()]
+            if len(given) > 1:
+                raise InputError(f"{given[0]}: there is {given[1].name} too; keep one of them")
+            if not given:
                 return "the folders' names", folder_tags(self.photos)
+        files = [given] if isinstance(given, str | Path) else given
         parts = [read_tags(path) for path in files]
         rows = [row for part in parts for row in part.rows]
         tags = parts[0]._replace(rows=rows) if parts else Tags([])
         return ", ".join(map(str, files)) or "nowhere", tags
 
     def _assign(self, tags, classes):
-        """Set ``classes``, ``_labels`` (id to class numbers), ``tag_faults`` (lines of text) and
-        ``unknown_tags`` (id to those tags of a photo that are no classes).
-        """
+        """Set ``classes``, ``_labels`` and ``unknown_tags`` (id to tags that are no classes)."""
         used = sorted({label for _, row in tags.rows for label in row})
         self.classes = class_names(classes or tags.classes or used, where=self.tags_from)
         numbers = {name: number for number, name in enumerate(self.classes, 1)}
-        self._labels, self.tag_faults, self.unknown_tags = {}, [], {}
+        self._labels, self.unknown_tags = {}, {}
         for key, labels in tags.rows:
             meant = self._names.meant(key, loose=tags.loose)
             kept = [each for each in meant if each in self.photos]
             if meant and not kept:  # left out
                 continue
-            photo_id = kept[0] if kept else None
-            known = {numbers[label] for label in labels if label in numbers}
+            known = sorted({numbers[label] for label in labels if label in numbers})
             unknown = [label for label in labels if label not in numbers]
-            if photo_id is None and (".." in PurePosixPath(key).parts or key.startswith("/")):
+            if not kept and (".." in PurePosixPath(key).parts or key.startswith("/")):
                 fault = "leaves the folder of photos; give paths inside it"
-            elif photo_id is None:
+            elif not kept:
                 fault = "has tags but there is no such JPEG, PNG or WebP; take its line out"
             elif kept[1:]:
                 fault = f"may be {' or '.join(kept)}; name the photo by its path"
-            elif photo_id in self._labels:
+            elif kept[0] in self._labels:
                 fault = "is listed twice; keep one line"
             else:
-                self._labels[photo_id] = sorted(known)
+                self._labels[kept[0]] = known
                 if not unknown:
                     continue
-                self.unknown_tags[photo_id] = unknown
+                self.unknown_tags[kept[0]] = unknown
                 fault = f"unknown class '{unknown[0]}'; the classes are: {', '.join(self.classes)}"
-            self.tag_faults.append(f"{self.tags_from}: {key}: {fault}")
-        for name in sorted(self.leave_out):
-            if self._names.find(name) is None:
-                fault = f"leave_out: there is no photo '{name}'; take it off the list"
-                self.tag_faults.append(f"{self.root}: {fault}")
+            self.faults.append(f"{self.tags_from}: {key}: {fault}")
 
     @cached_property
-    def _tagged(self):
-        return sorted(photo_id for photo_id, labels in self._labels.items() if labels)
-
-    @cached_property
-    def _splits(self):
+    def splits(self) -> dict[str, list[str]]:
         """Name to ids: the given or drawn lists, and ``all`` photos with tags."""
-        lists = self._lists
+        lists, tagged = self._lists, sorted(self.labelled())
         if lists is None:
             lists = {path.stem: path for path in sorted((self.root / "splits").glob("*.txt"))}
         if "all" in lists:
@@ -215,10 +186,9 @@ class Folder:
         if lists:
             found = {name: self._listed(name, given) for name, given in lists.items()}
         else:
-            order = sorted(self._tagged, key=self._draw)
-            val = set(order[: round(self.val_share * len(order))])
-            found = {"train": sorted(set(order) - val), "val": sorted(val)}
-        return found | {"all": self._tagged}
+            drawn = sorted(tagged, key=self._draw)[: round(self.val_share * len(tagged))]
+            found = {"train": sorted(set(tagged) - set(drawn)), "val": sorted(drawn)}
+        return found | {"all": tagged}
 
     def _draw(self, photo_id):
         """A hash of the id, so that few photos move when others are added."""
@@ -228,18 +198,17 @@ class Folder:
         """The ids of a list given in any form, without the photos left out."""
         if isinstance(given, str):  # a folder among the photos
             inside = normal(given).rstrip("/") + "/"
-            return [photo_id for photo_id in self._tagged if photo_id.startswith(inside)]
+            return sorted(each for each in self.labelled() if each.startswith(inside))
         where = f"split '{name}'"
         if isinstance(given, Path):
-            where = str(given)
-            given = read_text(given, "an id list").splitlines()
+            where, given = given, read_text(given, "an id list").splitlines()
         ids = {}  # as an ordered set
         for line in filter(None, map(str.strip, map(str, given))):
             photo_id = self._names.find(line)
-            if photo_id and photo_id not in self.photos:  # left out
-                continue
             if photo_id is None:
                 fault = "is not a photo of this folder; take it off the list"
+            elif photo_id not in self.photos:  # left out
+                continue
             elif not self._labels.get(photo_id):
                 fault = "has no tags; add them or take it off the list"
             elif photo_id in ids:
@@ -252,18 +221,13 @@ class Folder:
 
     def ids(self, split: str) -> list[str]:
         """The ids of ``train``, ``val``, ``all`` (with tags), or of a given list."""
-        lists = self._splits
-        if split not in lists:
-            have = ", ".join(lists)
+        if split not in self.splits:
+            have = ", ".join(self.splits)
             raise InputError(f"{self.root}: no id list '{split}'; the lists here are: {have}")
-        if not lists[split]:
+        if not self.splits[split]:
             fix = f"tag more photos (tags are from {self.tags_from})"
             raise InputError(f"{self.root}: the id list '{split}' is empty; {fix}")
-        return list(lists[split])
-
-    def splits(self) -> list[str]:
-        """The names of the id lists that are not empty."""
-        return [name for name, ids in self._splits.items() if ids]
+        return list(self.splits[split])
 
     def image_path(self, photo_id: str) -> Path:
         return self.root / self.photos.get(photo_id, f"{photo_id}.jpg")
@@ -273,75 +237,37 @@ class Folder:
         spelt = self.masks / self.photos.get(photo_id, path).with_suffix(".png")  # as its photo is
         return spelt if spelt != path and spelt.exists() else path
 
-    def image(self, photo_id: str) -> np.ndarray:
-        """The photo as uint8 RGB (H, W, 3), upright, at most ``long_side`` pixels long."""
-        return read_photo(self.image_path(photo_id), long_side=self.long_side)
-
     def mask(self, photo_id: str) -> np.ndarray:
-        """The mask as uint8 (H, W), of ``image``'s size: 0 background, 1.. classes, 255 ignored."""
-        path = self.mask_path(photo_id)
-        mask = read_mask(path, num_classes=len(self.classes))
         size = photo_size(self.image_path(photo_id), long_side=self.long_side)
-        return fit_mask(mask, size, name=path)
+        return fit_mask(super().mask(photo_id), size, name=self.mask_path(photo_id))
 
     def masked(self, ids: Iterable[str]) -> list[str]:
-        """Those of some ids whose photos have a mask, in the same order."""
         return [photo_id for photo_id in ids if os.path.exists(self.mask_path(photo_id))]
 
     def labels(self, photo_id: str) -> list[int]:
-        """The classes that the photo is tagged with, as sorted numbers from 1."""
-        labels = self._labels.get(photo_id)
-        if not labels:
-            raise InputError(f"{self.tags_from}: no tags for photo {photo_id}; add them")
-        return labels
-
-    def labelled(self) -> set[str]:
-        """The ids of the photos that have tags."""
-        return set(self._tagged)
-
-    def label_vector(self, photo_id: str) -> np.ndarray:
-        """The tags as float32 (classes,), 1 where the class is present."""
-        return label_vector(self.labels(photo_id), len(self.classes))
+        if labels := self._labels.get(photo_id):
+            return labels
+        raise InputError(f"{self.tags_from}: no tags for photo {photo_id}; add them")
 
     def digest(self) -> str:
-        """Two short digests, joined by a hyphen: of classes, tags, id lists, ``long_side`` and the
-        tagged photos, and of their masks; files by contents.
-        """
-        files = digest_files(self.root, map(self.image_path, self._tagged))
-        tags = sorted((photo_id, self._labels[photo_id]) for photo_id in self._tagged)
-        known = [type(self).__name__, self.classes, self._splits, self.long_side, tags, files]
-        masks = digest_files(self.masks, map(self.mask_path, self._tagged))
+        """Of classes, tags, id lists, ``long_side`` and tagged photos; and of their masks."""
+        tagged = self.splits["all"]
+        files = digest_files(self.root, map(self.image_path, tagged))
+        tags = [(photo_id, self._labels[photo_id]) for photo_id in tagged]
+        known = [type(self).__name__, self.classes, self.splits, self.long_side, tags, files]
+        masks = digest_files(self.masks, map(self.mask_path, tagged))
         return f"{short_digest(known)}-{short_digest(masks)}"
 
-    def check(
-        self,
-        splits: Iterable[str],
-        *,
-        masks: Iterable[str] = (),
-        progress: Callable = iter,
-        compared: MaskTags | None = None,
-    ) -> list[str]:
-        """The faults of all tags, and of the photos on some id lists and those of their masks that
-        exist, one line each. ``masks`` is ignored, ``progress`` wraps the iteration over ids,
-        ``compared`` counts the masks.
-        """
-        faults = [*self.twin_faults(), *self.tag_faults]
-        for photo_id, path in self.photos.items():
-            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES:
-                fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
-                faults.append(f"{self.root / path}: {fault}")
-        masked = set(self.masked(self.photos))
-        more = {"masked": masked, "progress": progress, "compared": compared}
-        return faults + photo_faults(self, splits, **more)
-
-    def twin_faults(self) -> list[str]:
-        """A line per id of several photos: ``a.jpg`` and ``a.png``, or two spellings of a name."""
-        return [
-            f"{self.root}: {' and '.join(names := [*map(_spelled, paths)])} have one id, and only "
-            f"{names[0]} is read; rename all but one"
-            for paths in self._scanned.values()
-            if paths[1:]
+    def check(self, splits: Collection[str], **options) -> list[str]:
+        """As every dataset's; with the faults of names and tags, and of all masks that exist."""
+        options["masks"] = splits
+        fault = f"the name is too long for its maps ({NAME_BYTES} bytes); shorten it"
+        too_long = [
+            f"{self.root / path}: {fault}"
+            for photo_id, path in self.photos.items()
+            if len(os.fsencode(PurePosixPath(photo_id).name)) > NAME_BYTES
         ]
+        return [*self.faults, *too_long, *super().check(splits, **options)]
 
 
 def _spelled(path):

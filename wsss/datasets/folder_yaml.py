@@ -7,6 +7,7 @@ from typing import Any
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 
+YAML = (".yaml", ".yml")
 KEYS = {  # with their types
     "photos": str,
     "tags": str | list,
@@ -21,8 +22,7 @@ KEYS = {  # with their types
 
 
 def read_description(path: Path | str) -> dict[str, Any]:
-    """The arguments of ``Folder`` by name, ``photos`` for its root; paths start from the file's
-    folder.
+    """The arguments of ``Folder``, ``photos`` for its root; paths start from the file's folder.
 
     Raises:
         InputError: not readable, an unknown key, or a value of another type.
@@ -34,25 +34,24 @@ def read_description(path: Path | str) -> dict[str, Any]:
     for name, value in given.items():
         if name not in KEYS:
             raise InputError(f"{path}: unknown key '{name}'; expected: {', '.join(KEYS)}")
-        if not isinstance(value, KEYS[name]) or isinstance(value, bool):
-            raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
-    lists = given.get("splits") or {}
-    texts = given | {f"splits.{name}": values for name, values in lists.items()}
-    for name, values in texts.items():  # `no` and `007` are no texts to YAML
-        for value in values if isinstance(values, list) else ():
-            if not isinstance(value, str):
-                fault = f"expected texts in {name} but YAML reads {shown(value)} there"
-                raise InputError(f"{path}: {fault}; put it in quotes")
-    for name in ("photos", "masks"):
-        if name in given:
-            given[name] = path.parent / given[name]
-    if "tags" in given:
-        files = [given["tags"]] if isinstance(given["tags"], str) else given["tags"]
-        given["tags"] = [path.parent / file for file in files]
+        _check(path, name, value, KEYS[name])
+    lists = given.get("splits", {})
+    _check(path, "splits", list(lists), list)  # their names
     for name, value in lists.items():
-        if not (isinstance(name, str) and isinstance(value, str | list)):
-            fault = f"splits.{name} cannot be {shown(value)}"
-            raise InputError(f"{path}: {fault}; give ids, a file or a folder")
+        _check(path, f"splits.{name}", value, str | list)
         if isinstance(value, str) and value.endswith(".txt"):
             lists[name] = path.parent / value
+    for name in given.keys() & {"photos", "tags", "masks"}:
+        value = given[name]
+        several = isinstance(value, list)
+        given[name] = [path.parent / each for each in value] if several else path.parent / value
     return given
+
+
+def _check(path, name, value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{path}: {name} cannot be {shown(value)}; see docs/own-photos.md")
+    for each in value if isinstance(value, list) else ():
+        if not isinstance(each, str):  # `no` and `007` are no texts to YAML
+            fault = f"expected texts in {name} but YAML reads {shown(each)} there"
+            raise InputError(f"{path}: {fault}; put it in quotes")

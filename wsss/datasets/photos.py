@@ -1,9 +1,6 @@
 """Photos as people have them: JPEG, PNG or WebP of any mode, turned as their EXIF says."""
 
 import errno
-import hashlib
-import json
-import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +26,6 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
     Transparent pixels become white; 16-bit grey values keep their upper byte.
 
     Args:
-        path: the file.
         long_side: pixels; a photo with a longer side is resized to it. 0 never resizes.
         upright: turn it as its EXIF orientation says.
 
@@ -38,7 +34,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
             pixels on a side, or of more than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
-        size = _shrunk(photo.size, long_side)
+        size = _read_size(photo, long_side)
         if size != photo.size:
             # libjpeg decodes to a fraction of the size at that fraction of the time
             photo.draft(None, size)
@@ -55,7 +51,7 @@ def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) ->
 def photo_size(path: Path | str, *, long_side: int = 0) -> tuple[int, int]:
     """``(height, width)`` of what ``read_photo`` gives, from the file's header alone."""
     with _opened_photo(path) as photo:
-        width, height = _shrunk(photo.size, long_side)
+        width, height = _read_size(photo, long_side)
         return (width, height) if 5 <= _orientation(photo) <= 8 else (height, width)
 
 
@@ -69,14 +65,19 @@ def photo_digests(paths: Iterable[Path]) -> dict[Path, str]:
     return dict(zip(readable, contents.digests(readable), strict=True))
 
 
+def scaled(size: Sequence[int], long_side: int) -> tuple[int, int]:
+    """Two sides in the same proportion, the longer one ``long_side``, none below 1."""
+    one, other = (max(1, round(side * (long_side / max(size)))) for side in size)
+    return one, other
+
+
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
     """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read.
 
     Raises:
         InputError: the mask, of this ``name``, is smaller or of other proportions.
     """
-    scale = max(size) / max(mask.shape)
-    if scale > 1 or tuple(max(1, round(side * scale)) for side in mask.shape) != tuple(size):
+    if max(size) > max(mask.shape) or scaled(mask.shape, max(size)) != tuple(size):
         raise InputError(
             f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} but its photo is "
             f"{size[1]}x{size[0]}, or larger in proportion; replace the mask"
@@ -111,19 +112,12 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Path from ``root`` on to digest of the contents, of those files that exist. Raises InputError
-    for one that is too large to be read, such as a sparse one.
-    """
+    """Path from ``root`` on to digest of those files that exist; InputError for a huge one."""
     found = [path for path in files if path.is_file()]
     if large := next((path for path in found if path.stat().st_size > MOST_BYTES), None):
         raise InputError(f"{large}: expected at most {MOST_BYTES:,} bytes; replace the file")
     names = (path.relative_to(root).as_posix() for path in found)
     return dict(zip(names, contents.digests(found), strict=True))
-
-
-def short_digest(state: object) -> str:
-    """Twelve hexadecimal digits of plain values."""
-    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def _orientation(photo):
@@ -138,15 +132,12 @@ def _orientation(photo):
 def _opened(path, what, *, formats=None) -> Iterator[ImageFile.ImageFile]:
     """An image file, its header read; every failure becomes an InputError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF, which is ignored
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below
+        with warnings.catch_warnings(action="ignore"):  # of broken EXIF, and of sizes bounded below
             local = mirror.download_file(path)
-            status = local.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe would block forever
-                raise OSError(errno.EINVAL, "no plain file")
-            if status.st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
+            if local.stat().st_size > MOST_BYTES:  # a sparse file has any size, and may be hashed
                 raise OSError(errno.EFBIG, f"more than {MOST_BYTES:,} bytes")
+            if not local.is_file():  # a pipe would block forever
+                raise OSError(errno.EINVAL, "no plain file")
             with Image.open(local, formats=formats) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}x{file.height}")
@@ -173,7 +164,6 @@ def _opened_photo(path) -> Iterator[Image.Image]:
     """A photo's file, its format, number of frames and size checked."""
     with _opened(path, "photo") as file:
         frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
-        fault = ""
         if file.format not in FORMATS:
             fault = f"a JPEG, PNG or WebP but it is {file.format}; save it as PNG"
         elif frames > 1:
@@ -181,15 +171,15 @@ def _opened_photo(path) -> Iterator[Image.Image]:
         elif min(file.size) < LEAST_SIDE:
             size = f"{file.width}x{file.height}"
             fault = f"at least {LEAST_SIDE} pixels on each side but it has {size}; leave it out"
-        if fault:
-            raise InputError(f"{path}: expected {fault}")
-        yield file
+        else:
+            yield file
+            return
+        raise InputError(f"{path}: expected {fault}")
 
 
-def _shrunk(size, long_side) -> tuple[int, int]:
-    """(width, height) at most ``long_side`` pixels long; 0 keeps the size."""
-    scale = min(1, long_side / max(size)) if long_side else 1
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+def _read_size(photo, long_side):
+    """(width, height) of a photo that may have ``long_side`` pixels, 0 any number."""
+    return scaled(photo.size, min(max(photo.size), long_side or MOST_PIXELS))
 
 
 def _rgb(photo):

@@ -74,23 +74,21 @@ def generate(root: Path | str, *, train: int = 240, val: int = 60, seed: int = 1
 def _write(root, counts, seed):
     for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
-    names, rows = list(GLYPHS), ["id,labels"]
+    texts = {"classes.txt": list(GLYPHS), "image_labels.csv": ["id,labels"]}  # name to lines
     for place, (split, count) in enumerate(counts.items()):
         ids = [f"{split}_{number:04d}" for number in range(count)]
         for number, id in enumerate(ids):
             photo, mask, badges = compose(np.random.default_rng([seed, place, number]))
             Image.fromarray(photo).save(root / "JPEGImages" / f"{id}.jpg", quality=95)
             save_labels(root / "SegmentationClassAug" / f"{id}.png", mask)
-            labels = ";".join(names[value - 1] for value in np.unique(badges[badges > 0]))
-            rows.append(f"{id},{labels}")
+            labels = ";".join(list(GLYPHS)[value - 1] for value in np.unique(badges[badges > 0]))
+            texts["image_labels.csv"].append(f"{id},{labels}")
         for name in ("train", "train_aug") if split == "train" else (split,):
-            (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(
-                "\n".join(ids) + "\n", "utf-8"
-            )
-    (root / "image_labels.csv").write_text("\n".join(rows) + "\n", "utf-8")
-    (root / "classes.txt").write_text("\n".join(names) + "\n", "utf-8")
+            texts[f"ImageSets/Segmentation/{name}.txt"] = ids
     made = {"generator_version": VERSION, "seed": seed, **counts}
-    (root / "shapes.json").write_text(json.dumps(made, indent=1) + "\n", "utf-8")
+    texts["shapes.json"] = [json.dumps(made, indent=1)]
+    for name, lines in texts.items():
+        (root / name).write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def compose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

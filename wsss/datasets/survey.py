@@ -38,15 +38,14 @@ def survey(dataset: Folder) -> Survey:
             readable.append(dataset.image_path(photo_id))
             dark += [dataset.photos[photo_id]] if image.max() < DARK else []
             mask = dataset.mask(photo_id) if dataset.masked([photo_id]) else None
+            if mask is not None and photo_id in tagged:
+                compared.add(mask, dataset.labels(photo_id))
         except InputError as fault:
             unreadable[photo_id] = str(fault)
-            continue
-        if mask is not None and photo_id in tagged:
-            compared.add(mask, dataset.labels(photo_id))
     same = {}
     for name, digest in digest_files(dataset.root, readable).items():
         same.setdefault(digest, []).append(name)
-    lists = {split: set(dataset.ids(split)) for split in dataset.splits()}
+    lists = {split: set(ids) for split, ids in dataset.splits.items() if ids}
     lists["with mask"] = set(dataset.masked(sorted(tagged)))
     counts = {}
     for number, name in enumerate(dataset.classes, 1):
@@ -127,6 +126,5 @@ def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
         if isinstance(value, Path):
             content[name] = os.path.relpath(value, path.parent)
     if found.unreadable:
-        paths = (dataset.photos[photo_id].as_posix() for photo_id in found.unreadable)
-        content["leave_out"] = sorted(paths)
+        content["leave_out"] = sorted(dataset.photos[each].as_posix() for each in found.unreadable)
     atomic.write_text(path, safe_yaml.dump(content))

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from wsss.datasets.photos import SUFFIXES
 from wsss.errors import InputError, one_line, reason
 from wsss.io.artifacts import IGNORE
@@ -35,8 +33,7 @@ def read_tags(path: Path | str) -> Tags:
     ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or the categories of COCO's instances.
 
     Raises:
-        InputError: missing, unreadable, of another form, or with names that ``check_characters``
-            refuses.
+        InputError: missing, unreadable, of another form, or what ``check_characters`` refuses.
     """
     path = Path(path)
     form = path.suffix.lower()
@@ -59,13 +56,6 @@ def read_tags(path: Path | str) -> Tags:
 def folder_tags(ids: Iterable[str]) -> Tags:
     """One folder per tag: photos get the name of the uppermost folder that they lie in."""
     return Tags([(each, [PurePosixPath(each).parts[0]]) for each in ids if "/" in each])
-
-
-def label_vector(numbers: Sequence[int], count: int) -> np.ndarray:
-    """Class numbers from 1 as float32 (count,), 1 where the class is present."""
-    vector = np.zeros(count, np.float32)
-    vector[np.array(numbers) - 1] = 1
-    return vector
 
 
 def normal(text: str) -> str:
@@ -104,8 +94,8 @@ class PhotoNames:
 
 
 def class_names(given: Iterable[object], *, where: object, least: int = 0) -> tuple[str, ...]:
-    """Names of object classes, in the order of their numbers from 1, in one spelling; InputError
-    for fewer than ``least`` or more than 254, for one twice, unprintable or reserved.
+    """Names of classes in one spelling, in the order of their numbers from 1; InputError for fewer
+    than ``least`` or more than 254, for one twice, unprintable or reserved.
     """
     names = tuple(normal(str(name)).strip() for name in given)
     count = len(names)
@@ -135,18 +125,17 @@ def expect_classes(folder: Path, classes: Sequence[str]) -> None:
 
 
 def _from_csv(path, lines):
-    header = next(lines, None)
-    if header is None or [name.strip() for name in header] != ["id", "labels"]:
-        found = ",".join(header) if header else "an empty file"
+    header = next(lines, [])
+    if [name.strip() for name in header] != ["id", "labels"]:
+        found = ",".join(header) or "an empty file"
         raise InputError(f"{path}: expected the header 'id,labels' but found {found!r}; fix it")
     rows = []
-    for line in lines:
-        if len(line) not in (0, 2):
+    for line in filter(None, lines):
+        if len(line) != 2:
             wanted = f"an id and labels separated by ';' but found {len(line)} columns"
             where = f"{path}, line {lines.line_num}"
             raise InputError(f"{where}: expected {wanted}; quote names with a comma")
-        if line:
-            rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
+        rows.append((normal(line[0].strip()), _clean(line[1].split(";"))))
     return Tags(rows)
 
 

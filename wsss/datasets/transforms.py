@@ -10,6 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from wsss.datasets.photos import scaled
 from wsss.errors import InputError
 from wsss.io.artifacts import IGNORE
 
@@ -24,10 +25,8 @@ class RandomLongSide(v2.Transform):
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs):
-        height, width = v2.functional.get_size(flat_inputs[0])
         long = int(torch.randint(self.low, self.high + 1, ()))
-        scale = long / max(height, width)
-        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
+        return {"size": scaled(v2.functional.get_size(flat_inputs[0]), long)}
 
     def transform(self, inpt, params):
         return v2.functional.resize(inpt, params["size"], antialias=True)
@@ -45,8 +44,7 @@ def augment(
 
     Args:
         crop: pixels; a smaller photo is padded with the mean colour, its mask with ``mask_fill``.
-        long_side: (low, high) pixels of the longer side; (0, 0) does not rescale. Raises InputError
-            if they are no range.
+        long_side: (low, high) pixels; (0, 0) does not rescale. InputError if they are no range.
         jitter: of brightness, contrast and saturation, as a share of each.
         hue: of the colour circle, as a share; takes four times as long as the others.
     """
@@ -69,8 +67,7 @@ def cut_mix(
     images: torch.Tensor, masks: torch.Tensor, *, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """CutMix (Yun et al., ICCV 2019): new images (B, C, H, W) and masks (B, H, W), where a share of
-    the crops, in [0, 1], has a rectangle of the next crop, photo and mask. Its sides are a quarter
-    to three quarters of the crop's.
+    the crops has a rectangle of the next crop, with sides a quarter to three quarters as long.
     """
     if not share:
         return images, masks
@@ -78,7 +75,7 @@ def cut_mix(
     for index in range(len(images)):
         if torch.rand(()) >= share:
             continue
-        rows, columns = (_span(side) for side in masks.shape[-2:])
+        rows, columns = map(_span, masks.shape[-2:])
         other = (index + 1) % len(images)
         mixed[index, :, rows, columns] = images[other, :, rows, columns]
         mixed_masks[index, rows, columns] = masks[other, rows, columns]
@@ -86,16 +83,13 @@ def cut_mix(
 
 
 def _span(side):
-    """A random slice, a quarter to three quarters of a side long."""
     length = int(torch.randint(side // 4, 3 * side // 4 + 1, ()))
     start = int(torch.randint(0, side - length + 1, ()))
     return slice(start, start + length)
 
 
 def repeat_rare(dataset, ids: Sequence[str], *, photos: int) -> list[str]:
-    """The ids, those of classes with fewer than ``photos`` repeated in place until the class has
-    this many. A photo of several such classes follows the rarest; ``photos`` 0 repeats none.
-    """
+    """The ids, repeated in place until the rarest class of each has ``photos``; 0 repeats none."""
     if not photos:
         return list(ids)
     counts = np.sum([dataset.label_vector(each) for each in ids], axis=0)
@@ -121,8 +115,7 @@ class Samples(torch.utils.data.Dataset):
     # id to a label vector (classes,) float32; or to a mask (..., H, W) uint8, which is transformed
     # with the photo and returned as int64
     target: Callable[[str], np.ndarray]
-    # of id and cropped mask, applied after the transform
-    reduce: Callable[[str, torch.Tensor], torch.Tensor] | None = None
+    reduce: Callable[[str, torch.Tensor], torch.Tensor] | None = None  # of id and cropped mask
     seed: int = 0
 
     def __len__(self):
@@ -131,8 +124,7 @@ class Samples(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         photo_id = self.ids[index]
-        image = torch.from_numpy(self.dataset.image(photo_id)).permute(2, 0, 1)  # HWC -> CHW
-        image = tv_tensors.Image(image)
+        image = tv_tensors.Image(torch.from_numpy(self.dataset.image(photo_id)).permute(2, 0, 1))
         target = torch.from_numpy(np.asarray(self.target(photo_id)))
         seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):

@@ -1,16 +1,19 @@
 """A dataset in the layout of the PASCAL VOC devkit: photos, image labels, masks and id lists."""
 
+import hashlib
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 from xml.etree import ElementTree
 
 import numpy as np
 
-from wsss.datasets.photos import digest_files, read_photo, read_png, short_digest
-from wsss.datasets.tags import label_vector, normal, read_classes, read_tags
+from wsss.datasets.photos import digest_files, read_photo, read_png
+from wsss.datasets.tags import normal, read_classes, read_tags
 from wsss.errors import InputError, reason
 from wsss.io.artifacts import IGNORE
 from wsss.io.text import read_bytes, read_text
@@ -25,19 +28,121 @@ ANNOTATION_BYTES = 2**20  # at most; VOC's largest have about 10,000
 LEAST_MASKS = 4  # of a class, before its tags are judged: one forgotten tag must not decide
 
 
-class Devkit:
+class MaskTags:
+    """Masks compared with the tags of their photos: how many show a class that is not a tag."""
+
+    def __init__(self) -> None:
+        self.masks = self.untagged = 0  # all, and those that show a class which is not a tag
+        self._shown, self._strange = Counter(), Counter()  # by class number
+
+    def add(self, mask: np.ndarray, labels: Iterable[int]) -> None:
+        """Count a mask, uint8 (H, W), of a photo with these labels."""
+        shown = set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, IGNORE}
+        strange = shown - set(labels)
+        self.masks, self.untagged = self.masks + 1, self.untagged + bool(strange)
+        self._shown.update(shown)
+        self._strange.update(strange)
+
+    def __str__(self) -> str:
+        text = "masks show a class that their photo is not tagged with"
+        return f"{self.untagged} of {self.masks} {text}"
+
+    def faults(self, dataset) -> list[str]:
+        """A line if most masks, or most of those that show some class, show one that is no tag."""
+        # people forget tags, and a wrong number lacks nearly all of its own: one half lies between
+        shown, strange = self._shown, self._strange
+        wrong = [k for k in sorted(shown) if 2 * strange[k] > shown[k] >= LEAST_MASKS]
+        if not wrong and not 2 * self.untagged > self.masks >= LEAST_MASKS:
+            return []
+        names = (f"{strange[k]} of {shown[k]} with {dataset.classes[k - 1]} ({k})" for k in wrong)
+        where = ", ".join([f"{dataset.root}: {dataset.mask_folder}: {self}", *names])
+        return [f"{where}; number the masks in the order of the classes, or add the tags"]
+
+
+class Dataset(Protocol):
+    """Photos by id, with image labels and masks; classes are numbered from 1."""
+
+    root: Path
+    classes: tuple[str, ...]
+    mask_folder: str  # its name alone
+    long_side, upright = 0, True  # how photos are read, for ``read_photo``
+    _labels: dict[str, list[int]]  # by id; none of photos without labels, or an empty list
+
+    def ids(self, split: str) -> list[str]: ...
+    def image_path(self, photo_id: str) -> Path: ...
+    def mask_path(self, photo_id: str) -> Path: ...
+    def masked(self, ids: Iterable[str]) -> list[str]: ...  # those that have a mask
+    def labels(self, photo_id: str) -> list[int]: ...  # sorted
+    def digest(self) -> str: ...  # of photos, lists and labels; a hyphen; of masks. By contents
+
+    def image(self, photo_id: str) -> np.ndarray:
+        """The photo as uint8 RGB (H, W, 3), values 0 to 255."""
+        return read_photo(self.image_path(photo_id), long_side=self.long_side, upright=self.upright)
+
+    def mask(self, photo_id: str) -> np.ndarray:
+        """The mask as uint8 (H, W), of the size of ``image``."""
+        return read_mask(self.mask_path(photo_id), num_classes=len(self.classes))
+
+    def labelled(self) -> set[str]:
+        """The ids of the photos that have image labels."""
+        return {photo_id for photo_id, labels in self._labels.items() if labels}
+
+    def label_vector(self, photo_id: str) -> np.ndarray:
+        """The image labels as float32 (classes,), 1 where the class is present."""
+        vector = np.zeros(len(self.classes), np.float32)
+        vector[np.array(self.labels(photo_id)) - 1] = 1
+        return vector
+
+    def check(
+        self,
+        splits: Collection[str],
+        *,
+        masks: Iterable[str] = (),
+        progress: Callable = iter,
+        compared: MaskTags | None = None,
+    ) -> list[str]:
+        """The faults of the photos and labels on the id lists ``splits`` and the masks of those on
+        ``masks``, one line each. ``progress`` wraps the ids; ``compared`` counts the masks.
+        """
+        faults, compared = [], compared or MaskTags()
+        masked = set(self.masked(photo_id for split in masks for photo_id in self.ids(split)))
+
+        def attempt(read, photo_id):
+            try:
+                return read(photo_id)
+            except InputError as fault:
+                faults.append(str(fault))
+
+        for photo_id in progress(sorted({each for split in splits for each in self.ids(split)})):
+            photo = attempt(self.image, photo_id)
+            if photo is None:
+                continue
+            labels = attempt(self.labels, photo_id)
+            mask = attempt(self.mask, photo_id) if photo_id in masked else None
+            if mask is not None and labels:
+                compared.add(mask, labels)
+            if mask is not None and mask.shape != photo.shape[:2]:
+                faults.append(
+                    f"{self.mask_path(photo_id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but "
+                    f"its photo is {photo.shape[1]}x{photo.shape[0]}; replace the mask"
+                )
+        return faults + compared.faults(self)
+
+
+class Devkit(Dataset):
     """Photos with image labels, and masks that only evaluation may read.
 
-    The root contains ``JPEGImages``, or a ``VOCdevkit/VOC2012`` that does. Object classes are
-    numbered from 1, in the order of ``classes.txt`` or else of VOC's twenty; 0 is background and
-    255 is "ignore". Image labels come from ``image_labels.csv`` (columns ``id,labels``, labels
-    separated by ``;``) or else from the boxes in ``Annotations/``, never from masks.
+    The root contains ``JPEGImages``, or a ``VOCdevkit/VOC2012`` that does. Classes are those of
+    ``classes.txt`` or else VOC's twenty. Image labels come from ``image_labels.csv`` (columns
+    ``id,labels``, labels separated by ``;``) or else from the boxes in ``Annotations/``, never from
+    masks.
 
     Raises:
         InputError: the folder or its photos' folder is missing, or the class names are wrong.
     """
 
     mask_folder = "SegmentationClassAug"
+    upright = False  # as masks are of the files' pixels
 
     def __init__(self, root: Path | str):
         root = Path(root)
@@ -77,25 +182,15 @@ class Devkit:
     def mask_path(self, photo_id: str) -> Path:
         return self.root / self.mask_folder / f"{photo_id}.png"
 
-    def image(self, photo_id: str) -> np.ndarray:
-        """The photo as uint8 RGB (H, W, 3), values 0 to 255, not turned, as masks are not."""
-        return read_photo(self.image_path(photo_id), upright=False)
-
-    def mask(self, photo_id: str) -> np.ndarray:
-        """The mask as uint8 (H, W): 0 background, 1.. classes, 255 ignored."""
-        return read_mask(self.mask_path(photo_id), num_classes=len(self.classes))
-
     def masked(self, ids: Iterable[str]) -> list[str]:
-        """The same ids, as each photo must have its mask."""
-        return list(ids)
+        return list(ids)  # each photo must have its mask
 
     def labels(self, photo_id: str) -> list[int]:
-        """The classes that the photo is tagged with, as sorted numbers from 1."""
-        if photo_id not in self._labels:
-            path = self._csv if self._csv.exists() else self._boxes(photo_id)
-            fix = "add them or take it off the id list"
-            raise InputError(f"{path}: no labels for photo {photo_id}; {fix}")
-        return self._labels[photo_id]
+        if labels := self._labels.get(photo_id):
+            return labels
+        path = self._csv if self._csv.exists() else self._boxes(photo_id)
+        fix = "add them or take it off the id list"
+        raise InputError(f"{path}: no labels for photo {photo_id}; {fix}")
 
     @cached_property
     def _labels(self):
@@ -107,23 +202,16 @@ class Devkit:
             if photo_id in found:
                 raise InputError(f"{self._csv}: photo {photo_id} is listed twice; keep one line")
             found[photo_id] = self._numbers(labels, f"{self._csv}: photo {photo_id}")
-        return {photo_id: numbers for photo_id, numbers in found.items() if numbers}
-
-    def labelled(self) -> set[str]:
-        """The ids of the photos that have image labels."""
-        return set(self._labels)
+        return found
 
     def boxed_labels(self, photo_id: str) -> list[int]:
-        """The classes of the boxes in ``Annotations/<photo_id>.xml``, difficult ones too, as sorted
-        numbers from 1.
-        """
+        """The classes of an annotation's boxes, difficult ones too, as sorted numbers from 1."""
         path = self._boxes(photo_id)
         content = read_bytes(path, "an annotation", most=ANNOTATION_BYTES)
-        # its entities can expand to anything, and UTF-16 would hide it
-        if b"<!DOCTYPE" in content or b"\0" in content:
-            wanted = "an annotation without DOCTYPE, in UTF-8"
-            raise InputError(f"{path}: expected {wanted}; replace the file")
         try:
+            # its entities can expand to anything, and UTF-16 would hide it
+            if b"<!DOCTYPE" in content or b"\0" in content:
+                raise ValueError("expected an annotation without DOCTYPE, in UTF-8")
             names = [node.text for node in ElementTree.fromstring(content).findall("object/name")]
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             fault = f"not a readable annotation ({reason(error)})"
@@ -138,14 +226,8 @@ class Devkit:
                 raise InputError(f"{where}: {fault}")
         return sorted({self.classes.index(name) + 1 for name in names})
 
-    def label_vector(self, photo_id: str) -> np.ndarray:
-        """The image labels as float32 (classes,), 1 where the class is present."""
-        return label_vector(self.labels(photo_id), len(self.classes))
-
     def digest(self) -> str:
-        """Two short digests, joined by a hyphen: of class names, id lists, image labels and the
-        listed photos, and of the masks; all by contents.
-        """
+        """Of class names, id lists, image labels and listed photos; and of their masks."""
         texts = sorted(self.root.glob("ImageSets/Segmentation/*.txt"))
         lists = {path.stem: _listed(read_text(path, "an id list")) for path in texts}
         ids = sorted({photo_id for listed in lists.values() for photo_id in listed})
@@ -155,84 +237,10 @@ class Devkit:
         masks = digest_files(self.root, map(self.mask_path, ids))
         return f"{known}-{short_digest([self.mask_folder, masks])}"
 
-    def check(
-        self,
-        splits: Iterable[str],
-        *,
-        masks: Iterable[str] = (),
-        progress: Callable = iter,
-        compared: "MaskTags | None" = None,
-    ) -> list[str]:
-        """The faults of the photos and labels on the id lists ``splits``, and of the masks on the
-        lists ``masks``, one line each. ``progress`` wraps the iteration over ids; ``compared``
-        counts the masks.
-        """
-        masked = {photo_id for split in masks for photo_id in self.ids(split)}
-        return photo_faults(self, splits, masked=masked, progress=progress, compared=compared)
 
-
-class MaskTags:
-    """Masks compared with the tags of their photos: how many show a class that is not a tag."""
-
-    def __init__(self) -> None:
-        self.masks = self.untagged = 0  # all, and those that show a class which is not a tag
-        self._shown, self._strange = Counter(), Counter()  # by class number
-
-    def add(self, mask: np.ndarray, labels: Iterable[int]) -> None:
-        """Count a mask, uint8 (H, W), of a photo with these labels."""
-        shown = set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {0, IGNORE}
-        strange = shown - set(labels)
-        self.masks, self.untagged = self.masks + 1, self.untagged + bool(strange)
-        self._shown.update(shown)
-        self._strange.update(strange)
-
-    def __str__(self) -> str:
-        text = "masks show a class that their photo is not tagged with"
-        return f"{self.untagged} of {self.masks} {text}"
-
-    def faults(self, dataset) -> list[str]:
-        """A line if most masks, or most of those that show some class, show one that is no tag."""
-        # people forget tags, and a wrong number lacks nearly all of its own: one half lies between
-        shown, strange = self._shown, self._strange
-        wrong = [k for k in sorted(shown) if 2 * strange[k] > shown[k] >= LEAST_MASKS]
-        if not wrong and not 2 * self.untagged > self.masks >= LEAST_MASKS:
-            return []
-        names = (f"{strange[k]} of {shown[k]} with {dataset.classes[k - 1]} ({k})" for k in wrong)
-        where = ", ".join([f"{dataset.root}: {dataset.mask_folder}: {self}", *names])
-        return [f"{where}; number the masks in the order of the classes, or add the tags"]
-
-
-def photo_faults(
-    dataset,
-    splits: Iterable[str],
-    *,
-    masked: Container[str],
-    progress: Callable,
-    compared: MaskTags | None,
-) -> list[str]:
-    """``check`` of a dataset, with the masks of the ``masked`` photos."""
-    faults, compared = [], compared or MaskTags()
-
-    def attempt(read, photo_id):
-        try:
-            return read(photo_id)
-        except InputError as fault:
-            faults.append(str(fault))
-
-    for photo_id in progress(sorted({each for split in splits for each in dataset.ids(split)})):
-        photo = attempt(dataset.image, photo_id)
-        if photo is None:
-            continue
-        labels = attempt(dataset.labels, photo_id)
-        mask = attempt(dataset.mask, photo_id) if photo_id in masked else None
-        if mask is not None and labels:
-            compared.add(mask, labels)
-        if mask is not None and mask.shape != photo.shape[:2]:
-            faults.append(
-                f"{dataset.mask_path(photo_id)}: the mask is {mask.shape[1]}x{mask.shape[0]} but "
-                f"its photo is {photo.shape[1]}x{photo.shape[0]}; replace the mask"
-            )
-    return faults + compared.faults(dataset)
+def short_digest(state: object) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 
 def shared_photos(dataset, train: str, val: str) -> list[str]:
@@ -249,8 +257,7 @@ def read_ids(path: Path) -> list[str]:
     id of VOC's lists of one class.
 
     Raises:
-        InputError: the list cannot be read, is empty, names a photo twice, or one outside the
-            dataset's folders.
+        InputError: it cannot be read, is empty, names a photo twice, or one outside the folders.
     """
     ids = _listed(read_text(path, "an id list"))
     if not ids:

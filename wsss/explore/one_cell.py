@@ -18,12 +18,11 @@ def walker_ends(
     radius: int = 5,
 ) -> torch.Tensor:
     """Where a walker that starts on a cell (row, column) is after t steps: row i of ``T^t``
-    (equation 12), float (h, w) in [0, 1], which sums to 1; (len(steps), h, w) of several t.
-
-    ``random_walk`` maps an impulse at cell i to ``T^t e_i``, column i: the probability of reaching
-    i from each cell. The walk is reversible, ``D_i (T^t)_ij = D_j (T^t)_ji``, which gives the row.
-    The other arguments are those of ``random_walk``.
+    (equation 12), float (h, w) in [0, 1], which sums to 1; (len(steps), h, w) of several t. The
+    other arguments are those of ``random_walk``.
     """
+    # random_walk maps an impulse at cell i to column i of T^t; as the walk is reversible,
+    # D_i (T^t)_ij = D_j (T^t)_ji gives the row
     impulse, degree = torch.zeros_like(affinity[:1]), torch.ones_like(affinity[0])
     impulse[0, cell[0], cell[1]] = 1
     column = random_walk(impulse, affinity, beta=beta, steps=steps, radius=radius).squeeze(-3)

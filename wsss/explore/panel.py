@@ -1,7 +1,5 @@
-"""The panel of the explore notebook: sliders, a photo to click on, and pictures that follow.
-
-The slow parts of a photo are computed when it is picked; a slider redraws only the pictures that
-depend on it.
+"""The panel of the explore notebook: sliders, a photo to click on, and pictures that follow. A
+slider redraws only the pictures that depend on it.
 """
 
 import html
@@ -39,7 +37,7 @@ TITLES = {
 
 
 class Panel:
-    """Controls and pictures of one photo at a time.
+    """Controls and pictures of one photo at a time; ``widget`` is what to display.
 
     Args:
         open_scene: photo id to ``Scene``; the message of an InputError is shown.
@@ -48,11 +46,7 @@ class Panel:
             is for labels of the maps alone; the pixel is (x, y).
 
     Attributes:
-        widget: to display.
-        images: name of a picture (a key of ``TITLES``) to its widget, whose ``value`` is a PNG.
-        captions: name of a picture to the widget of the line below it.
-        photo, alpha, beta, steps, threshold, crf, x, y, play: the controls.
-        status: a message: what was drawn, or what is wrong.
+        images, captions: key of ``TITLES`` to the widget of a PNG and of the line below it.
     """
 
     def __init__(
@@ -99,10 +93,9 @@ class Panel:
         self.images = {name: widgets.Image() for name in TITLES} | {"photo": photo}
         self.captions = {name: widgets.HTML() for name in TITLES}
         column = {"width": f"{WIDTH + 12}px", "align_items": "flex-start"}
-        boxes = []
-        for name, title in TITLES.items():
-            parts = [widgets.HTML(f"<b>{title}</b>"), self.images[name], self.captions[name]]
-            boxes.append(widgets.VBox(parts, layout=column))
+        titles = (widgets.HTML(f"<b>{title}</b>") for title in TITLES.values())
+        parts = zip(titles, self.images.values(), self.captions.values(), strict=True)
+        boxes = [widgets.VBox(each, layout=column) for each in parts]
         controls = (
             [self.photo, self.x, self.y, self.legend],
             [self.threshold, self.alpha, self.beta],
@@ -172,17 +165,16 @@ class Panel:
                 self.images[name].value = pictures.png(picture)
                 self.captions[name].value = f"<div style='line-height: 1.3'>{caption}</div>"
                 self._drawn[name] = scene, key
-        height, width = scene.size
-        seconds = time.perf_counter() - began
+        (height, width), seconds = scene.size, time.perf_counter() - began
         self.status.value = f"{width} x {height} pixels, drawn in {seconds:.2f} s"
 
     def _tags(self):
-        colours = pictures.legend(self.scene).items()
+        colours = {html.escape(name): each for name, each in pictures.legend(self.scene).items()}
         self.legend.value = "".join(
-            f"&emsp;<span style='color: {colour}'>&#9632;</span> {html.escape(name)}"
-            for name, colour in colours
+            f"&emsp;<span style='color: {colour}'>&#9632;</span> {name}"
+            for name, colour in colours.items()
         )
-        return "tagged: " + html.escape(", ".join(name for name, _ in colours))
+        return "tagged: " + ", ".join(colours)
 
     def _labels(self, labels, note=""):
         caption = "no mask to score against"
@@ -194,9 +186,10 @@ class Panel:
     def _final(self, scores, walk, crf):
         if not crf:
             return self._labels(self.scene.plain_labels(scores), "<br>CRF off: the walk's labels")
-        note = f"<br>previewed at {max(self.scene.small.shape[:2])} pixels"
-        labels = self.scene.crf_labels(scores, walk, preview=True)
-        return self._labels(labels, note if self.scene.shrink > 1 else "")
+        labels, note = self.scene.crf_labels(scores, walk, preview=True), ""
+        if self.scene.shrink > 1:
+            note = f"<br>previewed at {max(self.scene.small.shape[:2])} pixels"
+        return self._labels(labels, note)
 
     def _walker(self, cell, pixel, walk):
         ends = self.scene.walker(cell, walk)

@@ -3,7 +3,6 @@ multiple of it. Sheets are arguments of ``viz.contact_sheet``: rows of pictures,
 """
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib
@@ -35,8 +34,7 @@ def heat(scene: Scene, values: np.ndarray | torch.Tensor, pixel: Pixel | None = 
     """A map in [0, 1], of pixels (H, W) or of cells (h, w), as colours over the photo: black is 0,
     yellow 1.
     """
-    full = values if values.shape == scene.size else upsample(values[None], scene.size)[0].numpy()
-    shrunk = resized(full[None], scene.small.shape[:2])[0]
+    shrunk = resized(upsample(values[None], scene.size), scene.small.shape[:2])[0]
     return _ring(_enlarge(viz.overlay_map(scene.small, shrunk)), scene, pixel)
 
 
@@ -52,8 +50,7 @@ def labels(scene: Scene, found: np.ndarray | None) -> np.ndarray:
     """A label map (H, W) in classes' colours over the photo, 255 white; grey for None."""
     if found is None:
         return _enlarge(np.full_like(scene.small, GREY))
-    height, width = scene.small.shape[:2]
-    shrunk = Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST)
+    shrunk = Image.fromarray(found).resize(scene.small.shape[1::-1], Image.Resampling.NEAREST)
     return _enlarge(viz.overlay_labels(scene.small, np.asarray(shrunk)))
 
 
@@ -69,7 +66,8 @@ def surroundings(scene: Scene, pixel: Pixel) -> np.ndarray:
     padded = np.pad(scene.image, ((margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
     top, left = STRIDE * row, STRIDE * column  # the cell's pixel minus `margin`
     crop = Image.fromarray(padded[top : top + 2 * margin, left : left + 2 * margin])
-    side = _block(scene.radius) * (2 * scene.radius - 1)
+    cells = 2 * scene.radius - 1
+    side = SIDE // cells * cells
     return _frame(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)), scene.radius)
 
 
@@ -79,10 +77,8 @@ def neighbours(scene: Scene, pixel: Pixel, *, beta: float) -> np.ndarray:
     """
     cell = scene.cell_at(*pixel[::-1])
     weights = neighbourhood(scene.affinity, cell, radius=scene.radius) ** beta
-    colours = matplotlib.colormaps["inferno"](np.nan_to_num(weights), bytes=True)[..., :3]
-    colours = np.where(np.isnan(weights)[..., None], GREY, colours).astype(np.uint8)
-    block = _block(scene.radius)
-    return _frame(colours.repeat(block, 0).repeat(block, 1), scene.radius)
+    palette = matplotlib.colormaps["inferno"].with_extremes(bad=str(GREY / 255))  # of nan
+    return _frame(_enlarge(palette(weights, bytes=True)[..., :3]), scene.radius)
 
 
 def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sheet:
@@ -102,21 +98,21 @@ def labels_sheet(scene: Scene, walk: Walk, *, threshold: float, crf: bool) -> Sh
     return [list(row.values())], list(row)
 
 
-def walk_sheet(scene: Scene, walk: Walk, *, times: Sequence[int] = (0, 1, 4, 16, 64, 256)) -> Sheet:
+def walk_sheet(scene: Scene, walk: Walk) -> Sheet:
     """The walk over t: two rows of pictures, shares above labels."""
-    scores = scene.scores(replace(walk, steps=tuple(times)))
+    times = (0, 1, 4, 16, 64, 256)
+    scores = scene.scores(replace(walk, steps=times))
     shares = [share(scene, each) for each in scores]
     walked = [labels(scene, scene.plain_labels(each)) for each in scores]
     return [shares, walked], [f"t = {t}" for t in times]
 
 
-def pixel_sheet(
-    scene: Scene, pixel: Pixel, *, walk: Walk, times: Sequence[int] = (1, 8, 64, 256)
-) -> Sheet:
+def pixel_sheet(scene: Scene, pixel: Pixel, *, walk: Walk) -> Sheet:
     """The chosen pixel, its cell's affinities, and where a walker from it is after t steps: a row
     of pictures.
     """
-    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=tuple(times)))
+    times = (1, 8, 64, 256)
+    ends = scene.walker(scene.cell_at(*pixel[::-1]), replace(walk, steps=times))
     row = {
         f"pixel {pixel[0]}, {pixel[1]}": photo(scene, pixel),
         "around it": surroundings(scene, pixel),
@@ -144,10 +140,6 @@ def _enlarge(picture):
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def _block(radius):
-    return SIDE // (2 * radius - 1)
-
-
 def _ring(picture, scene, pixel):
     if pixel is None:
         return picture
@@ -156,15 +148,16 @@ def _ring(picture, scene, pixel):
 
 
 def _frame(picture, radius):
-    """The picture with a frame around the cell in the middle."""
-    low, high = _block(radius) * (radius - 1) - 1, _block(radius) * radius
+    """The picture, square, with a frame around the cell in the middle."""
+    block = len(picture) // (2 * radius - 1)
+    low, high = block * (radius - 1) - 1, block * radius
     return _outlined(picture, ImageDraw.ImageDraw.rectangle, (low, low, high, high))
 
 
 def _outlined(picture, draw, box):
     """A white outline with a dark edge, visible on any background."""
     drawn = Image.fromarray(picture)
-    for margin, width, colour in ((1, 4, "black"), (0, 2, "white")):
-        corners = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-        draw(ImageDraw.Draw(drawn), corners, outline=colour, width=width)
+    edge = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
+    draw(ImageDraw.Draw(drawn), edge, outline="black", width=4)
+    draw(ImageDraw.Draw(drawn), box, outline="white", width=2)
     return np.array(drawn)

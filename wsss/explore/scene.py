@@ -1,13 +1,11 @@
-"""One photo in detail: maps, affinities, walk and labels at any setting.
-
-Slow parts (both networks, the CRF's lattice) are computed once per photo; parts that depend on a
-setting are computed again when it changes.
+"""One photo in detail: maps, affinities, walk and labels at any setting. Slow parts (both networks,
+the CRF's lattice) are computed once per photo.
 """
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,12 +43,11 @@ def open_networks(
     train_affinity_run: str = "",
     output_stride: int = 0,
 ) -> Networks:
-    """The CAM network and the AffinityNet of completed runs.
+    """The CAM network and the AffinityNet of completed runs, named as for ``find_runs.find``; empty
+    takes the latest.
 
     Args:
         data: the open dataset, whose classes the CAM network must have; ``dataset`` is its name.
-        train_cam_run, train_affinity_run: completed stages, named as for ``find_runs.find``; empty
-            takes the latest.
         output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
 
     Raises:
@@ -81,13 +78,11 @@ def open_scene(
     data: datasets.Dataset,
     networks: Networks,
     walk: Walk,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = True,
-    cam_power: float = 1.0,
     preview_side: int = 256,
+    **maps: Any,
 ) -> "Scene":
-    """The ``Scene`` of a photo of a dataset; ``walk`` gives the affinities' settings, and
-    ``cam.multi_scale_cam`` explains those of the activation maps.
+    """The ``Scene`` of a photo of a dataset; ``walk`` gives the affinities' settings, and ``maps``
+    are the activation maps', those of ``cam.multi_scale_cam``.
 
     Raises:
         InputError: the photo or its labels are missing, or it has no label.
@@ -95,15 +90,11 @@ def open_scene(
     image, classes = data.image(photo_id), data.labels(photo_id)
     if not classes:
         raise InputError(f"photo {photo_id}: expected image labels but it has none; take another")
-    cams = multi_scale_cam(
-        networks.cam, image, classes, scales=scales, flip=flip, cam_power=cam_power
-    )
-    affinity = walk.affinities(networks.affinity, image)
     return Scene(
         image,
         classes,
-        cams=cams.cpu().numpy(),
-        affinity=affinity.cpu(),
+        cams=multi_scale_cam(networks.cam, image, classes, **maps).cpu().numpy(),
+        affinity=walk.affinities(networks.affinity, image).cpu(),
         radius=walk.radius,
         names=data.classes,
         mask=data.mask(photo_id) if data.mask_path(photo_id).exists() else None,
@@ -163,8 +154,7 @@ class Scene:
         return label_map(scores, self.classes)
 
     def crf_labels(self, scores: np.ndarray, walk: Walk, *, preview: bool = False) -> np.ndarray:
-        """Labels of scores (1 + C, H, W) after dense CRF, as ``random_walk`` writes them: uint8
-        (H, W).
+        """Labels of scores (1 + C, H, W) after dense CRF: uint8 (H, W).
 
         With ``preview`` the CRF runs on the photo shrunk to ``preview_side``, with its kernels
         shrunk alike, and its marginals are enlarged: a quarter of the work at half the side. With

@@ -1,5 +1,5 @@
-"""The files that one stage hands to the next: activation maps and CRF marginals (.npz), label maps
-(palette PNG). Each is written atomically; ``atomic.is_whole`` detects later damage.
+"""The files that one stage hands to the next, written atomically: activation maps and CRF marginals
+(.npz), label maps (palette PNG).
 """
 
 import zipfile
@@ -18,9 +18,7 @@ IGNORE = 255  # the value of a label map that no score and no loss counts
 
 
 def voc_palette() -> np.ndarray:
-    """VOC's colours, uint8 (256, 3): the bits of a class number, dealt to red, green and blue in
-    turn.
-    """
+    """VOC's colours, uint8 (256, 3): the bits of a number, dealt to red, green and blue."""
     places = 3 * np.arange(8)[:, None] + np.arange(3)  # (8 bits, 3 channels), highest bit first
     return np.packbits(np.arange(256)[:, None, None] >> places & 1, axis=1)[:, 0]
 
@@ -31,7 +29,7 @@ def save_cams(path: Path | str, classes: Sequence[int], *, cams: np.ndarray) -> 
 
 
 def load_cams(path: Path | str) -> tuple[list[int], np.ndarray]:
-    """``(classes, cams)``: class numbers and float32 (C, h, w), as ``save_cams`` kept them."""
+    """The ``(classes, cams)`` that ``save_cams`` kept, float32 (C, h, w)."""
     with _reading(path, "activation maps", stage="infer_cam on its split"):
         found = read_arrays(path, classes=("iu", 1), cams=("f", 3))
         cams = found["cams"].astype(np.float32)
@@ -51,17 +49,13 @@ def save_labels(path: Path | str, labels: np.ndarray) -> None:
 def save_marginals(
     path: Path | str, classes: Sequence[int], *, low: np.ndarray, high: np.ndarray
 ) -> None:
-    """Keep the CRF's marginals (1 + C, H, W) at both alphas, in steps of 1/255: about 80 KiB per
-    photo of 500 x 375.
-    """
+    """Keep the CRF's marginals (1 + C, H, W) at both alphas, in steps of 1/255."""
     steps = np.rint(255 * np.stack([low, high])).astype(np.uint8)
     _save(np.savez_compressed, path, classes, marginals=steps)
 
 
 def load_marginals(path: Path | str) -> tuple[list[int], np.ndarray]:
-    """``(classes, marginals)``: class numbers and uint8 (2, 1 + C, H, W), 255 for probability 1, as
-    ``save_marginals`` kept them.
-    """
+    """The ``(classes, marginals)`` that ``save_marginals`` kept, uint8 (2, 1 + C, H, W)."""
     stage = "affinity_labels with affinity_labels.marginals=true"
     with _reading(path, "CRF probabilities", stage=stage):
         found = read_arrays(path, classes=("iu", 1), marginals=("u", 4))
@@ -78,7 +72,6 @@ def _save(save, path, classes, **arrays):
 
 @contextmanager
 def _reading(path, what, *, stage) -> Iterator[None]:
-    """What is wrong with a file becomes one line, with the stage that writes it."""
     try:
         yield
     except FileNotFoundError:
@@ -98,14 +91,9 @@ def _checked(classes, count):
 
 
 def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file, by name; nothing is unpickled.
-
-    Args:
-        wanted: name to the accepted ``dtype.kind`` letters, such as ``iu``, and the number of axes.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: anything else that is wrong, in one line.
+    """Arrays of an .npz file, by name; nothing is unpickled. ``wanted`` maps a name to the accepted
+    ``dtype.kind`` letters, such as ``iu``, and the number of axes. Raises FileNotFoundError, or
+    ValueError in one line for anything else that is wrong.
     """
     path = mirror.download_file(path)
     if not path.is_file() and path.exists():
@@ -119,20 +107,17 @@ def read_arrays(path: Path | str, **wanted: tuple[str, int]) -> dict[str, np.nda
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in wanted}
-                for array in found.values():
-                    if not isinstance(array, np.ndarray):
-                        raise ValueError("a member is not an array")
-                    if array.dtype.kind == "U":
-                        array.tolist()  # which raises for numbers beyond Unicode
-    except (FileNotFoundError, ValueError):
+        for name, (kinds, dimensions) in wanted.items():
+            array = found[name]
+            if not isinstance(array, np.ndarray):
+                raise ValueError("a member is not an array")
+            if array.dtype.kind not in kinds or array.ndim != dimensions:
+                raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+            if array.dtype.kind == "U":
+                array.tolist()  # which raises for numbers beyond Unicode
+        return found
+    except FileNotFoundError:
         raise
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]}") from None
     except Exception as error:  # zip and numpy raise many kinds for a damaged file
         raise_if_out_of_files(error)
-        raise ValueError(f"{error or type(error).__name__}") from None
-    for name, (kinds, dimensions) in wanted.items():
-        array = found[name]
-        if array.dtype.kind not in kinds or array.ndim != dimensions:
-            raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
-    return found
+        raise ValueError(reason(error)) from None

@@ -55,7 +55,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _flush(path, mode):
-    """Flush a file, or a folder's names, to the disk."""
     descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)
@@ -64,8 +63,8 @@ def _flush(path, mode):
 
 
 def sweep_partials(folder: Path | str) -> None:
-    """Remove partial files of killed processes in a folder and below: files whose writer has ended,
-    or has the number of this process, which has not written there yet.
+    """Remove partial files below a folder whose writer has ended, or has the number of this
+    process, which has not written there yet.
     """
     for path in Path(folder).rglob(".*.partial"):
         named = PARTIAL.fullmatch(path.name)
@@ -96,9 +95,7 @@ def save_json(path: Path, value: object) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """InputError if ``path`` is missing from a folder with files, which ``claim`` never took, or
-    the folder is a file.
-    """
+    """InputError if the folder of ``path`` is a file, or has files that no ``claim`` recorded."""
     folder = path.parent
     if not folder.is_dir() and os.path.lexists(folder):
         raise InputError(f"{folder}: expected a folder for the results; give another --out")
@@ -108,7 +105,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> list[str]:
-    """Take a folder for files of one making, and remove those that are out of date.
+    """Take a folder for files of one making; remove and return those made from something else.
 
     Args:
         path: of the record, a JSON file in the folder, without which it may have no files.
@@ -116,10 +113,7 @@ def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> li
         made_from: file in the folder to what it is about to be made from, such as a photo's digest
             and tags; None if it is not to be made.
 
-    Returns the removed files, those that were made from something else.
-
-    Raises:
-        InputError: no folder, another making, or files that are not recorded and would be replaced.
+    Raises InputError for no folder, another making, or files that would be replaced unrecorded.
     """
     folder = path.parent
     refuse_foreign(path)

@@ -13,14 +13,12 @@ class Fault(Exception):
 class Bytes:
     """A cursor over bytes that refuses to read past their end."""
 
-    def __init__(self, data: Buffer, start: int = 0, *, end: int | None = None) -> None:
-        self.data, self.place = memoryview(data), start
-        self.end = len(self.data) if end is None else end
+    def __init__(self, data: Buffer) -> None:
+        self.data, self.place = memoryview(data), 0
 
     @property
     def left(self) -> int:
-        """How many bytes are left."""
-        return self.end - self.place
+        return len(self.data) - self.place
 
     def take(self, count: int) -> memoryview:
         """The next bytes, not copied; raises Fault if there are fewer."""
@@ -28,11 +26,6 @@ class Bytes:
             raise Fault(f"ends early: {count} bytes expected at {self.place}")
         self.place += count
         return self.data[self.place - count : self.place]
-
-    def part(self, count: int) -> "Bytes":
-        """A cursor over the next bytes alone."""
-        self.take(count)
-        return Bytes(self.data, self.place - count, end=self.place)
 
     def number(self, kind: str, order: str = "<") -> int:
         """One whole number, by ``struct``'s letters of its kind and byte order."""

@@ -1,7 +1,6 @@
-"""Digests of files by contents, remembered for as long as a file stays as it is.
-
-A file counts as unchanged while its inode, size, and times of modification and of status change
-are; the last cannot be set back. Digests are kept in the user's cache folder, by device and inode.
+"""Digests of files by contents, remembered as long as a file stays as it is: its inode, size, and
+times of modification and of status change, of which the last cannot be set back. They are kept in
+the user's cache folder, by device and inode.
 """
 
 import hashlib
@@ -11,6 +10,7 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from wsss.io import mirror
 
 SETTLED = 2 * 10**9  # nanoseconds; a file changed later may change again within a tick of its clock
 MEMORY = platformdirs.user_cache_path("wsss") / "contents.sqlite"
-READ_BYTES = 2**20  # at a time
 BATCH = 100  # files whose states are in memory at a time
 
 
@@ -33,42 +32,33 @@ def digests(paths: Iterable[Path | str]) -> list[str]:
     """``digest`` of each file. Unchanged files are not read again, others by several threads."""
     waiting, found = iter(paths), []
     while batch := list(islice(waiting, BATCH)):
-        found += _digests([mirror.download_file(path) for path in batch])
+        began = time.time_ns()
+        files = [mirror.download_file(path) for path in batch]
+        states = [_state(file) for file in files]
+        known = _recall(states)
+        unread = {s: file for s, file in zip(states, files, strict=True) if s not in known}
+        with ThreadPoolExecutor() as pool:
+            known |= zip(unread, pool.map(_read, unread.values()), strict=True)
+        stayed = [state for state, file in unread.items() if state == _state(file)]
+        _remember({s: known[s] for s in stayed if s[-1] + SETTLED < began})
+        found += [known[state] for state in states]
     return found
 
 
-def _digests(files):
-    began = time.time_ns()
-    states = [_state(file) for file in files]
-    found = _recall(states)
-    missing = [place for place, known in found.items() if not known]
-    with ThreadPoolExecutor() as pool:
-        read = pool.map(_read, [files[place] for place in missing])
-        found |= dict(zip(missing, read, strict=True))
-    settled = {
-        states[place]: found[place]
-        for place in missing
-        if states[place][-1] + SETTLED < began and states[place] == _state(files[place])
-    }
-    _remember(settled)
-    return [found[place] for place in range(len(files))]
-
-
 def of_folder(folder: Path | str, *, without: Container[str] = ()) -> dict[str, str]:
-    """Name to ``digest`` of the files in a folder and below it, linked folders too, without hidden
-    ones; a name starts from the folder, and those in ``without`` are left out.
+    """Name from the folder on to ``digest`` of the files in it and below, linked folders too, but
+    for hidden ones and those of the names ``without``.
     """
     found, seen = [], set()
     for place, inner, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        inner[:] = [] if real in seen else [each for each in inner if each[0] != "."]
-        inside = Path(place).relative_to(folder).as_posix()
-        for name in [] if real in seen else names:
-            relative = name if inside == "." else f"{inside}/{name}"
-            if name[0] != "." and relative not in without:
-                found.append(relative)
-        seen.add(real)  # a link may lead back here
-    found.sort()
+        if (real := os.path.realpath(place)) in seen:  # a link led back here
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = [each for each in inner if each[0] != "."]
+        inside = f"{Path(place).relative_to(folder).as_posix()}/".removeprefix("./")
+        found += [f"{inside}{name}" for name in names if name[0] != "."]
+    found = sorted(name for name in found if name not in without)
     return dict(zip(found, digests(Path(folder, name) for name in found), strict=True))
 
 
@@ -85,11 +75,8 @@ def _state(path):
 
 
 def _read(path):
-    state = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        while block := file.read(READ_BYTES):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
 def _memory():
@@ -107,13 +94,13 @@ def _row(state):
 
 
 def _recall(states):
-    """Place in ``states`` to the digest of a file that was in the same state."""
-    found: dict[int, str | None] = dict.fromkeys(range(len(states)))
+    """The states that files were in before, to their digests."""
+    found = {}
     select = "SELECT digest FROM contents WHERE device = ? AND inode = ? AND state = ?"
     with suppress(sqlite3.Error, OSError), closing(_memory()) as database:  # else all are read
-        for place, state in enumerate(states):
+        for state in states:
             if row := database.execute(select, _row(state)).fetchone():
-                found[place] = row[0]
+                found[state] = row[0]
     return found
 
 

@@ -1,7 +1,7 @@
 """Locks that let one process at a time work in a folder, released whenever that process ends."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,11 +18,9 @@ def lock_of(folder: Path | str, what: str = "work", *, is_singleton: bool = Fals
 
 def acquire(lock: FileLock, seconds: float) -> bool:
     """Whether a lock could be taken within some seconds."""
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True
+    return lock.is_locked
 
 
 @contextmanager

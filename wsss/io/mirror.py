@@ -1,14 +1,12 @@
-"""Where files are on a machine that works from copies of them; without a mirror, at their path.
-
-A mirror is a module with the three functions below; the environment variable MIRROR holds its name.
-Each raises ``InputError`` where the mirror does not answer.
+"""Where files are on a machine that works from copies of them; without a mirror, at their path. A
+mirror is a module with these functions, which raise ``InputError`` where it does not answer.
 """
 
 from pathlib import Path
 
 from wsss.runtime.engine import handed_in
 
-MIRROR = "WSSS_FILE_MIRROR"
+MIRROR = "WSSS_FILE_MIRROR"  # the environment variable that names the module
 
 
 def local_path(path: Path | str) -> Path:

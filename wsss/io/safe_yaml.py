@@ -6,6 +6,7 @@ Numbers are read as people write them, not as YAML 1.1 has them: ``1e-3`` is a n
 
 import re
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -41,9 +42,7 @@ class Dumper(yaml.SafeDumper):
 
 
 def read(path: Path | str, what: str) -> object:
-    """The plain values (dicts, lists, texts, numbers) in a YAML file; arguments and errors
-    as for ``read_text`` and ``parse``.
-    """
+    """``parse`` a file; arguments and errors as for ``read_text`` too."""
     return parse(read_text(path, f"{what} in YAML", most=MOST_BYTES), path)
 
 
@@ -53,14 +52,9 @@ def dump(content: object) -> str:
 
 
 def parse(text: str, where: Path | str) -> object:
-    """The plain values in a text of YAML from ``where``; an empty text gives None.
-
-    Values are counted at each use of their anchor: ten lines of lists that refer to each other can
-    expand to a billion values.
-
-    Raises:
-        InputError: not YAML, tags of anything but plain values, a key listed twice, an anchor
-            inside itself, more values than ``MOST_VALUES``, or what ``check_characters`` refuses.
+    """The plain values (dicts, lists, texts, numbers) in a text of YAML from ``where``, None if
+    empty. Raises InputError for what is not YAML, tags of anything but plain values, a key listed
+    twice, an anchor inside itself, more than ``MOST_VALUES``, or what ``check_characters`` refuses.
     """
     try:
         loader = Loader(text)
@@ -82,8 +76,8 @@ def parse(text: str, where: Path | str) -> object:
 
 
 def _count(node, known, where):
-    """Count the values of a node, each as often as it is used; ``known`` has the counts of nodes
-    seen before, None for the nodes around this one.
+    """Count the values of a node, each as often as it is used, since ten lines of lists that refer
+    to each other can expand to a billion; ``known`` has counts, None for nodes around this one.
     """
     if isinstance(node, yaml.ScalarNode):
         check_characters(node.value, where)
@@ -94,14 +88,13 @@ def _count(node, known, where):
             raise InputError(f"{where}: an anchor in the YAML contains itself; write it out")
         return known[place]
     known[place] = None
+    parts = node.value
     if isinstance(node, yaml.MappingNode):
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        keys = [(key.tag, key.value) for key, _ in parts if isinstance(key, yaml.ScalarNode)]
         for (_, key), count in Counter(keys).items():
             if count > 1:
                 raise InputError(f"{where}: '{key}' is listed twice; keep one of them")
-        parts = [part for pair in node.value for part in pair]
-    else:
-        parts = node.value
+        parts = chain(*parts)
     known[place] = 1 + sum(_count(part, known, where) for part in parts)
     if known[place] > MOST_VALUES:
         fault = f"the YAML expands to more than {MOST_VALUES:,} values"

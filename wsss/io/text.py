@@ -1,6 +1,4 @@
-"""Text files as people write them (bounded size, UTF-8, with or without a byte order mark), and
-tables in which names of files and classes, which may be anything, are text.
-"""
+"""Text files as people write them, of bounded size, and tables in which any name is text."""
 
 import re
 from collections.abc import Iterable
@@ -18,13 +16,8 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pai
 
 
 def read_bytes(path: Path | str, what: str, *, most: int = MOST_BYTES) -> bytes:
-    """The contents of a file of at most ``most`` bytes.
-
-    Args:
-        what: names the expected contents in messages, such as ``an id list``.
-
-    Raises:
-        InputError: missing, not a plain file, unreadable, or larger.
+    """The contents of a file; ``what`` names them in messages, such as ``an id list``. Raises
+    InputError if it is missing, not a plain file, unreadable, or larger than ``most`` bytes.
     """
     local = mirror.download_file(path)
     try:
@@ -44,8 +37,8 @@ def read_bytes(path: Path | str, what: str, *, most: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: Path | str, what: str, *, most: int = MOST_BYTES) -> str:
-    """The text of a file; arguments and errors as for ``read_bytes``, and InputError for anything
-    but UTF-8 and for NUL bytes.
+    """The text of a file in UTF-8, with or without a byte order mark; arguments and errors as for
+    ``read_bytes``, and InputError for anything else and for NUL bytes.
     """
     try:
         text = read_bytes(path, what, most=most).decode("utf-8-sig")
@@ -81,8 +74,8 @@ def markdown_table(header: Iterable, rows: Iterable[Iterable]) -> str:
 
 
 def csv_table(frame: "pd.DataFrame") -> str:
-    """A frame as CSV without its index; texts are on one line. A text that spreadsheet programs
-    would compute as a formula gets an apostrophe in front, which they take for the mark of a text.
+    """A frame as CSV without its index, texts on one line. What spreadsheet programs would compute
+    as a formula gets an apostrophe in front, their mark of a text.
     """
 
     def cell(value):

@@ -1,16 +1,13 @@
 """The three networks of the method over any backbone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from wsss.errors import InputError
 from wsss.models import heads
 from wsss.models.backbones.catalogue import build_backbone
 from wsss.models.backbones.layers import Backbone, freeze_batch_norm
-from wsss.models.state_dicts import Weights, check_classes, fit_backbone, fit_state, load_described
+from wsss.models.state_dicts import Weights, fit_state, pretrained_state
 
 
 def build_cam(
@@ -23,9 +20,6 @@ def build_cam(
         head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
         dropout: of whole channels before the classifier.
         backbone, options: see ``prepare_backbone``.
-
-    Raises:
-        InputError: an unknown backbone or stride, or weights that do not fit.
     """
     features = prepare_backbone(backbone, **options)
     return heads.CamNetwork(features, num_classes, channels=head_channels, dropout=dropout)
@@ -70,22 +64,18 @@ def build_segmentation(
     low_level_channels: Sequence[int] = (),
     **options: Any,
 ) -> heads.SegmentationNetwork | heads.DecoderNetwork | heads.LargeFovNetwork:
-    """The segmentation network (section 3.5).
-
-    The head is the paper's on ResNet-38; with ``low_level_channels`` a decoder. VGG16 without them
-    is DeepLab-LargeFOV, the paper's other network, whose fc6 has the ``dilation``.
+    """The segmentation network (section 3.5): the paper's head on ResNet-38; with
+    ``low_level_channels`` a decoder. VGG16 without them is DeepLab-LargeFOV, the paper's other
+    network, whose fc6 has the ``dilation``.
 
     Args:
         num_classes: with the background.
-        channels, dilation: of the head; see ``SegmentationNetwork`` and ``DecoderNetwork``.
-        low_level_channels: channels that each finer level is reduced to for the decoder; empty has
-            no decoder.
+        channels, dilation, low_level_channels: see ``SegmentationNetwork`` and ``DecoderNetwork``.
         backbone, options: see ``prepare_backbone``.
     """
     if backbone == "vgg16" and not low_level_channels:
-        rate = max(1, dilation // 8)
-        features = prepare_backbone(backbone, rate=rate, pool5=True, **options)
-        return heads.LargeFovNetwork(features, num_classes)
+        options |= {"rate": max(1, dilation // 8), "pool5": True}
+        return heads.LargeFovNetwork(prepare_backbone(backbone, **options), num_classes)
     features = prepare_backbone(backbone, **options)
     head: dict[str, Any] = {"channels": channels, "dilation": dilation}
     if not low_level_channels:
@@ -97,19 +87,6 @@ def build_segmentation(
         )
     head["low_level_channels"] = low_level_channels
     return heads.DecoderNetwork(features, num_classes, **head)
-
-
-def load_into(
-    module: nn.Module, path: Path | str, *, prefix: str = "", classes: Sequence[str] | None = None
-) -> None:
-    """Load one of our own weight files, or its part under a prefix such as ``backbone.``; with
-    ``classes``, InputError if the file is of a network of others.
-    """
-    state, description = load_described(path)
-    if isinstance(description, dict) and "classes" in description:
-        check_classes(description["classes"], classes, source=path)
-    part = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
-    fit_state(module, part, source=path)
 
 
 def prepare_backbone(
@@ -132,13 +109,20 @@ def prepare_backbone(
         frozen_stages: number of the backbone's first levels that are not trained.
         activation_checkpointing: train in less memory and more time, see ``Backbone``.
         own: arguments that only this backbone takes.
+
+    Raises:
+        InputError: an unknown backbone or stride, or weights that do not fit.
     """
     backbone = build_backbone(name, output_stride=output_stride, **own)
     backbone.activation_checkpointing = activation_checkpointing
     if frozen_stages > (count := len(backbone.channels)):
         raise InputError(f"frozen_stages {frozen_stages}: {name} has {count} stages; freeze fewer")
     if weights:
-        print(fit_backbone(backbone, weights))
+        given, source = pretrained_state(type(backbone), weights)
+        state, skipped = backbone.adapt(given)
+        fit_state(backbone.body, state, source=source, hint=backbone.origin)
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
+        print(f"{source}: took {len(state)} tensors, left out {reasons or 'none'}")
     if backbone.origin:
         freeze_batch_norm(backbone)
     for level in range(frozen_stages):

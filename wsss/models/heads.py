@@ -26,9 +26,8 @@ class Network(nn.Module):
 
 
 class CamNetwork(Network):
-    """A multi-label classifier whose last layer is a 1x1 convolution, so that it yields maps too.
-
-    Arguments are those of ``build_cam``; ``channels`` are its ``head_channels``.
+    """A multi-label classifier whose last layer is a 1x1 convolution, so that it yields maps too;
+    ``channels`` are the ``head_channels`` of ``build_cam``.
     """
 
     def __init__(
@@ -64,11 +63,7 @@ class AffinityNetwork(Network):
 
     def __init__(self, backbone: Backbone, *, reduced: Sequence[int], norm_group: int = 0) -> None:
         super().__init__(backbone)
-        levels = backbone.channels[-len(reduced) :]
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 1, bias=False)
-            for inputs, outputs in zip(levels, reduced, strict=True)
-        )
+        self.reduce = _reductions(backbone.channels[-len(reduced) :], reduced, bias=False)
         self.norms = nn.ModuleList(
             nn.GroupNorm(outputs // norm_group, outputs) if norm_group else nn.Identity()
             for outputs in reduced
@@ -82,6 +77,12 @@ class AffinityNetwork(Network):
         reduced = [F.elu(norm(layer(level))) for layer, norm, level in layers]
         strides = self.backbone.strides[-len(reduced) :]
         return F.elu(self.mix(torch.cat(_at_stride_8(reduced, strides, images), 1)))
+
+
+def _reductions(channels, reduced, **options):
+    """A 1x1 convolution for each level, from its channels to fewer."""
+    pairs = zip(channels, reduced, strict=True)
+    return nn.ModuleList(nn.Conv2d(before, after, 1, **options) for before, after in pairs)
 
 
 def _at_stride_8(levels, strides, images):
@@ -166,10 +167,7 @@ class DecoderNetwork(Network):
         self.atrous = nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate)
         self.image_pool = nn.Conv2d(channels, channels, 1)
         levels = backbone.channels[-1 - len(low_level_channels) : -1]
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 1)
-            for inputs, outputs in zip(levels, low_level_channels, strict=True)
-        )
+        self.reduce = _reductions(levels, low_level_channels)
         joined = channels + sum(low_level_channels)
         self.mix = nn.Sequential(
             nn.Conv2d(joined, joined, 5, padding=2, groups=joined),
@@ -226,16 +224,14 @@ def log_shares(shares: Sequence[float] | torch.Tensor) -> torch.Tensor:
     without pixels, whose score is not corrected.
     """
     shares = torch.as_tensor(shares, dtype=torch.float32)
-    return torch.where(shares > 0, shares, torch.ones_like(shares)).log()
+    return shares.where(shares > 0, 1).log()
 
 
 @torch.no_grad()
 def favour_rare(network: nn.Module, shares: Sequence[float], *, strength: float) -> None:
     """Subtract ``strength`` times ``log_shares(shares)`` from the scores of a trained segmentation
-    network, in place (logit adjustment, Menon et al., ICLR 2021).
-
-    With noisy labels a rare class is seldom the most probable one, though mean IoU weighs all
-    classes equally.
+    network, in place (logit adjustment, Menon et al., ICLR 2021): with noisy labels a rare class is
+    seldom the most probable one, though mean IoU weighs all classes equally.
 
     Args:
         shares: of the training pixels, background first, in [0, 1].

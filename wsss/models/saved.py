@@ -10,13 +10,7 @@ from torch import nn
 from wsss.errors import InputError, reason
 from wsss.models.build import build_affinity, build_cam, build_segmentation
 from wsss.models.heads import RandomWalkSegmenter
-from wsss.models.state_dicts import (
-    check_classes,
-    fit_state,
-    fitting,
-    load_described,
-    save_state,
-)
+from wsss.models.state_dicts import check_classes, fit_state, fitting, load_described, save_state
 
 KEYS = {"kind": str, "classes": list | tuple, "arguments": dict, "settings": dict}
 NAMES = {"cam": "CAM network", "affinity": "AffinityNet", "segmentation": "segmentation network"}

@@ -42,7 +42,7 @@ def load_state(path: Path | str) -> State:
 
 def check_classes(found: Sequence[str], wanted: Sequence[str] | None, *, source: object) -> None:
     """Refuse a network that was trained on other classes than those wanted, or in another order:
-    the numbers of its classes would mean others. None wants any.
+    its numbers would mean other classes. None wants any.
     """
     if wanted is not None and tuple(found) != tuple(wanted):
         names = [f"{name} ({', '.join(each)})" for name, each in (("it", found), ("data", wanted))]
@@ -123,8 +123,8 @@ def pretrained_state(backbone: type[Backbone], weights: Weights) -> tuple[State,
 
 
 def expect_weights(backbone: type[Backbone], weights: Weights) -> None:
-    """Refuse ImageNet weights that a backbone cannot have, by an ``InputError``: a path without a
-    file, or a download that is neither in torch's cache nor within reach.
+    """Refuse ImageNet weights that a backbone cannot have: a path without a file, or a download
+    that is neither in torch's cache nor within reach.
     """
     if not backbone.origin:
         raise InputError(f"{backbone.__name__} has no ImageNet weights; leave weights empty")
@@ -164,15 +164,17 @@ def _fault_of(url):
     return faults[-1]
 
 
-def fit_backbone(backbone: Backbone, weights: Weights) -> str:
-    """Load ImageNet weights into a backbone whose batch norms are not frozen yet, strictly; returns
-    a line: how many tensors were taken, and which were left out and why.
+def load_into(
+    module: nn.Module, path: Path | str, *, prefix: str = "", classes: Sequence[str] | None = None
+) -> None:
+    """Load one of our own weight files, or its part under a prefix such as ``backbone.``; with
+    ``classes``, InputError if the file is of a network of others.
     """
-    given, source = pretrained_state(type(backbone), weights)
-    state, skipped = backbone.adapt(given)
-    fit_state(backbone.body, state, source=source, hint=backbone.origin)
-    reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
-    return f"{source}: took {len(state)} tensors, left out {reasons or 'none'}"
+    state, description = load_described(path)
+    if isinstance(description, dict) and "classes" in description:
+        check_classes(description["classes"], classes, source=path)
+    part = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
+    fit_state(module, part, source=path)
 
 
 def save_state(
@@ -189,12 +191,9 @@ def save_state(
 def fit_state(
     module: nn.Module, state: State, *, source: Path | str, hint: str = SAME_ARCHITECTURE
 ) -> None:
-    """Load named tensors strictly; the error names the first that does not fit.
-
-    Args:
-        state: may lack batch norms' counters of batches, as in other frameworks' files: nothing
-            reads them.
-        source, hint: the file's name, and what to give in its place, for messages.
+    """Load named tensors strictly; the error names the first that does not fit, the file
+    ``source``, and as ``hint`` what to give in its place. Batch norms' counters of batches may be
+    missing, as in other frameworks' files: nothing reads them.
     """
     module.load_state_dict(fitting(module, state, source=source, hint=hint))
 

@@ -20,11 +20,10 @@ from wsss.synthesis import label_map
 
 
 def eval_splits(dataset: Dataset, split: str, *, tuning_photos: int = 0) -> dict[str, list[str]]:
-    """The id lists that get a score, without the photos that have no mask.
-
-    Returns ``split`` and its ids; with ``tuning_photos`` also ``<split>_tuning``, of that many
-    photos, which constants are chosen on, and the others as ``<split>_held_out``. Empty if no photo
-    has a mask. Raises InputError if none would be held out.
+    """The id lists that get a score, without the photos that have no mask: ``split``; with
+    ``tuning_photos`` also ``<split>_tuning``, of that many photos, which constants are chosen on,
+    and the others as ``<split>_held_out``. Empty if no photo has a mask. Raises InputError if none
+    would be held out.
     """
     ids = dataset.masked(dataset.ids(split))
     lists = {split: ids} if ids else {}
@@ -76,8 +75,7 @@ def class_names(dataset: Dataset, maps: Iterable[np.ndarray | None]) -> dict[int
 @dataclass(frozen=True)
 class Confusions:
     """The ``ConfusionMatrix`` of each of many photos: ``counts`` is int64 (photos, classes *
-    classes), target first, with the background. Only its nonzero values are stored, some tens per
-    photo.
+    classes), target first, with the background.
     """
 
     num_classes: int
@@ -199,11 +197,9 @@ def _cams(dataset, ids, folder):
 
 
 def score_regions(dataset: Dataset, ids: Iterable[str], *, folder: Path) -> dict[str, float]:
-    """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks.
-
-    Coverage is the share of pixels whose label is not neutral. Precision is the share of pixels
-    labelled as an object (or as background) that the mask labels the same. Pixels that the mask
-    ignores do not count.
+    """Coverage and precision, in [0, 1], of affinity labels ``folder/<id>.png`` against the masks:
+    the share of pixels whose label is not neutral, and that of pixels labelled as an object (or as
+    background) that the mask labels the same. Pixels that the mask ignores do not count.
     """
     pixels, labelled, right = 0, np.zeros(2), np.zeros(2)
     for _, labels, target in _labels(dataset, ids, folder):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -41,29 +42,21 @@ class Job:
         return all(map(atomic.is_whole, self.paths(photo_id)))
 
     def predict(self, photo_id: str) -> object:
-        """Run the network; returns the payload of ``postprocess``."""
         return self.compute(self.network, photo_id)
 
     def postprocess(self, photo_id: str, payload: object) -> None:
-        """Finish on the CPU and write the files."""
         self.save(photo_id, payload, *self.paths(photo_id))
 
 
-def cam_job(
-    dataset: Dataset,
-    network: nn.Module,
-    *,
-    folder: Path,
-    scales: Sequence[float],
-    flip: bool,
-    cam_power: float = 1.0,
-) -> Job:
-    """Photos to activation maps ``folder/<id>.npz`` (section 3.1); see ``multi_scale_cam``."""
-    compute = partial(_compute_cams, dataset, scales=scales, flip=flip, cam_power=cam_power)
+def cam_job(dataset: Dataset, network: nn.Module, *, folder: Path, **settings: Any) -> Job:
+    """Photos to activation maps ``folder/<id>.npz`` (section 3.1); ``settings`` are those of
+    ``multi_scale_cam``.
+    """
+    compute = partial(_compute_cams, dataset, settings)
     return Job([(folder, ".npz")], compute, _save_cams, network)
 
 
-def _compute_cams(dataset, network, photo_id, **settings):
+def _compute_cams(dataset, settings, network, photo_id):
     classes = dataset.labels(photo_id)
     cams = multi_scale_cam(network, dataset.image(photo_id), classes, **settings)
     return classes, cams.cpu().numpy()

@@ -30,7 +30,7 @@ class PhotosFailed(InputError):
 
 @timed_work()
 def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = None) -> int:
-    """Run a job over photos.
+    """Run a job over photos; returns how many were computed, the others were done before.
 
     With a GPU, this process runs ``predict`` and a pool runs ``postprocess``. Without one, each
     process of the pool runs both on an equal number of threads: several small networks in parallel
@@ -40,9 +40,8 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
     Args:
         processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
 
-    Returns how many photos were computed; the others were done before. Raises PhotosFailed after
-    the last photo, if any failed because of its input, and RuntimeError if a process of the pool
-    was killed; finished photos stay.
+    Raises PhotosFailed after the last photo, if any failed because of its input, and RuntimeError
+    if a process of the pool was killed; finished photos stay.
     """
     todo = [photo_id for photo_id in ids if not job.done(photo_id)]
     processes = min(processes or cores(), len(todo))

@@ -60,12 +60,9 @@ def segment_job(
     crf_steps: int = 10,
     save: Callable = _save_label_map,
 ) -> Job:
-    """Photos to label maps ``folder/<id>.png``; see ``segment``.
-
-    Args:
-        crf: parameters of a dense CRF on the probabilities; None skips it.
-        save: ``(photo_id, scores, *, image, classes, path)`` writes the label map of scores
-            (1 + C, H, W) to ``path``, and other files.
+    """Photos to label maps ``folder/<id>.png``; see ``segment``. ``crf`` is that of a dense CRF on
+    the probabilities, None skips it; ``save``, given ``(photo_id, scores, *, image, classes,
+    path)``, writes the label map of scores (1 + C, H, W) to ``path``, and other files.
     """
     compute = partial(_compute_probabilities, dataset, scales, flip)
     return Job([(folder, ".png")], compute, partial(_save_labels, crf, crf_steps, save), network)

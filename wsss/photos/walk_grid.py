@@ -32,8 +32,6 @@ from wsss.random_walk import random_walk
 from wsss.runtime.devices import pick_device
 from wsss.synthesis import Walk, restore_maxima
 
-BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8) of every byte, the lowest first
-
 
 class Grid(NamedTuple):
     """The values to combine, each in ascending order."""
@@ -58,8 +56,8 @@ def sweep_job(
 
     Args:
         network: an AffinityNet; None if all affinities are stored.
-        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32:
-            400 KiB for a photo of 500 x 375. Float16 would change ten pixels in a million.
+        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32,
+            since float16 would change ten pixels in a million.
         walk: the constants that all combinations share.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
@@ -84,10 +82,8 @@ def _save_counts(dataset, photo_id, payload, path):
     classes, size, scores = payload
     target = dataset.mask(photo_id)
     if target.shape != size:
-        raise InputError(
-            f"photo {photo_id} is {size[1]}x{size[0]} but its mask is "
-            f"{target.shape[1]}x{target.shape[0]}; replace the mask"
-        )
+        photo, mask = (f"{width}x{height}" for height, width in (size, target.shape))
+        raise InputError(f"photo {photo_id} is {photo} but its mask is {mask}; replace the mask")
     targets, counts = count(scores, target, classes=len(classes))
     with atomic.write(path) as partial_file, partial_file.open("wb") as file:
         np.savez_compressed(file, targets=targets, predictions=[0, *classes], counts=counts)
@@ -113,41 +109,31 @@ def walk_all(
 def count(
     scores: torch.Tensor, target: np.ndarray, *, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion counts of the labels of every combination.
-
-    Args:
-        scores: of ``walk_all``, for C ``classes``.
-        target: uint8 mask (H, W), 255 ignored.
+    """Confusion counts of the labels of every combination: ``scores`` of ``walk_all``, for C
+    ``classes``, against a uint8 mask (H, W), 255 ignored.
 
     Returns ``(targets, counts)``: the n values in the mask, uint8, and int32 (alphas, betas, steps,
     n, 1 + C), background first.
     """
     betas, steps, alphas = *scores.shape[:2], scores.shape[2] - classes
-    pixels = np.bincount(target.ravel(), minlength=256)[: artifacts.IGNORE]
-    targets = pixels.nonzero()[0].astype(np.uint8)
+    targets = np.unique(target[target != artifacts.IGNORE])
     rows = np.full(256, len(targets))  # one more row for ignored pixels, dropped at the end
     rows[targets] = np.arange(len(targets))
     starts = rows[target] * classes
     counts = np.empty((alphas, betas, steps, len(targets), 1 + classes), np.int32)
+
+    def histogram(cells):
+        found = np.bincount(cells.ravel(), minlength=(len(targets) + 1) * classes)
+        return found.reshape(-1, classes)[:-1]
+
     for place in np.ndindex(betas, steps):
         maps = upsample(scores[place], target.shape).numpy()
-        largest, winner = maps[alphas], np.zeros(target.shape, np.uint8)
-        for number, each in enumerate(maps[alphas + 1 :], 1):
-            winner[each > largest] = number  # the first of equals wins, as in argmax
-            largest = np.maximum(largest, each)
-        cells = starts + winner << 8
-        for first in range(0, alphas, 8):
-            # one bit for each background that wins: one histogram counts eight alphas
-            group = maps[first : min(first + 8, alphas)]
-            wins = np.zeros(target.shape, np.uint8)
-            for bit, background in enumerate(group):
-                wins |= (background >= largest).view(np.uint8) << bit
-            histogram = np.bincount(
-                (cells | wins).ravel(), minlength=(len(targets) + 1) * classes << 8
-            ).reshape(-1, classes, 256)[:-1]
-            lost = (histogram @ BITS).transpose(2, 0, 1)[: len(group)]  # (alphas, n, C)
-            counts[first : first + len(group), *place, :, 0] = lost.sum(-1)
-            counts[first : first + len(group), *place, :, 1:] = histogram.sum(-1) - lost
+        largest, cells = maps[alphas:].max(0), starts + maps[alphas:].argmax(0)
+        winners = histogram(cells)
+        for alpha, background in enumerate(maps[:alphas]):
+            lost = histogram(cells[background >= largest])
+            counts[alpha, *place, :, 0] = lost.sum(-1)
+            counts[alpha, *place, :, 1:] = winners - lost
     return targets, counts
 
 
@@ -173,10 +159,8 @@ def compare(
     made: Mapping[str, object],
     cache: Path,
 ) -> list[dict[str, float]]:
-    """The scores of the random_walk stage after the walk, at several constants.
-
-    Affinities and counts are stored under ``affinities/`` and ``walk_sweeps/`` of ``cache``, in
-    folders named by a digest of everything they depend on, and reused.
+    """The scores of the random_walk stage after the walk, at several constants. Affinities and
+    counts are stored in ``cache``, in folders named by a digest of all they depend on, and reused.
 
     Args:
         values: the stage's parameters.

@@ -30,10 +30,9 @@ def pick_device() -> torch.device:
 def precision(device: torch.device, *, training: bool = False) -> torch.dtype:
     """The precision that networks compute in: bfloat16 on a GPU, and for inference on a processor
     with bfloat16 units; else float32.
-
-    Other processors are ten times slower in bfloat16. With such units training was no faster than
-    in float32 and learnt less: the built-in dataset's classifier lost 0.41 instead of 0.26.
     """
+    # Other processors are ten times slower in bfloat16. With such units training was no faster than
+    # in float32 and learnt less: the built-in dataset's classifier lost 0.41 instead of 0.26.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     faster = device.type == "cuda" or (native and not training)
     return torch.bfloat16 if faster else torch.float32
@@ -48,9 +47,8 @@ def autocast(device: torch.device, *, training: bool = False) -> torch.autocast:
 @contextmanager
 def repeatable(*, gpu: bool = False) -> Iterator[None]:
     """Compute the same bits every time within the block, with the same kind of processor, number of
-    threads and packages: on a processor always, on a GPU only with ``gpu``, since it is slower.
-
-    Raises RuntimeError if torch has no deterministic version of an operation on a GPU.
+    threads and packages: on a processor always, on a GPU only with ``gpu``, since it is slower and
+    raises RuntimeError for operations of which torch has no deterministic version.
     """
     cuda = pick_device().type == "cuda"
     if cuda and not gpu:
@@ -82,9 +80,8 @@ def as_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def peak_memory() -> dict[str, int]:
-    """The peak memory of this process, and the largest of its child processes that have ended, in
-    bytes: ``{"process": ..., "worker": ...}``; empty on Windows. It includes the memory of the
-    parent when that started the process.
+    """The peak memory in bytes of this process, and the largest of its ended child processes, with
+    that of its parent then: ``{"process": ..., "worker": ...}``; empty on Windows.
     """
     try:
         import resource
@@ -95,14 +92,13 @@ def peak_memory() -> dict[str, int]:
     return {name: unit * resource.getrusage(kind).ru_maxrss for name, kind in kinds.items()}
 
 
-_work_seconds = 0.0  # in ``timed_work``, of this process, which runs one stage
+_work_seconds = 0.0  # of this process, which runs one stage
 
 
 @contextmanager
 def timed_work() -> Iterator[None]:
-    """Add the seconds within the block, or in calls of the decorated function, to
-    ``work_seconds`` of ``usage``: work that more processors shorten, unlike figures and scores.
-    Blocks must neither nest nor run in several threads.
+    """Add the seconds within the block, or in calls of the decorated function, to the
+    ``work_seconds`` of ``usage``. Blocks must neither nest nor run in several threads.
     """
     global _work_seconds
     began = time.monotonic()
@@ -112,24 +108,18 @@ def timed_work() -> Iterator[None]:
         _work_seconds += time.monotonic() - began
 
 
-def gpu_used() -> bool:
-    """Whether this process has used a GPU; not every stage of a machine with one does."""
-    return torch.cuda.is_initialized()
-
-
 def usage() -> dict[str, float]:
     """Counters of this process; differences of two calls are meaningful: ``seconds`` of the clock,
-    ``work_seconds`` in ``timed_work``, and ``cpu_seconds``, with those of ended child processes.
+    ``work_seconds`` in ``timed_work``, which more processors shorten, unlike figures and scores,
+    and ``cpu_seconds``, with those of ended child processes.
     """
     cpu = sum(os.times()[:4])  # user and system, of this process and its children
     return {"seconds": time.monotonic(), "work_seconds": _work_seconds, "cpu_seconds": cpu}
 
 
 def reuse_memory() -> None:
-    """Keep freed memory, up to 2 GiB, in this process; without glibc, do nothing.
-
-    Activations of hundreds of MB are freed after each photo or step, and the system clears every
-    page that it hands out again: with MobileNetV2 on 2 cores, training took 12 to 25 % longer.
+    """Keep freed memory, up to 2 GiB, in this process; without glibc, do nothing. The system clears
+    every page that it hands out: with MobileNetV2 on 2 cores, training took 12 to 25 % longer.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,7 +1,5 @@
-"""The engine that maps photos and trains: processes of this machine, unless another was chosen.
-
-An engine is chosen by names of modules in environment variables: these reach processes that start
-later, and an engine is not imported before it is used.
+"""The engine that maps photos and trains: processes of this machine, unless another was chosen, by
+names of modules in environment variables, which reach processes that start later.
 """
 
 import importlib
@@ -23,9 +21,8 @@ def choose(*, photos: str | None = None, training: str | None = None, address: s
 
 def set_variable(variable: str, value: str | None) -> None:
     """Set an environment variable, or remove it if the value is None."""
-    if value is None:
-        os.environ.pop(variable, None)
-    else:
+    os.environ.pop(variable, None)
+    if value is not None:
         os.environ[variable] = value
 
 

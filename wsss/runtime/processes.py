@@ -6,10 +6,8 @@ import threading
 
 
 def exit_with_parent(*_: object) -> None:
-    """Exit this process when its parent dies, or at once if it is already dead.
-
-    torch's own watchdog records the parent after start-up, too late if the parent is already dead.
-    """
+    """Exit this process when its parent dies, or at once if it is already dead."""
+    # torch's own watchdog asks for the parent after start-up, when it may already be dead
     parent = multiprocessing.parent_process()
     assert parent, "this process was not started by multiprocessing"
 
@@ -26,8 +24,6 @@ def is_running(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
+    except OSError as error:  # for another user's, PermissionError
+        return not isinstance(error, ProcessLookupError)
     return True

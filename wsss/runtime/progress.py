@@ -8,18 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 FILE_VARIABLE = "WSSS_PROGRESS_FILE"
+clock = tqdm.format_interval  # seconds as mm:ss or h:mm:ss
 
-_forward: Callable[[str], None] | None = None  # takes this process's progress instead of the file
-
-
-def forward_to(function: Callable[[str], None]) -> None:
-    """Send the text of this process's progress to a function instead of the file."""
-    global _forward
-    _forward = function
+forward: Callable[[str], None] | None = None  # takes this process's progress instead of the file
 
 
 def show(text: str) -> None:
@@ -28,31 +24,16 @@ def show(text: str) -> None:
     _publish(text)
 
 
-def progress(
-    items: Iterable, label: str, *, total: int | None = None, initial: int = 0, unit: str = "photo"
-) -> "Bar":
-    """Iterate with a ``Bar``, whose line is also in the file named by WSSS_PROGRESS_FILE."""
-    # JupyterLab shows the error stream as an error
-    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    options = {"unit": unit, "mininterval": 0.5, "dynamic_ncols": True, "file": file}
-    return Bar(items, label, total, initial=initial, **options)
+class progress(tqdm):
+    """tqdm's bar, whose state is also a line in the file named by WSSS_PROGRESS_FILE."""
 
+    about = ""  # shown in place of the count, such as the epoch and the loss
 
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class Bar(tqdm):
-    """A bar that also tells its state in a line.
-
-    Attributes:
-        about: shown in place of the count, such as the epoch and the loss.
-    """
-
-    about = ""
+    def __init__(self, items: Iterable, label: str, **options: Any) -> None:
+        # JupyterLab shows the error stream as an error
+        file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+        usual = {"unit": "photo", "mininterval": 0.5, "dynamic_ncols": True, "file": file}
+        super().__init__(items, label, **usual | options)
 
     def display(self, *arguments, **options):
         _publish(self.line())
@@ -65,21 +46,19 @@ class Bar(tqdm):
             _publish("figures and record")  # what follows the last bar of a stage
 
     def line(self) -> str:
-        """The state, such as ``walk  45/100 photos  9.1 photos/s  0:06 left``."""
+        """The state, such as ``walk  45/100 photos  9.1 photos/s  00:06 left``."""
         state = self.format_dict
         done, total, unit = state["n"], state["total"], state["unit"]
         parts = [state["prefix"], self.about or f"{done}/{total or '?'} {unit}s"]
-        fresh = done - state["initial"]
-        rate = state["rate"] or (fresh / state["elapsed"] if state["elapsed"] else 0)
-        if fresh and rate:
+        if rate := state["rate"]:
             parts.append(f"{rate:.3g} {unit}s/s")
             parts += [f"{clock((total - done) / rate)} left"] if total else []
         return "  ".join(filter(None, parts))
 
 
 def _publish(text):
-    if _forward:
-        _forward(text)
+    if forward:
+        forward(text)
     elif path := os.environ.get(FILE_VARIABLE):
         partial = Path(path + ".partial")
         partial.write_text(text, encoding="utf-8")
@@ -87,9 +66,8 @@ def _publish(text):
 
 
 class Screen:
-    """The driver's view of running stages: one live line for all of them on a terminal; in a file,
-    a line per minute and stage. ``about`` returns the texts before and after the stages if several
-    may run at once; ``say`` prints a line.
+    """The driver's view of running stages: on a terminal one live line, in a file a line per minute
+    and stage. ``about`` returns the texts around the stages if several may run at once.
     """
 
     def __init__(
@@ -109,7 +87,6 @@ class Screen:
                 print(f"{label}  {text}", file=sys.stderr, flush=True)
 
     def hide(self, label: str) -> None:
-        """Remove a stage from the line."""
         with self._lock:
             self._doing.pop(label, None)
             self._shown_at.pop(label, None)
@@ -124,15 +101,12 @@ class Screen:
     def _line(self):
         if not self._about:
             return "  ".join(f"{label}  {text}" for label, text in self._doing.items())
-        # of a line, which takes too much room, only how far it is
-        far = re.compile(r".*?((?:epoch )?\d+/\d+).*")
-        shares = {each: far.sub(r"\1", text) for each, text in self._doing.items()}
+        far = re.compile(r".*?((?:epoch )?\d+/\d+).*")  # all that there is room for
+        running = [f"{label} " + far.sub(r"\1", text) for label, text in self._doing.items()]
         before, after = self._about()
-        running = ", ".join(f"{label} {share}" for label, share in shares.items())
-        return f"{before} {len(shares)} running: {running}{after}"
+        return f"{before} {len(running)} running: {', '.join(running)}{after}"
 
     def _write(self, line):
-        """Replace the live line."""
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             end = "" if line else "\r"

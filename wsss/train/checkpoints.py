@@ -11,15 +11,12 @@ from wsss.io import atomic, mirror
 
 
 def previous(path: Path) -> Path:
-    """The path of the checkpoint before ``path``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values; the checkpoint at ``path`` becomes the previous one.
-
-    Raises:
-        FloatingPointError: a weight in ``content["network"]`` is not finite; nothing is written.
+    """Write tensors and plain values; the checkpoint at ``path`` becomes the previous one. Raises
+    FloatingPointError, before it writes, if a weight in ``content["network"]`` is not finite.
     """
     check_finite(content["network"])
     local = mirror.local_path(path)
@@ -62,7 +59,6 @@ def generators() -> dict[str, torch.Tensor]:
 
 
 def set_generators(states: dict[str, torch.Tensor]) -> None:
-    """Restore the states returned by ``generators``."""
     torch.set_rng_state(states["cpu"].cpu())
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"].cpu())

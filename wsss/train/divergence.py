@@ -11,8 +11,8 @@ import torch.distributed as dist
 from wsss.errors import reason
 from wsss.train.parallel.messages import PeerLost
 
-# Losses are mean negative log-likelihoods (~1 at chance). Above 100 x max(1, first loss) training
-# has diverged; on the built-in dataset no step's loss exceeded 1.1 times the first.
+# Times max(1, first loss), as losses are mean negative log-likelihoods (~1 at chance); on the
+# built-in dataset no step's loss exceeded 1.1 times the first.
 EXPLODED = 100
 
 
@@ -30,9 +30,8 @@ def divergence_reason(loss: float, norm: float, *, first_loss: float | None) -> 
 
 
 def explain_dead_workers(function: Callable, *arguments: Any) -> Any:
-    """Call a training function and return its result; raise RuntimeError if a process that loads
-    photos was killed, ``PeerLost`` if another training process is gone. An error in a process that
-    loads photos keeps its type and message.
+    """Call a training function; raise RuntimeError if a process that loads photos was killed,
+    ``PeerLost`` if another training process is gone. An error in a loader keeps type and message.
     """
     # Not a context manager: torch raises from a signal handler, possibly while another error
     # propagates, and between a block and the manager's exit nothing would catch it.

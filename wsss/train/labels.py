@@ -18,19 +18,14 @@ from wsss.synthesis import cell_regions
 
 class MaskFolder:
     """Function from a photo's id to its label map ``folder/<id>.png``, uint8 (H, W), of these
-    classes, in the order of their numbers from 1; picklable for worker processes.
+    classes from 1 on; picklable. Raises InputError for a ``classes.txt`` of others there or above.
 
     ``corrected`` maps an id to a label map that replaces the folder's, of the same size, or of the
-    size of the photo's file if the photo is read smaller. Raises InputError if a ``classes.txt``
-    beside or above the folder has other classes.
+    size of the photo's file if the photo is read smaller.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        classes: Sequence[str],
-        *,
-        corrected: Mapping[str, np.ndarray] | None = None,
+        self, folder: str | Path, classes: Sequence[str], *, corrected: Mapping | None = None
     ) -> None:
         self.folder, self.num_classes = Path(folder), len(classes)
         expect_classes(self.folder, classes)
@@ -51,13 +46,10 @@ class MaskFolder:
 
 class RegionFolder:
     """Affinity labels for training (section 3.2.2), from the folder of a completed affinity_labels
-    stage: of whole photos, which the transform crops, and of a crop's cells for the loss;
-    picklable for worker processes.
+    stage: of whole photos, which the transform crops, and of a crop's cells; picklable.
 
-    Args:
-        how: a cell takes the label of its own ``pixel``, that of the ``majority`` of its pixels, or
-            that of the CRF's ``probabilities`` averaged over them (released). Raises InputError for
-            another word.
+    By ``how``, a cell takes the label of its own ``pixel``, that of the ``majority`` of its pixels,
+    or that of the CRF's ``probabilities`` averaged over them (released); else InputError.
     """
 
     def __init__(self, dataset: Dataset, folder: str | Path, *, how: str) -> None:

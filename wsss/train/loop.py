@@ -23,8 +23,7 @@ from wsss.train.parallel import distributed
 from wsss.train.parallel.launch import launch
 from wsss.train.sampler import check_shares, load_batches, steps_per_epoch
 
-# Between the seeds of processes that train together, whose dropout must differ; the seeds of a
-# soup's trainings count up by 1.
+# between the seeds of processes that train together; those of a soup's trainings count up by 1
 SEEDS_APART = 1_000_003
 
 Metrics = dict[str, float]
@@ -75,19 +74,15 @@ def fit(
         folder: of checkpoints: ``checkpoint.pt`` and the one before it.
         on_epoch: called after each epoch with its number and the means of the losses, the images
             per second and the learning rate; on resuming, also for earlier epochs.
-        mix: changes each batch before the step, such as ``transforms.cut_mix``; may draw from
-            torch's generator.
-        label: of the progress.
+        mix: changes each batch, or a process's share of it, such as ``transforms.cut_mix``; may
+            draw from torch's generator.
 
     With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
-    ``loss`` and ``mix`` are pickled (see ``launch``), ``mix`` gets each process's share of a batch,
-    and an error leaves ``network`` unchanged.
+    ``loss`` and ``mix`` are pickled (see ``launch``), and an error leaves ``network`` unchanged.
 
-    Raises:
-        InputError: ``train_processes`` does not fit the batch, the GPUs or the checkpoint.
-        FloatingPointError: training diverged (``divergence_reason``). Neither the weights nor the
-            checkpoint contain that step.
-        RuntimeError: a process was killed.
+    Raises InputError if ``train_processes`` does not fit the batch, the GPUs or the checkpoint,
+    RuntimeError if a process was killed, and FloatingPointError if training diverged
+    (``divergence_reason``); neither the weights nor the checkpoint contain that step.
     """
     check_shares(len(samples), schedule)
     network.cpu()  # training processes may have other GPUs
@@ -106,13 +101,11 @@ def fit(
 
 
 def _load(network, weights):
-    """Put a network with these weights on the device, in evaluation mode."""
     network.to(pick_device()).to(memory_format=torch.channels_last).eval()
     network.load_state_dict(weights)
 
 
 def _fit(network, samples, loss, schedule, folder, mix, label, *, on_epoch):
-    """Train in one of the processes; returns the history and the weights."""
     given = (network, samples, loss, schedule, folder, mix, label, on_epoch)
     with repeatable(gpu=schedule.deterministic):
         history = divergence.explain_dead_workers(_train, *given)
@@ -143,11 +136,9 @@ def _train(network, samples, loss, schedule, folder, mix, label, on_epoch):
     batches = load_batches(samples, schedule, start=state["step"], rank=rank)
     per_epoch = steps_per_epoch(len(samples), schedule)
     total = per_epoch * schedule.epochs
-    bar = None
-    if rank == 0:
-        batches = bar = progress(batches, label, total=total, initial=state["step"], unit="step")
+    shown = {"total": total, "initial": state["step"], "unit": "step", "disable": rank > 0}
     saved_step, saved_at = state["step"] if saved else None, time.monotonic()
-    for images, targets in batches:
+    for images, targets in (bar := progress(batches, label, **shown)):
         began = time.monotonic()
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * (1 - state["step"] / total) ** schedule.poly_power
@@ -171,10 +162,9 @@ def _train(network, samples, loss, schedule, folder, mix, label, on_epoch):
         values["seconds"] = time.monotonic() - began
         for name, value in values.items():
             state["sums"][name] = state["sums"].get(name, 0.0) + value
-        if bar is not None:
-            epoch, place = divmod(state["step"] - 1, per_epoch)
-            mean = state["sums"]["loss"] / (place + 1)
-            bar.about = f"epoch {epoch + 1}/{schedule.epochs}  loss {mean:.3g}"
+        epoch, place = divmod(state["step"] - 1, per_epoch)
+        mean = state["sums"]["loss"] / (place + 1)
+        bar.about = f"epoch {epoch + 1}/{schedule.epochs}  loss {mean:.3g}"
         if state["step"] % per_epoch == 0:
             sums, state["sums"] = state["sums"], {}
             speed, rate = sums.pop("images") / sums.pop("seconds"), optimiser.param_groups[0]["lr"]
@@ -208,8 +198,8 @@ def _diverged(reason, step, total, checkpoint, saved_step):
 
 
 def _backward(objective, images, targets, parts, device):
-    """Accumulate the gradients of a batch in parts, each weighted by its share of the crops, even
-    if its loss is a mean over pixels or pairs; returns the means of the losses.
+    """Accumulate the gradients of a batch in parts, each weighted by its share of the crops,
+    whatever its loss is a mean of; returns the means of the losses.
     """
     values = {}
     chunks = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
@@ -237,12 +227,9 @@ def fit_soup(
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     mix: Mix | None = None,
 ) -> list[Metrics]:
-    """Train a network several times from its present weights and give it the mean of the results
-    (a model soup, Wortsman et al., ICML 2022), in place.
-
-    The trainings differ in the order of the photos, in crops and in dropout: their seeds count up
-    from ``schedule.seed``. The mean relies less on accidental cues (the sky for an aeroplane) than
-    each of them. Running statistics of batch norms are averaged too.
+    """Train a network several times from its present weights, with seeds from ``schedule.seed`` on,
+    and give it the mean of the results in place, running statistics of batch norms too (a model
+    soup, Wortsman et al., ICML 2022), which relies less on accidental cues than each of them.
 
     All is as in ``fit``, which ``soup_size`` 1 is, except that epochs are counted through all
     trainings, and finished ones are kept in ``folder`` as ``member_<number>.pt`` and not repeated;

@@ -1,8 +1,9 @@
 """The losses of the networks: ``(network, images, targets) -> dict of scalar tensors``, of which
 ``train.fit`` minimises the one called "loss".
 
-If several processes train together, the mean of each value over them is that of the whole batch:
-they exchange the divisors of sums, which depend on the targets alone, while the network computes.
+If several processes train together, each divides the sum over its share of a batch by the mean over
+the processes of how many terms were summed, so that the mean of the losses is that of the batch.
+They exchange these divisors, which depend on the targets alone, while the network computes.
 """
 
 import torch
@@ -41,8 +42,8 @@ def pair_loss(
     border_pairs: bool = True,
     released: bool = False,
 ) -> Losses:
-    """Equation 10 for an affinity network; targets (B, h, w) are the affinity labels of its cells.
-    See ``affinity.pair_distance`` and, for ``released``, ``affinity.affinity_loss``.
+    """Equation 10 (``affinity.affinity_loss`` of ``affinity.pair_distance``) for an affinity
+    network; targets (B, h, w) are the affinity labels of its cells.
     """
     check_pairs(min(targets.shape[-2:]), radius=radius, border_pairs=border_pairs)
     pairs = pair_targets(targets.to(torch.uint8), radius=radius, border_pairs=border_pairs)
@@ -58,10 +59,8 @@ def segmentation_loss(
     network: nn.Module, images: Tensor, targets: Tensor, *, prior: Tensor | None = None
 ) -> Losses:
     """Cross-entropy of a segmentation network at stride 4; targets (B, H, W), 255 ignored.
-
-    ``prior`` (classes,) is added to the scores: with the logarithm of each class's share of the
-    pixels the network learns scores as if all classes were equally frequent (logit adjustment,
-    Menon et al., ICLR 2021).
+    ``prior`` (classes,) is added to the scores: with the logarithm of each class's share of pixels
+    all classes count as equally frequent (logit adjustment, Menon et al., ICLR 2021).
     """
     return {"loss": _pixel_loss(targets, prior)(network(images))}
 
@@ -87,7 +86,6 @@ def decoder_loss(
 
 
 def _pixel_loss(targets, prior):
-    """The function that takes scores at stride 4 to their cross-entropy with the targets."""
     targets = targets[:, ::4, ::4]
     count = all_reduce_mean((targets != IGNORE).sum().float())
 

@@ -14,9 +14,7 @@ def build_optimiser(network: Any, schedule) -> Optimizer:
     biases in groups of their own, at that factor and without decay, as in the released code.
 
     ``sgd`` has momentum 0.9. ``sgd_released`` is the optimiser of the authors' code, which passed
-    weight_decay as the momentum argument.
-
-    Raises InputError if ``schedule.optimiser`` is not known.
+    weight_decay as the momentum argument. Raises InputError if another one is given.
     """
     rate, decay = schedule.learning_rate, schedule.weight_decay
     head = network.head_parameters()

@@ -19,19 +19,16 @@ def epoch_batches(
     length: int, schedule, *, start: int = 0, rank: int = 0
 ) -> Iterator[list[tuple[int, int]]]:
     """Batches of ``(epoch, index)`` keys of ``length`` photos, shuffled by seed and epoch, from
-    step ``start`` on. Each process takes an equal slice of every part of a batch, so that all
-    together take the parts of one process.
+    step ``start`` on; of every part of a batch, each process takes an equal slice.
     """
     per_epoch, size = steps_per_epoch(length, schedule), schedule.batch_size
-    generator, order = torch.Generator(), torch.empty(0)
-    for step in range(start, per_epoch * schedule.epochs):
-        epoch, place = divmod(step, per_epoch)
-        if step == start or place == 0:
-            generator.manual_seed(schedule.seed * 100_003 + epoch)
-            order = torch.randperm(length, generator=generator)
-        parts = order[place * size : (place + 1) * size].chunk(schedule.accumulation_steps)
-        shares = [part.chunk(schedule.train_processes)[rank] for part in parts]
-        yield [(epoch, index) for index in torch.cat(shares).tolist()]
+    for epoch in range(start // per_epoch, schedule.epochs):
+        generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
+        order = torch.randperm(length, generator=generator)
+        for place in range(max(0, start - epoch * per_epoch), per_epoch):
+            parts = order[place * size : (place + 1) * size].chunk(schedule.accumulation_steps)
+            shares = [part.chunk(schedule.train_processes)[rank] for part in parts]
+            yield [(epoch, index) for index in torch.cat(shares).tolist()]
 
 
 def load_batches(samples: Samples, schedule, *, start: int, rank: int) -> DataLoader:

@@ -26,7 +26,7 @@ CVAT_BACKGROUND = "background"  # CVAT's own name for pixels without a label
 
 def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict[str, Any]:
     """Label maps, uint8 (H, W), with their photos' file names, as COCO's instances for JSON: one
-    run-length mask per photo and class. A class's number, from 1, is its category id.
+    run-length mask per photo and class, whose number, from 1, is its category id.
     """
     images, annotations = [], []
     for name, labels in maps:
@@ -39,9 +39,8 @@ def coco(maps: Iterable[tuple[str, np.ndarray]], classes: Sequence[str]) -> dict
             entry["area"] = int(coco_mask.area(runs))
             entry["bbox"] = coco_mask.toBbox(runs).tolist()  # x, y, width, height
             annotations.append(entry | {"iscrowd": 0})  # COCO's evaluation leaves crowds out
-    categories = [
-        {"id": number, "name": name, "supercategory": ""} for number, name in enumerate(classes, 1)
-    ]
+    named = enumerate(classes, 1)
+    categories = [{"id": number, "name": name, "supercategory": ""} for number, name in named]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -55,9 +54,7 @@ class LabelMaps(NamedTuple):
 
     def read(self, photo_id: str) -> tuple[np.ndarray, tuple[int, int]]:
         """``(label map, (height, width) of its photo)``; the photo may be larger in proportion.
-
-        Raises:
-            InputError: one of them is missing or unreadable, or the label map is of another photo.
+        InputError if one cannot be read, or the label map is of another photo.
         """
         path, photo = self.folder / f"{photo_id}.png", self.photo(photo_id)
         labels, size = read_mask(path, num_classes=len(self.classes)), photo_size(photo)
@@ -91,25 +88,21 @@ def write_labelme(maps: LabelMaps, out: Path) -> None:
             continue
         labels, size = maps.read(photo_id)
         image = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
-        content = labelme.annotation(
-            labels, maps.classes, image_path=Path(image).as_posix(), size=size
-        )
+        where = Path(image).as_posix()
+        content = labelme.annotation(labels, maps.classes, image_path=where, size=size)
         atomic.write_text(target, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def cvat_lines(classes: Sequence[str]) -> str:
     """The text of CVAT's ``labelmap.txt``: names with VOC's colours, in the order of their numbers,
-    and ``__ignore__`` for 255.
-
-    Raises:
-        InputError: a name that the format cannot represent.
+    and ``__ignore__`` for 255; InputError for a name that the format cannot represent.
     """
-    names = {0: CVAT_BACKGROUND} | dict(enumerate(classes, 1)) | {IGNORE: labelme.IGNORE_NAME}
-    for name in names.values():
+    names = sorted(labelme.label_names(classes, CVAT_BACKGROUND).items())
+    for _, name in names:
         if ":" in name or name.startswith("#") or len(name.splitlines()) != 1:
             raise InputError(f"class {name!r}: CVAT wants names without ':' and '#'; rename it")
     palette = voc_palette()
-    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names.items()]
+    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for number, name in names]
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
@@ -134,12 +127,10 @@ def write_cvat(maps: LabelMaps, out: Path) -> None:
 def cvat_labels(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> np.ndarray:
     """The label map, uint8 (H, W), of a picture, uint8 (H, W, 3), in the colours of ``lines``, the
     text of a ``labelmap.txt``. These may list more names than the ``classes``, numbered from 1.
-
-    Raises:
-        InputError: the text has another format, or a pixel's colour is not that of a class.
+    InputError if the text has another format, or a pixel's colour is not that of a class.
     """
-    numbers = {normal(name): number for number, name in enumerate(classes, 1)}
-    numbers |= {CVAT_BACKGROUND: 0, labelme.IGNORE_NAME: IGNORE}
+    values = labelme.label_names(classes, CVAT_BACKGROUND)
+    numbers = {normal(name): number for number, name in values.items()}
     names = {0: CVAT_BACKGROUND}  # black, unless the text says otherwise
     for line in lines.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -148,21 +139,19 @@ def cvat_labels(picture: np.ndarray, lines: str, *, classes: Sequence[str]) -> n
             name, colour, _, _ = line.strip().split(":")
             red, green, blue = bytes(int(value) for value in colour.split(","))
         except ValueError:
-            raise InputError(
-                f"labelmap.txt: expected 'name:red,green,blue::' but got {line!r}; fix it"
-            ) from None
+            wanted = "'name:red,green,blue::'"
+            raise InputError(f"labelmap.txt: expected {wanted} but got {line!r}; fix it") from None
         names[red << 16 | green << 8 | blue] = normal(name)
-    red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
-    found, place = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    codes = picture @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, place = np.unique(codes, return_inverse=True)
     for code in found.tolist():
         if names.get(code) not in numbers:
+            colour = ",".join(map(str, code.to_bytes(3)))
             where = f"{names[code]!r} in labelmap.txt" if code in names else "not in labelmap.txt"
-            raise InputError(
-                f"the colour {code >> 16},{code >> 8 & 255},{code & 255} is {where}; expected one "
-                f"of: {', '.join(numbers)}"
-            )
+            wanted = f"expected one of: {', '.join(numbers)}"
+            raise InputError(f"the colour {colour} is {where}; {wanted}")
     values = np.array([numbers[names[code]] for code in found.tolist()], np.uint8)
-    return values[place].reshape(picture.shape[:2])
+    return values[place].reshape(codes.shape)
 
 
 def read_correction(
@@ -192,9 +181,9 @@ def read_corrections(
     """Corrected label maps: id to uint8 (H, W), 0 background, 1.. classes, 255 ignored, in the
     order of ``ids``, those of the photos that may have one.
 
-    Reads every ``<id>.json`` of labelme and every index mask ``<id>.png`` in the folder and its
-    subfolders; or, if the folder has a ``labelmap.txt``, the colours in ``SegmentationClass``, as
-    CVAT exports them. Hidden and other files are ignored.
+    Reads every ``<id>.json`` of labelme and every index mask ``<id>.png`` in the folder and those
+    in it; or, if it has a ``labelmap.txt``, the colours in ``SegmentationClass``, as CVAT exports
+    them. Hidden and other files are ignored.
 
     Raises:
         InputError: no corrections, one of an unknown photo, two of one photo, or one that cannot be

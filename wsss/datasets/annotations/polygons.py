@@ -5,6 +5,7 @@ Points are (x, y) in pixels, y down: the pixel in row r and column c is the squa
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,15 +42,17 @@ def outlines(
         labels = labels[tuple(nearest)]
         regions, values = _regions(labels)
     padded = np.pad(regions, 1)
-    borders = _trace(padded)
-    polygons = _simplified(padded, borders, tolerance)
+    allowed = _allowed(padded, tolerance)
+    polygons = [
+        (value, border[0], *_simplified(padded, np.array(border), allowed))
+        for value, border in zip(values.tolist(), _trace(padded), strict=True)
+    ]
     canvas, found = np.zeros_like(labels), []
-    for place in sorted(range(len(borders)), key=lambda place: -_area(polygons[place][0])):
-        row, column = divmod(borders[place][0], padded.shape[1])  # the region's first pixel
-        if canvas[row - 1, column - 1] != values[place]:  # else it shows already
-            exact, simple = polygons[place]
-            paint(canvas, exact, value=values[place])
-            found.append((int(values[place]), simple))
+    for value, start, exact, simple in sorted(polygons, key=lambda each: -_area(each[2])):
+        row, column = divmod(start, padded.shape[1])  # the region's first pixel
+        if canvas[row - 1, column - 1] != value:  # else it shows already
+            paint(canvas, exact, value=value)
+            found.append((value, simple))
     return found
 
 
@@ -62,11 +65,9 @@ def paint(
     rule decides.
     """
     height, width = canvas.shape
-    points = np.asarray(points, float)
-    x, y = points[:, 0], points[:, 1]
+    x, y = np.asarray(points, float).T
     ahead_x, ahead_y = np.roll(x, -1), np.roll(y, -1)
-    begin = np.ceil(np.minimum(y, ahead_y) - 0.5).clip(0, height).astype(int)
-    end = np.ceil(np.maximum(y, ahead_y) - 0.5).clip(0, height).astype(int)
+    begin, end = np.ceil(np.sort([y, ahead_y], axis=0) - 0.5).clip(0, height).astype(int)
     rows = end - begin  # rows whose centres an edge crosses
     edge = np.repeat(np.arange(len(rows)), rows)
     if not edge.size:
@@ -101,12 +102,13 @@ def _trace(padded):
     right. Where two pixels of a region touch at a corner only, the border separates them.
     """
     stride = padded.shape[1]
-    tops = np.flatnonzero(padded[1:] != padded[:-1]) + stride
-    numbers, first = np.unique(padded.ravel()[tops], return_index=True)
-    cells = padded.ravel().data  # faster to index than an array
+    flat = padded.ravel()
+    runs = np.flatnonzero(np.diff(flat)) + 1  # where a row enters a region
+    starts = runs[np.unique(flat[runs], return_index=True)[1][1:]]  # the first of each, but of 0
+    cells = flat.data  # faster to index than an array
     steps, around = (1, stride, -1, -stride), _around(stride)  # right, down, left, up
     borders = []
-    for start in tops[first[numbers > 0]].tolist():
+    for start in starts.tolist():
         number, heading, vertex, path = cells[start], 0, start + 1, [start]
         while vertex != start:
             path.append(vertex)
@@ -124,79 +126,57 @@ def _around(stride):
     return 0, -1, -stride - 1, -stride
 
 
-def _simplified(padded, borders, tolerance):
-    """``(exact, simple)`` per border: all corners and those kept, both float64 (N, 2).
+def _simplified(padded, border, allowed):
+    """``(exact, simple)`` of a border: all corners and those kept, both float64 (N, 2).
 
-    Points where more than two regions meet are kept. Between them the two regions of a line keep
-    equal points, as its simplification does not depend on its direction.
+    Points where more than two regions meet are kept. Between two that are kept, the farthest from
+    their line is kept too while its distance exceeds that of ``allowed`` (Douglas and Peucker). As
+    ties go to the lowest vertex, both regions of a line keep equal points.
     """
-    flat, stride = padded.ravel(), padded.shape[1]
-    path = np.concatenate(borders)
-    ends = np.cumsum([len(border) for border in borders])
-    starts = np.concatenate(([0], ends[:-1]))
-    ahead = np.arange(1, len(path) + 1)
-    ahead[ends - 1] = starts
-    step = path[ahead] - path
-    turns = np.empty(len(path), bool)
-    turns[ahead] = step != step[ahead]
-    around = np.stack([flat[path + offset] for offset in _around(stride)])
-    meets = (around != np.roll(around, 1, axis=0)).sum(0) > 2
-    rings = []
-    for start, end in zip(starts, ends, strict=True):
-        ring = start + np.flatnonzero(turns[start:end] | meets[start:end])
-        cut = np.argmax(meets[ring])  # 0 if there is none
-        rings.append(np.concatenate((ring[cut:], ring[: cut + 1])))
-    ring = np.concatenate(rings)
-    ends = np.cumsum([len(ring) for ring in rings])
-    keep = meets[ring]
-    keep[ends - 1] = keep[np.concatenate(([0], ends[:-1]))] = True
-    points = np.stack([path[ring] % stride, path[ring] // stride], axis=1) - 1  # (x, y)
-    allowed = _allowed(padded, tolerance)[around[:, ring]].min(0)
-    _simplify(points, path[ring], keep, allowed)
-    parts = zip(np.split(points, ends[:-1]), np.split(keep, ends[:-1]), strict=True)
-    return [(part[:-1].astype(float), part[:-1][kept[:-1]].astype(float)) for part, kept in parts]
+    stride = padded.shape[1]
+    around = padded.ravel()[np.add.outer(border, _around(stride))]
+    meets = (around != np.roll(around, 1, axis=1)).sum(1) > 2
+    step = np.diff(border, append=border[0])
+    corners = np.flatnonzero(meets | (step != np.roll(step, 1)))
+    corners = np.roll(corners, -np.argmax(meets[corners]))  # from the first kept one, if any
+    names, squared = border[corners], allowed[around[corners]].min(1) ** 2
+    points = (names % stride - 1) + 1j * (names // stride - 1)  # x + iy
+    keep = meets[corners] | (squared == 0)
+    keep[0] = True
+    waiting = list(pairwise([*np.flatnonzero(keep).tolist(), len(keep)]))
+    while waiting:
+        begin, end = waiting.pop()
+        if end - begin < 2:
+            continue
+        inner = slice(begin + 1, end)
+        distance = _squared_distance(points[inner], points[begin], points[end % len(points)])
+        place = begin + 1 + np.lexsort((names[inner], -distance))[0]
+        if distance[place - begin - 1] > squared[place]:
+            keep[place] = True
+            waiting += [(begin, place), (place, end)]
+    return tuple(each.view(float).reshape(-1, 2) for each in (points, points[keep]))
 
 
 def _allowed(padded, tolerance):
     """The tolerance of each region's border, by number: 0 for a thin one, which could vanish."""
+    sides = [padded != np.roll(padded, step, axis) for step in (1, -1) for axis in (0, 1)]
     count = padded.max() + 1
-    pairs = ((padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1]))
-    inner = [side[one != other] for one, other in pairs for side in (one, other)]
-    perimeter = np.bincount(np.concatenate(inner), minlength=count)
+    perimeter = sum(np.bincount(padded[side], minlength=count) for side in sides)
     widths = 2 * np.bincount(padded.ravel(), minlength=count) / perimeter  # of a long region
     allowed = np.where(widths < THIN * tolerance, 0.0, tolerance)
     allowed[0] = tolerance  # outside the label map
     return allowed
 
 
-def _simplify(points, names, keep, allowed):
-    """Douglas-Peucker simplification of all lines at once, in place: between two kept points, int
-    (N, 2), the farthest from the line is kept too while its distance exceeds ``allowed``. Ties go
-    to the lowest of ``names``.
-    """
-    waiting = np.flatnonzero(~keep)
-    while waiting.size:
-        kept = np.flatnonzero(keep)
-        line = np.cumsum(keep)[waiting] - 1
-        distance = _squared_distance(points[waiting], points[kept[line]], points[kept[line + 1]])
-        far = distance > allowed[waiting] ** 2
-        order = np.lexsort((names[waiting], -distance, line))
-        order = order[far[order]]
-        lines, first = np.unique(line[order], return_index=True)
-        keep[waiting[order[first]]] = True
-        waiting = waiting[np.isin(line, lines) & ~keep[waiting]]
-
-
 def _squared_distance(points, begin, end):
-    """Of points from line segments, all int (N, 2); the same in both directions."""
-    line, behind, before = end - begin, points - begin, end - points
-    length = (line**2).sum(1)
-    area = line[:, 0] * behind[:, 1] - line[:, 1] * behind[:, 0]
-    nearest = np.minimum((behind**2).sum(1), (before**2).sum(1))
-    between = ((line * behind).sum(1) > 0) & ((line * before).sum(1) > 0)
-    return np.where(between, area**2 / np.maximum(length, 1), nearest)
+    """Of points from a line segment, all x + iy of whole numbers; the same in both directions."""
+    line, behind, before = end - begin, points - begin, points - end
+    turned = behind * np.conj(line)  # its real part is along the line, the imaginary one across
+    between = (turned.real > 0) & ((before * np.conj(line)).real < 0)
+    nearest = np.minimum(*(each.real**2 + each.imag**2 for each in (behind, before)))
+    return np.where(between, turned.imag**2 / max(line.real**2 + line.imag**2, 1), nearest)
 
 
 def _area(points):
     x, y = points.T
-    return np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))  # clockwise as seen: positive
+    return x @ (np.roll(y, -1) - np.roll(y, 1))  # twice; clockwise as seen: positive

@@ -1,5 +1,9 @@
 """A small copy of a devkit: the same photos, labels and masks with fewer pixels."""
 
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -24,26 +28,32 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
         InputError: a photo, mask, label or list is missing or broken; the target is the source or a
             copy of another size; ``long_side`` is below 32.
     """
-    kit = Devkit(source)
-    target = Path(target)
+    kit, target = Devkit(source), Path(target)
     if long_side < 32:
         raise InputError(f"long side {long_side}: expected at least 32 pixels; give more")
     if target.resolve() in (kit.root.resolve(), Path(source).resolve()):
         raise InputError(f"{target}: this is the devkit to copy from; name another folder")
-    splits = sorted((kit.root / "ImageSets" / "Segmentation").glob("*.txt"))
-    if not splits:
+    paths = sorted((kit.root / "ImageSets" / "Segmentation").glob("*.txt"))
+    if not paths:
         raise InputError(f"{kit.root}: no id list in ImageSets/Segmentation; add train.txt")
-    ids = sorted({each for path in splits for each in kit.ids(path.stem)})
-    names = [";".join(kit.classes[number - 1] for number in kit.labels(each)) for each in ids]
-    for photo_id in progress(ids, "shrink"):
+    lists = {path.name: kit.ids(path.stem) for path in paths}
+    labels = {each: kit.labels(each) for each in sorted({*chain(*lists.values())})}
+    for photo_id in progress(labels, "shrink"):
         _copy(kit, photo_id, target, long_side)
-    rows = [f"{photo_id},{labels}" for photo_id, labels in zip(ids, names, strict=True)]
-    atomic.write_text(target / "image_labels.csv", "\n".join(["id,labels", *rows, ""]))
+    write_labels(target, labels, classes=kit.classes)
     atomic.write_text(target / "classes.txt", "\n".join([*kit.classes, ""]))
-    for path in splits:
-        listed = target / "ImageSets" / "Segmentation" / path.name
-        atomic.write_text(listed, "\n".join([*kit.ids(path.stem), ""]))
+    for name, ids in lists.items():
+        listed = target / "ImageSets" / "Segmentation" / name
+        atomic.write_text(listed, "\n".join([*ids, ""]))
     return Devkit(target)
+
+
+def write_labels(root: Path, labels: Mapping[str, list[int]], *, classes: Sequence[str]) -> None:
+    """Write a devkit's ``image_labels.csv``: photos' ids, and their classes by numbers from 1."""
+    text = io.StringIO()
+    named = ((each, ";".join(classes[k - 1] for k in labels[each])) for each in labels)
+    csv.writer(text, lineterminator="\n").writerows([("id", "labels"), *named])
+    atomic.write_text(root / "image_labels.csv", text.getvalue())
 
 
 def _copy(kit, photo_id, target, long_side):

@@ -27,15 +27,11 @@ class Download:
 
 
 def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = False) -> None:
-    """Take a download's parts out of an archive or a folder into ``target``.
-
-    Each file appears whole or not at all. Those that exist with the same size are skipped, so a
-    second run continues an interrupted one.
+    """Take a download's parts into ``target``. Each file appears whole or not at all; those that
+    exist with the same size are skipped, so a second run continues an interrupted one.
 
     Args:
-        download: what is expected.
         given: its archive, a tar, compressed or not; or a folder with its parts or its top folder.
-        target: the folder that gets the parts.
         any_digest: accept an archive whose MD5 is not the published one.
 
     Raises:
@@ -43,25 +39,21 @@ def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = F
             is not a plain file in the expected folder.
     """
     if given.is_dir():
-        _copy(download, given, target)
-        return
-    if not given.is_file():
+        files = _in_folder(download, given)
+    elif given.is_file():
+        _check_digest(download, given, any_digest)
+        files = _in_archive(download, given, target)
+    else:
         raise InputError(
             f"{given}: no such file or folder; expected {download.archive} or a folder with "
             f"{download.top} in it"
         )
-    if any_digest:
-        print(f"{given}: digest not checked (--any-digest)")
-    else:
-        with given.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != download.md5:
-            raise InputError(
-                f"{given}: expected MD5 {download.md5} of {download.archive} but found {found}; "
-                "download it again, or accept a mirror's own packing with --any-digest"
-            )
     try:
-        _unpack(download, given, target)
+        for name, size, source in files:
+            path = target / name
+            if not path.is_file() or path.stat().st_size != size:
+                with atomic.write(path) as partial, partial.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
     except tarfile.TarError as error:
         raise InputError(
             f"{given}: expected a whole {download.archive} but it cannot be read to its end "
@@ -69,42 +61,48 @@ def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = F
         ) from error
 
 
-def _unpack(download, archive, target):
-    unpacked = 0
+def _check_digest(download, archive, any_digest):
+    if any_digest:
+        print(f"{archive}: digest not checked (--any-digest)")
+        return
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != download.md5:
+        raise InputError(
+            f"{archive}: expected MD5 {download.md5} of {download.archive} but found {found}; "
+            "download it again, or accept a mirror's own packing with --any-digest"
+        )
+
+
+def _in_archive(download, archive, target):
+    """``(path below the top folder, size, open file)`` of each file of the parts."""
+    unpacked, top = 0, PurePosixPath(download.top)
     with archive.open("rb") as file:
         members = archives.members(file, count=MOST_MEMBERS, size=MOST_UNPACKED)
         for member, content in progress(members, f"unpack {archive.name}", unit="file"):
             unpacked += member.size
             if unpacked > MOST_UNPACKED:
                 raise tarfile.ReadError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
-            path = _path_below_top(member, content, download, archive)
-            if content and any(path.is_relative_to(part) for part in download.parts):
-                if not (target / path).resolve().is_relative_to(target.resolve()):
-                    raise InputError(
-                        f"{archive}: member {member.name!r} is refused, as a link leads it outside "
-                        f"{target}; put a plain folder there"
-                    )
-                _write(content, target / path, size=member.size)
+            path, fault = PurePosixPath(member.name), ""
+            wanted = content and any(path.is_relative_to(top / part) for part in download.parts)
+            name = path.relative_to(top) if wanted else path
+            if member.issparse():
+                fault = "it is a sparse file, which may grow to any size"
+            elif not (content or member.isdir()):
+                fault = "it is neither a file nor a folder, but a link or a device"
+            elif path.parts[:1] not in ((), top.parts[:1]) or ".." in path.parts:  # () is "."
+                fault = f"it is not in {top.parts[0]}/"
+            elif wanted and not (target / name).resolve().is_relative_to(target.resolve()):
+                fault = f"a link leads it outside {target}; put a plain folder there"
+            if fault:
+                fix = "get the archive from another source"
+                raise InputError(f"{archive}: member {member.name!r} is refused, as {fault}; {fix}")
+            if wanted:
+                yield name, member.size, content
 
 
-def _path_below_top(member, content, download, archive):
-    """A member's path below the download's top folder, unchanged if it is not below it."""
-    path, top = PurePosixPath(member.name), PurePosixPath(download.top)
-    if member.issparse():
-        reason = "a sparse file, which may grow to any size"
-    elif not (content or member.isdir()):
-        reason = "neither a file nor a folder, but a link or a device"
-    elif path.parts[:1] not in ((), top.parts[:1]) or ".." in path.parts:  # () is the folder "."
-        reason = f"not in {top.parts[0]}/"
-    else:
-        return path.relative_to(top) if path.is_relative_to(top) else path
-    raise InputError(
-        f"{archive}: member {member.name!r} is refused, as it is {reason}; get the archive from "
-        "another source"
-    )
-
-
-def _copy(download, given, target):
+def _in_folder(download, given):
+    """The same of the files of the parts in a folder."""
     top = PurePosixPath(download.top).parts
     places = [given.joinpath(*top[start:]) for start in range(len(top) + 1)]
     folder = next((each for each in places if (each / download.parts[0]).exists()), None)
@@ -118,11 +116,4 @@ def _copy(download, given, target):
         files = [path for path in found if path.is_file()]
         for path in progress(files, f"copy {part}", unit="file"):
             with path.open("rb") as source:
-                _write(source, target / path.relative_to(folder), size=path.stat().st_size)
-
-
-def _write(source, path, *, size):
-    if path.is_file() and path.stat().st_size == size:
-        return
-    with atomic.write(path) as partial, partial.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+                yield path.relative_to(folder), path.stat().st_size, source

@@ -4,12 +4,13 @@ Dataset, SBD (coarser masks of more of these photos), from archives that a perso
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from wsss.datasets.prepare.matlab import read_field
+from wsss.datasets.prepare.shrink import write_labels
 from wsss.datasets.prepare.unpack import Download, fetch
 from wsss.datasets.voc import VOC_CLASSES, Devkit, read_ids, read_mask
 from wsss.errors import InputError
@@ -50,16 +51,15 @@ SBD = Download(
 MAT_BYTES = 2**24  # of a .mat file at most; SBD's have about 20,000
 
 
-@dataclass
-class Report:
+class Report(NamedTuple):
     """The contents of the folder after ``prepare``."""
 
     root: Path  # the experiments' data_root
-    lacking: dict[Download, list[Path]] = field(default_factory=dict)  # missing paths
-    lists: dict[str, int] = field(default_factory=dict)  # photos on each id list
-    masks: Counter = field(default_factory=Counter)  # by origin: kept, VOC, SBD; or missing
-    labelled: int = 0  # photos with image labels
-    unlabelled: list[str] = field(default_factory=list)  # ids of those without, listed ones first
+    lacking: dict[Download, list[Path]]  # missing paths
+    lists: dict[str, int]  # photos on each id list
+    masks: Counter  # by origin: kept, VOC, SBD; or missing
+    labelled: int  # photos with image labels
+    unlabelled: list[str]  # ids of those without, listed ones first
 
 
 def prepare(
@@ -88,9 +88,9 @@ def prepare(
         raise InputError(f"{root}: expected a folder but it is a file; give another --root")
     flat = (root / "JPEGImages").is_dir() and not (root / VOC.top).is_dir()
     home, boundaries = root if flat else root / VOC.top, root / SBD.top
+    test = root / VOC_TEST.archive
     given = [(VOC, voc, home), (SBD, sbd, boundaries)]
-    if (root / VOC_TEST.archive).exists():
-        given.append((VOC_TEST, root / VOC_TEST.archive, home))
+    given += [(VOC_TEST, test, home)] if test.exists() else []
     try:
         for download, source, target in given:
             atomic.sweep_partials(target)
@@ -102,52 +102,52 @@ def prepare(
 
 
 def _complete(root, home, boundaries):
-    report = Report(root)
+    lacking = {}
     for download, folder in ((VOC, home), (SBD, boundaries)):
         if paths := [path for part in download.parts if not (path := folder / part).exists()]:
-            report.lacking[download] = paths
-    if VOC in report.lacking:
-        return report
-    if SBD in report.lacking:
+            lacking[download] = paths
+    if VOC in lacking:
+        return Report(root, lacking, {}, Counter(), 0, [])
+    if SBD in lacking:
         boundaries = None
     devkit = Devkit(home)
     lists = _write_lists(devkit, boundaries)
-    report.lists = {split: len(ids) for split, ids in lists.items()}
     masked = {each for split, ids in lists.items() if split != "test" for each in ids}
-    absent = sorted(each for each in masked if not devkit.image_path(each).exists())
-    if absent:
+    if absent := [each for each in sorted(masked) if not devkit.image_path(each).exists()]:
         raise InputError(
             f"{home / 'JPEGImages'}: {len(absent):,} of {len(masked):,} listed photos are missing, "
             f"first {absent[0]}.jpg; take them out of {VOC.archive} again with --voc"
         )
-    report.masks = _write_masks(devkit, sorted(masked), boundaries)
-    if "train_aug" in lists and not report.masks["missing"]:
-        report.lacking.pop(SBD, None)  # everything made of it exists
-    photos = sorted(path.stem for path in (devkit.root / "JPEGImages").glob("*.jpg"))
-    if not (devkit.root / "image_labels.csv").exists():
-        _write_image_labels(devkit, photos)
+    masks = _write_masks(devkit, sorted(masked), boundaries)
+    if "train_aug" in lists and not masks["missing"]:
+        lacking.pop(SBD, None)  # everything made of it exists
+    photos = sorted(path.stem for path in (home / "JPEGImages").glob("*.jpg"))
+    if not (home / "image_labels.csv").exists():
+        boxed = [each for each in photos if (home / "Annotations" / f"{each}.xml").exists()]
+        labels = {}
+        for photo_id in progress(boxed, "image labels"):
+            labels[photo_id] = devkit.boxed_labels(photo_id)
+        write_labels(home, labels, classes=devkit.classes)
     labelled = Devkit(home).labelled()  # a new one, to read what was written
-    report.labelled = len(labelled)
-    without = [each for each in photos if each not in labelled]
-    report.unlabelled = sorted(without, key=lambda each: each not in masked)
-    return report
+    unlabelled = sorted({*photos} - labelled, key=lambda each: (each not in masked, each))
+    counts = {split: len(ids) for split, ids in lists.items()}
+    return Report(root, lacking, counts, masks, len(labelled), unlabelled)
 
 
 def _write_lists(devkit, boundaries):
     """Write ``train_aug.txt``, unless SBD's folder is None; all lists by name, if available."""
     folder = devkit.root / "ImageSets" / "Segmentation"
     path = folder / "train_aug.txt"
-    extra = [split for split in ("train_aug", "test") if (folder / f"{split}.txt").exists()]
-    lists = {split: devkit.ids(split) for split in ("train", "val", *extra)}
+    there = {path.stem for path in folder.glob("*.txt")} | {"train", "val"}
+    lists = {split: devkit.ids(split) for split in EXPECTED if split in there}
     if boundaries is not None:
         sbd = [each for split in ("train", "val") for each in read_ids(boundaries / f"{split}.txt")]
-        union = sorted({*lists["train"], *sbd} - set(lists["val"]))
-        if set(lists.get("train_aug", union)) != set(union):
+        union = sorted({*lists["train"], *sbd} - {*lists["val"]})
+        if {*lists.setdefault("train_aug", union)} != {*union}:
             raise InputError(
                 f"{path}: expected the {len(union):,} photos of VOC's and SBD's lists less val but "
                 f"found {len(lists['train_aug']):,}, not the same; delete it to have it made"
             )
-        lists["train_aug"] = union
     for split, ids in lists.items():
         if len(ids) != EXPECTED[split]:
             raise InputError(
@@ -201,16 +201,6 @@ def read_sbd_mask(path: Path) -> np.ndarray:
             f"{len(VOC_CLASSES)} of shape (H, W), but it {fault}; delete it and give --sbd again"
         ) from None
     return mask.astype(np.uint8)
-
-
-def _write_image_labels(devkit, photos):
-    """Write a row for each annotated photo, with the classes of all boxes, difficult ones too."""
-    rows = ["id,labels"]
-    for photo_id in progress(photos, "image labels"):
-        if (devkit.root / "Annotations" / f"{photo_id}.xml").exists():
-            names = (devkit.classes[number - 1] for number in devkit.boxed_labels(photo_id))
-            rows.append(f"{photo_id},{';'.join(names)}")
-    atomic.write_text(devkit.root / "image_labels.csv", "\n".join(rows) + "\n")
 
 
 def table(report: Report) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from wsss.errors import InputError
@@ -17,7 +18,7 @@ from wsss.io.locks import acquire, lock_of
 from wsss.lab import lineage, paths, results, stages
 from wsss.lab.record import find_runs, provenance
 from wsss.lab.record.journal import Journal, legal
-from wsss.runtime.devices import cores, gpu_used, peak_memory, usage
+from wsss.runtime.devices import cores, peak_memory, usage
 
 if TYPE_CHECKING:  # slow to import
     import pandas as pd
@@ -162,7 +163,7 @@ class StageRun:
             "inventory": contents.manifest(files),
             "memory": peak_memory(),
             "usage": {name: value - self._usage[name] for name, value in usage().items()},
-            "machine": {"cores": cores(), "gpu": gpu_used()},
+            "machine": {"cores": cores(), "gpu": torch.cuda.is_initialized()},
             "ended": max([time.time(), *(ended + 0.001 for ended in earlier)]),
         }
         atomic.save_json(self.folder / results.COMPLETE, record)

@@ -80,17 +80,13 @@ class Small(Backbone):
         self.levels = nn.ModuleList()
         inputs, before = 3, 1
         for outputs, stride in zip(self.channels, self.strides, strict=True):
-            dilation = 2 if stride == before else 1  # in place of a stride
-            self.levels.append(
-                nn.Sequential(
-                    conv3x3(inputs, outputs, stride=stride // before),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                    conv3x3(outputs, outputs, dilation=dilation),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                )
-            )
+            first = conv3x3(inputs, outputs, stride=stride // before)
+            # dilated in place of a stride
+            second = conv3x3(outputs, outputs, dilation=2 if stride == before else 1)
+            layers = []
+            for conv in (first, second):
+                layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            self.levels.append(nn.Sequential(*layers))
             inputs, before = outputs, stride
 
     def parts(self, level: int) -> list[nn.Module]:
@@ -107,11 +103,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def build_backbone(backbone: str, *, output_stride: int = 16, **own: object) -> Backbone:
-    """The backbone of that name with random weights.
-
-    Args:
-        output_stride: pixels per cell of the last level.
-        own: arguments that only this backbone takes (``VGG16``).
+    """The backbone of that name with random weights; arguments as for ``prepare_backbone``.
 
     Raises:
         InputError: an unknown name, or an unsupported stride.

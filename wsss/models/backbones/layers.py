@@ -143,8 +143,7 @@ def fold_norms(network: nn.Module) -> None:
         for name, conv in list(parent.named_children()):
             if isinstance(conv, FrozenNormConv2d):
                 folded = nn.Conv2d(**_geometry(conv), device="meta")  # without weights of its own
-                weight = (conv.weight * conv.scale).detach()
-                folded.weight = nn.Parameter(weight, requires_grad=False)
+                folded.weight = nn.Parameter(conv.weight.detach() * conv.scale, requires_grad=False)
                 folded.bias = nn.Parameter(conv.shift.clone(), requires_grad=False)
                 setattr(parent, name, folded)
 
@@ -163,10 +162,8 @@ class ActivatedConv2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
         x = x.to(conv.weight.dtype)  # autocast does not know this operator
-        geometry = conv.padding, conv.stride, conv.dilation, conv.groups
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, *geometry, *self.activation
-        )
+        geometry = conv.padding, conv.stride, conv.dilation, conv.groups, *self.activation
+        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry)
 
 
 def fuse_activations(network: nn.Module) -> None:

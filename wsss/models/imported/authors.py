@@ -86,9 +86,6 @@ def _authors(given, path) -> Content:
 def load_checkpoint(network: nn.Module, path: Path | str) -> None:
     """Load a whole network's file, ours or the authors', strictly, and set evaluation mode, since
     in training mode an unfrozen batch norm learns from each input.
-
-    Raises:
-        InputError: unreadable, or of another network.
     """
     state = load_state(path)
     if not any(name.startswith("backbone.") for name in state):

@@ -1,6 +1,4 @@
-"""Training in several processes: all that DistributedDataParallel, which averages the gradients,
-leaves to do. In one process these functions are trivial.
-"""
+"""Training in several processes: what DistributedDataParallel leaves to do. In one: nothing."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,9 +18,7 @@ def rank() -> int:
 
 
 class Objective(nn.Module):
-    """A network with its loss as ``forward(images, targets)``: DistributedDataParallel only tracks
-    ``forward``, and a loss may call any method of its network.
-    """
+    """A network with its loss as ``forward``, which is all that DistributedDataParallel tracks."""
 
     no_sync = staticmethod(nullcontext)  # as DistributedDataParallel's, with nothing to suspend
 
@@ -37,9 +33,9 @@ class Objective(nn.Module):
 def distribute(network: nn.Module, loss: Loss) -> Objective | DistributedDataParallel:
     """The objective of a network, whose backward pass averages gradients over the processes.
 
-    Every parameter that requires a gradient must take part in the loss. On GPUs, batch norms that
-    are not frozen are replaced in place by SyncBatchNorm, which sees the whole batch. On CPUs each
-    process normalises its share of the batch, and ``sync_step`` averages the running statistics.
+    On GPUs, batch norms that are not frozen are replaced in place by SyncBatchNorm, which sees the
+    whole batch. On CPUs each process normalises its share, and ``sync_step`` averages the running
+    statistics.
     """
     if not dist.is_initialized():
         return Objective(network, loss)
@@ -63,9 +59,6 @@ def _sum_parameters(network, *_):
 def all_reduce_mean(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Start to average a float tensor over the processes, in place. The returned function waits
     for the mean, whose bits are the same in every process.
-
-    A sum over this process's share, divided by the mean over the processes of how many terms were
-    summed, is a loss whose mean over the processes is that of the whole batch.
     """
     if not dist.is_initialized():
         return lambda: tensor

@@ -7,7 +7,6 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -36,11 +35,9 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
         callbacks: keyword arguments of ``function``. Calls by process 0 run in this process, in
             order and asynchronously; calls by the others are dropped.
 
-    Raises:
-        InputError: this machine cannot run this number of processes.
-        TypeError: the function or an argument cannot be pickled.
-        RuntimeError: a process was killed or exited.
-        Exception: the first error raised in any process, with its traceback as a note.
+    Raises InputError for more processes than this machine can run, TypeError for what cannot be
+    pickled, RuntimeError if a process was killed or exited, and the first error raised in any
+    process, with its traceback as a note.
     """
     if chosen := engine.handed_in(engine.TRAINING):
         return chosen.launch(function, *arguments, processes=processes, **callbacks)
@@ -104,7 +101,6 @@ def _serve(started, callbacks):
 
 
 def _death(process):
-    """The error for a process that died without raising one."""
     process.join(messages.ERROR_GRACE_SECONDS)
     code = process.exitcode or 0
     how = f"was killed (signal {-code}), most often because memory ran out; run the same command "
@@ -116,8 +112,6 @@ def _death(process):
 
 
 def _run(end, rank, processes, folder):
-    """Run the function in a process of its own and report how it ended."""
-
     def send(*message):
         end.send_bytes(pickle.dumps(message))
 
@@ -127,15 +121,14 @@ def _run(end, rank, processes, folder):
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     try:
-        function, arguments, names = end.recv()
+        task = end.recv()
         torch.set_num_threads(max(1, cores() // processes))
         if gpu := torch.cuda.is_available():
             torch.cuda.set_device(rank)
         backend, store = "nccl" if gpu else "gloo", f"file://{folder}/store"
         timeout = messages.COLLECTIVE_TIMEOUT
         dist.init_process_group(backend, store, timeout, world_size=processes, rank=rank)
-        report = messages.ignore if rank else send
-        report("return", function(*arguments, **{name: partial(report, name) for name in names}))
+        messages.call(task, rank=rank, send=send)
     except Exception as error:
         send("raise", messages.picklable_error(error, f"process {rank}"))
     with suppress(EOFError, OSError):  # peers may still need this process

@@ -3,15 +3,14 @@
 import copy
 import pickle
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from wsss.errors import reason
 
-# Of a collective operation; the longest regular wait is for a checkpoint.
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-# Seconds to wait for the cause after an error: the peers of a process that dies may report a
-# broken connection before its death is noticed.
-ERROR_GRACE_SECONDS = 1
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # the longest regular wait is for a checkpoint
+ERROR_GRACE_SECONDS = 1  # to learn of a death after a peer's error, a broken connection
 EXIT_TIMEOUT = 30  # seconds for processes to exit after the result; on 2 cores they take one
 
 
@@ -19,8 +18,11 @@ class PeerLost(RuntimeError):
     """Another training process is gone or does not answer."""
 
 
-def ignore(*_: object) -> None:
-    """Do nothing: the callbacks of every process but the first."""
+def call(task: tuple[Callable, tuple, list[str]], *, rank: int, send: Callable) -> None:
+    """Call a function in a process; process 0 sends its calls of callbacks and its result."""
+    function, arguments, names = task  # names of the callbacks
+    report = send if rank == 0 else lambda *_: None
+    report("return", function(*arguments, **{name: partial(report, name) for name in names}))
 
 
 def picklable_error(error: Exception, where: str) -> Exception:
