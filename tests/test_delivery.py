@@ -9,6 +9,7 @@ import mlflow
 import pytest
 from servers import free_port, served
 
+from wsss.errors import InputError
 from wsss.io import atomic
 from wsss.io.locks import lock_of
 from wsss.lab import paths, results
@@ -176,7 +177,7 @@ def test_children_that_are_delivered_at_once_have_one_parent(place, monkeypatch)
 def test_a_record_that_cannot_be_carried_is_reported_by_its_own_reason(record):
     lines = record.path.read_bytes().splitlines(keepends=True)
     record.path.write_bytes(b"".join(lines[1:]))
-    with pytest.raises(delivery.StoreUnavailable, match=r"has lost its beginning; run it again$"):
+    with pytest.raises(InputError, match=r"has lost its beginning; run it again$"):
         delivery.deliver(record.folder)
 
 
@@ -189,9 +190,7 @@ def test_addresses_keep_their_passwords_to_themselves(record, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     record.metrics({"after": 1.0})
-    with pytest.raises(
-        delivery.StoreUnavailable, match=r"does not answer.*start its server"
-    ) as raised:
+    with pytest.raises(InputError, match=r"does not answer.*start its server") as raised:
         delivery.deliver(record.folder)
     assert "hunter2" not in str(raised.value) and "\n" not in str(raised.value)
 

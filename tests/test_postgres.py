@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from servers import free_port, served
 
+from wsss.errors import InputError
 from wsss.lab import paths
 from wsss.lab.record import delivery, mlflow_store, stage_run
 from wsss.lab.record.journal import Journal
@@ -189,7 +190,7 @@ def test_eight_processes_record_at_one_server_that_is_killed_meanwhile(
             assert writer.exitcode == 0
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nobody")
         Journal(paths.stage_folder("walk", "ff")).begin("together", "no user's", tags={})
-        with pytest.raises(delivery.StoreUnavailable, match="does not let this user in"):
+        with pytest.raises(InputError, match="does not let this user in"):
             delivery.deliver(paths.stage_folder("walk", "ff"))
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USERS[0])
         delivery.close_stale_runs()  # of those that had ended before it was back

@@ -142,7 +142,7 @@ def test_what_surrounded_a_run_is_compared(outputs):
     reasons = "\n".join(reproduce._surroundings(folder))
     assert f"and was {'0' * 40}" in reasons and "and was 3.1" in reasons
     assert "then torch==0.1" in reasons
-    assert journal.run_header(folder)[0] == "toys"
+    assert journal.beginning(folder)["experiment"] == "toys"
 
 
 def test_reproduce_is_a_command(capsys):

@@ -143,7 +143,7 @@ def test_a_wrong_address_is_one_line_and_loses_nothing(place, monkeypatch, kind)
     assert time.monotonic() - began < 20  # MLflow alone would take 103 seconds
     with pytest.raises(InputError, match=r"the tracking store .* set MLFLOW_TRACKING_URI"):
         mlflow_store.find_run("0" * 32)  # as people's commands do
-    with pytest.raises(delivery.StoreUnavailable, match="the tracking store"):
+    with pytest.raises(InputError, match="the tracking store"):
         delivery.close_stale_runs()
     assert delivery.waiting(folder)
     use(monkeypatch, place / "new.db")
@@ -180,7 +180,7 @@ def test_what_the_store_did_not_take_is_not_ticked_off(place, monkeypatch, call)
 
         with monkeypatch.context() as patch:
             patch.setattr(mlflow_store.MlflowClient, call, fail)
-            with pytest.raises(delivery.StoreUnavailable, match=r"cannot be used \(.*\); make"):
+            with pytest.raises(InputError, match=r"cannot be used \(.*\); make"):
                 delivery.deliver(folder)
     assert delivery.deliver(folder) == [] and seen(folder) == WHOLE
 
@@ -195,7 +195,7 @@ def test_a_refusal_of_a_run_that_is_gone_ticks_nothing_off(place, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_store.MlflowClient, "log_batch", delete_first)
-        with pytest.raises(delivery.StoreUnavailable, match="must be in the 'active' state"):
+        with pytest.raises(InputError, match="must be in the 'active' state"):
             delivery.deliver(folder)
     assert delivery.deliver(folder) == [] and seen(folder) == WHOLE
 
@@ -207,7 +207,7 @@ def test_a_deleted_experiment_waits_until_it_is_restored(place):
     client.delete_experiment(id)
     Journal(folder).metrics({"after": 1.0})
     for _ in range(2):
-        with pytest.raises(delivery.StoreUnavailable, match=f"restore --experiment-id {id}$"):
+        with pytest.raises(InputError, match=f"restore --experiment-id {id}$"):
             delivery.deliver(folder)
     with pytest.raises(InputError, match="'toys' was deleted"):
         delivery.completed(folder)
@@ -408,7 +408,7 @@ def test_a_file_that_cannot_be_read_waits_for_it(place):
     path = folder / "gallery" / "a.png"
     path.rename(folder / "kept.png")
     path.mkdir()
-    with pytest.raises(delivery.StoreUnavailable, match=rf"^{path}: cannot be read \(Is a"):
+    with pytest.raises(InputError, match=rf"^{path}: cannot be read \(Is a"):
         delivery.deliver(folder)
     path.rmdir()
     (folder / "kept.png").rename(path)

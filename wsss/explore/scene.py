@@ -56,7 +56,7 @@ def open_networks(
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
         try:
-            named = given or find_runs.LATEST
+            named = given or "latest"
             found[name] = find_runs.find(named, name, data_digest=data.digest())
         except InputError:
             if given:

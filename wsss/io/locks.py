@@ -7,11 +7,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-def lock_of(folder: Path | str, what: str = "work") -> FileLock:
-    """A folder's lock, a file beside it: the folder itself may be removed and created again."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.parent / f".{folder.name}.{what}.lock", thread_local=False)
+def lock_of(folder: Path | str, what: str = "work", *, is_singleton: bool = False) -> FileLock:
+    """A folder's lock, a file beside it: the folder itself may be removed and created again. A
+    singleton is one for the whole process, which may take it again and again.
+    """
+    path = Path(folder).parent / f".{Path(folder).name}.{what}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, thread_local=False, is_singleton=is_singleton)
 
 
 def acquire(lock: FileLock, seconds: float) -> bool:

@@ -1,11 +1,9 @@
-"""Uploads journals to MLflow while work goes on, or later if the store is unavailable; reads back
-what reports need of completed stages.
-"""
+"""Uploads journals to MLflow, now or later, and reads back what reports need."""
 
 import errno
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,66 +17,49 @@ from wsss.errors import InputError, masked, reason
 from wsss.io import atomic
 from wsss.io.locks import held
 from wsss.lab import paths, results
-from wsss.lab.project import Say
+from wsss.lab.project import Project, Say
 from wsss.lab.record import journal, mlflow_pages, mlflow_runs, mlflow_store
 from wsss.lab.record.mlflow_runs import run_of, waiting
 
-# errors of MLflow that are an entry's own, so that a later attempt cannot fix them
+# MLflow's errors of entries that no later attempt can deliver
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 
 
-class StoreUnavailable(RuntimeError):
-    """The tracking store does not answer or cannot be used; the message is one line."""
-
-
 def deliver(folder: Path | str, *, register_model: Callable | None = None) -> list[str]:
-    """Upload a journal's new entries; all of them if the store has no run of it, as after a move to
-    another server, or only the run of the folder that this one is a copy of. Entries that an
-    interruption repeats are in MLflow once.
+    """Upload a journal's new entries, all of them to a new store (see ``mlflow_runs.open_run``).
+    Entries that an interruption repeats are in MLflow once.
 
     Without ``register_model`` (see ``Project``), delivery stops before the first model. Returns
-    messages, such as about refused entries; raises StoreUnavailable if the store does not answer,
-    and then nothing counts as delivered that it may lack.
+    messages, such as about refused entries; InputError if the store does not answer, and then
+    nothing counts as delivered that it may lack.
     """
-    with held(folder, "delivery", 60) as mine:
+    folder, lines = Path(folder), []
+    with held(folder, "delivery", 60) as mine, mlflow_store.one_line_errors():
         if not mine:
-            raise StoreUnavailable("another process delivers the same record")
-        try:
-            return _deliver(Path(folder), register_model)
-        except (InputError, StoreUnavailable) as fault:
-            raise StoreUnavailable(str(fault)) from None
-        except Exception as fault:  # of MLflow, or of whatever keeps its files
-            raise StoreUnavailable(mlflow_store.unreachable(fault)) from None
-
-
-def _deliver(folder, register_model):
-    lines, state = [], mlflow_runs.present(folder)
-    for entry, offset in journal.entries(folder, state["offset"]):
-        if entry["kind"] == "model" and register_model is None:
-            break
-        run_id = state["run_id"] or mlflow_runs.create(folder)
-        try:
-            lines += _send(folder, run_id, entry, register_model)
-        except Exception as fault:
-            if not _is_final(fault) or mlflow_store.find_run(run_id) is None:
-                raise
-            # it must not block the others
-            lines.append(masked(f"{folder}: {entry['kind']} refused: {reason(fault)}"))
-        state = {"run_id": run_id, "offset": offset}
-        mlflow_runs.note(folder, state)
+            raise InputError("another process delivers the same record")
+        state = mlflow_runs.open_run(folder)
+        for entry, offset in journal.entries(folder, state["offset"]):
+            if entry["kind"] == "model" and register_model is None:
+                break
+            try:
+                lines += _send(folder, state["run_id"], entry, register_model)
+            except Exception as fault:
+                if not _is_final(fault) or mlflow_store.find_run(state["run_id"]) is None:
+                    raise
+                # it must not block the others
+                lines.append(masked(f"{folder}: {entry['kind']} refused: {reason(fault)}"))
+            mlflow_runs.note(folder, state | {"offset": offset})
     return lines
 
 
 def _is_final(fault):
     """Whether an entry failed by what it holds, so that no later attempt can deliver it."""
-    match fault:
-        case InputError():
-            return False
-        case mlflow.MlflowException():
-            return fault.error_code in REFUSALS
-        case OSError():  # a file that a model needs may be gone
-            return fault.errno in (errno.ENAMETOOLONG, errno.ENOENT)
-    return isinstance(fault, ValueError | TypeError | LookupError)
+    if isinstance(fault, mlflow.MlflowException):
+        return fault.error_code in REFUSALS
+    if isinstance(fault, OSError):  # a file that a model needs may be gone
+        return fault.errno in (errno.ENAMETOOLONG, errno.ENOENT)
+    own = isinstance(fault, ValueError | TypeError | LookupError)
+    return own and not isinstance(fault, InputError)
 
 
 def _send(folder, run_id, entry, register_model):
@@ -93,7 +74,7 @@ def _send(folder, run_id, entry, register_model):
         raise InputError(f"{path}: cannot be read ({fault.strerror}); make it readable") from None
     match entry["kind"]:
         case "run":
-            pass  # created with the first entry that is delivered
+            pass  # it is there: see ``mlflow_runs.open_run``
         case "resumed":
             client.update_run(run_id, status="RUNNING")
             if "wsss.error" in client.get_run(run_id).data.tags:
@@ -106,8 +87,7 @@ def _send(folder, run_id, entry, register_model):
             values = {name: masked(str(value))[:6000] for name, value in entry["values"].items()}
             client.log_batch(run_id, params=[Param(*pair) for pair in values.items()])
         case "tags":
-            tags = [RunTag(name, str(value)) for name, value in entry["values"].items()]
-            client.log_batch(run_id, tags=tags)
+            client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in entry["values"].items()])
         case "metrics":
             values = {mlflow_store.metric_name(k): v for k, v in entry["values"].items()}
             metrics = [Metric(*pair, entry["time"], entry["step"]) for pair in values.items()]
@@ -128,10 +108,10 @@ def _send(folder, run_id, entry, register_model):
             return [f"registered as models:/{version}"]
         case "stage":  # which run is a stage of this experiment's run
             stage = mlflow_runs.named(folder, entry["folder"])
-            lines = deliver(stage, register_model=register_model)
-            if (run := run_of(stage)) is None:
+            if next(journal.entries(stage), None) is None:
                 return [f"{stage}: gone before it could be delivered"]
-            client.set_tag(run_id, f"wsss.stage.{entry['name']}", run)
+            lines = deliver(stage, register_model=register_model)
+            client.set_tag(run_id, f"wsss.stage.{entry['name']}", run_of(stage))
             return lines
         case "experiment":
             about = entry["name"], entry["description"]
@@ -156,13 +136,11 @@ def _send_image(client, run_id, entry, path):
 
 class Uploader:
     """Delivers journals in the background while a block runs, and once more at its end.
-
-    Attributes:
-        unavailable: the reason if the store does not answer, in one line; else empty.
+    ``unavailable`` says in one line why the store does not answer; empty if it does.
     """
 
     def __init__(self, say: Say = print, *, register_model: Callable | None = None):
-        self.unavailable, self._say, self._folders = "", say, []
+        self.unavailable, self._say, self._folders = "", say, {}
         self._register_model = register_model
         self._pass, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -178,8 +156,7 @@ class Uploader:
 
     def watch(self, folder: Path) -> None:
         """Deliver a folder's journal from now on."""
-        if folder not in self._folders:
-            self._folders.append(folder)
+        self._folders[folder] = None
 
     def upload(self) -> bool:
         """Deliver all new entries now; returns whether the store answered."""
@@ -189,7 +166,7 @@ class Uploader:
                     if waiting(folder):
                         for line in deliver(folder, register_model=self._register_model):
                             self._say(line)
-            except StoreUnavailable as fault:
+            except InputError as fault:
                 if not self.unavailable:
                     self._say(f"{fault}; work goes on, and its record waits on disk")
                 self.unavailable = str(fault)
@@ -206,44 +183,31 @@ class Uploader:
 
 
 def pending() -> list[Path]:
-    """The folders under ``outputs/`` whose runs were interrupted or are not completely in MLflow,
-    experiments first.
-    """
-    root = paths.outputs_root()
-    folders = [path.parent for path in sorted(root.glob(f"*/*/{results.JOURNAL}"))]
+    """The folders of runs that were interrupted or are not wholly in MLflow, experiments first."""
+    folders = [path.parent for path in sorted(paths.outputs_root().glob(f"*/*/{results.JOURNAL}"))]
     folders.sort(key=lambda folder: folder.parent.name != "runs")
     return [folder for folder in folders if waiting(folder) or not journal.ended(folder)]
 
 
-def close_stale_runs(
-    say: Say = print,
-    *,
-    register_model: Callable | None = None,
-    scores: Mapping[str, tuple[str, str]] | None = None,
-) -> None:
-    """End the runs under ``outputs/`` whose process is gone, completed stages with their headline
-    ``scores`` (see ``Project``), and deliver what waits: all runs if the store is new to them.
-    Raises StoreUnavailable if the store does not answer.
+def close_stale_runs(say: Say = print, *, project: Project | None = None) -> None:
+    """End the runs under ``outputs/`` whose process is gone, completed stages with the project's
+    headlines, and deliver what waits: all to a new store. InputError if it does not answer.
     """
+    register_model, scores = (project.register_model, project.scores) if project else (None, {})
     if not any(paths.outputs_root().glob(f"*/*/{results.JOURNAL}")):
         return  # the first run, which need not wait until the store is made
-    try:
-        store = mlflow_store.identity()
-    except InputError as fault:
-        raise StoreUnavailable(str(fault)) from None
+    store = mlflow_store.identity()
     folders = pending()
     stores = [mlflow_runs.states(folder).keys() - {""} for folder in folders]
     if earlier := sum(store not in known for known in stores if known):
         uri = masked(mlflow_store.tracking_uri())
         say(f"{uri} lacks {earlier} earlier runs under {paths.outputs_root()}; it gets them first")
     for folder in folders:
-        with held(folder, "driver") as idle:
-            if not idle:
-                continue
+        with held(folder, "driver") as free:
             with held(folder, "work") as idle:
-                if idle and not journal.ended(folder):
-                    _close(folder, scores or {})
-            for line in deliver(folder, register_model=register_model) if idle else ():
+                if free and idle and not journal.ended(folder):
+                    _close(folder, scores)
+            for line in deliver(folder, register_model=register_model) if free and idle else ():
                 say(line)
 
 
@@ -268,20 +232,18 @@ class Completed(NamedTuple):
 
 
 def completed(folder: Path) -> Completed:
-    """The completed stage in a folder, with its metrics of MLflow; InputError if there is none, its
-    run is not FINISHED in MLflow, or has other metrics than the folder's record.
-    """
+    """A folder's completed stage by MLflow; InputError unless FINISHED with the same metrics."""
     record = results.completion(folder)
     if record is None:
         raise InputError(f"{folder}: no completed stage here; run it first")
     try:
         deliver(folder)
-    except StoreUnavailable as fault:
+    except InputError as fault:
         again = "then give the same command again"
         raise InputError(f"{folder}: its record is not in MLflow yet: {fault}; {again}") from None
-    run_id = run_of(folder)
-    run = mlflow_store.find_run(run_id) if run_id else None
-    if run_id is None or run is None or waiting(folder):
+    run_id = run_of(folder) or ""
+    run = mlflow_store.find_run(run_id)
+    if run is None or waiting(folder):
         uri = masked(mlflow_store.tracking_uri())
         raise InputError(f"{folder}: its record is not in {uri} yet; `wsss run` delivers it")
     if run.info.status != "FINISHED":

@@ -9,7 +9,6 @@ from wsss.lab import lineage, paths, results
 from wsss.lab.record import journal
 from wsss.lab.stages import same_data
 
-LATEST = "latest"
 SHORTEST = 4  # characters of the beginning of an id
 MOST = 6  # runs that a message lists
 UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}  # in seconds
@@ -31,41 +30,30 @@ class Completed(NamedTuple):
 
 def completed(stage: str = "") -> list[Completed]:
     """The completed runs of a stage, or of all stages, the newest first."""
-    from wsss.lab.record.mlflow_runs import runs_of  # slow to import
+    from wsss.lab.record.mlflow_runs import states  # slow to import
 
-    used: dict[Path, list] = {}  # folder to (name, MLflow runs) of the experiments that used it
+    used: dict[Path, list[Path]] = {}  # folder to those of the experiments that used it
     for path in sorted(paths.outputs_root().glob(f"runs/*/{results.JOURNAL}")):
-        experiment = _experiment(path.parent), runs_of(path.parent)
         for entry, _ in journal.entries(path.parent):
             if entry["kind"] == "stage":
                 folder = paths.stage_folder(entry["name"], Path(entry["folder"]).name)
-                used.setdefault(folder, []).append(experiment)
+                used.setdefault(folder, []).append(path.parent)
     found = []
     for place in sorted(paths.outputs_root().glob(stage or "*")):
         for folder, record in lineage.completed_runs(place):
-            makers = [(_experiment(folder), runs_of(folder)), *used.get(folder, ())]
-            names = [name for name in dict.fromkeys(name for name, _ in makers) if name]
-            ids = [folder.name, *sorted(set().union(*(run_ids for _, run_ids in makers)))]
-            found.append(Completed(place.name, folder, record, names, ids))
+            makers = [folder, *used.get(folder, ())]
+            names = dict.fromkeys(journal.beginning(each).get("experiment") for each in makers)
+            runs = {state["run_id"] for each in makers for state in states(each).values()}
+            ids = [folder.name, *sorted(runs)]
+            found.append(Completed(place.name, folder, record, [*filter(None, names)], ids))
     return sorted(found, key=lambda run: run.record["ended"], reverse=True)
 
 
-def _experiment(folder):
-    """The experiment that a folder's journal began in; empty without a journal."""
-    begun = (entry for entry, _ in journal.entries(folder) if entry["kind"] == "run")
-    return next((entry["experiment"] for entry in begun), "")
-
-
 def find(given: str | Path, stage: str = "", *, data_digest: str = "") -> Path:
-    """The folder of a completed run, of any stage if ``stage`` is empty.
-
-    Args:
-        given: its folder, the beginning of its fingerprint or of the id of its MLflow run or of its
-            experiment's, the name of an experiment (whose newest run is taken), or ``latest``.
-        data_digest: of the data that ``latest`` is restricted to; empty for any.
-
-    Raises:
-        InputError: there is none, or several; lists those that could be meant.
+    """The folder of a completed run, of any stage if ``stage`` is empty, given by its folder, the
+    beginning of its fingerprint or of the id of its MLflow run or of its experiment's, the name of
+    an experiment (whose newest run is taken), or ``latest``, perhaps on data of a digest.
+    InputError, with those that could be meant, if there is none or several.
     """
     text, what, fault = str(given), f"one completed {stage or 'stage'}", "there is none"
     for folder in (Path(text), paths.from_root(text)):
@@ -75,7 +63,7 @@ def find(given: str | Path, stage: str = "", *, data_digest: str = "") -> Path:
                 return folder.absolute()
             fault = f"this is one of {record['stage']}"
     runs = completed(stage)
-    if text == LATEST:
+    if text == "latest":
         what += " on this data" if data_digest else ""
         found = [run for run in runs if same_data(run.record["data_digest"], data_digest)][:1]
     else:
@@ -84,15 +72,15 @@ def find(given: str | Path, stage: str = "", *, data_digest: str = "") -> Path:
         found = named + [run for run in begun if run not in named and len(text) >= SHORTEST]
     if len(found) == 1:
         return found[0].folder
-    listed = found or runs
     ways = "its folder, 4 characters or more of its id, its experiment, or 'latest'"
     expected = f"expected {what} ({ways}) but {fault}; there are"
     if found:
         expected = f"expected {what} but {len(found)} begin so; give more characters of one of"
-    if not listed:
+    if not runs:
         raise InputError(f"{text}: {expected} none in {paths.outputs_root()}: `wsss run` first")
-    more = f"; and {len(listed) - MOST} more" if len(listed) > MOST else ""
-    raise InputError(f"{text}: {expected}: {'; '.join(map(str, listed[:MOST]))}{more}")
+    listed = [*map(str, found or runs)]
+    listed[MOST:] = [f"and {len(listed) - MOST} more"] if len(listed) > MOST else []
+    raise InputError(f"{text}: {expected}: {'; '.join(listed)}")
 
 
 def age(ended: float) -> str:

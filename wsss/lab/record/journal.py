@@ -17,8 +17,8 @@ STATES = ("run", "resumed", "end")  # kinds of entries that say whether a run is
 
 
 def legal(name: str, allowed: str, longest: int) -> str:
-    """A name that MLflow takes: ``_`` in place of characters that do not match ``allowed``, and
-    then, or if it is too long or no plain path, a digest that keeps it apart from others.
+    """A name that MLflow takes: ``_`` in place of characters that do not match ``allowed``; if that
+    changes it, or it is too long or no plain path, with a digest that keeps it apart from others.
     """
     fit = re.sub(rf"(?!{allowed}).", "_", name, flags=re.DOTALL)
     fit = fit if posixpath.normpath(fit) == fit else fit.replace("/", "_")
@@ -28,9 +28,7 @@ def legal(name: str, allowed: str, longest: int) -> str:
 
 
 def entries(folder: Path | str, offset: int = 0) -> Iterator[tuple[dict, int]]:
-    """Yield ``(entry, offset behind it)`` of a folder's journal from an offset on; lines that are
-    cut or not JSON, as after a loss of power, are skipped.
-    """
+    """Yield ``(entry, offset behind it)`` of a folder's journal, but for lines cut by a crash."""
     path = Path(folder) / results.JOURNAL
     if not path.exists():
         return
@@ -51,38 +49,25 @@ def ended(folder: Path | str) -> bool:
     return not states or states[-1] == "end"
 
 
-def run_header(folder: Path | str) -> tuple[str, dict[str, str]]:
-    """``(experiment, current tags)`` of a folder's run; ``("", {})`` without one."""
-    experiment, tags = "", {}
-    for entry, _ in entries(folder):
-        tags |= _tags(entry)
-        if entry["kind"] == "run":
-            experiment = entry["experiment"]
-    return experiment, tags
-
-
-def _tags(entry):
-    """The tags that an entry sets."""
-    return entry.get({"run": "tags", "tags": "values"}.get(entry["kind"]), {})
+def beginning(folder: Path | str) -> dict:
+    """The first entry of a folder's journal; empty if it is lost, or there is no journal."""
+    return next((entry for entry, _ in entries(folder) if entry["kind"] == "run"), {})
 
 
 class Journal:
-    """The record of the run in a folder. One process at a time appends to it.
+    """The record of the run in a folder, with its ``current_tags``. One process at a time appends.
 
     Entries have a ``kind``, a ``time`` in milliseconds that never decreases, even if the clock is
     set back, and the fields that ``delivery`` needs for the kind. An entry that is present is not
-    added again, so a resumed stage may record from its beginning.
-
-    With ``fresh``, a new record takes the place of the present one.
+    added again, so a resumed stage may record from its beginning; ``fresh`` begins a new record.
     """
 
     def __init__(self, folder: Path | str, *, fresh: bool = False):
-        self.folder = Path(folder)
+        self.folder, self.path = Path(folder), Path(folder) / results.JOURNAL
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / results.JOURNAL
         for path in (self.path, self.folder / results.DELIVERED) if fresh else ():
             path.unlink(missing_ok=True)
-        self._time, self._known, self._metrics, self._tags = 0, set(), {}, {}
+        self._time, self._known, self._metrics, self.current_tags = 0, set(), {}, {}
         for entry, _ in entries(self.folder):
             self._note(entry)
 
@@ -103,17 +88,12 @@ class Journal:
                 os.fsync(file.fileno())
         self._note(entry)
 
-    def begin(
-        self, experiment: str, name: str, *, tags: dict[str, str], parent: Path | str | None = None
-    ) -> None:
-        """Begin the run called ``name`` in an MLflow experiment, or resume it; ``parent`` is the
-        folder of the parent run's journal.
-        """
-        if any(entry["kind"] == "run" for entry, _ in entries(self.folder)):
+    def begin(self, experiment: str, name: str, *, tags: dict, parent: Path | None = None) -> None:
+        """Begin a run in an MLflow experiment, inside that of a parent's folder, or resume it."""
+        if beginning(self.folder):
             self.add("resumed")
             self.tags(tags)
         else:
-            parent = str(parent) if parent else None
             self.add("run", experiment=experiment, name=name, tags=tags, parent=parent)
 
     def end(self, status: str, error: str | None = None) -> None:
@@ -122,14 +102,12 @@ class Journal:
 
     def tags(self, values: dict[str, str]) -> None:
         """Set the tags that change."""
-        new = {name: text for name, text in values.items() if self._tags.get(name) != text}
-        if new:
+        if new := {k: text for k, text in values.items() if self.current_tags.get(k) != text}:
             self.add("tags", values=new)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Add the metrics that do not have this value at this step yet."""
-        known = self._metrics
-        new = {k: float(v) for k, v in values.items() if known.get((k, step)) != float(v)}
+        new = {k: float(v) for k, v in values.items() if self._metrics.get((k, step)) != float(v)}
         if new:
             self.add("metrics", values=new, step=step)
 
@@ -141,9 +119,11 @@ class Journal:
     def _note(self, entry):
         self._time = max(self._time, entry.get("time", 0))
         self._known.add(_identity(entry))
-        self._tags |= _tags(entry)
-        if entry["kind"] == "metrics":
-            self._metrics |= {(k, entry["step"]): v for k, v in entry["values"].items()}
+        match entry:
+            case {"kind": "run", "tags": tags} | {"kind": "tags", "values": tags}:
+                self.current_tags |= tags
+            case {"kind": "metrics", "values": values, "step": step}:
+                self._metrics |= {(name, step): value for name, value in values.items()}
 
 
 def _identity(entry):

@@ -1,7 +1,7 @@
 """Which MLflow run records a folder, and how much of its journal the store has.
 
-``delivered.json`` holds it per store: ``mlflow_store.identity`` to ``run_id`` and ``offset``, the
-place in the journal behind the last entry that the store took.
+``delivered.json`` holds, per ``mlflow_store.identity``, a ``run_id`` and an ``offset``: the place
+in the journal behind the last entry that this store took.
 """
 
 import json
@@ -23,11 +23,6 @@ NOTHING = {"run_id": None, "offset": 0}
 def run_of(folder: Path | str) -> str | None:
     """The id of a folder's MLflow run; the one of most entries if the store does not answer."""
     return _state(folder)["run_id"]
-
-
-def runs_of(folder: Path | str) -> set[str]:
-    """The ids of a folder's MLflow runs, one in each store that it was delivered to."""
-    return {state["run_id"] for state in states(folder).values()}
 
 
 def waiting(folder: Path | str) -> bool:
@@ -58,13 +53,12 @@ def states(folder: Path | str) -> dict[str, dict]:
 
 def note(folder: Path, state: dict) -> None:
     """Keep what the store has of a folder's journal."""
-    found = states(folder) | {mlflow_store.identity(): state}
-    atomic.save_json(folder / results.DELIVERED, found)
+    atomic.save_json(folder / results.DELIVERED, states(folder) | {mlflow_store.identity(): state})
 
 
-def present(folder: Path) -> dict:
-    """What the store has of a folder's journal, asked of the store, which may have moved as well as
-    the folder; NOTHING if it has no run of it, or only that of a folder that this is a copy of.
+def open_run(folder: Path) -> dict:
+    """What the store has of a folder's journal; both may have moved. It gets a new run if it has
+    none, or that of a folder that this is a copy of; InputError if the journal lost its beginning.
     """
     found, store = states(folder), mlflow_store.identity()
     for state in (found.get(store, NOTHING), *found.values()):
@@ -73,48 +67,34 @@ def present(folder: Path) -> dict:
             if store not in found:
                 note(folder, state)
             return state
-    return NOTHING
+    if not (entry := journal.beginning(folder)):
+        raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
+    client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
+    mark = re.sub(r"['\\]", "_", f"{folder.name}-{entry['time']}")  # quoted in a filter
+    with lock_of(folder, "run"):  # delivery of a child may create it too
+        for run in client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'"):
+            if _is_home(folder, run):  # of an interrupted delivery
+                return NOTHING | {"run_id": run.info.run_id}
+        tags = entry["tags"] | {MARK: mark, HOME: str(folder.resolve())}
+        parent = entry["parent"] and named(folder, entry["parent"])
+        if parent and journal.beginning(parent):  # it may have been removed
+            tags["mlflow.parentRunId"] = open_run(parent)["run_id"]
+        about = {"run_name": entry["name"], "start_time": entry["time"], "tags": tags}
+        return NOTHING | {"run_id": client.create_run(experiment, **about).info.run_id}
 
 
 def _is_home(folder, run):
     """Whether a run records this folder, which may have been elsewhere, and not its original."""
-    here, begun = str(folder.resolve()), beginning(folder)
-    home = run.data.tags.get(HOME, here)
-    if home != here and begun and beginning(home) == begun and not folder.samefile(home):
+    here, begun = str(folder.resolve()), journal.beginning(folder)
+    home = run.data.tags.get(HOME)
+    if home and begun and journal.beginning(home) == begun and not folder.samefile(home):
         return False
-    if run.data.tags.get(HOME) != here:
+    if home != here:
         mlflow_store.client().set_tag(run.info.run_id, HOME, here)
     return True
-
-
-def beginning(folder: Path | str) -> dict | None:
-    """The first entry of a folder's journal; None if it is lost."""
-    return next((entry for entry, _ in journal.entries(folder) if entry["kind"] == "run"), None)
 
 
 def named(folder: Path, path: str) -> Path:
     """A folder under ``outputs/`` that a journal names, where the journal's own is now."""
     here = folder.absolute().parents[1].joinpath(*Path(path).parts[-2:])
     return here if here.exists() else Path(path)
-
-
-def create(folder: Path) -> str:
-    """The id of the run of a journal: the one that an interrupted delivery created, or a new one;
-    InputError if the journal has lost its beginning.
-    """
-    entry = beginning(folder)
-    if entry is None:
-        raise InputError(f"{folder}: its {results.JOURNAL} has lost its beginning; run it again")
-    client, experiment = mlflow_store.client(), mlflow_store.experiment_id(entry["experiment"])
-    mark = re.sub(r"['\\]", "_", f"{folder.name}-{entry['time']}")  # quoted in a filter
-    with lock_of(folder, "run"):  # delivery of a child may create it too
-        for run in client.search_runs([experiment], f"tags.`{MARK}` = '{mark}'"):
-            if _is_home(folder, run):
-                return run.info.run_id
-        tags = entry["tags"] | {MARK: mark, HOME: str(folder.resolve())}
-        parent = entry["parent"] and named(folder, entry["parent"])
-        if parent and beginning(parent):  # it may have been removed
-            tags["mlflow.parentRunId"] = present(parent)["run_id"] or create(parent)
-        name, start = entry["name"], entry["time"]
-        run = client.create_run(experiment, run_name=name, tags=tags, start_time=start)
-        return run.info.run_id

@@ -1,16 +1,17 @@
-"""MLflow's tracking store: its address, creation and reading."""
+"""MLflow's tracking store; whatever asks it raises InputError if it does not answer."""
 
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # would break our own
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of each run
-# Notice an unavailable server in seconds, not in MLflow's minutes: readers are people who wait, and
-# writers keep their record on disk.
+# seconds until an unavailable server is noticed, not MLflow's minutes: people wait for it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
@@ -31,8 +32,7 @@ from wsss.lab.record.journal import legal
 SQLITE = "sqlite:///"  # of a URI, before the database's path
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
-# MLflow prints a traceback of each fault that it raises; ours are one line
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks
 
 
 def tracking_uri() -> str:
@@ -41,39 +41,42 @@ def tracking_uri() -> str:
 
 
 def _address(database):
-    """The URI of a SQLite file. ``%`` and ``?`` of its path are quoted, in a form from which MLflow
-    does not make folders with the quoted name.
-    """
+    """The URI of a SQLite file; the second form has MLflow make no folders of the quoted name."""
     if not re.search("[%?]", str(database)):
         return f"{SQLITE}{database}"
     return sqlalchemy.URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
-def client() -> MlflowClient:
-    """A client of the tracking store, which is created on first use; InputError if its address is
-    wrong, or it is a database that cannot be opened.
+@contextmanager
+def one_line_errors(*passed_over: str) -> Iterator[None]:
+    """Whatever a store that does not answer makes the block raise becomes an InputError; MLflow's
+    errors of the codes ``passed_over`` end the block.
     """
-    uri = tracking_uri()
     try:
-        database = sqlite_file()
-        if database and not database.exists():
+        yield
+    except InputError:
+        raise
+    except Exception as fault:  # of MLflow, a driver, a place of files, a page that is not MLflow's
+        if getattr(fault, "error_code", "") not in passed_over:
+            raise InputError(unreachable(fault)) from None
+
+
+def client() -> MlflowClient:
+    """A client of the tracking store, which is created on first use; InputError if it cannot be."""
+    with one_line_errors():
+        if (database := sqlite_file()) and not database.exists():
             _create(database)
-        _check_database(uri)
-        mlflow.set_tracking_uri(uri)
+        _check_database(tracking_uri())
+        mlflow.set_tracking_uri(tracking_uri())
         return MlflowClient()
-    except Exception as fault:  # a driver's own kinds among them
-        raise InputError(unreachable(fault)) from None
 
 
 @lru_cache  # once per store that opens
 def _check_database(uri):
     """Connect to a store that is a database, since MLflow tries for minutes before it gives up."""
     if uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
-        engine = sqlalchemy.create_engine(uri)
-        try:
-            sqlalchemy.inspect(engine).get_table_names()
-        finally:
-            engine.dispose()
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+        sqlalchemy.inspect(engine).get_table_names()
 
 
 def sqlite_file() -> Path | None:
@@ -83,14 +86,12 @@ def sqlite_file() -> Path | None:
         return None
     path = sqlalchemy.make_url(uri).database
     if path in (None, "", ":memory:"):
-        raise InputError("it is lost with its process")
+        raise InputError(unreachable(ValueError("it is lost with its process")))
     return Path(path)
 
 
 def _create(database):
-    """Create a missing database with MLflow's tables atomically: MLflow cannot open a database with
-    some of its tables, as a killed process would leave.
-    """
+    """Create a database whole: MLflow cannot open one with some of its tables."""
     with lock_of(database, "creation"):
         if database.exists():  # created by another process meanwhile
             return
@@ -107,29 +108,19 @@ def _artifact_folder(database):
 
 
 def identity() -> str:
-    """What tells this store from another one, whatever its address: when it was created, in
-    milliseconds; its address if it does not say. InputError if it does not answer.
-    """
+    """What tells this store from others, whatever its address: when it was created, in ms."""
     return _identity(tracking_uri())
 
 
 @lru_cache
 def _identity(uri):
-    store = client()
-    try:
-        created = store.get_experiment("0").creation_time
-    except Exception as fault:  # of MLflow, or of a page that is not MLflow's
-        code = getattr(fault, "error_code", "")
-        if code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
-            raise InputError(unreachable(fault)) from None
-        created = None
-    return str(created or masked(uri))
+    with one_line_errors("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+        return str(client().get_experiment("0").creation_time or masked(uri))
+    return masked(uri)  # it does not say
 
 
 def metric_name(name: str) -> str:
-    """A metric's name as MLflow takes it, such as ``cam_miou/train_x-1f2e3d`` for an id list called
-    ``train+x``.
-    """
+    """A metric's name as MLflow takes it: ``miou/train_x-1f2e3d`` for an id list ``train+x``."""
     return legal(name, r"[\w.\- /:]", 250)
 
 
@@ -149,80 +140,61 @@ def experiment_id(name: str) -> str:
         raise InputError(f"the experiment '{name}' was deleted in the tracking store {uri}; {fix}")
     if found:
         return found.experiment_id
-    database = sqlite_file()
-    folder = _artifact_folder(database) if database else None  # a server has its own
-    try:
+    folder = _artifact_folder(file) if (file := sqlite_file()) else None  # a server has its own
+    with one_line_errors("RESOURCE_ALREADY_EXISTS"):
         return client().create_experiment(name, artifact_location=folder)
-    except mlflow.MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return experiment_id(name)  # another process created it
+    return experiment_id(name)  # another process created it
 
 
 def unreachable(fault: Exception) -> str:
     """One line, with the fix, for a store that does not answer or cannot be used."""
     uri, cause = tracking_uri(), reason(fault)[:200]
+    misspelt = isinstance(fault, ImportError | ValueError | ArgumentError)  # or without its driver
     if re.search(r"failed with error code 40[13]\b", reason(fault)):
-        return masked(
-            f"the tracking server {uri} does not let this user in ({cause}); set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of one who may record"
-        )
-    misspelt = ImportError | ValueError | ArgumentError  # or without its driver
-    if re.match("https?://|postgresql|mysql|mssql", uri) and not isinstance(fault, misspelt):
-        return masked(
-            f"the tracking store {uri} does not answer ({cause}); start its server, or set "
-            "MLFLOW_TRACKING_URI to where it is"
-        )
-    if "unsupported URI" in cause:
-        cause = "its scheme is none of MLflow's"
-    file = Path(uri.removeprefix("file://")).absolute()
-    file = "/home/me/mlflow.db" if ":" in uri[5:] else file / ("mlflow.db" if file.is_dir() else "")
-    return masked(
-        f"the tracking store {uri} cannot be used ({cause}); make it usable, or set "
-        f"MLFLOW_TRACKING_URI to an address such as {SQLITE}{file} or http://HOST:5000"
-    )
+        found = f"server {uri} does not let this user in"
+        user = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        fix = f"set {user} to those of one who may record"
+    elif re.match("https?://|postgresql|mysql|mssql", uri) and not misspelt:
+        found = f"store {uri} does not answer"
+        fix = "start its server, or set MLFLOW_TRACKING_URI to where it is"
+    else:
+        found = f"store {uri} cannot be used"
+        cause = "its scheme is none of MLflow's" if "unsupported URI" in cause else cause
+        file = Path(uri.removeprefix("file://")).absolute()
+        file = file / "mlflow.db" if file.is_dir() else file
+        such = f"{SQLITE}{'/home/me/mlflow.db' if ':' in uri[5:] else file} or http://HOST:5000"
+        fix = f"make it usable, or set MLFLOW_TRACKING_URI to an address such as {such}"
+    return masked(f"the tracking {found} ({cause}); {fix}")
 
 
 def find_run(run_id: str) -> Run | None:
-    """A run of the store, or None if there is none of that id or it was deleted; InputError if the
-    store does not answer.
-    """
-    store = client()
-    try:
-        run = store.get_run(run_id)
-    except Exception as fault:  # as above
-        code = getattr(fault, "error_code", "")
-        if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # or not an id
-            return None
-        raise InputError(unreachable(fault)) from None
-    return run if run.info.lifecycle_stage == "active" else None
+    """A run of the store, or None if there is none of that id or it was deleted."""
+    with one_line_errors("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # or not an id
+        run = client().get_run(run_id)
+        return run if run.info.lifecycle_stage == "active" else None
+    return None
 
 
 def model_version(uri: str) -> str:
-    """``models:/NAME/VERSION`` of ``models:/NAME``, the newest; InputError if there is no such
-    model or version. Other addresses, such as ``models:/NAME@ALIAS``, are returned unchanged.
+    """``models:/NAME/VERSION`` of ``models:/NAME``, the newest; InputError if there is none. Other
+    addresses, such as ``models:/NAME@ALIAS``, are returned unchanged.
     """
     name, _, version = uri.removeprefix("models:/").partition("/")
     if "@" in name or name.startswith("m-"):  # an alias; a logged model's own id
         return uri
-    try:
+    with one_line_errors():
         found = client().search_model_versions(f"name = '{name}'")
         known = sorted(int(each.version) for each in found)
         names = [each.name for each in client().search_registered_models()]
-    except mlflow.MlflowException as fault:
-        raise InputError(unreachable(fault)) from None
     if known and version in ("", "latest", *map(str, known)):
         return f"models:/{name}/{version if version.isdecimal() else known[-1]}"
-    versions = ", ".join(map(str, known))
-    there = f"it has the versions {versions}" if known else f"the models are: {', '.join(names)}"
-    close = did_you_mean(name, names) if not known else ""
-    raise InputError(masked(f"{uri}: not in {tracking_uri()}{close}; {there}"))
+    there = f"{did_you_mean(name, names)}; the models are: {', '.join(names)}"
+    there = f"; it has the versions {', '.join(map(str, known))}" if known else there
+    raise InputError(masked(f"{uri}: not in {tracking_uri()}{there}"))
 
 
 def artifacts(uri: str) -> Path:
-    """The local folder of ``runs:/ID/PATH`` or ``models:/NAME/VERSION``, downloaded if the store is
-    remote; InputError if there is no such run, model or path.
-    """
+    """The local folder of ``runs:/ID/PATH`` or ``models:/NAME/VERSION``; InputError without one."""
     try:
         client()  # sets the store
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))

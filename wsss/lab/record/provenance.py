@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -12,13 +13,11 @@ from wsss.io import atomic
 from wsss.lab import code, paths, results
 from wsss.runtime.devices import cores
 
-NONE = "none"  # tag of a run without a commit
 OTHERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook, for its own repository
 # as files are, whatever the user's settings and the attributes of files say
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--text")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
-MOST_NEW = 100  # files that git does not track yet, in ``changes``
-MOST_NEW_BYTES = 2**20  # of these files together
+MOST_NEW, MOST_NEW_BYTES = 100, 2**20  # files that git does not track yet, in ``changes``
 
 # A secret's name with what assigns to it, as in `TOKEN=`, `"token": ` and `x["TOKEN"] = `
 NAME = rf"""(?:{SECRET.pattern})[\w-]{{0,40}}\\?["']?\]?\s*"""
@@ -36,18 +35,16 @@ TRIPLE = re.compile(rf"""{ASSIGNED}[rbfu]{{0,2}}((\\?["'])\2\2)""", re.IGNORECAS
 
 
 def tags(core_count: int | None = None) -> dict[str, str]:
-    """Tags of a run: git commit, whether the code differs from it (``unknown`` if there is none),
-    versions, hardware, with the cores that it may use (None: those of this process).
-    """
+    """Tags of a run: commit, versions, hardware with its cores (None: those of this process)."""
     import torch  # slow to import
 
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     number, diff = commit(), changes()
-    branch = git("rev-parse", "--abbrev-ref", "HEAD") if number else None
+    branch = number and git("rev-parse", "--abbrev-ref", "HEAD")
     return {
-        "mlflow.source.git.commit": number or NONE,
-        "mlflow.source.git.branch": (branch or NONE).strip(),
+        "mlflow.source.git.commit": number or "none",
+        "mlflow.source.git.branch": (branch or "none").strip(),
         "mlflow.source.type": "NOTEBOOK",
         "wsss.git.dirty": "unknown" if diff is None else str(bool(diff)).lower(),
         "wsss.torch": torch.__version__,
@@ -64,10 +61,10 @@ def versions() -> dict[str, str]:
 
 def other_versions(folders: list[Path]) -> str:
     """One line if completed stages were computed with other versions than those installed."""
-    records = [results.completion(folder) or {} for folder in folders]
+    known = [(results.completion(folder) or {}).get("versions", {}) for folder in folders]
     parts = []
     for name, now in versions().items():
-        if then := {record.get("versions", {}).get(name, now) for record in records} - {now}:
+        if then := {each.get(name, now) for each in known} - {now}:
             parts.append(f"{name} {', '.join(sorted(then))} (now {now})")
     computed = f"reused results were computed with {'; '.join(parts)}; --force computes them again"
     return computed if parts else ""
@@ -92,23 +89,18 @@ def write(folder: Path) -> list[Path]:
 
 
 def git(*arguments: str) -> str | None:
-    """The output of a git command in the project, bytes that are not UTF-8 as surrogates; None if
-    it fails.
-    """
+    """What git prints in the project, bytes that are not UTF-8 as surrogates; None if it fails."""
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS}
     command = ["git", "-C", str(paths.project_root()), *arguments]
-    try:
+    with suppress(OSError):
         done = subprocess.run(command, capture_output=True, env=environment)
-    except OSError:
-        return None
-    # 1: files differ
-    return done.stdout.decode("utf-8", "surrogateescape") if done.returncode in (0, 1) else None
+        if done.returncode in (0, 1):  # 1: files differ
+            return done.stdout.decode("utf-8", "surrogateescape")
+    return None
 
 
 def commit() -> str:
-    """The project's commit; empty unless the project's folder is the top of a git repository, as a
-    copy without its own may lie inside another one.
-    """
+    """The project's commit; empty if it has no repository of its own, perhaps one around it."""
     found = git("rev-parse", "--show-toplevel", "HEAD") or ""
     top, _, number = found.rstrip("\n").rpartition("\n")
     return number if top and os.path.samefile(top, paths.project_root()) else ""
@@ -125,22 +117,20 @@ def changes() -> str | None:
         return None
     new = {name: paths.project_root() / name for name in found.split("\0") if name}
     sizes = sorted((os.lstat(p).st_size, n) for n, p in new.items() if os.path.lexists(p))
-    parts, room = [diff], MOST_NEW_BYTES
+    room = MOST_NEW_BYTES
     for place, (size, name) in enumerate(sizes):
         room -= size
         if room < 0 or place == MOST_NEW:
-            parts.append(f"# not here: {len(sizes) - place} more new files, such as {name}\n")
+            diff += f"# not here: {len(sizes) - place} more new files, such as {name}\n"
             break
-        parts.append(git(*DIFF, "--no-index", "--", os.devnull, name) or "")
-    return without_secrets("".join(parts))
+        diff += git(*DIFF, "--no-index", "--", os.devnull, name) or ""
+    return without_secrets(diff)
 
 
 def without_secrets(text: str) -> str:
     """A text without credentials: those in addresses, the values of secret environment variables,
-    and values assigned to names such as ``token``.
-
-    A value in plain quotes is cut out; of any other the rest of its line, and the lines below that
-    belong to it.
+    and values assigned to names such as ``token``. A value in plain quotes is cut out; of any other
+    the rest of its line, and the lines below that belong to it.
     """
     secret = {value for name, value in os.environ.items() if SECRET.search(name)}
     parts = {part for value in secret for part in value.splitlines() if len(part) > 5}

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
 
 from wsss.errors import InputError
@@ -28,13 +26,10 @@ if TYPE_CHECKING:  # slow to import
 
 BY_HAND = "notebooks"  # the MLflow experiment of stages without a driver
 DRIVEN_VARIABLE = "WSSS_DRIVEN"  # set by the driver, which owns the run's status and delivers
-LOCK_SECONDS = 20  # that a notebook waits for its folder: one whose driver was killed ends in 1 s
+LOCK_SECONDS = 20  # that a notebook waits for its folder; one whose driver was killed ends in 1 s
 BUILT_ON = ".built_on.json"  # in a stage's folder: the results that its own are computed from
-# Path to lock that this process has: a notebook that is run again after an interrupt or an error
-# takes the place of its earlier self.
-HELD: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
 FIRST = "0 "  # of a picture's key: MLflow shows a run's pictures above its scores
-PAUSE = 30  # seconds until a notebook without a driver tries an unavailable store again
+PAUSE = 30  # seconds until an unavailable store is tried again
 KEY = r"[A-Za-z0-9_\-. /]", 120  # of a picture in MLflow: characters, and how many; it adds some 90
 
 
@@ -47,17 +42,9 @@ class Inputs(dict):
 
 
 class StageRun:
-    """A stage at work; InputError if another process works in its folder.
-
-    Attributes:
-        folder: for the stage's files. The same parameters, inputs and code give the same folder, so
-            interrupted work resumes.
-        inputs: an ``Inputs``.
-        parameters: name to value.
-        journal: the ``Journal`` of the folder.
-
-    A run without a driver, whose pictures are its own, has only those parameters in MLflow that
-    differ from ``defaults``: MLflow writes them over the pictures. All are in ``parameters.json``.
+    """A stage at work in its ``folder``, which the same parameters, inputs and code lead to again;
+    InputError if another process works there. Without a driver, MLflow has only those parameters
+    that differ from ``defaults``, as it writes them over the pictures, and all as a file.
     """
 
     def __init__(
@@ -74,27 +61,24 @@ class StageRun:
     ):
         self.parameters, self.inputs, self.folder = parameters, inputs, Path(folder)
         self.fingerprint, self.data_digest = self.folder.name, data_digest
-        self._begun, self._check = {"stage": name, **more}, check
-        self._usage, self._owned = usage(), not os.environ.get(DRIVEN_VARIABLE)
-        self._asked, self._register = 0.0, None
-        self._lock = lock_of(folder)  # until this process ends or the stage is complete
-        if earlier := HELD.get(self._lock.lock_file):
-            earlier.release(force=True)
+        self._begun, self._check, self._usage = {"stage": name, **more}, check, usage()
+        self._owned = not os.environ.get(DRIVEN_VARIABLE)
+        self._next_upload, self._register = 0.0, None
+        # Held until this process ends or the stage is complete; a notebook that is run again takes
+        # the place of its earlier self.
+        self._lock = lock_of(folder, is_singleton=True)
         if not acquire(self._lock, LOCK_SECONDS):
-            fault = f"another process works on the same {name}; wait for it or stop it"
-            raise InputError(f"{folder}: {fault}")
-        HELD[self._lock.lock_file] = self._lock
-        self.folder.mkdir(parents=True, exist_ok=True)
+            busy = f"another process works on the same {name}; wait for it or stop it"
+            raise InputError(f"{folder}: {busy}")
         atomic.sweep_partials(self.folder)
         self._clear(more.get("built_on", {}))
         self.journal = Journal(self.folder)
         if self._owned:
-            tags = {"wsss.stage": name} | provenance.tags()
-            self.journal.begin(BY_HAND, name, tags=tags)
-            path, plain = self.folder / "parameters.json", defaults or {}
-            atomic.save_json(path, parameters)
-            self.journal.file(path)
-            parameters = {k: v for k, v in parameters.items() if (k, v) not in plain.items()}
+            self.journal.begin(BY_HAND, name, tags={"wsss.stage": name} | provenance.tags())
+            atomic.save_json(self.folder / "parameters.json", parameters)
+            self.journal.file(self.folder / "parameters.json")
+            if defaults:
+                parameters = {k: v for k, v in parameters.items() if v != defaults[k]}
         self.journal.add("params", values=parameters)
         about = {"wsss.fingerprint": self.fingerprint, "wsss.data": data_digest}
         self.journal.tags(about | {"wsss.complete": "false"})
@@ -125,21 +109,18 @@ class StageRun:
         self.log_file(path, "figures")
 
     def log_gallery(self, images: dict[str, np.ndarray]) -> None:
-        """Keep pictures, photo id to uint8 (H, W, 3), as ``gallery/<id>.png``. The driver shows
-        those of all stages in its own run; without one, they are in this stage's.
-        """
+        """Keep pictures, photo id to uint8 (H, W, 3), as ``gallery/<id>.png``."""
         for photo_id, image in images.items():
             key = legal(f"gallery/{photo_id}", *KEY)
             path = self.folder / f"{key}.png"
             with atomic.write(path) as partial:
                 Image.fromarray(image).save(partial, "PNG")
-            if self._owned:
-                self.journal.file(path, kind="image", key=f"{FIRST}{key}")
-        self._upload()
+            if self._owned:  # else the driver logs them in its own run
+                self.log_file(path, kind="image", key=f"{FIRST}{key}")
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
+    def log_file(self, path: Path, folder: str | None = None, **more) -> None:
         """Log a file of the stage's folder under ``folder`` of the run's artifacts."""
-        self.journal.file(path, folder)
+        self.journal.file(path, folder, **more)
         self._upload()
 
     def log_table(self, frame: "pd.DataFrame", name: str) -> None:
@@ -147,21 +128,16 @@ class StageRun:
         path = self.folder / "tables" / f"{name}.json"
         with atomic.write(path) as partial:
             frame.to_json(partial, orient="split", index=False, date_format="iso")
-        self.journal.file(path, kind="table")
-        self._upload()
+        self.log_file(path, kind="table")
 
     def log_model(self, description: Path, name: str, *, register: Callable) -> None:
-        """Register a model, described by a file of the stage's folder, under a name once the record
-        is delivered; ``register`` is for a notebook without a driver (see ``Project``).
-        """
+        """Register a model that a file of the folder describes, as ``Project.register_model``."""
         self._register = register
-        self.journal.file(description, kind="model", name=name)
-        self._upload()
+        self.log_file(description, kind="model", name=name)
 
     def complete(self, metrics: dict[str, float] | None = None, folders=()) -> None:
-        """Mark the stage complete, with final metrics and the names of folders of bulk files, whose
-        count and digest are recorded: the notebook's last call; InputError, and no results, if the
-        data changed since the stage began.
+        """Mark the stage complete, with final metrics and the names of folders whose files are
+        counted: the notebook's last call. InputError, and no results, if the data changed since.
         """
         try:
             self._check()
@@ -171,8 +147,11 @@ class StageRun:
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self.journal.metrics(metrics)
         earlier = [record["ended"] for _, record in lineage.completed_runs(self.folder.parent)]
-        files = results.files(self.folder)
+        files, manifest = results.files(self.folder), {}
         atomic.save_json(self.folder / results.CONTENTS, files)
+        for folder in folders:
+            inside = {name: each for name, each in files.items() if name.startswith(f"{folder}/")}
+            manifest[folder] = contents.manifest(inside)
         record = self._begun | {
             "fingerprint": self.fingerprint,
             "versions": provenance.versions(),
@@ -180,7 +159,7 @@ class StageRun:
             "inputs": {name: Path(path).name for name, path in self.inputs.items()},
             "data_digest": self.data_digest,
             "metrics": metrics,
-            "manifest": {folder: _manifest(files, folder) for folder in folders},
+            "manifest": manifest,
             "inventory": contents.manifest(files),
             "memory": peak_memory(),
             "usage": {name: value - self._usage[name] for name, value in usage().items()},
@@ -194,34 +173,28 @@ class StageRun:
             scores = [name for name in metrics if "/" in name]  # on a list
             self.journal.add("experiment", name=BY_HAND, description="", columns=scores)
             self.journal.end("FINISHED")
-        self._asked = 0.0
+        self._next_upload = 0.0
         self._upload()
-        self._lock.release()
+        self._lock.release(force=True)
 
     def _upload(self):
         """Deliver at once if no driver does."""
-        if not self._owned or time.monotonic() < self._asked:
+        if not self._owned or time.monotonic() < self._next_upload:
             return
         from wsss.lab.record import delivery
 
         try:
             delivery.deliver(self.folder, register_model=self._register)
-        except delivery.StoreUnavailable as fault:
-            self._asked = time.monotonic() + PAUSE
+        except InputError as fault:
+            self._next_upload = time.monotonic() + PAUSE
             if results.completion(self.folder):
                 print(f"{fault}; the next `wsss run` delivers the record in {self.folder}")
 
 
 def start(name: str, namespace: dict, *, dataset) -> StageRun:
-    """Begin a stage in its notebook: ``run = stage_run.start("mean", globals(), dataset=data)``.
-
-    Args:
-        namespace: where the parameters cell left its values.
-        dataset: the open data, whose ``digest()`` enters the fingerprint.
-
-    Raises:
-        InputError: a parameter of a wrong type, or no completed run on this data of a stage that it
-            builds on.
+    """Begin a stage in its notebook: ``run = stage_run.start("mean", globals(), dataset=data)``,
+    after the parameters cell; InputError for a parameter of a wrong type, or without a completed
+    run on this data of a stage that it builds on.
     """
     chain = stages.read_stages()
     stage = chain[name]
@@ -229,7 +202,7 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
     digest = dataset.digest()
     inputs, upstream, families, built_on = Inputs(), {}, {}, {}
     for parameter, other in stages.upstream_of(stage, chain, values=values).items():
-        given, where = values[parameter] or find_runs.LATEST, f"{name}.{parameter}"
+        given, where = values[parameter] or "latest", f"{name}.{parameter}"
         inputs[other] = find_runs.find(given, other, data_digest=digest)
         record = lineage.input_record(inputs[other], where, chain[other], data_digest=digest)
         upstream[other] = record["fingerprint"]
@@ -257,9 +230,3 @@ def start(name: str, namespace: dict, *, dataset) -> StageRun:
         built_on=built_on,
         check=check,
     )
-
-
-def _manifest(files, folder):
-    """The ``contents.manifest`` of a folder among a stage's files."""
-    inside = {name: digest for name, digest in files.items() if name.startswith(f"{folder}/")}
-    return contents.manifest(inside)

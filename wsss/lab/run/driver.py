@@ -13,7 +13,7 @@ from wsss.lab import lineage, paths, results
 from wsss.lab.plan import Planned
 from wsss.lab.project import Project
 from wsss.lab.record import delivery, mlflow_pages, provenance
-from wsss.lab.record.journal import Journal, legal, run_header
+from wsss.lab.record.journal import Journal, beginning, legal
 from wsss.lab.record.stage_run import FIRST, KEY
 from wsss.lab.run.notebook import Machine, keep_notebook, run_stage, seconds_of
 
@@ -41,8 +41,8 @@ def run(
     _check_outputs()
     trusted = _mark_trusted(planned, say)
     try:
-        delivery.close_stale_runs(say, register_model=register, scores=project.scores)
-    except delivery.StoreUnavailable as fault:
+        delivery.close_stale_runs(say, project=project)
+    except InputError as fault:
         say(f"{fault}; work goes on, and its record waits on disk")
     if line := provenance.other_versions([item.folder for item in planned if item.done]):
         say(line)
@@ -118,7 +118,7 @@ def _run_stages(name, planned, parent, uploader, machine, project):
                 machine.say(f"{label}: done in {about}{paths.shown(item.folder)}")
             first = mlflow_pages.headlines(final, project.scores)
             with held(item.folder, "driver") as idle:  # else the run that has it does the same
-                if idle and run_header(item.folder)[0]:
+                if idle and beginning(item.folder):
                     Journal(item.folder).metrics(first)
             parent.metrics(first)
             headlines += first

@@ -7,7 +7,8 @@ from pathlib import Path
 from wsss.errors import InputError
 from wsss.lab import lineage, paths, plan, results, stages
 from wsss.lab.project import Project, Say
-from wsss.lab.record import delivery, find_runs, journal, provenance, stage_run
+from wsss.lab.record import delivery, find_runs, provenance, stage_run
+from wsss.lab.record.journal import Journal, beginning
 from wsss.lab.run.notebook import Machine, run_stage
 from wsss.runtime.progress import Screen
 
@@ -37,7 +38,7 @@ def reproduce(source: str | Path, *, project: Project, say: Say = print) -> bool
     with delivery.Uploader(say, register_model=project.register_model) as uploader:
         tags = {"wsss.reproduces": delivery.run_of(folder) or str(folder)}
         where = {"parent": None, "uploader": uploader, "machine": Machine(Screen(say=say))}
-        experiment = journal.run_header(folder)[0] or stage_run.BY_HAND
+        experiment = beginning(folder).get("experiment", stage_run.BY_HAND)
         run_stage(experiment, item, label=f"{item.name} again", tags=tags, **where)
     differences = compare(folder, item.folder) + project.compare_files(folder, item.folder)
     for line in differences[:MOST_LINES]:
@@ -100,7 +101,7 @@ def _planned(folder, record, project):
 
 def _surroundings(folder):
     """What of code, packages and machine differs from the time of a stage's run."""
-    then, now = journal.run_header(folder)[1], provenance.tags()
+    then, now = Journal(folder).current_tags, provenance.tags()
     names = {"mlflow.source.git.commit": "the commit", "wsss.python": "Python"}
     names |= {"wsss.device": "the machine"}
     reasons = [
