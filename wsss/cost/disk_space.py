@@ -24,6 +24,7 @@ SPARE = 256 * 2**20  # for the record and whatever else the machine writes meanw
 PNG = 0.05  # bytes per pixel of a label map, beside a palette of 1 KiB
 MARGINALS = 0.1  # compressed, of their bytes
 TENSOR = 512  # bytes for a tensor's name and place in a file
+PER_PHOTO = ("infer_cam", "affinity_labels", "random_walk", "evaluate")  # stages with such files
 LISTS = ("train_split", "score_split", "val_split")
 CHECKPOINTS = 2  # the newest, and the one before it
 STATES = {"adam": 2, "sgd": 1, "sgd_released": 1}  # tensors of the optimiser per trained one
@@ -84,6 +85,8 @@ def stage_bytes(
     """
     if name in NETWORKS:
         return _training(network_of(name, values, classes or len(data.classes)), values)
+    if name not in PER_PHOTO:
+        return 0
     ids = photos_of(name, values, data=data)
     sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
     total = sum(_photo_bytes(name, values, data, photo_id) for photo_id in sample)
@@ -91,7 +94,7 @@ def stage_bytes(
 
 
 def _photo_bytes(name, values, data, photo_id):
-    """The bytes of the files that a stage writes of one photo; 0 if it writes none."""
+    """The bytes of the files that a stage writes of one photo."""
     (height, width), classes = data.image(photo_id).shape[:2], len(data.labels(photo_id))
     pixels = height * width
     label_map = _blocks(1024 + PNG * pixels)
@@ -101,7 +104,7 @@ def _photo_bytes(name, values, data, photo_id):
         "affinity_labels": label_map + marginals * values.get("marginals", 0),
         "random_walk": 2 * label_map,
         "evaluate": label_map,
-    }.get(name, 0)
+    }[name]
 
 
 def photos_of(name: str, values: dict, *, data: datasets.Dataset) -> list[str]:
