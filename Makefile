@@ -50,7 +50,7 @@ test: install  ## run the tests, in $(JOBS) processes
 	$(BIN)/python -m pytest -q $(if $(MARK),-m '$(MARK)') -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 slow: MARK = slow
-slow: browser postgres test  ## run the slow tests: whole chains, ten kills, real servers, a real browser
+slow: browser postgres test  ## run the slow tests: whole chains, kills, real servers, a real browser
 
 cluster: install  ## install Ray and an object store too, and run what is done on clusters on two nodes, emulated here
 	$(BIN)/python -m pip install $(PIP_ARGS) -q -e '.[dev,cluster]' 's3fs>=2024.6' 'moto[server]>=5'

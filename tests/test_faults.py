@@ -202,7 +202,7 @@ def test_the_clock_of_a_process_can_be_set_back_while_it_works(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_kills_are_survived(tmp_path, capsys):
-    arguments = ["--kills", "10", "--others", "", "--scratch", str(tmp_path / "scratch")]
+def test_six_kills_are_survived(tmp_path, capsys):
+    arguments = ["--kills", "6", "--others", "", "--scratch", str(tmp_path / "scratch")]
     code = __main__.main(arguments)
     assert code == 0, capsys.readouterr().out

@@ -160,9 +160,10 @@ def test_bad_input_is_refused_and_nothing_counted(prediction, target):
     assert confusion.matrix.sum() == 0
 
 
-def test_photos_without_pixels_or_labels_and_a_single_class_are_counted():
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_photos_without_pixels_or_labels_and_a_single_class_are_counted(kind):
     nothing = np.zeros((0, 4), np.int64)
-    ignored = np.full((2, 3), 255, np.uint8)
+    ignored = np.full((2, 3), 255, kind)
     confusion = filled(3, (nothing, nothing), (np.zeros_like(ignored), ignored))
     assert confusion.matrix.sum() == 0
     one = np.zeros((2, 3), np.uint8)

@@ -1,7 +1,7 @@
 """Each step of label synthesis against its definition, written out plainly."""
 
 import inspect
-from dataclasses import asdict, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import numpy as np
 import pytest
@@ -188,6 +188,11 @@ def test_constants_of_the_walk_have_bounds(name):
     for value in refused:
         with pytest.raises(InputError, match=f"{name}: expected a number {span} but got {value}"):
             Walk(**{name: value})
+
+
+def test_constants_of_a_walk_stay():
+    with pytest.raises(FrozenInstanceError):
+        Walk().beta = 4
 
 
 def test_each_of_several_steps_has_bounds_and_reductions_have_names():
