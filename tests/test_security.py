@@ -119,7 +119,7 @@ def test_no_reader_can_run_what_it_reads(path):
             assert "filter" in given, where
 
 
-ANY_MODE = {"Image", "datasets", "gzip", "os", "tarfile"}  # their open() takes another mode
+ANY_MODE = {"Folder", "Image", "datasets", "gzip", "os", "tarfile"}  # open()s of another kind
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -11,6 +11,7 @@ from wsss.lab.record import mlflow_store
 
 MOST, LONGEST = 3, 24  # changes in a name, and characters of a value: a column is narrow
 # Tags of MLflow's pages. The end of a view's tag is its key, as in ``viewStateShareKey=scores``.
+LOCAL = "http://127.0.0.1:5000"  # of `make ui`
 NOTE = "mlflow.note.content"
 VIEW = "mlflow.sharedViewState.scores"
 QUERY = "workflowType=machine_learning&viewStateShareKey=scores"  # of a page's address
@@ -77,7 +78,7 @@ def address(experiment: str) -> str:
     ``make ui`` starts; its first page if the store does not answer or has no such experiment.
     """
     uri = masked(mlflow_store.tracking_uri()).replace("***@", "")
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    server = uri.rstrip("/") if uri.startswith("http") else LOCAL
     with suppress(InputError), mlflow_store.one_line_errors():
         if found := mlflow_store.client().get_experiment_by_name(experiment):
             return f"{server}/#/experiments/{found.experiment_id}/runs?{QUERY}"
