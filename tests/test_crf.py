@@ -232,6 +232,15 @@ def test_several_sets_at_once_are_those_one_by_one(sets, classes, steps):
         np.testing.assert_allclose(expected, direct_one, rtol=1e-4, atol=1e-5)
 
 
+def test_ten_steps_are_taken_unless_told_otherwise():
+    image, _, _ = two_regions()
+    weak = CrfParams(gaussian_compat=0.3, bilateral_compat=0.5)  # later steps still change bits
+    crf, scores = DenseCRF(image, weak), random_scores(3)
+    found = crf.infer(scores)
+    assert np.array_equal(found, crf.infer(scores, 10))
+    assert not np.array_equal(found, crf.infer(scores, 11))
+
+
 def test_sets_whose_weights_are_too_large_for_it_are_inferred_one_by_one():
     image, _, _ = two_regions()
     params = CrfParams(gaussian_compat=100, bilateral_compat=200)

@@ -66,9 +66,7 @@ def trained_on(planned: list, data: datasets.Dataset) -> list[str]:
 
 def forecast(planned: list, data: datasets.Dataset, *, scenario: Scenario) -> list[Forecast]:
     """A ``Forecast`` of each stage of a plan; further photos are assumed to be like the data's own.
-
-    Raises:
-        InputError: more classes than a label map can hold, or no photos to train on.
+    Raises InputError for more classes than a label map can hold, or no photos to train on.
     """
     if scenario.classes >= datasets.IGNORE:
         fix = "since a label map has one byte per pixel; give fewer"

@@ -26,10 +26,8 @@ def backbone(record: dict) -> str:
 
 def check_lineage(inputs: dict[str, Path]) -> None:
     """Check that the stages of a report, name to folder, were built on each other, and all on the
-    same data.
-
-    Raises:
-        InputError: they were not; scores of different chains must not stand side by side.
+    same data. Raises InputError if they were not: scores of different chains must not stand side by
+    side.
     """
     used, digests = {}, {}  # per stage its first user with the fingerprint; the digest of its data
     for name, folder in inputs.items():

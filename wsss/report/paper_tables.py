@@ -41,10 +41,7 @@ class Score(NamedTuple):
 
 def score(confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000) -> Score:
     """The ``Score`` of runs, given as run id and counts, over the same photos; its interval is over
-    ``draws`` bootstrap samples of them.
-
-    Raises:
-        InputError: the runs scored different photos.
+    ``draws`` bootstrap samples of them. Raises InputError if the runs scored different photos.
     """
     run_ids, each = zip(*confusions, strict=True)
     if any(one.ids != each[0].ids for one in each):
@@ -64,15 +61,13 @@ def score(confusions: Sequence[tuple[str, Confusions]], *, draws: int = 1000) ->
 
 
 def scores(inputs: dict[str, Path]) -> dict[str, Score]:
-    """The scores of an experiment at each step, over all seeds that it was run with.
+    """The scores of an experiment at each step, over all seeds that it was run with. Returns dict
+    of ``CAM``, ``CAM+RW``, ``CAM+RW+dCRF`` and ``network`` to ``Score``.
 
     Args:
         inputs: folders of completed runs of infer_cam, random_walk and evaluate. Runs that differ
             from one of them only in seeds (``lineage.siblings``) count too, if MLflow has them as
             finished.
-
-    Returns:
-        dict of ``CAM``, ``CAM+RW``, ``CAM+RW+dCRF`` and ``network`` to ``Score``.
     """
     walk = results.completed(inputs["random_walk"])
     steps = {
@@ -100,16 +95,14 @@ def paper(
     found: dict[str, Score], *, backbone: str, classes: Sequence[str], score_on: str, val_on: str
 ) -> dict[str, pd.DataFrame]:
     """Tables 1 to 4; beside other classes than VOC's no published score, so tables 1 and 2 alone.
+    Returns name of each table to a frame; columns ``mark`` (*seen*, *recalled* or *ours*) and
+    ``runs`` (MLflow run ids) give the source of each row.
 
     Args:
         found: from ``scores``.
         backbone: of our networks, for the row's name.
         classes: names of the object classes.
         score_on, val_on: the data of our scores, such as ``shapes train``.
-
-    Returns:
-        name of each table to a frame; columns ``mark`` (*seen*, *recalled* or *ours*) and
-        ``runs`` (MLflow run ids) give the source of each row.
     """
     published = json.loads(resources.files("wsss.report").joinpath("published.json").read_bytes())
     network, row, names = found["network"], f"ours, {backbone}", ["background", *classes]
