@@ -44,8 +44,7 @@ def pair_distance(
     features: torch.Tensor, *, radius: int = 5, reduction: str = "mean", border_pairs: bool = True
 ) -> torch.Tensor:
     """L1 distance over channels between each cell and its neighbours (equation 3); the affinity is
-    ``exp(-distance)``. Returns (B, K, H, W), inf where the partner lies outside the image or the
-    pair is left out. Raises ValueError for another reduction.
+    ``exp(-distance)``.
 
     Args:
         features: float (B, C, H, W).
@@ -53,6 +52,12 @@ def pair_distance(
         reduction: ``mean`` over channels (released code) or ``sum`` (paper, equation 3).
         border_pairs: False leaves out, as the released code does, the pairs whose cell (not its
             partner) is nearer than ``radius`` to the left, right or bottom edge.
+
+    Returns:
+        (B, K, H, W), inf where the partner lies outside the image or the pair is left out.
+
+    Raises:
+        ValueError: another reduction.
     """
     factors = {"mean": 1 / features.shape[1], "sum": 1.0}
     if reduction not in factors:
@@ -131,13 +136,15 @@ def flat_offsets(radius: int, width: int) -> list[int]:
 def pair_targets(
     labels: torch.Tensor, *, radius: int = 5, border_pairs: bool = True
 ) -> torch.Tensor:
-    """Classify each pair by its two confident labels (equations 5 and 6). Returns uint8 (B, K, H,
-    W): 0 ignored (a cell of the pair is neutral or outside the image, or the pair is left out), 1
-    both background, 2 both the same object class, 3 different.
+    """Classify each pair by its two confident labels (equations 5 and 6).
 
     Args:
         labels: uint8 (B, H, W): 0 background, 1.. classes, 255 neutral.
         radius, border_pairs: as for ``pair_distance``.
+
+    Returns:
+        uint8 (B, K, H, W): 0 ignored (a cell of the pair is neutral or outside the image, or the
+        pair is left out), 1 both background, 2 both the same object class, 3 different.
     """
     batch, height, width = labels.shape
     row = width + radius - 1

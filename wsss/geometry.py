@@ -18,14 +18,16 @@ def upsample(
     maps: np.ndarray | torch.Tensor, size: Sequence[int], *, stride: int | None = None
 ) -> torch.Tensor:
     """Bilinear interpolation of maps onto a finer grid, a tensor (..., H, W) of the same dtype;
-    each cell keeps its place, and beyond the last its value is repeated. Raises ValueError if the
-    sizes fit no power of two.
+    each cell keeps its place, and beyond the last its value is repeated.
 
     Args:
         maps: float (C, h, w) or (B, C, h, w); torch or numpy.
         size: (H, W) of the finer grid, with h = ceil(H / s) and w = ceil(W / s) for a power of two
             s: pixels, or the cells of a map with a smaller stride.
         stride: that s; None finds it from the sizes, which an exported network cannot.
+
+    Raises:
+        ValueError: the sizes fit no power of two.
     """
     maps = torch.as_tensor(maps)
     batch = maps[None] if maps.ndim == 3 else maps

@@ -42,8 +42,10 @@ class ConfusionMatrix:
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
-        """Count one label map against its mask, both integers (H, W). Raises InputError if the
-        shapes differ, or a value is not a class.
+        """Count one label map against its mask, both integers (H, W).
+
+        Raises:
+            InputError: the shapes differ, or a value is not a class.
         """
         prediction, target = np.asarray(prediction), np.asarray(target)
         if prediction.shape != target.shape:

@@ -97,7 +97,10 @@ def cell_regions(low: Array, high: Array, *, classes: Sequence[int], stride: int
 @dataclass(frozen=True, kw_only=True)
 class Walk:
     """Constants of the random walk and of the labels made from it (section 3.4); the defaults are
-    the paper's. Raises InputError for a constant out of its range.
+    the paper's.
+
+    Raises:
+        InputError: a constant out of its range.
     """
 
     background_alpha: float = 16.0  # equation 2
@@ -215,8 +218,7 @@ def synthesize(
     walk: Walk = Walk(),
     **maps: Any,
 ) -> np.ndarray:
-    """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4). Returns
-    uint8 (H, W): 0 background, else class numbers.
+    """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4).
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -224,6 +226,9 @@ def synthesize(
         cam_network, affinity_network: trained networks in evaluation mode; prepare them by
             ``models.ready.ready`` for many photos.
         maps: ``scales``, ``flip`` and ``cam_power`` of ``multi_scale_cam``.
+
+    Returns:
+        uint8 (H, W): 0 background, else class numbers.
     """
     cams = multi_scale_cam(cam_network, image, classes, **maps)
     affinity = walk.affinities(affinity_network, image)

@@ -21,13 +21,16 @@ CONSTANTS = {"infer_cam": MAPS, "random_walk": WALK}  # stage to names of its co
 
 
 def network_file(source: str | Path, kind: str) -> Path:
-    """The file of a trained network. Raises InputError if it is none of these, or has no network.
+    """The file of a trained network.
 
     Args:
         source: its file; a completed stage (named as for ``find_runs.find``); the id of an MLflow
             run, of the stage or of a whole experiment; or ``models:/NAME/VERSION``, without
             version the newest.
         kind: ``cam``, ``affinity`` or ``segmentation``.
+
+    Raises:
+        InputError: none of these, or without a network.
     """
     source, path = str(source), Path(source)
     if source.startswith("models:/"):
@@ -76,12 +79,14 @@ class Method(NamedTuple):
 
 
 def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
-    """The networks and constants of a completed random_walk. Raises InputError if there is no such
-    run, or the stages that it builds on are gone.
+    """The networks and constants of a completed random_walk.
 
     Args:
         source: named as for ``find_runs.find``, or the id of an MLflow run.
         overrides: ``{stage: {parameter: value}}`` of infer_cam and random_walk.
+
+    Raises:
+        InputError: no such run, or the stages that it builds on are gone.
     """
     folder = _folder(str(source), "random_walk")
     record = results.completion(folder)

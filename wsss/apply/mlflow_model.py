@@ -31,14 +31,18 @@ class SegmentationModel(PythonModel):
         self.network, self.classes = ready(trained.network), ("background", *trained.classes)
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
-        """Label maps of photos. Returns a row per photo: ``labels``, the bytes of a palette PNG of
-        class numbers, of the photo's own size (upright, by its EXIF); ``classes``, the names of
-        those in it, in their order. Raises MlflowException (HTTP status 400) for a row that is no
-        photo, by its number from 0.
+        """Label maps of photos.
 
         Args:
             model_input: one column, the bytes of JPEG, PNG or WebP files, or these as base64.
             params: the signature's; a photo longer than ``long_side`` pixels is reduced (0: never).
+
+        Returns:
+            a row per photo: ``labels``, the bytes of a palette PNG of class numbers, of the photo's
+            own size (upright, by its EXIF); ``classes``, the names of those in it, in their order.
+
+        Raises:
+            MlflowException: a row is not a photo, by its number from 0 (HTTP status 400).
         """
         rows = []
         for row, photo in enumerate(model_input.iloc[:, 0]):

@@ -23,7 +23,9 @@ KEYS = {  # with their types
 
 def read_description(path: Path | str) -> dict[str, Any]:
     """The arguments of ``Folder``, ``photos`` for its root; paths start from the file's folder.
-    Raises InputError for a file that is not readable, an unknown key, or a value of another type.
+
+    Raises:
+        InputError: not readable, an unknown key, or a value of another type.
     """
     path = Path(path)
     given = safe_yaml.read(path, "a description of photos")

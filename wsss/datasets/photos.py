@@ -23,13 +23,15 @@ SCALES = {"1": 255, "L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
     """A JPEG, PNG or WebP as uint8 RGB (H, W, 3), values 0 to 255.
 
-    Transparent pixels become white; 16-bit grey values keep their upper byte. Raises InputError if
-    it is missing, unreadable, cut short, of another format, animated, smaller than 16 pixels on a
-    side, or of more than 100 million pixels or 512 MiB.
+    Transparent pixels become white; 16-bit grey values keep their upper byte.
 
     Args:
         long_side: pixels; a photo with a longer side is resized to it. 0 never resizes.
         upright: turn it as its EXIF orientation says.
+
+    Raises:
+        InputError: missing, unreadable, cut short, of another format, animated, smaller than 16
+            pixels on a side, or of more than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
         size = _read_size(photo, long_side)
@@ -70,8 +72,10 @@ def scaled(size: Sequence[int], long_side: int) -> tuple[int, int]:
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
-    """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read. Raises
-    InputError if the mask, of this ``name``, is smaller or of other proportions.
+    """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read.
+
+    Raises:
+        InputError: the mask, of this ``name``, is smaller or of other proportions.
     """
     if max(size) > max(mask.shape) or scaled(mask.shape, max(size)) != tuple(size):
         raise InputError(
@@ -91,8 +95,10 @@ def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
     PNG's ``colours``, uint8 (H, W, 3).
 
     No other format is opened: a grey JPEG would give other numbers, and readers of some formats
-    start other programs. Raises InputError if it is missing, unreadable, without such values, or of
-    more than 100 million pixels.
+    start other programs.
+
+    Raises:
+        InputError: missing, unreadable, without such values, or of more than 100 million pixels.
     """
     with _opened(path, "mask", formats=["PNG"]) as file:
         if colours:

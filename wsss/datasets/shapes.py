@@ -42,8 +42,10 @@ def generate(root: Path | str, *, train: int = 240, val: int = 60, seed: int = 1
     the lists train and train_aug, ``val`` photos on the list val.
 
     The folder appears whole or not at all; its ``shapes.json`` records how it was made. Photo k of
-    a list depends on ``seed``, from 0, and k alone. Raises InputError if the folder contains
-    something else, or a count is below 1.
+    a list depends on ``seed``, from 0, and k alone.
+
+    Raises:
+        InputError: the folder contains something else, or a count is below 1.
     """
     root = Path(root)
     if (root / "shapes.json").exists():

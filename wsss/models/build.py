@@ -99,8 +99,7 @@ def prepare_backbone(
     **own: Any,
 ) -> Backbone:
     """A backbone with its weights; batch norms are frozen if it has pretrained weights, since small
-    batches of crops are too few and too alike to learn the statistics from. Raises InputError for
-    an unknown backbone or stride, or weights that do not fit.
+    batches of crops are too few and too alike to learn the statistics from.
 
     Args:
         name: one of ``BACKBONES``.
@@ -110,6 +109,9 @@ def prepare_backbone(
         frozen_stages: number of the backbone's first levels that are not trained.
         activation_checkpointing: train in less memory and more time, see ``Backbone``.
         own: arguments that only this backbone takes.
+
+    Raises:
+        InputError: an unknown backbone or stride, or weights that do not fit.
     """
     backbone = build_backbone(name, output_stride=output_stride, **own)
     backbone.activation_checkpointing = activation_checkpointing

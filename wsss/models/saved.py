@@ -74,8 +74,7 @@ def open_network(
     classes: Sequence[str] | None = None,
     **changes: Any,
 ) -> Trained:
-    """A network that ``save_network`` wrote, ready for inference. Raises InputError if it is
-    missing, of another kind or other classes, or has no description that fits its weights.
+    """A network that ``save_network`` wrote, ready for inference.
 
     Args:
         path: the file, or a folder with ``weights.pt``.
@@ -83,6 +82,10 @@ def open_network(
         classes: the expected ones, in their order; None takes any.
         changes: arguments of the builder that do not change the weights, such as ``output_stride``;
             0 keeps the trained value.
+
+    Raises:
+        InputError: missing, of another kind or other classes, or without a description that fits
+            its weights.
     """
     path = Path(path)
     path = path / "weights.pt" if path.is_dir() else path

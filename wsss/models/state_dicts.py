@@ -55,8 +55,10 @@ def check_classes(found: Sequence[str], wanted: Sequence[str] | None, *, source:
 def load_described(path: Path | str) -> tuple[State, Any]:
     """``(tensors, description)`` of a state dict saved by torch, an MXNet ``.params`` or a
     ``.caffemodel``: tensors by the file's own names, and what ``save_state`` kept beside them, not
-    checked, or None. Raises InputError if it is missing, unreadable, or holds anything but named
-    tensors.
+    checked, or None.
+
+    Raises:
+        InputError: missing, unreadable, or holding anything but named tensors.
     """
     path = Path(path)
     if path.suffix == ".caffemodel":

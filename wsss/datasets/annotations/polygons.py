@@ -20,8 +20,7 @@ def outlines(
     """``(value, points)`` of the polygons that give a label map when painted in this order on 0.
 
     Each 4-connected region of one value gives its outer border, larger ones first; its holes are
-    regions that are painted later. Neighbours share the points of their common border. Points are
-    float64 (N, 2), the first not repeated.
+    regions that are painted later. Neighbours share the points of their common border.
 
     Args:
         labels: uint8 (H, W).
@@ -29,6 +28,9 @@ def outlines(
             and so the exact label map.
         least_area: pixels; smaller regions, hard to edit by hand, take the value of the nearest
             pixels outside. 0 keeps all.
+
+    Returns:
+        points as float64 (N, 2), the first not repeated.
     """
     regions, values = _regions(labels)
     small = np.bincount(regions.ravel()) < least_area

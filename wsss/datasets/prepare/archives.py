@@ -18,9 +18,11 @@ def members(
     file: IO[bytes], *, count: int, size: int
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """Read a tar archive, compressed or not, to its end: each member's header, and a file object of
-    a plain file's content, to be read before the next member, or None. Raises tarfile.TarError for
-    an archive that is damaged, cut off or of another format, more than ``count`` members, or one of
-    more than ``size`` bytes; also on reading a content.
+    a plain file's content, to be read before the next member, or None.
+
+    Raises:
+        tarfile.TarError: damaged, cut off, another format, more than ``count`` members, or one of
+            more than ``size`` bytes; also on reading a content.
     """
     decompress = COMPRESSED.get(file.read(2))
     file.seek(0)

@@ -22,8 +22,10 @@ COMPLEX = 0x800  # of a matrix's flags
 
 def read_field(content: bytes, variable: str, *, field: str) -> np.ndarray:
     """The matrix of numbers in a field of the struct ``variable``, of one element, in the bytes of
-    a file; in MATLAB's own type. Raises Fault if it is not such a file, is cut short, or has no
-    such field.
+    a file; in MATLAB's own type.
+
+    Raises:
+        Fault: not such a file, cut short, or without such a field.
     """
     data = Bytes(content)
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data.take(128)[126:]))

@@ -27,11 +27,13 @@ def init_from_imagenet(
 ) -> None:
     """Set a CAM network's classifier, in place: each class becomes a mixture of ImageNet's classes,
     weighted by how much more probable they are on the photos with its label than on the others.
-    Raises InputError if the weights are random, or hold no classifier.
 
     Args:
         network, backbone, weights: by ``build_cam`` with this backbone and these weights.
         dataset, ids: the training photos; only their image labels are read.
+
+    Raises:
+        InputError: the weights are random, or hold no classifier.
     """
     if not weights:
         raise InputError("wise_ft_alpha needs ImageNet weights; set weights, or wise_ft_alpha to 0")
