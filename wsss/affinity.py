@@ -43,8 +43,9 @@ def pair_slices(offset: tuple[int, int], size: Sequence[int]) -> tuple[Cells, Ce
 def pair_distance(
     features: torch.Tensor, *, radius: int = 5, reduction: str = "mean", border_pairs: bool = True
 ) -> torch.Tensor:
-    """L1 distance over channels between each cell and its neighbours (equation 3); the affinity is
-    ``exp(-distance)``.
+    """L1 distance over channels between each cell and its neighbours (equation 3), whose affinity
+    is ``exp(-distance)``: (B, K, H, W), inf where the partner lies outside the image or the pair is
+    left out. Raises ValueError for another reduction.
 
     Args:
         features: float (B, C, H, W).
@@ -52,12 +53,6 @@ def pair_distance(
         reduction: ``mean`` over channels (released code) or ``sum`` (paper, equation 3).
         border_pairs: False leaves out, as the released code does, the pairs whose cell (not its
             partner) is nearer than ``radius`` to the left, right or bottom edge.
-
-    Returns:
-        (B, K, H, W), inf where the partner lies outside the image or the pair is left out.
-
-    Raises:
-        ValueError: another reduction.
     """
     factors = {"mean": 1 / features.shape[1], "sum": 1.0}
     if reduction not in factors:
@@ -111,10 +106,8 @@ class _PairDistance(torch.autograd.Function):
 
 
 def boundaries(affinity: torch.Tensor, *, radius: int = 5) -> np.ndarray:
-    """One minus the mean affinity of each cell to its neighbours: float32 (h, w) in [0, 1].
-
-    Args:
-        affinity: float (K, h, w) in [0, 1] with the K offsets of ``neighbour_offsets(radius)``.
+    """One minus the mean affinity of each cell to its neighbours, float32 (h, w) in [0, 1], from
+    affinities, float (K, h, w) in [0, 1], at the K offsets of ``neighbour_offsets(radius)``.
     """
     size = affinity.shape[-2:]
     total, count = affinity.new_zeros(size), affinity.new_zeros(size)
@@ -136,15 +129,12 @@ def flat_offsets(radius: int, width: int) -> list[int]:
 def pair_targets(
     labels: torch.Tensor, *, radius: int = 5, border_pairs: bool = True
 ) -> torch.Tensor:
-    """Classify each pair by its two confident labels (equations 5 and 6).
+    """Classify each pair by its two confident labels (equations 5 and 6): uint8 (B, K, H, W), 0
+    ignored (a cell of the pair is neutral or outside the image, or the pair is left out), 1 both
+    background, 2 both the same object class, 3 different.
 
-    Args:
-        labels: uint8 (B, H, W): 0 background, 1.. classes, 255 neutral.
-        radius, border_pairs: as for ``pair_distance``.
-
-    Returns:
-        uint8 (B, K, H, W): 0 ignored (a cell of the pair is neutral or outside the image, or the
-        pair is left out), 1 both background, 2 both the same object class, 3 different.
+    ``labels`` are uint8 (B, H, W): 0 background, 1.. classes, 255 neutral. ``radius`` and
+    ``border_pairs`` are those of ``pair_distance``.
     """
     batch, height, width = labels.shape
     row = width + radius - 1

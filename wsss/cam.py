@@ -73,7 +73,8 @@ def multi_scale_cam(
     flip: bool = True,
     cam_power: float = 1.0,
 ) -> torch.Tensor:
-    """Normalised maps of the present classes, summed over scales and mirror images (equation 1).
+    """Normalised maps of the present classes, summed over scales and mirror images (equation 1):
+    float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], the maximum of each map 1.
 
     Args:
         network: a CAM network in evaluation mode.
@@ -81,9 +82,6 @@ def multi_scale_cam(
         classes: numbers of the present classes, from 1.
         scales, flip: see ``multi_scale``.
         cam_power: exponent of each map before the sum; the released VGG16 takes the square root.
-
-    Returns:
-        float32 (len(classes), ceil(H / 4), ceil(W / 4)) in [0, 1], the maximum of each map 1.
     """
     device = next(network.parameters()).device
     channels = torch.tensor([int(number) - 1 for number in classes], device=device).long()

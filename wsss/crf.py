@@ -15,10 +15,8 @@ FLOOR = 1e-5  # smallest score, so that an absent class has a finite energy
 @dataclass(frozen=True, kw_only=True)
 class CrfParams:
     """Kernel widths in pixels (``sxy``) or grey values (``srgb``), and weights (``compat``). The
-    defaults are those of the original CRF code, which the released code keeps.
-
-    Raises:
-        InputError: a number that is negative, infinite or, for a width, zero.
+    defaults are those of the original CRF code, which the released code keeps. Raises InputError
+    for a number that is negative, infinite or, for a width, zero.
     """
 
     gaussian_sxy: float = 3
@@ -44,19 +42,13 @@ class DenseCRF:
         self._models = {}
 
     def infer(self, scores: np.ndarray, steps: int = 10) -> np.ndarray:
-        """Mean-field marginals of scores, normalised or not: float32 of the same shape, summing to
-        1 over C at each pixel.
+        """Mean-field marginals, after ``steps`` iterations, of scores, float (C, H, W), or of
+        several sets (S, C, H, W): float32 of the same shape, summing to 1 over C at each pixel.
+        Scores are not negative and need not be normalised; their unary energy is
+        ``-log(max(score, 1e-5))``. Raises ValueError if they are not of the image's size.
 
         Leave out maps of absent classes: they cost time and do not change the result. Several sets
         in one call take two thirds of the time of one call each.
-
-        Args:
-            scores: float (C, H, W), or several sets (S, C, H, W); not negative. The unary energy is
-                ``-log(max(score, 1e-5))``.
-            steps: mean-field iterations.
-
-        Raises:
-            ValueError: the scores are not of the image's size.
         """
         scores = np.asarray(scores, np.float32)
         size, expected = scores.shape[-2:], self._image.shape[:2]

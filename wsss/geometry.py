@@ -18,16 +18,14 @@ def upsample(
     maps: np.ndarray | torch.Tensor, size: Sequence[int], *, stride: int | None = None
 ) -> torch.Tensor:
     """Bilinear interpolation of maps onto a finer grid, a tensor (..., H, W) of the same dtype;
-    each cell keeps its place, and beyond the last its value is repeated.
+    each cell keeps its place, and beyond the last its value is repeated. Raises ValueError if the
+    sizes fit no power of two.
 
     Args:
         maps: float (C, h, w) or (B, C, h, w); torch or numpy.
         size: (H, W) of the finer grid, with h = ceil(H / s) and w = ceil(W / s) for a power of two
             s: pixels, or the cells of a map with a smaller stride.
         stride: that s; None finds it from the sizes, which an exported network cannot.
-
-    Raises:
-        ValueError: the sizes fit no power of two.
     """
     maps = torch.as_tensor(maps)
     batch = maps[None] if maps.ndim == 3 else maps
@@ -54,10 +52,8 @@ def rescale(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 def on_grid(level: torch.Tensor, size: Sequence[int], *, stride: int, onto: int) -> torch.Tensor:
     """Resample a backbone's level, float (B, C, h, w), to a grid of (H, W) cells, each of which
-    keeps its place: subsample a finer level, interpolate a coarser one.
-
-    Args:
-        stride, onto: pixels per cell of the level and of the grid, both powers of two.
+    keeps its place: subsample a finer level, interpolate a coarser one. ``stride`` and ``onto``,
+    both powers of two, are pixels per cell of the level and of the grid.
     """
     step = max(1, onto // stride)
     return upsample(level[..., ::step, ::step], size, stride=max(1, stride // onto))

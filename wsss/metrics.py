@@ -11,11 +11,9 @@ THRESHOLDS = tuple(n / 50 for n in range(1, 41))  # of the background of activat
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class: float64 (..., classes) in [0, 1]; nan for a class
-    neither present nor predicted.
-
-    Args:
-        counts: integers (..., classes, classes), ``counts[..., target, prediction]`` pixels.
+    """Intersection over union of each class: float64 (..., classes) in [0, 1], nan for a class
+    neither present nor predicted; of pixels ``counts[..., target, prediction]``, integers
+    (..., classes, classes).
     """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     union = counts.sum(-1) + counts.sum(-2) - hit
@@ -30,11 +28,8 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
 
 
 class ConfusionMatrix:
-    """Counts of (target, prediction) pairs of classes; ``matrix[target, prediction]`` is int64.
-
-    Args:
-        num_classes: with the background, at most 255.
-        ignore: target value of pixels that are not counted.
+    """Counts ``matrix[target, prediction]``, int64, of pixels by pairs of ``num_classes`` classes,
+    with the background at most 255. Pixels whose target is ``ignore`` are left out.
     """
 
     def __init__(self, num_classes: int, ignore: int = 255) -> None:
@@ -42,10 +37,8 @@ class ConfusionMatrix:
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
-        """Count one label map against its mask, both integers (H, W).
-
-        Raises:
-            InputError: the shapes differ, or a value is not a class.
+        """Count one label map against its mask, both integers (H, W). Raises InputError if the
+        shapes differ or a value is not a class.
         """
         prediction, target = np.asarray(prediction), np.asarray(target)
         if prediction.shape != target.shape:
@@ -87,11 +80,8 @@ class ConfusionMatrix:
 class ThresholdSweep:
     """Confusion matrices of activation maps at every background threshold, in one pass over the
     photos: a pixel is background where its largest map is below the threshold. Each threshold
-    corresponds to an alpha of equation 2, see ``threshold_of``.
-
-    Args:
-        num_classes: with the background.
-        thresholds: ascending, in [0, 1].
+    corresponds to an alpha of equation 2, see ``threshold_of``. ``num_classes`` counts the
+    background; ``thresholds`` are ascending, in [0, 1].
     """
 
     def __init__(

@@ -97,10 +97,7 @@ def cell_regions(low: Array, high: Array, *, classes: Sequence[int], stride: int
 @dataclass(frozen=True, kw_only=True)
 class Walk:
     """Constants of the random walk and of the labels made from it (section 3.4); the defaults are
-    the paper's.
-
-    Raises:
-        InputError: a constant out of its range.
+    the paper's. Raises InputError for a constant out of its range.
     """
 
     background_alpha: float = 16.0  # equation 2
@@ -155,11 +152,9 @@ class Walk:
 
 def walk_scores(cams: Array, affinity: torch.Tensor, *, walk: Walk) -> torch.Tensor:
     """Background and class maps after the walk (equations 2, 11 and 12): float32 (1 + C, h, w),
-    background first; (len(walk.steps), 1 + C, h, w) for several steps.
-
-    Args:
-        cams: float (C, H, W) in [0, 1] at stride 4, of the present classes.
-        affinity: float (K, h, w) in [0, 1] at stride 8.
+    background first; (len(walk.steps), 1 + C, h, w) for several steps. ``cams``, of the present
+    classes, float (C, H, W) at stride 4, and ``affinity``, float (K, h, w) at stride 8, are in
+    [0, 1].
     """
     step = AFFINITY_STRIDE // CAM_STRIDE
     maps = torch.as_tensor(cams)[:, ::step, ::step].to(affinity.device)
@@ -170,13 +165,11 @@ def walk_scores(cams: Array, affinity: torch.Tensor, *, walk: Walk) -> torch.Ten
 
 def restore_maxima(scores: torch.Tensor, share: float, *, backgrounds: int = 1) -> torch.Tensor:
     """Divide each class's map by its maximum to the power of ``share``, after a walk: 0 changes
-    nothing, 1 restores the maximum of 1 that the map had before.
+    nothing, 1 restores the maximum of 1 that the map had before. Of scores, float
+    (..., backgrounds + C, h, w), the ``backgrounds`` maps do not change.
 
     Not in the paper. The walk dilutes each map, so that of a small object, or of one in an
     ambiguous region, can fall below the background score.
-
-    Args:
-        scores: float (..., backgrounds + C, h, w); the ``backgrounds`` maps do not change.
     """
     if not share:
         return scores
@@ -218,7 +211,8 @@ def synthesize(
     walk: Walk = Walk(),
     **maps: Any,
 ) -> np.ndarray:
-    """Synthesize the label map of one photo: maps, walk, dense CRF, argmax (section 3.4).
+    """Synthesize the label map of one photo, uint8 (H, W), 0 background, else class numbers: maps,
+    walk, dense CRF, argmax (section 3.4).
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -226,9 +220,6 @@ def synthesize(
         cam_network, affinity_network: trained networks in evaluation mode; prepare them by
             ``models.ready.ready`` for many photos.
         maps: ``scales``, ``flip`` and ``cam_power`` of ``multi_scale_cam``.
-
-    Returns:
-        uint8 (H, W): 0 background, else class numbers.
     """
     cams = multi_scale_cam(cam_network, image, classes, **maps)
     affinity = walk.affinities(affinity_network, image)

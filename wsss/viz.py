@@ -175,10 +175,8 @@ def sweep(
 
 def sweep_map(frame: pd.DataFrame, names: Sequence[str], *, figure_name: str) -> Figure:
     """A figure of one score over a sweep: heat maps over two swept parameters (one per value of a
-    third), a line over a single numeric one, else bars.
-
-    Args:
-        frame: one row per combination, with the columns ``names`` and ``figure_name``.
+    third), a line over a single numeric one, else bars. ``frame`` has one row per combination, with
+    the columns ``names`` and ``figure_name``.
     """
     columns = [name for name in names if len(frame[name].dropna().unique()) > 1] or list(names)
     if len(columns) in (2, 3):

@@ -21,16 +21,11 @@ CONSTANTS = {"infer_cam": MAPS, "random_walk": WALK}  # stage to names of its co
 
 
 def network_file(source: str | Path, kind: str) -> Path:
-    """The file of a trained network.
+    """The file of a trained network of a kind: ``cam``, ``affinity`` or ``segmentation``.
 
-    Args:
-        source: its file; a completed stage (named as for ``find_runs.find``); the id of an MLflow
-            run, of the stage or of a whole experiment; or ``models:/NAME/VERSION``, without
-            version the newest.
-        kind: ``cam``, ``affinity`` or ``segmentation``.
-
-    Raises:
-        InputError: none of these, or without a network.
+    ``source`` is its file; a completed stage (named as for ``find_runs.find``); the id of an MLflow
+    run, of the stage or of a whole experiment; or ``models:/NAME/VERSION``, without version the
+    newest. Raises InputError for none of these, or one without a network.
     """
     source, path = str(source), Path(source)
     if source.startswith("models:/"):
@@ -79,14 +74,9 @@ class Method(NamedTuple):
 
 
 def method_of(source: str | Path, overrides: Mapping | None = None) -> Method:
-    """The networks and constants of a completed random_walk.
-
-    Args:
-        source: named as for ``find_runs.find``, or the id of an MLflow run.
-        overrides: ``{stage: {parameter: value}}`` of infer_cam and random_walk.
-
-    Raises:
-        InputError: no such run, or the stages that it builds on are gone.
+    """The networks and constants of a completed random_walk, named as for ``find_runs.find`` or by
+    the id of an MLflow run; ``overrides`` are ``{stage: {parameter: value}}`` of infer_cam and
+    random_walk. Raises InputError for no such run, or if stages that it builds on are gone.
     """
     folder = _folder(str(source), "random_walk")
     record = results.completion(folder)

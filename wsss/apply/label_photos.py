@@ -111,7 +111,8 @@ def run(
 ) -> Report:
     """Label photos, continue past those that fail, and write the labels in further forms. A map
     that exists is kept if it was made from the same contents and tags of its photo. Faults, those
-    of photos' names and tags first, are also in ``faults.txt``.
+    of photos' names and tags first, are also in ``faults.txt``. Raises InputError if the folder is
+    not one, or not of this making: see ``atomic.claim``.
 
     Args:
         job: of ``label_job`` or ``predict_job``, on this dataset and folder.
@@ -119,9 +120,6 @@ def run(
         label: of the progress bar.
         forms: of ``FORMS``, besides those that the folder has, which are kept up to date.
         processes: see ``infer``.
-
-    Raises:
-        InputError: the folder is not one, or not of this making: see ``atomic.claim``.
     """
     files = {each: (f"labels/{each}.png", f"overlays/{each}.jpg") for each in dataset.photos}
     made_from = dict.fromkeys(name for names in files.values() for name in names)

@@ -31,18 +31,14 @@ class SegmentationModel(PythonModel):
         self.network, self.classes = ready(trained.network), ("background", *trained.classes)
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
-        """Label maps of photos.
+        """Label maps of photos, a row each: ``labels``, the bytes of a palette PNG of class
+        numbers, of the photo's own size (upright, by its EXIF); ``classes``, the names of those in
+        it, in their order.
 
-        Args:
-            model_input: one column, the bytes of JPEG, PNG or WebP files, or these as base64.
-            params: the signature's; a photo longer than ``long_side`` pixels is reduced (0: never).
-
-        Returns:
-            a row per photo: ``labels``, the bytes of a palette PNG of class numbers, of the photo's
-            own size (upright, by its EXIF); ``classes``, the names of those in it, in their order.
-
-        Raises:
-            MlflowException: a row is not a photo, by its number from 0 (HTTP status 400).
+        ``model_input`` has one column: the bytes of JPEG, PNG or WebP files, or these as base64.
+        ``params`` are the signature's; a photo longer than ``long_side`` pixels is reduced (0:
+        never). Raises MlflowException (HTTP status 400) for a row that is not a photo, by its
+        number from 0.
         """
         rows = []
         for row, photo in enumerate(model_input.iloc[:, 0]):

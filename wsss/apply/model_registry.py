@@ -111,9 +111,8 @@ def prepare(name: str, run: StageRun, *, data: Dataset, table: pd.DataFrame | No
     """Prepare the network that an evaluate stage scored for the registry, in the stage's folder
     ``model/``. The delivery of the stage's record then calls ``register``.
 
-    Args:
-        run: of the evaluate stage; metrics that it has logged are kept with the model.
-        table: IoU in percent, from ``evaluation.iou_table`` with one column; None without masks.
+    ``run`` is of the evaluate stage; metrics that it has logged are kept with the model. ``table``
+    has IoU in percent, from ``evaluation.iou_table`` with one column; it is None without masks.
     """
     mlflow_store.check_model_name(name)
     folder = run.folder / "model"

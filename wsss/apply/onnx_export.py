@@ -50,15 +50,13 @@ class Labeller(nn.Module):
 
 
 def export(source: Path, out: Path, *, form: str) -> str:
-    """Write a trained network for other programs; returns the difference, see ``compare``.
+    """Write a trained network for other programs; returns the difference, see ``compare``. Raises
+    InputError if it is not a segmentation network, ONNX is not installed, or the results differ.
 
     Args:
         source: its weights file, or the folder with it.
         out: the file; it appears once the network's results are computed from it.
         form: ``onnx``, or ``torch``: ``torch.export.load(out).module()(photos)``.
-
-    Raises:
-        InputError: not a segmentation network, ONNX is not installed, or the results differ.
     """
     trained = models.open_network(source, "segmentation")
     labeller = Labeller(trained.network)

@@ -72,18 +72,16 @@ def export(
     flip: bool = False,
     crf: bool = False,
 ) -> Report:
-    """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are
-    kept unless their photo changed, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20.
-    They go under comp6: comp5 excludes training on other photos, ImageNet's included.
+    """Predict the photos of an id list and pack ``out/results.tgz``; label maps that exist are kept
+    unless their photo changed, palette PNGs of the photo's size, uint8 (H, W), values 0 to 20. They
+    go under comp6: comp5 excludes training on other photos, ImageNet's included. Raises InputError
+    for no such run, list or photo, or if ``out`` holds anything but this export.
 
     Args:
         run: folder of a completed train_segmentation.
         out: folder for ``results/``, the archive, and ``export.json``, the settings.
         data_root: the devkit folder with the photos; None takes the run's own.
         scales, flip, crf: see ``segment``; the CRF's parameters are the paper's.
-
-    Raises:
-        InputError: no such run, list or photo, or ``out`` holds anything but this export.
     """
     run, out = Path(run), Path(out)
     if not (record := results.completion(run)):
@@ -129,13 +127,9 @@ def pack(archive: Path, root: Path, *, names: Iterable[PurePosixPath]) -> None:
 
 def check(archive: Path, data_root: Path, *, split: str = "test") -> Report:
     """Check an archive for the server, tar or tar.gz from any program, without unpacking it; one
-    without faults can be scored.
-
-    Args:
-        data_root: the devkit folder with the id list; sizes are compared with the photos there.
-
-    Raises:
-        InputError: no such archive, devkit or id list, or a photo that cannot be read.
+    without faults can be scored. ``data_root`` is the devkit folder with the id list; sizes are
+    compared with the photos there. Raises InputError for no such archive, devkit or id list, or a
+    photo that cannot be read.
     """
     data = Devkit(data_root)
     ids = set(data.ids(split))

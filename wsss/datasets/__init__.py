@@ -16,12 +16,9 @@ NAMES = (*SHAPES, "voc", "folder")
 
 
 def open(name: str, root: Path | str) -> Dataset:
-    """Open a dataset.
-
-    Args:
-        name: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes`` (generated into
-            ``root`` if that is empty) or ``shapes_few`` (likewise, a few, to try an experiment).
-        root: its folder; of ``folder`` also a YAML file that describes it.
+    """Open a dataset: ``voc`` (a devkit folder), ``folder`` (your own photos), ``shapes``
+    (generated into ``root`` if that is empty) or ``shapes_few`` (likewise, a few, to try an
+    experiment). ``root`` is its folder; of ``folder`` also a YAML file that describes it.
     """
     if name == "folder":
         return Folder.open(root)

@@ -26,6 +26,7 @@ class Folder(Dataset):
 
     A photo's id is its path inside the folder without extension. Only tagged photos are used for
     training and evaluation. Masks are palette PNGs, ``<id>.png``, of the photo's size, if any.
+    Raises InputError for no such folder, no photo in it, or tags that cannot be read.
 
     Args:
         root: the folder. Links to other folders are not followed; folders of labels (MAKING) and
@@ -41,9 +42,6 @@ class Folder(Dataset):
         seed: of that draw.
         leave_out: ids or paths of photos to ignore.
         long_side: pixels; longer photos, and their masks, are read at this size. 0 never resizes.
-
-    Raises:
-        InputError: no such folder, no photo in it, or tags that cannot be read.
     """
 
     def __init__(

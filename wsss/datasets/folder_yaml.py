@@ -23,9 +23,7 @@ KEYS = {  # with their types
 
 def read_description(path: Path | str) -> dict[str, Any]:
     """The arguments of ``Folder``, ``photos`` for its root; paths start from the file's folder.
-
-    Raises:
-        InputError: not readable, an unknown key, or a value of another type.
+    Raises InputError for an unreadable file, an unknown key, or a value of another type.
     """
     path = Path(path)
     given = safe_yaml.read(path, "a description of photos")

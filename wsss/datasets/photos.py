@@ -21,17 +21,13 @@ SCALES = {"1": 255, "L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 
 
 
 def read_photo(path: Path | str, *, long_side: int = 0, upright: bool = True) -> np.ndarray:
-    """A JPEG, PNG or WebP as uint8 RGB (H, W, 3), values 0 to 255.
+    """A JPEG, PNG or WebP as uint8 RGB (H, W, 3), values 0 to 255. Transparent pixels become white;
+    16-bit grey values keep their upper byte.
 
-    Transparent pixels become white; 16-bit grey values keep their upper byte.
-
-    Args:
-        long_side: pixels; a photo with a longer side is resized to it. 0 never resizes.
-        upright: turn it as its EXIF orientation says.
-
-    Raises:
-        InputError: missing, unreadable, cut short, of another format, animated, smaller than 16
-            pixels on a side, or of more than 100 million pixels or 512 MiB.
+    A photo whose longer side exceeds ``long_side`` pixels is resized to it, unless that is 0;
+    ``upright`` turns it as its EXIF orientation says. Raises InputError for a file that is missing,
+    unreadable, cut short, of another format, animated, smaller than 16 pixels on a side, or of more
+    than 100 million pixels or 512 MiB.
     """
     with _opened_photo(path) as photo:
         size = _read_size(photo, long_side)
@@ -72,10 +68,8 @@ def scaled(size: Sequence[int], long_side: int) -> tuple[int, int]:
 
 
 def fit_mask(mask: np.ndarray, size: Sequence[int], *, name: Path | str) -> np.ndarray:
-    """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read.
-
-    Raises:
-        InputError: the mask, of this ``name``, is smaller or of other proportions.
+    """A mask, uint8 (H, W), subsampled to the (height, width) of its photo as read. Raises
+    InputError if the mask, of this ``name``, is smaller or of other proportions.
     """
     if max(size) > max(mask.shape) or scaled(mask.shape, max(size)) != tuple(size):
         raise InputError(
@@ -92,13 +86,11 @@ def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 def read_png(path: Path | str, *, colours: bool = False) -> np.ndarray:
     """A mask's indices or grey values of 1 to 8 bits, as the file has them, uint8 (H, W), or any
-    PNG's ``colours``, uint8 (H, W, 3).
+    PNG's ``colours``, uint8 (H, W, 3). Raises InputError for a file that is missing, unreadable,
+    without such values, or of more than 100 million pixels.
 
     No other format is opened: a grey JPEG would give other numbers, and readers of some formats
     start other programs.
-
-    Raises:
-        InputError: missing, unreadable, without such values, or of more than 100 million pixels.
     """
     with _opened(path, "mask", formats=["PNG"]) as file:
         if colours:

@@ -42,10 +42,8 @@ def generate(root: Path | str, *, train: int = 240, val: int = 60, seed: int = 1
     the lists train and train_aug, ``val`` photos on the list val.
 
     The folder appears whole or not at all; its ``shapes.json`` records how it was made. Photo k of
-    a list depends on ``seed``, from 0, and k alone.
-
-    Raises:
-        InputError: the folder contains something else, or a count is below 1.
+    a list depends on ``seed``, from 0, and k alone. Raises InputError if the folder contains
+    something else, or a count is below 1.
     """
     root = Path(root)
     if (root / "shapes.json").exists():
@@ -92,13 +90,10 @@ def _write(root, counts, seed):
 
 
 def compose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one photo.
-
-    Returns:
-        photo: uint8 RGB (H, W, 3), sides as in ``SIDES``.
-        mask: uint8 (H, W), 0 background, 1.. the classes in the order of ``GLYPHS``, 255 on a
-            border 2 pixels wide around each creature.
-        badges: uint8 (H, W), the class on the visible part of each badge, elsewhere 0.
+    """Draw one photo. Returns its pixels, uint8 RGB (H, W, 3), sides as in ``SIDES``; its mask,
+    uint8 (H, W), 0 background, 1.. the classes in the order of ``GLYPHS``, 255 on a border 2 pixels
+    wide around each creature; and its badges, uint8 (H, W), the class on the visible part of each,
+    elsewhere 0.
     """
     sides = rng.integers(*SIDES, size=2)  # height, width
     y, x = np.indices(tuple(sides)).astype(float)

@@ -112,10 +112,8 @@ def _some(names, most=5):
 
 def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
     """Write a YAML file that opens as this dataset, with further arguments of ``Folder`` if given,
-    without its unreadable photos. Paths in it are relative to its folder.
-
-    Raises:
-        InputError: the file exists, or is not named as YAML.
+    without its unreadable photos. Paths in it are relative to its folder. Raises InputError if the
+    file exists, or is not named as YAML.
     """
     if path.exists():
         raise InputError(f"{path}: this file exists already; name another")

@@ -31,9 +31,8 @@ class Tags(NamedTuple):
 def read_tags(path: Path | str) -> Tags:
     """Tags from a file: CSV with the header ``id,labels`` (labels separated by ``;``); JSON as
     ``{id: [labels]}`` or ``[{"id": ..., "labels": [...]}]``; or the categories of COCO's instances.
-
-    Raises:
-        InputError: missing, unreadable, of another form, or what ``check_characters`` refuses.
+    Raises InputError for a file that is missing, unreadable or of another form, or what
+    ``check_characters`` refuses.
     """
     path = Path(path)
     form = path.suffix.lower()

@@ -135,10 +135,7 @@ class Devkit(Dataset):
     The root contains ``JPEGImages``, or a ``VOCdevkit/VOC2012`` that does. Classes are those of
     ``classes.txt`` or else VOC's twenty. Image labels come from ``image_labels.csv`` (columns
     ``id,labels``, labels separated by ``;``) or else from the boxes in ``Annotations/``, never from
-    masks.
-
-    Raises:
-        InputError: the folder or its photos' folder is missing, or the class names are wrong.
+    masks. Raises InputError for a missing folder, one without ``JPEGImages``, or wrong class names.
     """
 
     mask_folder = "SegmentationClassAug"
@@ -254,10 +251,8 @@ def shared_photos(dataset, train: str, val: str) -> list[str]:
 
 def read_ids(path: Path) -> list[str]:
     """The photo ids of a list file, one per line, in its order; without the 1, 0 or -1 behind each
-    id of VOC's lists of one class.
-
-    Raises:
-        InputError: it cannot be read, is empty, names a photo twice, or one outside the folders.
+    id of VOC's lists of one class. Raises InputError for a list that cannot be read, is empty,
+    names a photo twice, or one outside the folders.
     """
     ids = _listed(read_text(path, "an id list"))
     if not ids:
@@ -278,9 +273,7 @@ def _listed(text):
 
 def read_mask(path: Path, *, num_classes: int) -> np.ndarray:
     """An index mask (palette or grey PNG) as uint8 (H, W); values up to ``num_classes``, or 255.
-
-    Raises:
-        InputError: missing, unreadable, a colour image, or another value.
+    Raises InputError for a missing, unreadable or colour image, and for another value.
     """
     mask = read_png(path)
     wrong = np.unique(mask[(mask > num_classes) & (mask != IGNORE)])

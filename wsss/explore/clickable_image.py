@@ -1,5 +1,7 @@
 """A picture that can be clicked on, for the panel of the explore notebook."""
 
+from pathlib import Path
+
 import anywidget
 import traitlets
 
@@ -7,30 +9,6 @@ import traitlets
 class ClickableImage(anywidget.AnyWidget):
     """A PNG that reports where it was clicked: (x, y) as fractions of its width and height."""
 
-    _esm = """
-    function render({ model, el }) {
-      const image = document.createElement("img");
-      const show = () => {
-        URL.revokeObjectURL(image.src);
-        image.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
-      };
-      Object.assign(image, { alt: "The photo; a click chooses a pixel", draggable: false });
-      Object.assign(image.style, { display: "block", width: "100%", cursor: "crosshair" });
-      image.addEventListener("click", (event) => {
-        const box = image.getBoundingClientRect();
-        const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-        model.set("point", [x / box.width, y / box.height]);
-        model.save_changes();
-      });
-      model.on("change:value", show);
-      show();
-      el.append(image);
-      return () => {
-        model.off("change:value", show);
-        URL.revokeObjectURL(image.src);
-      };
-    }
-    export default { render };
-    """
+    _esm = Path(__file__).with_suffix(".js")
     value = traitlets.Bytes(b"").tag(sync=True)
     point = traitlets.List(traitlets.Float(), default_value=[]).tag(sync=True)

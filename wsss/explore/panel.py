@@ -37,16 +37,14 @@ TITLES = {
 
 
 class Panel:
-    """Controls and pictures of one photo at a time; ``widget`` is what to display.
+    """Controls and pictures of one photo at a time. ``widget`` is what to display; ``images`` and
+    ``captions`` map a key of ``TITLES`` to the widget of a PNG and to that of the line below it.
 
     Args:
         open_scene: photo id to ``Scene``; the message of an InputError is shown.
         ids: photos to choose from; ``photo_id``, shown first, need not be one of them.
         walk, threshold, crf, pixel: what the controls start from. The threshold of the background
             is for labels of the maps alone; the pixel is (x, y).
-
-    Attributes:
-        images, captions: key of ``TITLES`` to the widget of a PNG and of the line below it.
     """
 
     def __init__(

@@ -44,14 +44,9 @@ def open_networks(
     output_stride: int = 0,
 ) -> Networks:
     """The CAM network and the AffinityNet of completed runs, named as for ``find_runs.find``; empty
-    takes the latest.
-
-    Args:
-        data: the open dataset, whose classes the CAM network must have; ``dataset`` is its name.
-        output_stride: pixels per cell of AffinityNet's backbone; 0 keeps that of training.
-
-    Raises:
-        InputError: no completed run, or one with other classes.
+    takes the latest. ``data`` is the open dataset, whose classes the CAM network must have, and
+    ``dataset`` its name; ``output_stride`` is the pixels per cell of AffinityNet's backbone, 0
+    keeps that of training. Raises InputError for no completed run, or one with other classes.
     """
     found = {}
     for name, given in (("train_cam", train_cam_run), ("train_affinity", train_affinity_run)):
@@ -82,10 +77,8 @@ def open_scene(
     **maps: Any,
 ) -> "Scene":
     """The ``Scene`` of a photo of a dataset; ``walk`` gives the affinities' settings, and ``maps``
-    are the activation maps', those of ``cam.multi_scale_cam``.
-
-    Raises:
-        InputError: the photo or its labels are missing, or it has no label.
+    are the activation maps', those of ``cam.multi_scale_cam``. Raises InputError if the photo or
+    its labels are missing, or it has no label.
     """
     image, classes = data.image(photo_id), data.labels(photo_id)
     if not classes:

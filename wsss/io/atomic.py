@@ -106,14 +106,13 @@ def refuse_foreign(path: Path) -> None:
 
 def claim(path: Path, making: Mapping, *, made_from: Mapping[str, object]) -> list[str]:
     """Take a folder for files of one making; remove and return those made from something else.
+    Raises InputError for no folder, another making, or files that would be replaced unrecorded.
 
     Args:
         path: of the record, a JSON file in the folder, without which it may have no files.
         making: networks and settings, the same for all files.
         made_from: file in the folder to what it is about to be made from, such as a photo's digest
             and tags; None if it is not to be made.
-
-    Raises InputError for no folder, another making, or files that would be replaced unrecorded.
     """
     folder = path.parent
     refuse_foreign(path)

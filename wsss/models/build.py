@@ -13,13 +13,10 @@ from wsss.models.state_dicts import Weights, fit_state, pretrained_state
 def build_cam(
     backbone: str, num_classes: int, *, head_channels: int = 0, dropout: float = 0.5, **options: Any
 ) -> heads.CamNetwork:
-    """The classifier whose maps localise (paper, section 3.1).
-
-    Args:
-        num_classes: object classes, without background.
-        head_channels: of a 3x3 convolution before the classifier (paper: 512); 0 has none.
-        dropout: of whole channels before the classifier.
-        backbone, options: see ``prepare_backbone``.
+    """The classifier whose maps localise (paper, section 3.1); ``num_classes`` leaves out the
+    background. ``head_channels`` are those of a 3x3 convolution before the classifier (paper: 512);
+    0 has none. ``dropout`` is of whole channels before the classifier. Other arguments are those of
+    ``prepare_backbone``.
     """
     features = prepare_backbone(backbone, **options)
     return heads.CamNetwork(features, num_classes, channels=head_channels, dropout=dropout)
@@ -33,11 +30,8 @@ def build_affinity(
     norm_group: int = 0,
     **options: Any,
 ) -> heads.AffinityNetwork:
-    """AffinityNet (section 3.2): class-agnostic features at stride 8.
-
-    Args:
-        reduced, norm_group: see ``AffinityNetwork``.
-        backbone, output_stride, options: see ``prepare_backbone``.
+    """AffinityNet (section 3.2): class-agnostic features at stride 8. Arguments are those of
+    ``AffinityNetwork`` and ``prepare_backbone``.
     """
     if norm_group and any(channels % norm_group for channels in reduced):
         raise InputError(
@@ -66,12 +60,8 @@ def build_segmentation(
 ) -> heads.SegmentationNetwork | heads.DecoderNetwork | heads.LargeFovNetwork:
     """The segmentation network (section 3.5): the paper's head on ResNet-38; with
     ``low_level_channels`` a decoder. VGG16 without them is DeepLab-LargeFOV, the paper's other
-    network, whose fc6 has the ``dilation``.
-
-    Args:
-        num_classes: with the background.
-        channels, dilation, low_level_channels: see ``SegmentationNetwork`` and ``DecoderNetwork``.
-        backbone, options: see ``prepare_backbone``.
+    network, whose fc6 has the ``dilation``. ``num_classes`` counts the background; other arguments
+    are those of ``SegmentationNetwork``, ``DecoderNetwork`` and ``prepare_backbone``.
     """
     if backbone == "vgg16" and not low_level_channels:
         options |= {"rate": max(1, dilation // 8), "pool5": True}
@@ -99,7 +89,8 @@ def prepare_backbone(
     **own: Any,
 ) -> Backbone:
     """A backbone with its weights; batch norms are frozen if it has pretrained weights, since small
-    batches of crops are too few and too alike to learn the statistics from.
+    batches of crops are too few and too alike to learn the statistics from. Raises InputError for
+    an unknown backbone or stride, or weights that do not fit.
 
     Args:
         name: one of ``BACKBONES``.
@@ -109,9 +100,6 @@ def prepare_backbone(
         frozen_stages: number of the backbone's first levels that are not trained.
         activation_checkpointing: train in less memory and more time, see ``Backbone``.
         own: arguments that only this backbone takes.
-
-    Raises:
-        InputError: an unknown backbone or stride, or weights that do not fit.
     """
     backbone = build_backbone(name, output_stride=output_stride, **own)
     backbone.activation_checkpointing = activation_checkpointing

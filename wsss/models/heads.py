@@ -53,12 +53,9 @@ class CamNetwork(Network):
 
 class AffinityNetwork(Network):
     """Features whose distances are affinities (``affinity.pair_distance``): the backbone's last
-    levels, each reduced by a 1x1 convolution, concatenated at stride 8, and mixed by another.
-
-    Args:
-        reduced: channels that each of the backbone's last levels is reduced to.
-        norm_group: channels that share a group norm after each reduction, 8 in the released VGG16;
-            0 has no norm.
+    levels, each reduced by a 1x1 convolution to as many channels as ``reduced`` says, concatenated
+    at stride 8, and mixed by another. After each reduction ``norm_group`` channels share a group
+    norm, 8 in the released VGG16; 0 has no norm.
     """
 
     def __init__(self, backbone: Backbone, *, reduced: Sequence[int], norm_group: int = 0) -> None:
@@ -94,11 +91,8 @@ def _at_stride_8(levels, strides, images):
 
 
 class SegmentationNetwork(Network):
-    """The paper's own head: two 3x3 atrous convolutions.
-
-    Args:
-        dilation: in pixels at any output stride; the paper's 12 cells at stride 8 are 96 pixels,
-            for photos of 500 pixels.
+    """The paper's own head: two 3x3 atrous convolutions. ``dilation`` is in pixels at any output
+    stride; the paper's 12 cells at stride 8 are 96 pixels, for photos of 500 pixels.
     """
 
     def __init__(
@@ -143,10 +137,9 @@ class DecoderNetwork(Network):
     objects' scores; ``image_level_head`` predicts which classes the photo shows, and the logarithm
     of that probability, times ``presence_weight`` (initially 0), is added to the class's scores.
 
-    Args:
-        channels: of the context, and of the mixture that the classifier reads.
-        dilation: see ``SegmentationNetwork``; of the one atrous convolution.
-        low_level_channels: channels that each level before the last is reduced to, finest first.
+    ``low_level_channels`` are those that each level before the last is reduced to, finest first;
+    ``channels`` those of the context, and of the mixture that the classifier reads. ``dilation``,
+    see ``SegmentationNetwork``, is of the one atrous convolution.
     """
 
     def __init__(
@@ -205,9 +198,7 @@ class DecoderNetwork(Network):
 class RandomWalkSegmenter(nn.Module):
     """A segmentation network, and an AffinityNet for a random walk of its class probabilities
     (``synthesis.walk_probabilities``), once per photo, after scales and mirror images are averaged.
-
-    Args:
-        walk: arguments of ``synthesis.Walk``: ``beta``, ``steps`` and those of the affinities.
+    ``walk`` has arguments of ``synthesis.Walk``: ``beta``, ``steps`` and those of the affinities.
     """
 
     def __init__(self, segmentation: nn.Module, affinity: nn.Module, **walk: Any) -> None:
@@ -233,11 +224,9 @@ def favour_rare(network: nn.Module, shares: Sequence[float], *, strength: float)
     network, in place (logit adjustment, Menon et al., ICLR 2021): with noisy labels a rare class is
     seldom the most probable one, though mean IoU weighs all classes equally.
 
-    Args:
-        shares: of the training pixels, background first, in [0, 1].
-        strength: 0 changes nothing; 1 treats all classes as equally frequent if the network learnt
-            their frequencies; -1 restores these if it was trained with them as a prior (see
-            ``losses.segmentation_loss``).
+    ``shares`` are of the training pixels, background first, in [0, 1]. A ``strength`` of 0 changes
+    nothing; 1 treats all classes as equally frequent if the network learnt their frequencies; -1
+    restores these if it was trained with them as a prior (see ``losses.segmentation_loss``).
     """
     bias = network.get_parameter("classifier.bias")
     bias -= strength * log_shares(shares).to(bias)

@@ -49,10 +49,8 @@ def is_mxnet(path: Path | str) -> bool:
 
 def read_mxnet(path: Path | str) -> dict[str, torch.Tensor]:
     """The arrays of an MXNet ``.params`` file of any version, by the file's names, such as
-    ``arg:conv1a_weight``.
-
-    Raises:
-        InputError: not such a file, cut short, or an array is sparse, empty or of an unknown type.
+    ``arg:conv1a_weight``. Raises InputError if it is no such file or cut short, or an array is
+    sparse, empty or of an unknown type.
     """
     with _mapped(path, "an MXNet .params file") as data:
         if data.left < 16 or data.number("Q") != MXNET_LIST:
@@ -109,10 +107,7 @@ def _tensor(values, shape):
 def read_caffe(path: Path | str) -> dict[str, torch.Tensor]:
     """The blobs of a ``.caffemodel`` file: ``<layer>.weight``, ``<layer>.bias``, then
     ``<layer>.<number>``, in the file's shapes (in old files always four numbers, a bias
-    (1, 1, 1, n)).
-
-    Raises:
-        InputError: not such a file, cut short, or holding no blobs.
+    (1, 1, 1, n)). Raises InputError if it is no such file, cut short, or holds no blobs.
     """
     with _mapped(path, "a .caffemodel file") as data:
         try:

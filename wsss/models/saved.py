@@ -46,12 +46,9 @@ def save_network(
 def add_walk(
     path: Path | str, segmentation: Path | str, *, affinity: Path | str, **walk: Any
 ) -> None:
-    """Write a ``RandomWalkSegmenter``, which opens like any other segmentation network.
-
-    Args:
-        segmentation, affinity: the files of both networks, or their folders.
-        walk: ``beta``, ``steps`` and ``flip`` of ``synthesis.Walk``; its other arguments are the
-            settings that the AffinityNet was trained with.
+    """Write a ``RandomWalkSegmenter``, which opens like any other segmentation network, from the
+    files of both networks, or their folders. ``walk`` has ``beta``, ``steps`` and ``flip`` of
+    ``synthesis.Walk``; its other arguments are the settings that the AffinityNet was trained with.
     """
     scorer, walker = open_network(segmentation, "segmentation"), open_network(affinity, "affinity")
     if "walk" in scorer.arguments:
@@ -74,7 +71,8 @@ def open_network(
     classes: Sequence[str] | None = None,
     **changes: Any,
 ) -> Trained:
-    """A network that ``save_network`` wrote, ready for inference.
+    """A network that ``save_network`` wrote, ready for inference. Raises InputError for a file that
+    is missing, of another kind or other classes, or without a description that fits its weights.
 
     Args:
         path: the file, or a folder with ``weights.pt``.
@@ -82,10 +80,6 @@ def open_network(
         classes: the expected ones, in their order; None takes any.
         changes: arguments of the builder that do not change the weights, such as ``output_stride``;
             0 keeps the trained value.
-
-    Raises:
-        InputError: missing, of another kind or other classes, or without a description that fits
-            its weights.
     """
     path = Path(path)
     path = path / "weights.pt" if path.is_dir() else path

@@ -55,10 +55,8 @@ def check_classes(found: Sequence[str], wanted: Sequence[str] | None, *, source:
 def load_described(path: Path | str) -> tuple[State, Any]:
     """``(tensors, description)`` of a state dict saved by torch, an MXNet ``.params`` or a
     ``.caffemodel``: tensors by the file's own names, and what ``save_state`` kept beside them, not
-    checked, or None.
-
-    Raises:
-        InputError: missing, unreadable, or holding anything but named tensors.
+    checked, or None. Raises InputError for a file that is missing, unreadable, or holds anything
+    but named tensors.
     """
     path = Path(path)
     if path.suffix == ".caffemodel":
@@ -107,9 +105,7 @@ def _fault(state) -> str | None:
 
 def pretrained_state(backbone: type[Backbone], weights: Weights) -> tuple[State, str | Path]:
     """A backbone's ImageNet tensors by the file's own names, and the file's name for messages.
-
-    Args:
-        weights: a file, ``download`` for torchvision's own, or such a pair.
+    ``weights`` is a file, ``download`` for torchvision's own, or such a pair.
     """
     expect_weights(backbone, weights)
     if isinstance(weights, tuple):

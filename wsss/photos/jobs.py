@@ -21,19 +21,12 @@ from wsss.synthesis import Walk, alpha_marginals, combine_alphas, crf_scores, la
 class Job:
     """Photos to files, for ``map_photos.infer``. It is pickled, so its functions must be those of a
     module, with ``functools.partial`` for their settings.
-
-    Attributes:
-        outputs: (folder, suffix) of each file of a photo. A photo is done if all are whole.
-        compute: ``(network, photo_id) -> payload``, on the network's device.
-        save: ``(photo_id, payload, *paths)``, on the CPU; writes the files of ``outputs``, each
-            atomically.
-        network: made ready once per process that computes; a ``ModuleList`` of several, or None.
     """
 
-    outputs: Sequence[tuple[Path, str]]
-    compute: Callable
-    save: Callable
-    network: nn.Module | None = None
+    outputs: Sequence[tuple[Path, str]]  # (folder, suffix) of each file; done once all are whole
+    compute: Callable  # ``(network, photo_id) -> payload``, on the network's device
+    save: Callable  # ``(photo_id, payload, *paths)``, on the CPU; writes each file atomically
+    network: nn.Module | None = None  # made ready once per process; a ``ModuleList`` of several
 
     def paths(self, photo_id: str) -> list[Path]:
         return [folder / f"{photo_id}{suffix}" for folder, suffix in self.outputs]

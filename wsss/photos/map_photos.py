@@ -34,11 +34,9 @@ def infer(ids: Sequence[str], job: Job, *, label: str, processes: int | None = N
 
     With a GPU, this process runs ``predict`` and a pool runs ``postprocess``. Without one, each
     process of the pool runs both on an equal number of threads: several small networks in parallel
-    keep the cores busier than one network on all of them. If an engine was chosen
-    (``wsss.runtime.engine``), it runs both, and ``processes`` is ignored.
-
-    Args:
-        processes: of the pool; 0 or None takes one per core, 1 runs without a pool.
+    keep the cores busier than one network on all of them. The pool has ``processes``; 0 or None
+    takes one per core, 1 runs without a pool. If an engine was chosen (``wsss.runtime.engine``), it
+    runs both, and ``processes`` is ignored.
 
     Raises PhotosFailed after the last photo, if any failed because of its input, and RuntimeError
     if a process of the pool was killed; finished photos stay.

@@ -52,13 +52,11 @@ def sweep_job(
     grid: Grid,
 ) -> Job:
     """Activation maps ``cams/<id>.npz``, affinities and masks to confusion counts of every
-    combination: ``folder/<id>.npz``, some kilobytes each.
+    combination: ``folder/<id>.npz``, some kilobytes each. ``walk`` has the constants they share.
 
-    Args:
-        network: an AffinityNet; None if all affinities are stored.
-        affinities: folder of ``<id>.npz``, read if they exist, else computed and stored as float32,
-            since float16 would change ten pixels in a million.
-        walk: the constants that all combinations share.
+    ``affinities`` is a folder of ``<id>.npz``, read if they exist, else computed and stored as
+    float32, since float16 would change ten pixels in a million. ``network`` is an AffinityNet; None
+    if all affinities are stored.
     """
     compute = partial(_compute_walks, dataset, cams, affinities, walk, grid)
     return Job([(folder, ".npz")], compute, partial(_save_counts, dataset), network)
@@ -159,17 +157,16 @@ def compare(
     made: Mapping[str, object],
     cache: Path,
 ) -> list[dict[str, float]]:
-    """The scores of the random_walk stage after the walk, at several constants. Affinities and
-    counts are stored in ``cache``, in folders named by a digest of all they depend on, and reused.
+    """The scores of the random_walk stage after the walk, at several constants:
+    ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``. Affinities
+    and counts are stored in ``cache``, in folders named by a digest of all they depend on, and
+    reused. Raises InputError if no photo of ``score_split`` has a mask, or a photo cannot be used.
 
     Args:
         values: the stage's parameters.
         combinations: of ``(background_alpha, beta, steps)``.
         folders: of the completed ``infer_cam`` and ``train_affinity``, by name.
         made: plain values that identify the run of each folder's files, by name.
-
-    Returns ``{"walk_miou/<list>": percent}`` per combination, for the lists of ``eval_splits``.
-    Raises InputError if no photo of ``score_split`` has a mask, or a photo cannot be used.
     """
     split, stride = values["score_split"], values["output_stride"]
     lists = evaluation.eval_splits(data, split, tuning_photos=values["tuning_photos"])

@@ -65,7 +65,13 @@ def fit(
     label: str = "train",
 ) -> list[Metrics]:
     """Train a network in place, resuming from the newest whole checkpoint in ``folder``, and return
-    the metrics of each epoch.
+    the metrics of each epoch. With several ``schedule.train_processes``, or on a Ray cluster,
+    ``network``, ``samples``, ``loss`` and ``mix`` are pickled (see ``launch``), and an error leaves
+    ``network`` unchanged.
+
+    Raises InputError if ``train_processes`` does not fit the batch, the GPUs or the checkpoint,
+    RuntimeError if a process was killed, and FloatingPointError if training diverged
+    (``divergence_reason``); neither the weights nor the checkpoint contain that step.
 
     Args:
         network: a module with ``head_parameters()``.
@@ -76,13 +82,6 @@ def fit(
             per second and the learning rate; on resuming, also for earlier epochs.
         mix: changes each batch, or a process's share of it, such as ``transforms.cut_mix``; may
             draw from torch's generator.
-
-    With several ``schedule.train_processes``, or on a Ray cluster, ``network``, ``samples``,
-    ``loss`` and ``mix`` are pickled (see ``launch``), and an error leaves ``network`` unchanged.
-
-    Raises InputError if ``train_processes`` does not fit the batch, the GPUs or the checkpoint,
-    RuntimeError if a process was killed, and FloatingPointError if training diverged
-    (``divergence_reason``); neither the weights nor the checkpoint contain that step.
     """
     check_shares(len(samples), schedule)
     network.cpu()  # training processes may have other GPUs

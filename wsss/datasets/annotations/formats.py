@@ -183,11 +183,9 @@ def read_corrections(
 
     Reads every ``<id>.json`` of labelme and every index mask ``<id>.png`` in the folder and those
     in it; or, if it has a ``labelmap.txt``, the colours in ``SegmentationClass``, as CVAT exports
-    them. Hidden and other files are ignored.
-
-    Raises:
-        InputError: no corrections, one of an unknown photo, two of one photo, or one that cannot be
-            read or has an unknown label; index masks with other classes in a ``classes.txt``.
+    them. Hidden and other files are ignored. Raises InputError for no corrections, one of an
+    unknown photo, two of one photo, one that cannot be read or has an unknown label, and index
+    masks with other classes in a ``classes.txt``.
     """
     folder, names = Path(folder), {normal(each): each for each in ids}
     listed, root, colours = folder / "labelmap.txt", folder, None

@@ -17,7 +17,8 @@ THIN = 3  # times the tolerance: narrower regions are not simplified
 def outlines(
     labels: np.ndarray, *, tolerance: float = 1.0, least_area: int = 10
 ) -> list[tuple[int, np.ndarray]]:
-    """``(value, points)`` of the polygons that give a label map when painted in this order on 0.
+    """``(value, points)`` of the polygons that give a label map when painted in this order on 0;
+    points are float64 (N, 2), the first not repeated.
 
     Each 4-connected region of one value gives its outer border, larger ones first; its holes are
     regions that are painted later. Neighbours share the points of their common border.
@@ -28,9 +29,6 @@ def outlines(
             and so the exact label map.
         least_area: pixels; smaller regions, hard to edit by hand, take the value of the nearest
             pixels outside. 0 keeps all.
-
-    Returns:
-        points as float64 (N, 2), the first not repeated.
     """
     regions, values = _regions(labels)
     small = np.bincount(regions.ravel()) < least_area

@@ -18,11 +18,9 @@ def members(
     file: IO[bytes], *, count: int, size: int
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """Read a tar archive, compressed or not, to its end: each member's header, and a file object of
-    a plain file's content, to be read before the next member, or None.
-
-    Raises:
-        tarfile.TarError: damaged, cut off, another format, more than ``count`` members, or one of
-            more than ``size`` bytes; also on reading a content.
+    a plain file's content, to be read before the next member, or None. Raises tarfile.TarError,
+    also on reading a content, for an archive that is damaged, cut off, of another format, of more
+    than ``count`` members, or with one of more than ``size`` bytes.
     """
     decompress = COMPRESSED.get(file.read(2))
     file.seek(0)

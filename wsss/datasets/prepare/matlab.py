@@ -22,10 +22,8 @@ COMPLEX = 0x800  # of a matrix's flags
 
 def read_field(content: bytes, variable: str, *, field: str) -> np.ndarray:
     """The matrix of numbers in a field of the struct ``variable``, of one element, in the bytes of
-    a file; in MATLAB's own type.
-
-    Raises:
-        Fault: not such a file, cut short, or without such a field.
+    a file; in MATLAB's own type. Raises Fault for another kind of file, one cut short, or without
+    such a field.
     """
     data = Bytes(content)
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data.take(128)[126:]))

@@ -22,11 +22,9 @@ def shrink(source: Path | str, target: Path | str, *, long_side: int) -> Devkit:
     Half the side is a quarter of the work in every stage; scores hold for the copy alone. Photos
     are resampled with anti-aliasing at JPEG quality 95, masks by the nearest pixel. Copies are kept
     until their originals change. Id lists are written last, so that an interrupted copy can
-    continue and is never taken for a complete one.
-
-    Raises:
-        InputError: a photo, mask, label or list is missing or broken; the target is the source or a
-            copy of another size; ``long_side`` is below 32.
+    continue and is never taken for a complete one. Raises InputError if a photo, mask, label or
+    list is missing or broken, the target is the source or a copy of another size, or ``long_side``
+    is below 32.
     """
     kit, target = Devkit(source), Path(target)
     if long_side < 32:

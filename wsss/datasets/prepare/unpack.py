@@ -30,13 +30,10 @@ def fetch(download: Download, given: Path, *, target: Path, any_digest: bool = F
     """Take a download's parts into ``target``. Each file appears whole or not at all; those that
     exist with the same size are skipped, so a second run continues an interrupted one.
 
-    Args:
-        given: its archive, a tar, compressed or not; or a folder with its parts or its top folder.
-        any_digest: accept an archive whose MD5 is not the published one.
-
-    Raises:
-        InputError: ``given`` is missing, damaged, of another digest or layout, or has a member that
-            is not a plain file in the expected folder.
+    ``given`` is its archive, a tar, compressed or not; or a folder with its parts or its top
+    folder. ``any_digest`` accepts an archive whose MD5 is not the published one. Raises InputError
+    if ``given`` is missing, damaged, of another digest or layout, or has a member that is not a
+    plain file in the expected folder.
     """
     if given.is_dir():
         files = _in_folder(download, given)

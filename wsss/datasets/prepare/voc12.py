@@ -72,16 +72,14 @@ def prepare(
     """Make ``root`` a devkit with ``SegmentationClassAug``, all id lists and ``image_labels.csv``.
 
     Intact files are kept. A ``VOC2012test.tar`` in ``root`` is unpacked too. What lacks a download
-    is skipped and reported in ``lacking``.
+    is skipped and reported in ``lacking``. Raises InputError for a wrong archive, list, mask or
+    annotation, or if ``root`` cannot be written.
 
     Args:
         root: a devkit, or a folder that has or gets a VOCdevkit/VOC2012.
         voc: the archive of VOC 2012, or a folder with its devkit, to copy; None uses ``root``'s.
         sbd: likewise of SBD.
         any_digest: accept archives whose MD5 is not the published one.
-
-    Raises:
-        InputError: an archive, list, mask or annotation is wrong, or ``root`` cannot be written.
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -183,10 +181,8 @@ def _write_masks(devkit, ids, boundaries):
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
-    """SBD's mask of a photo as uint8 (H, W): 0 background, 1 to 20 VOC's classes.
-
-    Raises:
-        InputError: the file is missing, not a .mat file, or without such a mask.
+    """SBD's mask of a photo as uint8 (H, W): 0 background, 1 to 20 VOC's classes. Raises InputError
+    if the file is missing, not a .mat file, or without such a mask.
     """
     content = read_bytes(path, "SBD's mask (--sbd brings it)", most=MAT_BYTES)
     try:

@@ -103,10 +103,8 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def build_backbone(backbone: str, *, output_stride: int = 16, **own: object) -> Backbone:
-    """The backbone of that name with random weights; arguments as for ``prepare_backbone``.
-
-    Raises:
-        InputError: an unknown name, or an unsupported stride.
+    """The backbone of that name with random weights; arguments as for ``prepare_backbone``. Raises
+    InputError for an unknown name or an unsupported stride.
     """
     if backbone not in BACKBONES:
         known = f"{did_you_mean(backbone, BACKBONES)}; expected one of: {', '.join(BACKBONES)}"

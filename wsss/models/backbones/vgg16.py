@@ -40,12 +40,8 @@ class Body(nn.Module):
 
 
 class VGG16(Backbone):
-    """DeepLab's VGG16, 20 M parameters.
-
-    Args:
-        rate: dilation of fc6, in cells.
-        pool5: pool before fc6, by maximum and then by mean, as DeepLab-LargeFOV does and the
-            released code does not.
+    """DeepLab's VGG16, 20 M parameters. ``rate`` is the dilation of fc6, in cells; ``pool5`` pools
+    before fc6, by maximum and then by mean, as DeepLab-LargeFOV does, unlike the released code.
     """
 
     origin = "vgg16_20M.caffemodel, DeepLab's own ImageNet weights"

@@ -33,10 +33,8 @@ class Content(NamedTuple):
 
 
 def identify(given: State, path: Path | str) -> Content:
-    """Find out which network the tensors of a file, from ``load_state``, belong to.
-
-    Raises:
-        InputError: an unknown network, or tensors that do not fit it.
+    """Find out which network the tensors of a file, from ``load_state``, belong to. Raises
+    InputError for an unknown network, or tensors that do not fit it.
     """
     # the authors' classifier has no bias, unlike ImageNet's and Caffe's
     if "f9.weight" in given or ("fc8.weight" in given and "fc8.bias" not in given):

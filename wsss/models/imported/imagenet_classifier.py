@@ -28,12 +28,9 @@ def init_from_imagenet(
     """Set a CAM network's classifier, in place: each class becomes a mixture of ImageNet's classes,
     weighted by how much more probable they are on the photos with its label than on the others.
 
-    Args:
-        network, backbone, weights: by ``build_cam`` with this backbone and these weights.
-        dataset, ids: the training photos; only their image labels are read.
-
-    Raises:
-        InputError: the weights are random, or hold no classifier.
+    ``network`` is by ``build_cam`` with this backbone and these weights. ``ids`` are the training
+    photos of ``dataset``; only their image labels are read. Raises InputError if the weights are
+    random, or hold no classifier.
     """
     if not weights:
         raise InputError("wise_ft_alpha needs ImageNet weights; set weights, or wise_ft_alpha to 0")
@@ -73,10 +70,8 @@ def init_from_imagenet(
 @torch.no_grad()
 def interpolate(network: CamNetwork, start: CamNetwork, *, alpha: float) -> None:
     """Replace a trained network's weights by ``(1 - alpha) * network + alpha * start``, in place.
-
-    Args:
-        start: of the same architecture, see ``init_from_imagenet``; its classifier is first
-            rescaled to the trained one's length.
+    ``start``, of the same architecture, is from ``init_from_imagenet``; its classifier is first
+    rescaled to the trained one's length.
     """
     length = network.classifier.weight.norm() / start.classifier.weight.norm()
     begun = start.state_dict()

@@ -26,7 +26,10 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
     plain call. If a Ray cluster was chosen (``wsss.runtime.engine``), its workers run the function.
 
     Processes are spawned and joined by gloo on CPUs, by nccl on GPUs, one GPU each. They get copies
-    of the arguments and an equal number of threads, and exit when this process does.
+    of the arguments and an equal number of threads, and exit when this process does. Raises
+    InputError for more processes than this machine can run, TypeError for what cannot be pickled,
+    RuntimeError if a process was killed or exited, and the first error raised in any process, with
+    its traceback as a note.
 
     Args:
         function: importable, its arguments picklable. A script that calls this must do so under
@@ -34,10 +37,6 @@ def launch(function: Callable, *arguments: Any, processes: int, **callbacks: Cal
         processes: 1 or more; at most the number of GPUs, if any.
         callbacks: keyword arguments of ``function``. Calls by process 0 run in this process, in
             order and asynchronously; calls by the others are dropped.
-
-    Raises InputError for more processes than this machine can run, TypeError for what cannot be
-    pickled, RuntimeError if a process was killed or exited, and the first error raised in any
-    process, with its traceback as a note.
     """
     if chosen := engine.handed_in(engine.TRAINING):
         return chosen.launch(function, *arguments, processes=processes, **callbacks)
