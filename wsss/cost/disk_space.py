@@ -85,9 +85,9 @@ def stage_bytes(
     """
     if name in NETWORKS:
         return _training(network_of(name, values, classes or len(data.classes)), values)
+    ids = photos_of(name, values, data=data)
     if name not in PER_PHOTO:
         return 0
-    ids = photos_of(name, values, data=data)
     sample = ids[:: ceil(len(ids) / 16) or 1]  # the mean of some photos stands for all
     total = sum(_photo_bytes(name, values, data, photo_id) for photo_id in sample)
     return ceil(times * len(ids) * total / max(1, len(sample)))
