@@ -15,7 +15,6 @@ from wsss.lab import paths
 
 TAGS = "CSV (id,labels), JSON, COCO's instances; default: DIR/tags.csv, .json, or a folder per tag"
 RUN = "its folder, the first characters of its id, its experiment, or latest"  # names a run
-YAML = (".yaml", ".yml")
 NETWORK = f"file, completed stage ({RUN}), or models:/NAME"
 
 

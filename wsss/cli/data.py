@@ -4,8 +4,9 @@ import os
 import shlex
 from pathlib import Path
 
-from wsss.cli.command import TAGS, YAML, add_command, count, open_photos, refuse_faults, say_next
+from wsss.cli.command import TAGS, add_command, count, open_photos, refuse_faults, say_next
 from wsss.errors import InputError
+from wsss.io.safe_yaml import YAML
 
 
 def _voc12(arguments):

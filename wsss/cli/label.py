@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 from wsss.cli import command
-from wsss.cli.command import TAGS, YAML, add_command, open_photos, refuse_faults
+from wsss.cli.command import TAGS, add_command, open_photos, refuse_faults
 from wsss.errors import InputError
+from wsss.io.safe_yaml import YAML
 
 FORMS = ("coco", "labelme", "cvat")
 # Seconds on one core: of the chain without photos, and of each photo. Measured with 30 photos of

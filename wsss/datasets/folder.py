@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from wsss.datasets.folder_yaml import YAML, read_description
+from wsss.datasets.folder_yaml import read_description
 from wsss.datasets.photos import LEAST_SIDE, SUFFIXES, digest_files, fit_mask, photo_size
 from wsss.datasets.tags import PhotoNames, Tags, class_names, folder_tags, normal, read_tags, stem
 from wsss.datasets.voc import Dataset, short_digest
 from wsss.errors import InputError, one_line, reason
+from wsss.io.safe_yaml import YAML
 from wsss.io.text import UNWRITABLE, read_text
 
 MAKING = "making.json"  # marks a folder of labels that were made of photos

@@ -7,7 +7,6 @@ from typing import Any
 from wsss.errors import InputError
 from wsss.io import safe_yaml
 
-YAML = (".yaml", ".yml")
 KEYS = {  # with their types
     "photos": str,
     "tags": str | list,

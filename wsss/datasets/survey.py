@@ -117,7 +117,7 @@ def save(dataset: Folder, found: Survey, *, path: Path, **given) -> None:
     """
     if path.exists():
         raise InputError(f"{path}: this file exists already; name another")
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in safe_yaml.YAML:
         raise InputError(f"{path}: expected a name that ends in .yaml")
     content = {"photos": dataset.root, **given, "classes": list(dataset.classes)}
     for name, value in content.items():

@@ -14,6 +14,7 @@ import yaml
 from wsss.errors import InputError, reason
 from wsss.io.text import check_characters, read_text
 
+YAML = (".yaml", ".yml")  # suffixes
 MOST_BYTES = 2**20  # of a file; an experiment has some 3,000
 MOST_VALUES = 200_000  # of a file, each counted as often as its anchor is used
 
